@@ -1,0 +1,191 @@
+//! Where each record of a run stands. Tenant and run id are percent-encoded, so no id reaches another's keys; round
+//! numbers are zero-padded, so keys sort as rounds do.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::identity::NodeId;
+use crate::backend::Keys;
+
+/// What stays as it is: the unreserved characters of RFC 3986, less `.`, so that no part can be `.` or `..`.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// The keys of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunKeys {
+    prefix: String,
+}
+
+impl RunKeys {
+    /// The keys of `run_id` of `tenant`.
+    pub fn new(tenant: &str, run_id: &str) -> Self {
+        let tenant = utf8_percent_encode(tenant, ENCODED);
+        let run_id = utf8_percent_encode(run_id, ENCODED);
+        Self { prefix: format!("/lattice/rdzv/{tenant}/{run_id}/") }
+    }
+
+    /// What every key of the run begins with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Coordinator, round and closing: the one thing that every node watches.
+    pub fn control(&self) -> Keys {
+        Keys::prefix(format!("{}ctl/", self.prefix))
+    }
+
+    /// Who decides.
+    pub fn coordinator(&self) -> String {
+        format!("{}ctl/coordinator", self.prefix)
+    }
+
+    /// The round that the run is in.
+    pub fn round(&self) -> String {
+        format!("{}ctl/round", self.prefix)
+    }
+
+    /// That the run is closed.
+    pub fn closed(&self) -> String {
+        format!("{}ctl/closed", self.prefix)
+    }
+
+    /// That an earlier life was closed.
+    pub fn closed_life(&self, life: &str) -> String {
+        format!("{}closed/{life}", self.prefix)
+    }
+
+    /// What the closings of earlier lives begin with.
+    pub fn closed_lives(&self) -> String {
+        format!("{}closed/", self.prefix)
+    }
+
+    /// A node's record.
+    pub fn node(&self, id: NodeId) -> String {
+        format!("{}nodes/{id}", self.prefix)
+    }
+
+    /// What all nodes' records begin with.
+    pub fn nodes(&self) -> String {
+        format!("{}nodes/", self.prefix)
+    }
+
+    /// The node that a key under [`RunKeys::nodes`] or [`RunKeys::finished`] is about.
+    pub fn node_of(key: &[u8]) -> Option<NodeId> {
+        let text = std::str::from_utf8(key).ok()?;
+        NodeId::try_from(text.rsplit('/').next()?.to_owned()).ok()
+    }
+
+    /// That a node has asked for its exit barrier.
+    pub fn finished_node(&self, life: &str, round: u64, id: NodeId) -> String {
+        format!("{}{id}", self.finished(life, round))
+    }
+
+    /// What all of a round's finished nodes begin with.
+    pub fn finished(&self, life: &str, round: u64) -> String {
+        format!("{}{round:010}/", self.finished_life(life))
+    }
+
+    /// What the finished nodes of a life begin with.
+    pub fn finished_life(&self, life: &str) -> String {
+        format!("{}{life}/", self.all_finished())
+    }
+
+    /// What the finished nodes of all rounds begin with.
+    pub fn all_finished(&self) -> String {
+        format!("{}finished/", self.prefix)
+    }
+
+    /// One shard of a plan.
+    pub fn plan_shard(&self, life: &str, round: u64, attempt: &str, shard: u32) -> String {
+        format!("{}{shard:06}", self.plan(life, round, attempt))
+    }
+
+    /// What all shards of a plan begin with.
+    pub fn plan(&self, life: &str, round: u64, attempt: &str) -> String {
+        format!("{}{attempt}/", self.plan_round(life, round))
+    }
+
+    /// What all plans of a round begin with.
+    pub fn plan_round(&self, life: &str, round: u64) -> String {
+        format!("{}plan/{life}/{round:010}/", self.prefix)
+    }
+
+    /// Why and how a round formed.
+    pub fn history_round(&self, life: &str, round: u64) -> String {
+        format!("{}{round:010}", self.history(life))
+    }
+
+    /// What a life's history begins with.
+    pub fn history(&self, life: &str) -> String {
+        format!("{}history/{life}/", self.prefix)
+    }
+
+    /// What the keys of a round's store begin with.
+    pub fn round_store(&self, life: &str, round: u64) -> String {
+        format!("{}kv/{life}/{round:010}/", self.prefix)
+    }
+
+    /// What the keys of the run-wide store begin with.
+    pub fn run_store(&self, life: &str) -> String {
+        format!("{}kv/{life}/run/", self.prefix)
+    }
+
+    /// Which write a slot of a node did last.
+    pub fn operation(&self, id: NodeId, slot: u32) -> String {
+        format!("{}{slot:06}", self.operations(id))
+    }
+
+    /// What a node's slots begin with.
+    pub fn operations(&self, id: NodeId) -> String {
+        format!("{}ops/{id}/", self.prefix)
+    }
+
+    /// Everything of a life that belongs to rounds before `round`: plans and round stores; and history older than the
+    /// last hundred rounds.
+    pub fn before_round(&self, life: &str, round: u64) -> Vec<Keys> {
+        let span = |part: &str, to: u64| {
+            let start = format!("{}{part}/{life}/", self.prefix);
+            Keys::Span(format!("{start}{:010}", 0).into(), format!("{start}{to:010}").into())
+        };
+        let mut keys = vec![span("plan", round), span("kv", round)];
+        if let Some(oldest) = round.checked_sub(HISTORY_ROUNDS) {
+            keys.push(span("history", oldest));
+        }
+        keys
+    }
+}
+
+/// How many rounds of history a run keeps.
+const HISTORY_ROUNDS: u64 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_run_id_reaches_the_keys_of_another() {
+        let plain = RunKeys::new("default", "a");
+        for id in ["a/", "a/ctl", "../a", ".", "..", "a\n", "ä", "%61", "a b"] {
+            let other = RunKeys::new("default", id);
+            assert!(!other.prefix().starts_with(plain.prefix()), "{id}");
+            assert_eq!(other.prefix().matches('/').count(), 5, "{id}");
+        }
+        assert_ne!(RunKeys::new("a/b", "c").prefix(), RunKeys::new("a", "b/c").prefix());
+    }
+
+    #[test]
+    fn what_lies_before_a_round_is_neither_the_round_nor_the_run_wide_store() {
+        let keys = RunKeys::new("default", "a");
+        let within = |key: &str| {
+            keys.before_round("life", 12).iter().any(|span| match span {
+                Keys::Span(from, to) => from.as_slice() <= key.as_bytes() && key.as_bytes() < to.as_slice(),
+                Keys::One(_) | Keys::Prefix(_) => false,
+            })
+        };
+        assert!(within(&format!("{}x", keys.round_store("life", 11))));
+        assert!(within(&keys.plan_shard("life", 2, "attempt", 0)));
+        assert!(!within(&format!("{}x", keys.round_store("life", 12))));
+        assert!(!within(&format!("{}x", keys.run_store("life"))));
+        assert!(!within(&keys.plan_shard("life", 12, "attempt", 0)));
+        assert!(!within(&keys.history_round("life", 3)));
+    }
+}

@@ -1,0 +1,31 @@
+//! The rendezvous itself, without I/O, clock or randomness: what stands in the store, and what follows from it.
+//!
+//! A node or the coordinator reads the store, calls one of these functions with what it saw and what its monotonic
+//! clock says, and carries out the answer. So every rule can be tested by itself, and a schedule of a whole run is a
+//! function of its seed.
+//!
+//! | module | the question it answers |
+//! |---|---|
+//! | [`identity`] | who is who, and which life of a run this is |
+//! | [`keys`] | where a record stands |
+//! | [`records`] | what a record says |
+//! | [`policy`] | how long, how many, and what to ignore |
+//! | [`roster`] | what a coordinator knows of the run's nodes, and since when |
+//! | [`decide`] | what a coordinator does next, and why |
+//! | [`ranking`] | who is in the next world, with which rank |
+//! | [`plan`] | how a world is cut into shards |
+//! | [`standing`] | what a node is in the round that it sees |
+//! | [`returning`] | what a node does after a break |
+//! | [`closing`] | what a starter does about a run that is closed |
+
+pub mod closing;
+pub mod decide;
+pub mod identity;
+pub mod keys;
+pub mod plan;
+pub mod policy;
+pub mod ranking;
+pub mod records;
+pub mod returning;
+pub mod roster;
+pub mod standing;

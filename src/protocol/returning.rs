@@ -1,0 +1,188 @@
+//! What a node does after a break, from one linearizable read of `ctl/` and its own record.
+//!
+//! Only that read counts. Headers of watches and renewals carry the revision of the etcd member that sent them and may
+//! go back without a reason; a wiped store of the same flags keeps its cluster id, and its revisions begin again.
+
+use std::time::Duration;
+
+use super::records::{ClosedRecord, LastWorld, RoundRecord};
+use crate::backend::{Header, Revision};
+
+/// For how long a closing stays readable after the last node that renewed it.
+pub const CLOSED_LIFETIME: Duration = Duration::from_secs(900);
+
+/// What the node knew before.
+#[derive(Clone, Debug, Default)]
+pub struct Before {
+    /// The life it is in, once it knows.
+    pub life: Option<String>,
+    /// The world it was given last.
+    pub world: Option<LastWorld>,
+    /// The cluster it spoke to.
+    pub cluster_id: u64,
+    /// The highest revision of a linearizable answer.
+    pub revision: Revision,
+    /// How long ago it last heard from the service.
+    pub silence: Duration,
+}
+
+/// What it finds now.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The head of the answer.
+    pub header: Header,
+    /// `ctl/closed`.
+    pub closed: Option<ClosedRecord>,
+    /// `closed/<my life>`.
+    pub closed_life: Option<ClosedRecord>,
+    /// `ctl/round`.
+    pub round: Option<RoundRecord>,
+    /// Whether `nodes/<id>` is there.
+    pub record: bool,
+    /// Whether a renewal just succeeded.
+    pub lease: bool,
+}
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// Nothing was lost.
+    GoOn,
+    /// The lease is lost, and nobody was told: grant another and put the record again.
+    PutAgain,
+    /// The service lost us all: grant another lease and put the record again, from which the world is put back.
+    Restore,
+    /// The world has moved on, or there was none.
+    JoinAsNew(&'static str),
+    /// The run is closed, by this record if one is left.
+    Closed(Option<ClosedRecord>),
+}
+
+/// Decides.
+pub fn after_break(before: &Before, found: &Found) -> Return {
+    let of_my_life = |life: &str| before.life.as_deref() == Some(life);
+    if let Some(closed) = found.closed.as_ref().filter(|closed| of_my_life(&closed.life)) {
+        return Return::Closed(Some(closed.clone()));
+    }
+    if let Some(closed) = &found.closed_life {
+        return Return::Closed(Some(closed.clone()));
+    }
+    if found.lease && found.record {
+        return Return::GoOn;
+    }
+    if found.closed.is_some() {
+        return Return::JoinAsNew("another life has come and gone");
+    }
+    // A record that is gone went with its lease, whatever a renewal said: nobody else deletes it, and before 3.4.38 and
+    // 3.5.23 etcd acknowledged renewals of a lease that it had revoked.
+    let Some(world) = &before.world else {
+        return Return::JoinAsNew("its lease had ended before it was in a world");
+    };
+    match &found.round {
+        Some(round) if round.life == world.life && round.round == world.round => match round.change {
+            _ if round.world != world.world => Return::JoinAsNew("the others have formed another world"),
+            None => Return::PutAgain,
+            Some(_) => Return::JoinAsNew("the others were told that it was lost"),
+        },
+        Some(round) if round.life == world.life && round.round > world.round => {
+            Return::JoinAsNew("the others have formed a later round")
+        }
+        Some(round) if round.life == world.life => Return::Restore,
+        another_life => {
+            let lost = before.silence < CLOSED_LIFETIME
+                || found.header.cluster_id != before.cluster_id
+                || found.header.revision < before.revision;
+            match another_life {
+                _ if !lost => Return::Closed(None),
+                Some(round) if round.has_world() => Return::JoinAsNew("another life has formed a world"),
+                _ => Return::Restore,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::records::{ChangeKind, ChangeRecord, Outcome, Phase};
+
+    fn before() -> Before {
+        Before {
+            life: Some("mine".into()),
+            world: Some(LastWorld { life: "mine".into(), round: 3, world: "w".into(), rank: 1, size: 2 }),
+            cluster_id: 1,
+            revision: 100,
+            silence: Duration::from_secs(5),
+        }
+    }
+
+    fn round(life: &str, number: u64, size: u32) -> RoundRecord {
+        RoundRecord {
+            life: life.into(),
+            round: number,
+            world: "w".into(),
+            attempt: "a".into(),
+            shards: 1,
+            size,
+            master_address: "h".into(),
+            master_port: 1,
+            min: 1,
+            max: 2,
+            phase: Phase::Running,
+            why: String::new(),
+            change: None,
+        }
+    }
+
+    fn found(round: Option<RoundRecord>) -> Found {
+        Found { header: Header { cluster_id: 1, revision: 200 }, round, ..Found::default() }
+    }
+
+    fn closed(life: &str) -> ClosedRecord {
+        ClosedRecord {
+            life: life.into(),
+            by: "n".into(),
+            why: String::new(),
+            outcome: Outcome::Ended,
+            submission: None,
+        }
+    }
+
+    #[test]
+    fn every_line_of_the_table() {
+        let told = RoundRecord {
+            change: Some(ChangeRecord { kind: ChangeKind::Lost, why: String::new(), names: vec![] }),
+            ..round("mine", 3, 2)
+        };
+        let join = |answer: Return| matches!(answer, Return::JoinAsNew(_));
+        let mine = || Some(round("mine", 3, 2));
+        let is = |found: Found| after_break(&before(), &found);
+
+        let my_closing = Found { closed: Some(closed("mine")), ..found(mine()) };
+        assert_eq!(is(my_closing), Return::Closed(Some(closed("mine"))));
+        let moved = Found { closed_life: Some(closed("mine")), ..found(Some(round("new", 0, 0))) };
+        assert_eq!(is(moved), Return::Closed(Some(closed("mine"))));
+        assert_eq!(is(Found { lease: true, record: true, ..found(mine()) }), Return::GoOn);
+        assert_eq!(is(found(mine())), Return::PutAgain);
+        assert_eq!(is(Found { lease: true, ..found(mine()) }), Return::PutAgain);
+        assert!(join(is(found(Some(told)))));
+        assert!(join(is(found(Some(RoundRecord { world: "x".into(), ..round("mine", 3, 2) })))));
+        assert!(join(is(found(Some(round("mine", 4, 2))))));
+        assert_eq!(is(found(Some(round("mine", 2, 2)))), Return::Restore);
+        assert_eq!(is(found(None)), Return::Restore);
+        assert_eq!(is(found(Some(round("other", 0, 0)))), Return::Restore);
+        assert!(join(is(found(Some(round("other", 1, 2))))));
+        let worldless = Before { world: None, ..before() };
+        assert!(join(after_break(&worldless, &found(None))));
+    }
+
+    #[test]
+    fn a_long_silence_without_a_sign_of_loss_means_that_the_run_has_ended() {
+        let silent = Before { silence: CLOSED_LIFETIME, ..before() };
+        assert_eq!(after_break(&silent, &found(None)), Return::Closed(None));
+        let wiped = Found { header: Header { cluster_id: 1, revision: 99 }, ..found(None) };
+        assert_eq!(after_break(&silent, &wiped), Return::Restore);
+        let replaced = Found { header: Header { cluster_id: 2, revision: 200 }, ..found(None) };
+        assert_eq!(after_break(&silent, &replaced), Return::Restore);
+    }
+}
