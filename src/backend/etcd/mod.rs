@@ -1,0 +1,443 @@
+//! The real service: etcd 3.4 or newer, through its gRPC API.
+//!
+//! The client library connects lazily and does nothing about failures. What is added here is what a [`Backend`]
+//! promises: a deadline on every attempt, one pinned endpoint and the turn to the next ([`connection`]), and errors
+//! that say what happened and whether a write may have been applied ([`classify`]). Nothing is tried again here.
+
+mod classify;
+mod connection;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use etcd_client::{
+    CompareOp, DeleteOptions, EventType, GetOptions, LeaseGrantOptions, PutOptions, TxnOp, TxnOpResponse,
+    WatchOptions,
+};
+use tokio::time::timeout;
+
+pub use self::connection::{Credentials, EtcdOptions, Pem, TlsFiles};
+use self::{
+    classify::{Failure, Kind, classify, classify_reason},
+    connection::{Clients, Connection, Dial, Pool},
+};
+use super::{
+    Backend, Changes, Compare, Event, Header, KeyValue, Keys, LeaseId, Operation, OperationResult, Range,
+    RangeResult, Revision, Status, Txn, TxnResult, WatchStream, limits::Limits, whole_seconds,
+};
+use crate::error::{Applied, Error, Result};
+
+/// A client of an etcd cluster.
+pub struct EtcdBackend {
+    pool: Arc<Pool>,
+    /// The TTL of each lease that was renewed: the client library keeps the first answer to itself, and a lease's TTL
+    /// never changes.
+    ttls: Mutex<BTreeMap<LeaseId, Duration>>,
+}
+
+/// What an attempt is about, as far as its failure needs it.
+#[derive(Clone, Copy, Debug, Default)]
+struct About {
+    lease: LeaseId,
+    writes: bool,
+}
+
+impl EtcdBackend {
+    /// A client. It connects, and where a user is given authenticates, with its first attempt.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the options contradict each other.
+    pub fn connect(options: EtcdOptions) -> Result<Self> {
+        Ok(Self { pool: Arc::new(Pool::new(options)?), ttls: Mutex::default() })
+    }
+
+    fn ttls(&self) -> MutexGuard<'_, BTreeMap<LeaseId, Duration>> {
+        // A map of plain numbers, whole at any time.
+        self.ttls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One attempt on the connection in use.
+    async fn attempt<T, C, F>(&self, about: About, call: C) -> Result<T>
+    where
+        C: FnOnce(Clients, Arc<Connection>) -> F + Send,
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
+        let connection = self.pool.current();
+        let Limits { attempt_timeout, .. } = self.pool.options.limits;
+        let mut sent = false;
+        let work = async {
+            let clients = connection.clients(&self.pool.options).await?;
+            sent = true;
+            call(clients, Arc::clone(&connection)).await.map_err(Dial::Failure)
+        };
+        let failure = match timeout(attempt_timeout, work).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(Dial::Setting(error))) => return Err(error),
+            Ok(Err(Dial::Failure(failure))) => failure,
+            Err(_) => Failure {
+                kind: Kind::Unavailable { applied: if sent { Applied::Unknown } else { Applied::No } },
+                cause: format!("no answer within {} ms", attempt_timeout.as_millis()),
+                gives_up: true,
+            },
+        };
+        if failure.gives_up {
+            self.pool.give_up(&connection, &failure.cause);
+        }
+        Err(failure.into_error(&connection.endpoint, about.lease, about.writes))
+    }
+}
+
+impl fmt::Debug for EtcdBackend {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Connection { number, endpoint, .. } = &*self.pool.current();
+        let mut debug = formatter.debug_struct("EtcdBackend");
+        debug.field("endpoint", endpoint).field("connection", number).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Backend for EtcdBackend {
+    async fn range(&self, range: Range) -> Result<RangeResult> {
+        let (key, mut options) = get_options(range.keys);
+        options = options.with_revision(range.revision).with_limit(range.limit);
+        if range.keys_only {
+            options = options.with_keys_only();
+        }
+        self.attempt(About::default(), async |Clients { mut kv, .. }, _| {
+            let mut answer = kv.get(key, Some(options)).await?;
+            let items = answer.take_kvs().into_iter().map(key_value).collect();
+            Ok(RangeResult { header: header(answer.header()), items, more: answer.more() })
+        })
+        .await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnResult> {
+        let operations = || txn.then.iter().chain(&txn.otherwise);
+        let lease = operations().find_map(|operation| match operation {
+            Operation::Put { lease, .. } if *lease != 0 => Some(*lease),
+            _ => None,
+        });
+        let writes = operations().any(|operation| !matches!(operation, Operation::Get(_)));
+        let about = About { lease: lease.unwrap_or_default(), writes };
+        for branch in [&txn.then, &txn.otherwise] {
+            if puts_what_it_deletes_without_end(branch) {
+                let cause = "etcdserver: duplicate key given in txn request".to_owned();
+                return Err(Error::Rejected { endpoint: self.endpoint(), cause });
+            }
+        }
+        let request = etcd_client::Txn::new()
+            .when(txn.when.into_iter().map(compare).collect::<Vec<_>>())
+            .and_then(txn.then.into_iter().map(operation).collect::<Vec<_>>())
+            .or_else(txn.otherwise.into_iter().map(operation).collect::<Vec<_>>());
+        self.attempt(about, async |Clients { mut kv, .. }, _| {
+            let answer = kv.txn(request).await?;
+            let results = answer.op_responses().into_iter().map(operation_result).collect();
+            Ok(TxnResult { header: header(answer.header()), succeeded: answer.succeeded(), results })
+        })
+        .await
+    }
+
+    async fn lease_grant(&self, id: LeaseId, ttl: Duration) -> Result<Duration> {
+        let about = About { lease: id, writes: true };
+        let options = LeaseGrantOptions::new().with_id(id);
+        let granted = self
+            .attempt(about, async |Clients { mut lease, .. }, _| {
+                Ok(seconds(lease.grant(whole_seconds(ttl), Some(options)).await?.ttl()))
+            })
+            .await?;
+        self.ttls().insert(id, granted);
+        Ok(granted)
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration> {
+        let known = self.ttls().get(&id).copied();
+        let about = About { lease: id, writes: false };
+        let renewed = self.attempt(about, async |Clients { mut lease, .. }, _| {
+            // One stream for one renewal: no answer can be taken for that of another.
+            let (mut keeper, mut answers) = lease.keep_alive(id).await?;
+            if keeper.id() != id {
+                return Err(classify_reason("the answer to a renewal is about another lease"));
+            }
+            if let Some(ttl) = known {
+                return Ok(ttl);
+            }
+            keeper.keep_alive().await?;
+            match answers.message().await? {
+                Some(answer) if answer.id() == id && answer.ttl() > 0 => Ok(seconds(answer.ttl())),
+                Some(_) => Err(classify_reason("etcdserver: requested lease not found")),
+                None => Err(classify_reason("the stream of renewals ended")),
+            }
+        });
+        let renewed = renewed.await;
+        match &renewed {
+            Ok(ttl) => self.ttls().insert(id, *ttl),
+            Err(Error::LeaseNotFound { .. }) => self.ttls().remove(&id),
+            Err(_) => None,
+        };
+        renewed
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<()> {
+        let about = About { lease: id, writes: true };
+        self.attempt(about, async |Clients { mut lease, .. }, _| {
+            lease.revoke(id).await?;
+            Ok(())
+        })
+        .await?;
+        self.ttls().remove(&id);
+        Ok(())
+    }
+
+    async fn watch(&self, keys: Keys, start: Revision) -> Result<Box<dyn WatchStream>> {
+        let credentials = self.pool.options.credentials.is_some();
+        self.attempt(About::default(), async |clients, connection| {
+            let first = open_watch(&clients, &keys, start).await;
+            let (stream, created) = match first {
+                // etcd 3.5.1 says so also when the token is merely too old (3.5.21 does not), and the client library
+                // renews it only for calls. A read of the same keys renews it, or is denied as well.
+                Err(Failure { kind: Kind::Denied, .. }) if credentials => {
+                    let (key, options) = get_options(keys.clone());
+                    clients.kv.clone().get(key, Some(options.with_limit(1).with_keys_only())).await?;
+                    open_watch(&clients, &keys, start).await?
+                }
+                end => end?,
+            };
+            let position = if start > 0 { start - 1 } else { created };
+            let watch = EtcdWatch { pool: Arc::clone(&self.pool), connection, stream, position };
+            Ok(Box::new(watch) as Box<dyn WatchStream>)
+        })
+        .await
+    }
+
+    async fn status(&self) -> Result<Status> {
+        self.attempt(About::default(), async |Clients { mut maintenance, .. }, _| {
+            let answer = maintenance.status().await?;
+            Ok(Status {
+                version: answer.version().to_owned(),
+                cluster_id: answer.header().map_or(0, etcd_client::ResponseHeader::cluster_id),
+                member_id: answer.header().map_or(0, etcd_client::ResponseHeader::member_id),
+                leader: answer.leader(),
+                db_size: answer.db_size(),
+                errors: answer.errors().to_vec(),
+            })
+        })
+        .await
+    }
+
+    fn endpoint(&self) -> String {
+        self.pool.current().endpoint.clone()
+    }
+
+    fn connection(&self) -> u64 {
+        self.pool.current().number
+    }
+}
+
+struct EtcdWatch {
+    pool: Arc<Pool>,
+    connection: Arc<Connection>,
+    stream: etcd_client::WatchStream,
+    /// The last revision reported.
+    position: Revision,
+}
+
+impl EtcdWatch {
+    fn fail(&self, failure: Failure) -> Error {
+        if failure.gives_up {
+            self.pool.give_up(&self.connection, &failure.cause);
+        }
+        failure.into_error(&self.connection.endpoint, 0, false)
+    }
+}
+
+impl fmt::Debug for EtcdWatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Connection { number, endpoint, .. } = &*self.connection;
+        let mut debug = formatter.debug_struct("EtcdWatch");
+        debug.field("endpoint", endpoint).field("connection", number).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl WatchStream for EtcdWatch {
+    async fn next(&mut self) -> Result<Changes> {
+        loop {
+            let message = tokio::select! {
+                biased;
+                cause = self.connection.over() => {
+                    let cause = format!("the connection was given up: {cause}");
+                    let (endpoint, applied) = (self.connection.endpoint.clone(), Applied::No);
+                    return Err(Error::Unavailable { endpoint, cause, applied });
+                }
+                message = self.stream.message() => message,
+            };
+            let answer = match message {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return Err(self.fail(classify_reason("the stream of the watch ended"))),
+                Err(error) => return Err(self.fail(classify(&error))),
+            };
+            if answer.compact_revision() > 0 {
+                return Err(Error::Compacted { oldest: answer.compact_revision() });
+            }
+            if answer.canceled() {
+                return Err(self.fail(classify_reason(answer.cancel_reason())));
+            }
+            let events: Vec<_> = answer.events().iter().filter_map(event).collect();
+            // Not the header's: that is where the etcd member is, which may be ahead of what this watch was sent.
+            if let Some(last) = events.last() {
+                self.position = self.position.max(last.revision());
+                return Ok(Changes { revision: self.position, events });
+            }
+        }
+    }
+
+    fn revision(&self) -> Revision {
+        self.position
+    }
+
+    fn connection(&self) -> u64 {
+        self.connection.number
+    }
+}
+
+/// Opens a watch. Returns the revision that the store was at when it was created.
+async fn open_watch(
+    clients: &Clients,
+    keys: &Keys,
+    start: Revision,
+) -> Result<(etcd_client::WatchStream, Revision), Failure> {
+    let (key, end) = bounds(keys.clone());
+    let mut options = WatchOptions::new().with_start_revision(start);
+    if let Some(end) = end {
+        options = options.with_range(end);
+    }
+    let mut stream = clients.watch.clone().watch(key, Some(options)).await?;
+    let created = stream.message().await?.ok_or_else(|| classify_reason("the watch ended at once"))?;
+    // A compacted start is told by the next message, so that it is the watch that ends with it.
+    if created.canceled() && created.compact_revision() == 0 {
+        return Err(classify_reason(created.cancel_reason()));
+    }
+    Ok((stream, header(created.header()).revision))
+}
+
+/// The first key and, unless it is one key, the end of a request in etcd's terms.
+fn bounds(keys: Keys) -> (Vec<u8>, Option<Vec<u8>>) {
+    match keys {
+        Keys::One(key) => (key, None),
+        Keys::Prefix(prefix) if prefix.is_empty() => (vec![0], Some(vec![0])),
+        Keys::Prefix(prefix) => {
+            let mut end = prefix.clone();
+            while end.pop_if(|last| *last == u8::MAX).is_some() {}
+            match end.last_mut() {
+                Some(last) => *last += 1,
+                // Nothing is behind the prefix.
+                None => end.push(0),
+            }
+            (prefix, Some(end))
+        }
+        // To etcd an empty end is no range; one that ends where it begins is empty.
+        Keys::Span(from, to) if to.is_empty() => (from.clone(), Some(from)),
+        Keys::Span(from, to) => (from, Some(to)),
+    }
+}
+
+/// What etcd fails to reject: it takes the end of such a delete for a key. If the put keeps the value, that is of a key
+/// that is gone by then, and every etcd member that applies it dies (3.5.21: "unexpected error during txn with writes"),
+/// again after each restart.
+fn puts_what_it_deletes_without_end(branch: &[Operation]) -> bool {
+    let deleted = branch.iter().filter_map(|operation| match operation {
+        Operation::Delete(keys) => Some(bounds(keys.clone())).filter(|(_, end)| end.as_deref() == Some(&[0])),
+        _ => None,
+    });
+    let deleted = deleted.map(|(from, _)| from).min();
+    let put = |operation: &Operation| match operation {
+        Operation::Put { key, .. } | Operation::Touch { key } => {
+            deleted.as_ref().is_some_and(|from| key >= from)
+        }
+        _ => false,
+    };
+    branch.iter().any(put)
+}
+
+fn get_options(keys: Keys) -> (Vec<u8>, GetOptions) {
+    match bounds(keys) {
+        (key, Some(end)) => (key, GetOptions::new().with_range(end)),
+        (key, None) => (key, GetOptions::new()),
+    }
+}
+
+fn compare(compare: Compare) -> etcd_client::Compare {
+    match compare {
+        Compare::CreateRevision(key, revision) => {
+            etcd_client::Compare::create_revision(key, CompareOp::Equal, revision)
+        }
+        Compare::ModRevision(key, revision) => {
+            etcd_client::Compare::mod_revision(key, CompareOp::Equal, revision)
+        }
+        Compare::Version(key, version) => etcd_client::Compare::version(key, CompareOp::Equal, version),
+        Compare::Exists(key) => etcd_client::Compare::version(key, CompareOp::Greater, 0),
+        Compare::Value(key, value) => etcd_client::Compare::value(key, CompareOp::Equal, value),
+    }
+}
+
+fn operation(operation: Operation) -> TxnOp {
+    match operation {
+        Operation::Put { key, value, lease } => {
+            TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))
+        }
+        Operation::Touch { key } => {
+            TxnOp::put(key, [], Some(PutOptions::new().with_ignore_value().with_ignore_lease()))
+        }
+        Operation::Get(keys) => {
+            let (key, options) = get_options(keys);
+            TxnOp::get(key, Some(options))
+        }
+        Operation::Delete(keys) => {
+            let (key, end) = bounds(keys);
+            let options = end.map(|end| DeleteOptions::new().with_range(end));
+            TxnOp::delete(key, options)
+        }
+    }
+}
+
+fn operation_result(response: TxnOpResponse) -> OperationResult {
+    match response {
+        // No transaction is nested in ours.
+        TxnOpResponse::Put(_) | TxnOpResponse::Txn(_) => OperationResult::Put,
+        TxnOpResponse::Get(mut answer) => {
+            OperationResult::Get(answer.take_kvs().into_iter().map(key_value).collect())
+        }
+        TxnOpResponse::Delete(answer) => OperationResult::Delete(answer.deleted()),
+    }
+}
+
+fn key_value(item: etcd_client::KeyValue) -> KeyValue {
+    let (create_revision, mod_revision) = (item.create_revision(), item.mod_revision());
+    let (version, lease) = (item.version(), item.lease());
+    let (key, value) = item.into_key_value();
+    KeyValue { key, value, create_revision, mod_revision, version, lease }
+}
+
+fn event(event: &etcd_client::Event) -> Option<Event> {
+    let item = event.kv()?;
+    Some(match event.event_type() {
+        EventType::Put => Event::Put(key_value(item.clone())),
+        EventType::Delete => Event::Delete { key: item.key().to_vec(), revision: item.mod_revision() },
+    })
+}
+
+fn header(header: Option<&etcd_client::ResponseHeader>) -> Header {
+    header.map_or_else(Header::default, |header| Header {
+        cluster_id: header.cluster_id(),
+        revision: header.revision(),
+    })
+}
+
+fn seconds(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}

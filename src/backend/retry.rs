@@ -1,0 +1,181 @@
+//! What is tried again, and how often, as data.
+//!
+//! A [`Backend`](super::Backend) makes one attempt. Whether another is allowed is the caller's to know: reads always
+//! are, writes only once they are repeatable (guarded by a revision, with a nonce), because an attempt that timed out
+//! may have been applied. Waiting times grow and are drawn at random, so that the nodes of a run do not come back to a
+//! restarted service all at once.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Applied, Error, Result};
+
+/// The longest pause between two tries of anything that a node does with the service. Part of the time that a node may
+/// need to come back from a break.
+pub const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// How long to wait between attempts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryPolicy {
+    /// The longest wait before the second attempt. Short: with several etcd members the next one is likely well.
+    pub first_delay: Duration,
+    /// The longest wait ever. Bounds how late a node notices that the service is back, and with it the return window.
+    pub max_delay: Duration,
+    /// By how much the longest wait grows with each attempt.
+    pub growth: u32,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { first_delay: Duration::from_millis(50), max_delay: LONGEST_BACKOFF, growth: 2 }
+    }
+}
+
+/// The waits of one series of attempts.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    policy: RetryPolicy,
+    bound: Duration,
+    random: u64,
+}
+
+impl Backoff {
+    /// A new series. The seed decides its random part.
+    pub fn new(policy: RetryPolicy, seed: u64) -> Self {
+        Self { policy, bound: policy.first_delay, random: seed }
+    }
+
+    /// How long to wait now: between half of the bound and all of it. Never nothing, so that no failure spins.
+    pub fn next_delay(&mut self) -> Duration {
+        let bound = self.bound.min(self.policy.max_delay);
+        self.bound = bound.saturating_mul(self.policy.growth).min(self.policy.max_delay);
+        let half = bound / 2;
+        let nanoseconds = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
+        half + Duration::from_nanos(self.next_random() % nanoseconds.saturating_add(1))
+    }
+
+    /// Begins again with the shortest wait, after a success.
+    pub fn reset(&mut self) {
+        self.bound = self.policy.first_delay;
+    }
+
+    /// `SplitMix64` (Steele, Lea and Flood, 2014): enough to spread nodes, and the same everywhere.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// Makes attempts until one ends with something other than a transient error, or the next would begin after the
+/// deadline. Only for reads and for writes that may be repeated. An attempt that has begun ends by its own deadline.
+///
+/// # Errors
+/// What the last attempt ended with; an [`Error::Unavailable`] says [`Applied::Unknown`] if any of the attempts did.
+pub async fn retry<T, A, F>(policy: RetryPolicy, seed: u64, deadline: Instant, mut attempt: A) -> Result<T>
+where
+    A: FnMut() -> F,
+    F: Future<Output = Result<T>>,
+{
+    let mut backoff = Backoff::new(policy, seed);
+    let mut maybe_applied = false;
+    loop {
+        let mut error = match attempt().await {
+            Err(error) if error.is_transient() => error,
+            end => return end,
+        };
+        if let Error::Unavailable { applied, .. } = &mut error {
+            maybe_applied |= *applied == Applied::Unknown;
+            if maybe_applied {
+                *applied = Applied::Unknown;
+            }
+        }
+        let delay = backoff.next_delay();
+        if Instant::now() + delay >= deadline {
+            return Err(error);
+        }
+        tracing::debug!(%error, ?delay, "trying again");
+        sleep(delay).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    fn unavailable(applied: Applied) -> Error {
+        Error::Unavailable { endpoint: "e".into(), cause: "gone".into(), applied }
+    }
+
+    /// The outcome, how many attempts it took, and how long.
+    async fn run(ends: impl IntoIterator<Item = Result<u8>>) -> (Result<u8>, usize, Duration) {
+        let mut ends = VecDeque::from_iter(ends);
+        let (mut attempts, began) = (0, Instant::now());
+        let deadline = began + Duration::from_secs(10);
+        let outcome = retry(RetryPolicy::default(), 7, deadline, || {
+            attempts += 1;
+            let end = ends.pop_front().unwrap_or_else(|| Err(unavailable(Applied::No)));
+            async { end }
+        });
+        let outcome = outcome.await;
+        (outcome, attempts, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn transient_errors_are_tried_again() {
+        let (outcome, attempts, _) =
+            run([Err(unavailable(Applied::Unknown)), Err(Error::FutureRevision), Ok(1), Ok(2)]).await;
+        assert_eq!((outcome.unwrap(), attempts), (1, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_are_not() {
+        let (outcome, attempts, took) = run([Err(Error::Left), Ok(1)]).await;
+        assert!(matches!(outcome, Err(Error::Left)));
+        assert_eq!((attempts, took), (1, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_it() {
+        let (outcome, attempts, took) = run([]).await;
+        assert!(matches!(outcome, Err(Error::Unavailable { applied: Applied::No, .. })));
+        assert!(took > Duration::from_secs(7) && took <= Duration::from_secs(10), "{took:?}");
+        assert!((12..=24).contains(&attempts), "{attempts}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_unknown_outcome_makes_the_whole_unknown() {
+        let (outcome, ..) = run([Err(unavailable(Applied::Unknown))]).await;
+        assert!(matches!(outcome, Err(Error::Unavailable { applied: Applied::Unknown, .. })));
+    }
+
+    #[test]
+    fn waits_grow_to_a_bound_and_begin_again() {
+        let policy = RetryPolicy::default();
+        let mut backoff = Backoff::new(policy, 3);
+        let mut bound = policy.first_delay;
+        for _ in 0..12 {
+            let delay = backoff.next_delay();
+            assert!(delay >= bound / 2 && delay <= bound, "{delay:?} of {bound:?}");
+            bound = (bound * 2).min(policy.max_delay);
+        }
+        assert_eq!(bound, policy.max_delay);
+        backoff.reset();
+        assert!(backoff.next_delay() <= policy.first_delay);
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        let delays = |seed| {
+            let mut backoff = Backoff::new(RetryPolicy::default(), seed);
+            std::array::from_fn::<_, 5, _>(|_| backoff.next_delay())
+        };
+        assert_eq!(delays(1), delays(1));
+        assert_ne!(delays(1), delays(2));
+    }
+}

@@ -1,0 +1,136 @@
+//! A watch that outlives its streams.
+//!
+//! A stream of a watch ends with its connection: a restart of the service, another etcd member, a broken network.
+//! [`Watcher`] opens the next one at the revision after the last that it saw, so that its owner receives every change
+//! once and in order, or is told that history was compacted away and that it must list again.
+//!
+//! What it cannot know is whether the store is still the same one: on a wiped store a resumed watch is accepted and
+//! silently misses everything until the old revision is reached again. Therefore it tells on which connection it
+//! stands ([`Watcher::resumed_on`]), and its owner counts on it only after renewing the same lease on that connection.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    Backend, Changes, Keys, Revision, WatchStream,
+    retry::{Backoff, RetryPolicy},
+};
+use crate::error::{Error, Result};
+
+/// What a [`Watcher`] reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// Changes, in order.
+    Changes(Changes),
+    /// Changes were compacted away before they could be reported: list again, then [`Watcher::restart`].
+    Compacted,
+}
+
+/// A watch that is taken up again when its stream breaks. Dropping it ends it.
+#[derive(Debug)]
+pub struct Watcher {
+    backend: Arc<dyn Backend>,
+    keys: Keys,
+    backoff: Backoff,
+    /// The first revision not seen yet; 0 as long as no stream has said which one it begins with.
+    next_revision: Revision,
+    stream: Option<Box<dyn WatchStream>>,
+    /// Before this no stream is opened. Kept here and not in a local sleep, so that `next` may be cancelled.
+    not_before: Option<Instant>,
+}
+
+impl Watcher {
+    /// Watches keys from a revision on (0: from now). The stream is opened by the first [`Self::next`].
+    pub fn open(backend: Arc<dyn Backend>, keys: Keys, start: Revision) -> Self {
+        Self::with_policy(backend, keys, start, RetryPolicy::default(), rand::random())
+    }
+
+    /// The same, with the waits between attempts to open a stream; the seed decides their random part.
+    pub fn with_policy(
+        backend: Arc<dyn Backend>,
+        keys: Keys,
+        start: Revision,
+        policy: RetryPolicy,
+        seed: u64,
+    ) -> Self {
+        Self {
+            backend,
+            keys,
+            backoff: Backoff::new(policy, seed),
+            next_revision: start,
+            stream: None,
+            not_before: None,
+        }
+    }
+
+    /// The number of the connection that the present stream was opened on; 0 while there is none. See
+    /// [`Backend::connection`].
+    pub fn resumed_on(&self) -> u64 {
+        self.stream.as_ref().map_or(0, |stream| stream.connection())
+    }
+
+    /// Goes on at this revision, after [`Watched::Compacted`] or when the store turned out to be another one.
+    pub fn restart(&mut self, revision: Revision) {
+        self.stream = None;
+        self.next_revision = revision;
+    }
+
+    /// Opens the stream, if there is none, with any number of attempts. Cancel-safe.
+    ///
+    /// # Errors
+    /// What another attempt would not mend: refused, rejected, not etcd.
+    pub async fn ready(&mut self) -> Result<()> {
+        while self.stream.is_none() {
+            if let Some(instant) = self.not_before {
+                sleep_until(instant).await;
+            }
+            match self.backend.watch(self.keys.clone(), self.next_revision).await {
+                Ok(stream) => {
+                    if self.next_revision == 0 {
+                        self.next_revision = stream.revision() + 1;
+                    }
+                    self.stream = Some(stream);
+                    self.not_before = None;
+                }
+                Err(error) => self.after(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The next report. Cancel-safe; without end while the service is away.
+    ///
+    /// # Errors
+    /// What another attempt would not mend: refused, rejected, not etcd.
+    pub async fn next(&mut self) -> Result<Watched> {
+        loop {
+            self.ready().await?;
+            let Some(stream) = self.stream.as_mut() else { continue };
+            match stream.next().await {
+                Ok(changes) => {
+                    self.backoff.reset();
+                    self.next_revision = self.next_revision.max(changes.revision + 1);
+                    return Ok(Watched::Changes(changes));
+                }
+                Err(Error::Compacted { .. }) => {
+                    self.stream = None;
+                    return Ok(Watched::Compacted);
+                }
+                Err(error) => self.after(error)?,
+            }
+        }
+    }
+
+    /// After a failed attempt or a broken stream: lets some time pass, or passes on what time does not mend.
+    fn after(&mut self, error: Error) -> Result<()> {
+        self.stream = None;
+        if !error.is_transient() {
+            return Err(error);
+        }
+        let delay = self.backoff.next_delay();
+        tracing::debug!(%error, ?delay, "the watch will be opened again");
+        self.not_before = Some(Instant::now() + delay);
+        Ok(())
+    }
+}
