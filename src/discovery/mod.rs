@@ -1,0 +1,538 @@
+//! Which endpoints: from an argument, the environment, or what a cluster's DNS says.
+//!
+//! Every node of a run must come to the same service, or one job becomes two. So the first source that is set is the
+//! only one: endpoints of two sources are never mixed, and a written source that is wrong is an error, not a reason to
+//! look further. Only between the names that nobody wrote (the chart's Service in the pod's own namespace, then in
+//! `lattice`) is there a next one, and only when a name does not *exist*: a slow look-up is repeated.
+//!
+//! [`candidates`] is pure; [`Discovery::resolve`] asks a [`Lookup`]; [`pod_facts`] reads where this process runs.
+//! Connecting, and how long to wait for an address that is silent, is the caller's.
+
+mod endpoint;
+mod lookup;
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use serde::Serialize;
+
+use self::endpoint::Written;
+pub(crate) use self::endpoint::{EXPECTED, parse_port, printable, shown};
+pub use self::{
+    endpoint::{DEFAULT_PORT, Endpoint, Host, Scheme},
+    lookup::{Answer, Lookup, Resolved, SystemLookup},
+};
+use crate::error::{Error, Result};
+
+/// The comma list of endpoints.
+pub const ENDPOINTS: &str = "LATTICE_RDZV_ENDPOINTS";
+/// The host that Kubernetes makes from the chart's Service.
+pub const SERVICE_HOST: &str = "LATTICE_RDZV_CLIENT_SERVICE_HOST";
+/// The port that Kubernetes makes from the chart's Service.
+pub const SERVICE_PORT: &str = "LATTICE_RDZV_CLIENT_SERVICE_PORT";
+/// `tcp://host:port`, which Kubernetes makes from the chart's Service too.
+pub const CLIENT_PORT: &str = "LATTICE_RDZV_CLIENT_PORT";
+/// The chart's Service for clients.
+pub const SERVICE_NAME: &str = "lattice-rdzv-client";
+/// The namespace that the chart is installed in by its own instructions.
+pub const SERVICE_NAMESPACE: &str = "lattice";
+
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+
+/// What the caller knows before looking anywhere; [`crate::settings::Connection::asked`] makes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The endpoint, or a comma list of them, that was passed. Empty counts as not passed.
+    pub endpoint: Option<String>,
+    /// What messages call it: argument `endpoint`, or `--rdzv-endpoint`.
+    pub origin: String,
+    /// The scheme that other settings demand.
+    pub scheme: Option<RequiredScheme>,
+}
+
+/// A scheme that other settings demand: endpoints without one get it, endpoints with the other are an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RequiredScheme {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// Why, for the message: "TLS credentials are given (argument `cacert`)".
+    pub because: String,
+}
+
+/// Where this process runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PodFacts {
+    /// In a pod of a Kubernetes cluster.
+    pub in_pod: bool,
+    /// The pod's namespace, if it can be known.
+    pub namespace: Option<String>,
+}
+
+/// What was looked at for endpoints, and where they may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Discovery {
+    /// Every source that was looked at, in order, and what it held.
+    pub looked_at: Vec<Looked>,
+    /// Where the service may be. There is more than one only where the next is for a name that does not exist.
+    pub sources: Vec<Source>,
+}
+
+/// A source that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Looked {
+    /// What it is called, as in messages.
+    pub name: String,
+    /// What it held: fit for a message, so without anything secret; none if it is not set.
+    pub held: Option<String>,
+    /// What came of looking its names up, where that was done.
+    pub outcome: Option<String>,
+}
+
+impl fmt::Display for Looked {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.held, &self.outcome) {
+            (Some(held), Some(outcome)) => write!(formatter, "{} (`{held}`: {outcome})", self.name),
+            (Some(held), None) => write!(formatter, "{} (`{held}`)", self.name),
+            (None, Some(outcome)) => write!(formatter, "{} ({outcome})", self.name),
+            (None, None) => write!(formatter, "{} (not set)", self.name),
+        }
+    }
+}
+
+/// One source with the endpoints it names, at least one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Source {
+    /// What it is called, as in messages.
+    pub name: String,
+    /// Its endpoints, in the order written, each once.
+    pub endpoints: Vec<Endpoint>,
+    /// Whether a host of it is a name that DNS must know.
+    pub needs_dns: bool,
+    /// Whether nobody wrote it: if its name does not exist, the next source is looked at.
+    pub guessed: bool,
+    /// The same Service by its DNS name, for when the address that a service variable holds is silent for
+    /// [`Source::SILENCE_SECONDS`]: such a variable is a snapshot of the container's start. Never another namespace's.
+    pub fallback: Option<Box<Source>>,
+}
+
+impl Source {
+    /// For how long an address from a service variable may be silent before [`Source::fallback`] is tried.
+    pub const SILENCE_SECONDS: u64 = 5;
+
+    fn new(name: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
+        let needs_dns = endpoints.iter().any(|endpoint| endpoint.host.needs_dns());
+        Self { name: name.into(), endpoints, needs_dns, guessed: false, fallback: None }
+    }
+}
+
+impl Discovery {
+    /// Every source that was looked at and what it held, for a message or a report.
+    pub fn describe(&self) -> String {
+        describe(&self.looked_at)
+    }
+}
+
+fn describe(looked_at: &[Looked]) -> String {
+    let sources: Vec<String> = looked_at.iter().map(ToString::to_string).collect();
+    format!("looked at {}", sources.join(", "))
+}
+
+/// Where the service may be: the first source that is set.
+///
+/// # Errors
+///
+/// The first source that is set does not hold what it should, or its scheme is not the one that is demanded.
+pub fn candidates(
+    asked: &Asked,
+    environment: &BTreeMap<String, String>,
+    pod: &PodFacts,
+) -> Result<Discovery> {
+    let mut search = Search { asked, environment, looked_at: Vec::new() };
+
+    let argument = asked.endpoint.as_deref().map(str::trim).filter(|text| !text.is_empty());
+    let origin = if asked.origin.is_empty() { "argument `endpoint`" } else { &asked.origin };
+    if let Some(text) = search.look(origin, argument) {
+        let endpoints = search.list(origin, &text)?;
+        return Ok(search.found(vec![Source::new(origin, endpoints)]));
+    }
+
+    let name = format!("environment variable `{ENDPOINTS}`");
+    if let Some(text) = search.look_variable(ENDPOINTS) {
+        let endpoints = search.list(&name, &text)?;
+        return Ok(search.found(vec![Source::new(name, endpoints)]));
+    }
+
+    if let Some(source) = search.service_variables(pod)? {
+        return Ok(search.found(vec![source]));
+    }
+    if let Some(source) = search.client_port(pod)? {
+        return Ok(search.found(vec![source]));
+    }
+
+    if !pod.in_pod {
+        let endpoint = search.endpoint(Host::Name("localhost".to_owned()), DEFAULT_PORT);
+        search.looked_at.push(Looked {
+            name: "the default outside a cluster".to_owned(),
+            held: Some(endpoint.to_string()),
+            outcome: None,
+        });
+        return Ok(search.found(vec![Source::new("the default outside a cluster", vec![endpoint])]));
+    }
+    let mut names = vec![own_name(pod)?];
+    let shared = format!("{SERVICE_NAME}.{SERVICE_NAMESPACE}.svc");
+    if !names.contains(&shared) {
+        names.push(shared);
+    }
+    let mut sources = Vec::new();
+    for name in names {
+        // The look-up itself notes the name as looked at, with what came of it.
+        let endpoint = search.endpoint(Host::Name(name.clone()), DEFAULT_PORT);
+        let mut source = Source::new(format!("DNS name `{name}`"), vec![endpoint]);
+        source.guessed = true;
+        sources.push(source);
+    }
+    Ok(search.found(sources))
+}
+
+/// The chart's Service as a pod finds it in its own namespace.
+fn own_name(pod: &PodFacts) -> Result<String> {
+    let Some(namespace) = &pod.namespace else { return Ok(SERVICE_NAME.to_owned()) };
+    let name = format!("{SERVICE_NAME}.{namespace}.svc");
+    if namespace.contains('.') || Host::parse(&name).is_err() {
+        return Err(Error::Setting {
+            message: format!(
+                "the pod's namespace (environment variable `POD_NAMESPACE`, or the service account's file) must be \
+                 the name of a namespace: `{}`",
+                shown(namespace)
+            ),
+        });
+    }
+    Ok(name)
+}
+
+struct Search<'a> {
+    asked: &'a Asked,
+    environment: &'a BTreeMap<String, String>,
+    looked_at: Vec<Looked>,
+}
+
+impl Search<'_> {
+    fn found(self, sources: Vec<Source>) -> Discovery {
+        Discovery { looked_at: self.looked_at, sources }
+    }
+
+    fn look(&mut self, name: &str, text: Option<&str>) -> Option<String> {
+        self.looked_at.push(Looked { name: name.to_owned(), held: text.map(shown), outcome: None });
+        text.map(str::to_owned)
+    }
+
+    fn look_variable(&mut self, variable: &str) -> Option<String> {
+        let text = self.environment.get(variable).map(|text| text.trim()).filter(|text| !text.is_empty());
+        self.look(&format!("environment variable `{variable}`"), text)
+    }
+
+    fn wrong(&self, name: &str, expected: &str, why: &str, text: &str) -> Error {
+        Error::Setting {
+            message: format!(
+                "{name} must be {expected}, but {why}; correct it, or leave it unset to have the next source \
+                 looked at ({}): `{}`",
+                describe(&self.looked_at),
+                shown(text)
+            ),
+        }
+    }
+
+    fn endpoint(&self, host: Host, port: u16) -> Endpoint {
+        let scheme = self.asked.scheme.as_ref().map_or(Scheme::Http, |required| required.scheme);
+        Endpoint { scheme, host, port }
+    }
+
+    fn list(&self, name: &str, text: &str) -> Result<Vec<Endpoint>> {
+        parse_list(text, self.asked.scheme.as_ref())
+            .map_err(|why| self.wrong(name, &format!("{EXPECTED}, or a comma list of these"), &why, text))
+    }
+
+    fn service_variables(&mut self, pod: &PodFacts) -> Result<Option<Source>> {
+        let host = self.look_variable(SERVICE_HOST);
+        let port = self.look_variable(SERVICE_PORT);
+        let Some(host) = host else { return Ok(None) };
+        let name = format!("environment variable `{SERVICE_HOST}`");
+        let parsed = Host::parse(&host).map_err(|why| {
+            let expected = format!("an address or a host name alone (the port belongs in `{SERVICE_PORT}`)");
+            self.wrong(&name, &expected, &why, &host)
+        })?;
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(text) => port_of(&text).map_err(|why| {
+                let name = format!("environment variable `{SERVICE_PORT}`");
+                self.wrong(&name, "a port number from 1 to 65535", &why, &text)
+            })?,
+        };
+        let fallback = self.fallback(pod, &parsed, port)?;
+        let mut source = Source::new(name, vec![self.endpoint(parsed, port)]);
+        source.fallback = fallback;
+        Ok(Some(source))
+    }
+
+    fn client_port(&mut self, pod: &PodFacts) -> Result<Option<Source>> {
+        let Some(text) = self.look_variable(CLIENT_PORT) else { return Ok(None) };
+        let name = format!("environment variable `{CLIENT_PORT}`");
+        let (host, port) = tcp(&text).map_err(|why| {
+            let expected = format!(
+                "`tcp://host:port`, as Kubernetes sets it (a port alone belongs in `{SERVICE_PORT}`)"
+            );
+            self.wrong(&name, &expected, &why, &text)
+        })?;
+        let fallback = self.fallback(pod, &host, port)?;
+        let mut source = Source::new(name, vec![self.endpoint(host, port)]);
+        source.fallback = fallback;
+        Ok(Some(source))
+    }
+
+    /// The Service's DNS name, if the address is Kubernetes's own: somebody's own address or name may be of a service
+    /// elsewhere, and trying the pod's namespace instead would split the job.
+    fn fallback(&self, pod: &PodFacts, host: &Host, port: u16) -> Result<Option<Box<Source>>> {
+        let by_kubernetes = self
+            .environment
+            .get(CLIENT_PORT)
+            .and_then(|text| tcp(text.trim()).ok())
+            .is_none_or(|(set_beside_it, _)| set_beside_it == *host);
+        if !pod.in_pod || !by_kubernetes || matches!(host, Host::Name(_)) {
+            return Ok(None);
+        }
+        let name = own_name(pod)?;
+        let endpoint = self.endpoint(Host::Name(name.clone()), port);
+        Ok(Some(Box::new(Source::new(format!("DNS name `{name}`"), vec![endpoint]))))
+    }
+}
+
+/// The endpoints of a comma list, each once. The error says what is wrong and repeats nothing of the text.
+pub(crate) fn parse_list(text: &str, required: Option<&RequiredScheme>) -> Result<Vec<Endpoint>, String> {
+    let mut endpoints = Vec::new();
+    for (index, part) in text.split(',').enumerate() {
+        if part.trim().is_empty() {
+            continue;
+        }
+        let at = |why: String| if text.contains(',') { format!("in entry {} {why}", index + 1) } else { why };
+        let written = Written::parse(part).map_err(at)?;
+        if let (Some(scheme), Some(required)) = (written.scheme, required)
+            && scheme != required.scheme
+        {
+            let RequiredScheme { scheme: demanded, because } = required;
+            return Err(at(format!("it says `{scheme}://` where {because}, which needs `{demanded}://`")));
+        }
+        let endpoint = written.with_default(required.map_or(Scheme::Http, |required| required.scheme));
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    if endpoints.is_empty() { Err("it names none".to_owned()) } else { Ok(endpoints) }
+}
+
+/// A number, or the number in `tcp://host:port`: what Kubernetes puts there for a Service whose name ends in `-service`.
+fn port_of(text: &str) -> Result<u16, String> {
+    if text.starts_with("tcp://") { tcp(text).map(|(_, port)| port) } else { parse_port(text) }
+}
+
+fn tcp(text: &str) -> Result<(Host, u16), String> {
+    let Some(rest) = text.strip_prefix("tcp://") else {
+        return Err("it does not begin with `tcp://`".to_owned());
+    };
+    let Some((host, port)) = rest.rsplit_once(':') else { return Err("it has no port".to_owned()) };
+    Ok((Host::parse(host)?, parse_port(port)?))
+}
+
+/// Where this process runs: `KUBERNETES_SERVICE_HOST` is set in every pod; the namespace is `POD_NAMESPACE`, else
+/// what the service account's file says.
+pub fn pod_facts(environment: &BTreeMap<String, String>) -> PodFacts {
+    pod_facts_with(environment, || std::fs::read_to_string(Path::new(NAMESPACE_FILE)).ok())
+}
+
+fn pod_facts_with(environment: &BTreeMap<String, String>, read: impl FnOnce() -> Option<String>) -> PodFacts {
+    let set = |name: &str| environment.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    if set("KUBERNETES_SERVICE_HOST").is_none() {
+        return PodFacts::default();
+    }
+    let namespace = set("POD_NAMESPACE")
+        .map(str::to_owned)
+        .or_else(|| read().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()));
+    PodFacts { in_pod: true, namespace }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn pod(namespace: Option<&str>) -> PodFacts {
+        PodFacts { in_pod: true, namespace: namespace.map(str::to_owned) }
+    }
+
+    fn passed(endpoint: &str) -> Asked {
+        Asked { endpoint: Some(endpoint.to_owned()), origin: "`--rdzv-endpoint`".to_owned(), scheme: None }
+    }
+
+    fn with_tls(endpoint: Option<&str>) -> Asked {
+        let because = "TLS credentials are given (argument `cacert`)".to_owned();
+        Asked {
+            endpoint: endpoint.map(str::to_owned),
+            origin: String::new(),
+            scheme: Some(RequiredScheme { scheme: Scheme::Https, because }),
+        }
+    }
+
+    fn shown_endpoints(source: &Source) -> Vec<String> {
+        source.endpoints.iter().map(ToString::to_string).collect()
+    }
+
+    #[track_caller]
+    fn only(asked: &Asked, pairs: &[(&str, &str)], pod: &PodFacts) -> Source {
+        let mut discovery = candidates(asked, &environment(pairs), pod).unwrap();
+        assert_eq!(discovery.sources.len(), 1, "{discovery:?}");
+        discovery.sources.remove(0)
+    }
+
+    #[track_caller]
+    fn refused(asked: &Asked, pairs: &[(&str, &str)], parts: &[&str]) -> String {
+        let message = candidates(asked, &environment(pairs), &pod(None)).unwrap_err().to_string();
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in: {message}");
+        }
+        message
+    }
+
+    #[test]
+    fn the_first_source_that_is_set_is_the_only_one() {
+        let mut pairs = vec![
+            (ENDPOINTS, "https://a:1, b ,a:1,https://a:1,"),
+            (SERVICE_HOST, "10.0.0.1"),
+            (SERVICE_PORT, "2390"),
+            (CLIENT_PORT, "tcp://10.0.0.1:2391"),
+        ];
+        let none = Asked::default();
+        let inside = pod(Some("team"));
+
+        assert_eq!(shown_endpoints(&only(&passed("x:7"), &pairs, &inside)), ["http://x:7"]);
+        assert_eq!(
+            shown_endpoints(&only(&passed("  "), &pairs, &inside)),
+            ["https://a:1", "http://b:2379", "http://a:1"]
+        );
+        pairs[0].1 = "";
+        assert_eq!(shown_endpoints(&only(&none, &pairs, &inside)), ["http://10.0.0.1:2390"]);
+        pairs[2].1 = "";
+        assert_eq!(shown_endpoints(&only(&none, &pairs, &inside)), ["http://10.0.0.1:2379"]);
+        pairs[1].1 = "";
+        assert_eq!(shown_endpoints(&only(&none, &pairs, &inside)), ["http://10.0.0.1:2391"]);
+        pairs[3].1 = "";
+        let discovery = candidates(&none, &environment(&pairs), &inside).unwrap();
+        let names: Vec<_> = discovery.sources.iter().flat_map(shown_endpoints).collect();
+        assert_eq!(
+            names,
+            ["http://lattice-rdzv-client.team.svc:2379", "http://lattice-rdzv-client.lattice.svc:2379"]
+        );
+        assert!(discovery.sources.iter().all(|source| source.guessed && source.needs_dns));
+        let outside = only(&none, &pairs, &PodFacts::default());
+        assert_eq!(shown_endpoints(&outside), ["http://localhost:2379"]);
+        assert!(!outside.needs_dns);
+    }
+
+    #[test]
+    fn the_chart_in_the_pods_own_namespace_is_looked_for_once() {
+        let sources = candidates(&Asked::default(), &BTreeMap::new(), &pod(Some("lattice"))).unwrap().sources;
+        assert_eq!(sources.len(), 1);
+        let sources = candidates(&Asked::default(), &BTreeMap::new(), &pod(None)).unwrap().sources;
+        assert_eq!(shown_endpoints(&sources[0]), ["http://lattice-rdzv-client:2379"]);
+        assert_eq!(sources.len(), 2);
+        assert!(candidates(&Asked::default(), &BTreeMap::new(), &pod(Some("no name"))).is_err());
+    }
+
+    #[test]
+    fn the_service_variable_holds_any_kind_of_host() {
+        for (host, expected) in [
+            ("10.0.0.1", "http://10.0.0.1:2379"),
+            ("fd00::1", "http://[fd00::1]:2379"),
+            ("[fd00::1]", "http://[fd00::1]:2379"),
+            ("rdzv.example", "http://rdzv.example:2379"),
+        ] {
+            let source = only(&Asked::default(), &[(SERVICE_HOST, host)], &PodFacts::default());
+            assert_eq!(shown_endpoints(&source), [expected]);
+        }
+        let source = only(
+            &Asked::default(),
+            &[(SERVICE_HOST, "10.0.0.1"), (SERVICE_PORT, "tcp://10.9.9.9:2390")],
+            &PodFacts::default(),
+        );
+        assert_eq!(shown_endpoints(&source), ["http://10.0.0.1:2390"]);
+    }
+
+    #[test]
+    fn a_silent_service_address_is_tried_by_its_own_name_only() {
+        let fallback = |pairs: &[(&str, &str)], pod: &PodFacts| {
+            only(&Asked::default(), pairs, pod).fallback.map(|source| shown_endpoints(&source))
+        };
+        let inside = pod(Some("team"));
+        let by_name = Some(vec!["http://lattice-rdzv-client.team.svc:2390".to_owned()]);
+        let by_kubernetes =
+            [(SERVICE_HOST, "10.0.0.1"), (SERVICE_PORT, "2390"), (CLIENT_PORT, "tcp://10.0.0.1:2390")];
+        assert_eq!(fallback(&by_kubernetes, &inside), by_name);
+        assert_eq!(fallback(&by_kubernetes[2..], &inside), by_name);
+        assert_eq!(fallback(&by_kubernetes, &PodFacts::default()), None);
+        // Somebody overrode the address by hand, or wrote a name: it may be of a service elsewhere.
+        assert_eq!(fallback(&[(SERVICE_HOST, "10.7.7.7"), by_kubernetes[2]], &inside), None);
+        assert_eq!(fallback(&[(SERVICE_HOST, "rdzv.other.svc")], &inside), None);
+    }
+
+    #[test]
+    fn a_source_that_is_wrong_is_an_error_and_not_passed_over() {
+        let none = Asked::default();
+        refused(&passed("a:0"), &[], &["`--rdzv-endpoint` must be", "65535", "`a:0`"]);
+        refused(
+            &none,
+            &[(ENDPOINTS, "a,b/c")],
+            &[ENDPOINTS, "entry 2", "path", "argument `endpoint` (not set)"],
+        );
+        refused(&none, &[(ENDPOINTS, " , ")], &[ENDPOINTS, "names none"]);
+        refused(&none, &[(SERVICE_HOST, "10.0.0.1:2379")], &[SERVICE_HOST, SERVICE_PORT, "`10.0.0.1:2379`"]);
+        refused(&none, &[(SERVICE_HOST, "a"), (SERVICE_PORT, "0")], &[SERVICE_PORT, "1 to 65535", "`0`"]);
+        refused(&none, &[(SERVICE_HOST, "a"), (SERVICE_PORT, "udp://a:1")], &[SERVICE_PORT, "`udp://a:1`"]);
+        refused(&none, &[(CLIENT_PORT, "2379")], &[CLIENT_PORT, "tcp://host:port", "`2379`"]);
+        let message = refused(&none, &[(ENDPOINTS, "http://root:hunter2@a")], &[ENDPOINTS, "password_file"]);
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn tls_credentials_make_it_https_and_refuse_http() {
+        assert_eq!(
+            shown_endpoints(&only(&with_tls(Some("a,https://b")), &[], &pod(None))),
+            ["https://a:2379", "https://b:2379"]
+        );
+        let source = only(&with_tls(None), &[(SERVICE_HOST, "10.0.0.1")], &pod(Some("team")));
+        assert_eq!(shown_endpoints(&source), ["https://10.0.0.1:2379"]);
+        assert_eq!(
+            shown_endpoints(source.fallback.as_ref().unwrap()),
+            ["https://lattice-rdzv-client.team.svc:2379"]
+        );
+        refused(&with_tls(None), &[(ENDPOINTS, "http://a")], &["TLS credentials", "`cacert`", "`https://`"]);
+    }
+
+    #[test]
+    fn a_discovery_can_be_shown_as_json() {
+        let discovery = candidates(&passed("a"), &BTreeMap::new(), &pod(None)).unwrap();
+        let json = serde_json::to_value(&discovery).unwrap();
+        assert_eq!(json["sources"][0]["endpoints"][0], "http://a:2379");
+        assert_eq!(discovery.describe(), "looked at `--rdzv-endpoint` (`a`)");
+    }
+
+    #[test]
+    fn a_pod_knows_its_namespace() {
+        let file = || Some("team\n".to_owned());
+        assert_eq!(pod_facts_with(&BTreeMap::new(), file), PodFacts::default());
+        let inside = [("KUBERNETES_SERVICE_HOST", "10.0.0.1")];
+        assert_eq!(pod_facts_with(&environment(&inside), file), pod(Some("team")));
+        assert_eq!(pod_facts_with(&environment(&inside), || None), pod(None));
+        let told = [inside[0], ("POD_NAMESPACE", "mine")];
+        assert_eq!(pod_facts_with(&environment(&told), file), pod(Some("mine")));
+    }
+}

@@ -1,0 +1,180 @@
+//! The keys that a setting can be passed under: ours, and those of torch's own backends, so that a job moves over by
+//! changing one word. A table, no code: what each means is in [`super::Settings`].
+
+/// One of our keys.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// The environment variable that holds it when it is not passed.
+    pub(super) variable: Option<&'static str>,
+    /// The option of torchrun that it comes from when it is not one of `--rdzv-conf`.
+    pub(super) flag: Option<&'static str>,
+}
+
+const fn key(name: &'static str) -> Key {
+    Key { name, variable: None, flag: None }
+}
+
+const fn with_variable(name: &'static str, variable: &'static str) -> Key {
+    Key { name, variable: Some(variable), flag: None }
+}
+
+/// All of our keys, in the order that messages list them.
+pub(super) const KEYS: &[Key] = &[
+    Key { name: "run_id", variable: Some("LATTICE_RDZV_ID"), flag: Some("--rdzv-id") },
+    with_variable("tenant", "LATTICE_RDZV_TENANT"),
+    Key { name: "nnodes", variable: Some("LATTICE_NNODES"), flag: Some("--nnodes") },
+    Key { name: "min_nodes", variable: None, flag: Some("--nnodes") },
+    Key { name: "max_nodes", variable: None, flag: Some("--nnodes") },
+    // Its variable is looked at by discovery, with the other sources of endpoints.
+    Key { name: "endpoint", variable: None, flag: Some("--rdzv-endpoint") },
+    with_variable("backend", "LATTICE_RDZV_BACKEND"),
+    with_variable("cacert", "LATTICE_RDZV_CACERT"),
+    with_variable("cert", "LATTICE_RDZV_CERT"),
+    with_variable("key", "LATTICE_RDZV_KEY"),
+    with_variable("user", "LATTICE_RDZV_USER"),
+    with_variable("password_file", "LATTICE_RDZV_PASSWORD_FILE"),
+    with_variable("submission", "LATTICE_RDZV_SUBMISSION"),
+    with_variable("node_name", "LATTICE_RDZV_NODE_NAME"),
+    key("host_name"),
+    Key { name: "local_addr", variable: Some("POD_IP"), flag: Some("--local-addr") },
+    key("port"),
+    key("port_range"),
+    with_variable("topology", "LATTICE_RDZV_TOPOLOGY"),
+    key("lease_ttl"),
+    key("join_timeout"),
+    key("spare_timeout"),
+    key("settle_time"),
+    key("last_call_timeout"),
+    key("rejoin_timeout"),
+    key("grow_delay"),
+    key("reuse_delay"),
+    key("close_timeout"),
+    key("connect_timeout"),
+    key("host_timeout"),
+    key("on_member_loss"),
+    key("on_newcomer"),
+    key("on_node_failure"),
+    key("leave_on_signal"),
+];
+
+/// What a key of another backend comes to here.
+pub(super) enum Foreign {
+    /// It is our key of that name.
+    Is(&'static str),
+    /// It is accepted and has no effect, for this reason.
+    NoEffect(&'static str),
+}
+
+const LEASES: Foreign = Foreign::NoEffect("how soon a silent node counts as lost is `lease_ttl`");
+
+/// The keys of torch's own backends that are not ours as well, from `c10d_rendezvous_backend.py`,
+/// `dynamic_rendezvous.py`, `etcd_rendezvous_backend.py` and `etcd_rendezvous.py` of torch 2.15. What they share with us
+/// means the same: `join_timeout`, `last_call_timeout`, `close_timeout`, `cert`, `key`, `cacert`. `protocol` and
+/// `timeout` are read on their own.
+pub(super) const FOREIGN: &[(&str, Foreign)] = &[
+    ("is_host", Foreign::NoEffect("the service is an etcd, which no node hosts")),
+    ("store_type", Foreign::NoEffect("the run's store is in the service")),
+    (
+        "read_timeout",
+        Foreign::NoEffect("every call has its own time-out, a first connection `connect_timeout`"),
+    ),
+    ("ssl_cert", Foreign::Is("cert")),
+    ("ssl_cert_key", Foreign::Is("key")),
+    ("ca_cert", Foreign::Is("cacert")),
+    ("heartbeat_timeout", LEASES),
+    // torch documents this name, and reads the one above.
+    ("heartbeat", LEASES),
+    ("keep_alive_interval", LEASES),
+    ("keep_alive_max_attempt", LEASES),
+    ("cas_backoff_max_seconds", Foreign::NoEffect("nodes do not compete for one record")),
+    (
+        "etcd_prefix",
+        Foreign::NoEffect("keys are under `/lattice/rdzv/<tenant>/<run_id>/`; `tenant` keeps runs apart"),
+    ),
+    ("min_workers", Foreign::Is("min_nodes")),
+    ("max_workers", Foreign::Is("max_nodes")),
+];
+
+/// etcd-v2's and the legacy etcd's: the scheme of the endpoints.
+pub(super) const PROTOCOL: &str = "protocol";
+
+/// torch's own: the launcher adds `timeout=900` to every job.
+pub(super) const TIMEOUT: &str = "timeout";
+
+/// What the launcher adds.
+pub(super) const INJECTED_TIMEOUT_SECONDS: f64 = 900.0;
+
+/// Keys that would carry a secret by value, whatever backend knows them.
+pub(super) const SECRETS: &[&str] = &["password", "passwd", "pass", "secret", "token", "username_password"];
+
+/// The variable that would carry one.
+pub(super) const SECRET_VARIABLE: &str = "LATTICE_RDZV_PASSWORD";
+
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+pub(super) fn is_known(name: &str) -> bool {
+    all().any(|known| known == name)
+}
+
+fn all() -> impl Iterator<Item = &'static str> {
+    let foreign = FOREIGN.iter().map(|(name, _)| *name);
+    KEYS.iter().map(|key| key.name).chain(foreign).chain([PROTOCOL, TIMEOUT])
+}
+
+/// The known key that somebody may have meant.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    // A third of it may be wrong: more, and any short word is near to any other.
+    let limit = (name.chars().count() / 3).max(1);
+    all()
+        .map(|known| (distance(&name, known), known))
+        .filter(|(far, _)| *far <= limit)
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein's.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (above, from) in left.chars().enumerate() {
+        let mut next = vec![above + 1];
+        for ((to, &diagonal), &over) in right.iter().zip(&row).zip(row.iter().skip(1)) {
+            let before = next.last().copied().unwrap_or_default();
+            next.push((diagonal + usize::from(from != *to)).min(over + 1).min(before + 1));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_pen_is_near_and_another_word_is_not() {
+        assert_eq!(nearest("join_timout"), Some("join_timeout"));
+        assert_eq!(nearest("join-timeout"), Some("join_timeout"));
+        assert_eq!(nearest("Lease_TTL"), Some("lease_ttl"));
+        assert_eq!(nearest("nodes"), Some("nnodes"));
+        assert_eq!(nearest("colour_of_the_sky"), None);
+    }
+
+    #[test]
+    fn a_key_means_one_thing() {
+        let mut names: Vec<&str> = all().collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(names.iter().all(|name| !SECRETS.contains(name)));
+        for (_, meaning) in FOREIGN {
+            if let Foreign::Is(ours) = meaning {
+                assert!(find(ours).is_some(), "{ours}");
+            }
+        }
+    }
+}

@@ -1,0 +1,1085 @@
+//! What a run is configured with: from what was passed and the environment to one validated value. Pure.
+//!
+//! A setting that is passed wins; one that is not passed, or is empty, comes from its environment variable; an empty
+//! variable counts as not set. Whatever is wrong is said at once, with where it came from, because the alternative is a
+//! job that waits for ten minutes on a misspelt key. What cannot be known here is not judged here: whether a file can
+//! be read and an endpoint answers is found when connecting.
+//!
+//! `keys` is the table of keys, `parse` turns texts into values.
+
+mod keys;
+mod parse;
+
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use self::{
+    keys::{FOREIGN, Foreign, INJECTED_TIMEOUT_SECONDS, KEYS, PROTOCOL, SECRET_VARIABLE, SECRETS, TIMEOUT},
+    parse::{Given, setting},
+};
+use crate::{
+    discovery::{Asked, RequiredScheme, Scheme, parse_list},
+    error::{Error, Result},
+};
+
+/// The longest run id, tenant, label or submission, in bytes: it stands percent-encoded in every key of the run, and
+/// torch makes a file name of the run id.
+pub const LONGEST_NAME_BYTES: usize = 200;
+
+/// The longest node name, in bytes: that of a DNS name.
+const LONGEST_NODE_NAME_BYTES: usize = 253;
+
+/// A year: whoever means "for ever" gets it, and no sum of times overflows.
+const LONGEST_SECONDS: f64 = 31_536_000.0;
+
+/// Where the passed settings come from, for messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Keyword arguments of the Python API.
+    #[default]
+    Argument,
+    /// Keys of `--rdzv-conf`, together with what torchrun has options of its own for (`--rdzv-id`, `--nnodes`, ...).
+    RdzvConf,
+    /// Options of our own command line: `--run-id`.
+    CommandLine,
+}
+
+impl Origin {
+    /// "argument `run_id`", "`join_timeout` of `--rdzv-conf`", "`--rdzv-id`", "`--run-id`".
+    fn describe(self, key: &str) -> String {
+        let flag = keys::find(key).and_then(|key| key.flag);
+        match (self, flag) {
+            (Self::Argument, _) => format!("argument `{key}`"),
+            (Self::RdzvConf, Some(flag)) => format!("`{flag}`"),
+            (Self::RdzvConf, None) => format!("`{key}` of `--rdzv-conf`"),
+            (Self::CommandLine, _) => format!("`--{}`", key.replace('_', "-")),
+        }
+    }
+}
+
+/// The settings that were passed, as texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arguments {
+    /// By key. An empty text counts as not passed.
+    pub values: BTreeMap<String, String>,
+    /// Where they come from.
+    pub origin: Origin,
+}
+
+/// What the nodes do when something changes in a running world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reaction {
+    /// Tell the members, so that they form the next round.
+    Restart,
+    /// Let the world run on; the change counts when the next round forms for another reason.
+    Ignore,
+}
+
+/// What a node's failure means for the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeFailure {
+    /// The run is closed as failed, and every node ends: its workers would fail on the others as well.
+    Close,
+    /// The node only leaves, the others form the next round without it.
+    Leave,
+}
+
+/// What is behind the endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// An etcd, 3.4 or newer.
+    Etcd,
+}
+
+/// How we show the service who we are. Files are read when connecting, so that a renewed one is seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Credentials {
+    /// The authority that signed the service's certificate; none is the system's. `cacert`, `LATTICE_RDZV_CACERT`.
+    pub cacert: Option<PathBuf>,
+    /// Our certificate and its private key: `cert` and `key`, `LATTICE_RDZV_CERT` and `LATTICE_RDZV_KEY`.
+    pub certificate: Option<Certificate>,
+    /// User and password: `user` and `password_file`, `LATTICE_RDZV_USER` and `LATTICE_RDZV_PASSWORD_FILE`.
+    pub login: Option<Login>,
+}
+
+/// A client's certificate with its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Certificate {
+    /// The file of the certificate.
+    pub cert: PathBuf,
+    /// The file of its private key.
+    pub key: PathBuf,
+}
+
+/// A user of the service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// The file that holds the password. Never the password itself: `ps` shows arguments, and torch logs its conf.
+    pub password_file: PathBuf,
+}
+
+/// How the service is reached: all that a command needs which looks at runs without joining one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Connection {
+    /// The endpoint, or a comma list, that was passed; already checked. None leaves it to
+    /// [`crate::discovery::candidates`].
+    pub endpoint: Option<String>,
+    /// What messages call the endpoint that was passed, or would have been.
+    pub endpoint_origin: String,
+    /// The scheme that `protocol` or TLS credentials demand.
+    pub scheme: Option<RequiredScheme>,
+    /// What is behind the endpoints: `backend`, `LATTICE_RDZV_BACKEND`. Default `etcd`.
+    pub backend: BackendKind,
+    /// Who we are.
+    pub credentials: Credentials,
+    /// For how long a first connection is tried before it is an error. Default 30 s: a pod may start before its
+    /// service, and whoever mistyped an endpoint should not wait for `join_timeout`.
+    #[serde(serialize_with = "seconds")]
+    pub connect_timeout: Duration,
+}
+
+/// Which run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RunName {
+    /// Keeps the runs of one group apart from another's: `tenant`, `LATTICE_RDZV_TENANT`. Default `default`.
+    pub tenant: String,
+    /// The run: `run_id`, `LATTICE_RDZV_ID`. At most [`LONGEST_NAME_BYTES`], no control characters.
+    pub run_id: String,
+}
+
+/// A key that was accepted and has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ignored {
+    /// The key.
+    pub key: String,
+    /// Why it has none, and what has.
+    pub reason: String,
+}
+
+/// What a node joins a run with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// Which run.
+    pub run: RunName,
+    /// How the service is reached.
+    pub connection: Connection,
+    /// The smallest world: `nnodes` ("2:4") or `min_nodes`, `LATTICE_NNODES`. At least 1. No default: a wrong guess
+    /// trains at the wrong size.
+    pub min_nodes: u32,
+    /// The largest world: `nnodes` or `max_nodes`. Nodes beyond it are spares. Default `min_nodes`.
+    pub max_nodes: u32,
+    /// What tells one submission of a job from the next under the same run id, for example the Job's uid:
+    /// `submission`, `LATTICE_RDZV_SUBMISSION`.
+    pub submission: Option<String>,
+    /// This node's name, by which it takes its rank again: `node_name`, `LATTICE_RDZV_NODE_NAME`, else the host name
+    /// that the caller passes as `host_name`. At most 253 bytes, without `#`.
+    pub node_name: String,
+    /// The host's name, where the caller passed it as `host_name`.
+    pub host_name: Option<String>,
+    /// The address that other nodes reach this one by: `local_addr`, `POD_IP`. None: that of the connection to the
+    /// service.
+    pub local_address: Option<String>,
+    /// The port of the workers' store, should it run here: `port`. None, and no range: any free one.
+    pub port: Option<u16>,
+    /// The ports to choose it from, both ends included, for firewalls: `port_range` ("29500:29600").
+    pub port_range: Option<(u16, u16)>,
+    /// Where this node is (a rack, a zone): nodes of one label get ranks beside each other. `topology`,
+    /// `LATTICE_RDZV_TOPOLOGY`.
+    pub topology: Option<String>,
+    /// How long the service keeps a silent node. Whole seconds, 2 s to an hour. Default 10 s: shorter mistakes a busy
+    /// machine for a dead one, longer has the others wait for a dead one.
+    #[serde(serialize_with = "seconds")]
+    pub lease_ttl: Duration,
+    /// For how long a node waits for its first place and for `min_nodes`. Default 600 s, as torch's: images are pulled
+    /// meanwhile.
+    #[serde(serialize_with = "seconds")]
+    pub join_timeout: Duration,
+    /// For how long a spare waits. Default `off`: as long as the run lasts, which is what a spare is for.
+    #[serde(serialize_with = "optional_seconds")]
+    pub spare_timeout: Option<Duration>,
+    /// How long to wait for more nodes once `min_nodes` seek, one of the last world among them. Default 0.5 s: who
+    /// comes back comes back at once.
+    #[serde(serialize_with = "seconds")]
+    pub settle_time: Duration,
+    /// The same where all are newcomers. Default 30 s, as torch's: pods start one by one.
+    #[serde(serialize_with = "seconds")]
+    pub last_call_timeout: Duration,
+    /// For how long the next round waits for a live member of the last world that does not seek. Default 90 s: torch
+    /// gives workers 30 s to stop, and saves a checkpoint then. The protocol adds 1 s for every 750 nodes.
+    #[serde(serialize_with = "seconds")]
+    pub rejoin_timeout: Duration,
+    /// How long newcomers wait before a running world below `max_nodes` is told of them. Default 30 s: pods that arrive
+    /// one by one then cost one restart.
+    #[serde(serialize_with = "seconds")]
+    pub grow_delay: Duration,
+    /// How long a starter waits before it uses the run id of a closed run again. Default 30 s: the nodes of the closed
+    /// run are gone by then.
+    #[serde(serialize_with = "seconds")]
+    pub reuse_delay: Duration,
+    /// How long shutting down may take. Default 30 s, as torch's: the grace period that Kubernetes gives a pod.
+    #[serde(serialize_with = "seconds")]
+    pub close_timeout: Duration,
+    /// How long to wait for the node that hosts the service to come back under its name. Default 60 s: a process
+    /// restarts within that. No effect on an etcd.
+    #[serde(serialize_with = "seconds")]
+    pub host_timeout: Duration,
+    /// When a member is lost. Default `restart`.
+    pub on_member_loss: Reaction,
+    /// When newcomers wait and the world is below `max_nodes`. Default `restart`.
+    pub on_newcomer: Reaction,
+    /// When a node fails for good. Default `close`.
+    pub on_node_failure: NodeFailure,
+    /// Whether SIGTERM tells the others at once that this node is leaving. Default true: they need not wait for its
+    /// workers to stop.
+    pub leave_on_signal: bool,
+    /// The keys of other backends that were passed and have no effect.
+    pub ignored: Vec<Ignored>,
+}
+
+impl Settings {
+    /// The settings of a node that joins a run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`]: a key is unknown or a secret, two keys contradict each other, a value is missing or not what
+    /// it must be.
+    pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
+        let input = Input::new(arguments, environment)?;
+        let run = input.run()?;
+        let connection = input.connection()?;
+        let (min_nodes, max_nodes) = input.nodes()?;
+        let reactions = [("restart", Reaction::Restart), ("ignore", Reaction::Ignore)];
+        let failures = [("close", NodeFailure::Close), ("leave", NodeFailure::Leave)];
+        input.one_way_to_say_the_port()?;
+        Ok(Self {
+            run,
+            connection,
+            min_nodes,
+            max_nodes,
+            submission: input.name("submission")?,
+            node_name: input.node_name()?,
+            host_name: input.given("host_name").map(|given| given.value.clone()),
+            local_address: input.read("local_addr", parse::address)?,
+            port: input.read("port", parse::port)?,
+            port_range: input.read("port_range", parse::port_range)?,
+            topology: input.name("topology")?,
+            // etcd needs 2 s at least to tell a slow node from a dead one; after an hour nobody would learn of a loss.
+            lease_ttl: input
+                .read("lease_ttl", |given| parse::whole_seconds(given, &(2.0..=3600.0)))?
+                .unwrap_or(Duration::from_secs(10)),
+            join_timeout: input.duration("join_timeout", 1.0..=LONGEST_SECONDS, 600.0)?,
+            spare_timeout: input.spare_timeout()?,
+            settle_time: input.duration("settle_time", 0.0..=LONGEST_SECONDS, 0.5)?,
+            last_call_timeout: input.duration("last_call_timeout", 0.0..=LONGEST_SECONDS, 30.0)?,
+            rejoin_timeout: input.duration("rejoin_timeout", 0.0..=LONGEST_SECONDS, 90.0)?,
+            grow_delay: input.duration("grow_delay", 0.0..=LONGEST_SECONDS, 30.0)?,
+            reuse_delay: input.duration("reuse_delay", 0.0..=LONGEST_SECONDS, 30.0)?,
+            close_timeout: input.duration("close_timeout", 0.0..=LONGEST_SECONDS, 30.0)?,
+            host_timeout: input.duration("host_timeout", 0.0..=LONGEST_SECONDS, 60.0)?,
+            on_member_loss: input
+                .read("on_member_loss", |given| parse::word(given, &reactions))?
+                .unwrap_or(Reaction::Restart),
+            on_newcomer: input
+                .read("on_newcomer", |given| parse::word(given, &reactions))?
+                .unwrap_or(Reaction::Restart),
+            on_node_failure: input
+                .read("on_node_failure", |given| parse::word(given, &failures))?
+                .unwrap_or(NodeFailure::Close),
+            leave_on_signal: input.read("leave_on_signal", parse::boolean)?.unwrap_or(true),
+            ignored: input.ignored,
+        })
+    }
+}
+
+impl RunName {
+    /// Which run, for a command that looks at one without joining it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Settings::resolve`], for what it reads.
+    pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
+        Input::new(arguments, environment)?.run()
+    }
+}
+
+impl Connection {
+    /// How the service is reached, for a command that joins no run.
+    ///
+    /// # Errors
+    ///
+    /// As [`Settings::resolve`], for what it reads.
+    pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
+        Input::new(arguments, environment)?.connection()
+    }
+
+    /// What [`crate::discovery::candidates`] has to know.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            endpoint: self.endpoint.clone(),
+            origin: self.endpoint_origin.clone(),
+            scheme: self.scheme.clone(),
+        }
+    }
+}
+
+/// What was passed, with foreign keys translated, and the environment to fall back on.
+struct Input<'a> {
+    origin: Origin,
+    passed: BTreeMap<&'static str, Given>,
+    protocol: Option<Given>,
+    environment: &'a BTreeMap<String, String>,
+    ignored: Vec<Ignored>,
+}
+
+impl<'a> Input<'a> {
+    fn new(arguments: &Arguments, environment: &'a BTreeMap<String, String>) -> Result<Self> {
+        let origin = arguments.origin;
+        for key in arguments.values.keys() {
+            check_key(key, origin)?;
+        }
+        if environment.get(SECRET_VARIABLE).is_some_and(|value| !value.is_empty()) {
+            return Err(secret(&format!("environment variable `{SECRET_VARIABLE}`")));
+        }
+        let given = |key: &str| {
+            let value = arguments.values.get(key).filter(|value| !value.trim().is_empty())?;
+            Some(Given { from: origin.describe(key), value: value.clone() })
+        };
+        let mut input = Self {
+            origin,
+            passed: BTreeMap::new(),
+            protocol: given(PROTOCOL),
+            environment,
+            ignored: Vec::new(),
+        };
+        for key in KEYS {
+            if let Some(given) = given(key.name) {
+                input.passed.insert(key.name, given);
+            }
+        }
+        for (name, meaning) in FOREIGN {
+            let Some(given) = given(name) else { continue };
+            match meaning {
+                Foreign::Is(ours) => input.translate(ours, given)?,
+                Foreign::NoEffect(reason) => input.ignore(name, reason),
+            }
+        }
+        if let Some(given) = given(TIMEOUT) {
+            input.timeout(given)?;
+        }
+        Ok(input)
+    }
+
+    fn ignore(&mut self, key: &str, reason: &str) {
+        self.ignored.push(Ignored { key: key.to_owned(), reason: reason.to_owned() });
+    }
+
+    /// A foreign key that is one of ours.
+    fn translate(&mut self, ours: &'static str, given: Given) -> Result<()> {
+        match self.passed.get(ours) {
+            Some(other) if other.value.trim() != given.value.trim() => Err(conflict(other, &given)),
+            Some(_) => Ok(()),
+            None => {
+                self.passed.insert(ours, given);
+                Ok(())
+            }
+        }
+    }
+
+    /// torch's `timeout`: the launcher adds 900 unasked; whoever wrote another number meant how long to wait for the
+    /// rendezvous.
+    fn timeout(&mut self, given: Given) -> Result<()> {
+        let duration = parse::duration(&given, &(1.0..=LONGEST_SECONDS))?;
+        let injected =
+            self.origin == Origin::RdzvConf && duration == Duration::from_secs_f64(INJECTED_TIMEOUT_SECONDS);
+        if injected {
+            return Ok(());
+        }
+        if self.passed.contains_key("join_timeout") {
+            self.ignore(TIMEOUT, "`join_timeout` is given");
+        } else {
+            self.passed.insert("join_timeout", given);
+        }
+        Ok(())
+    }
+
+    fn variable(&self, variable: &str) -> Option<Given> {
+        let value = self.environment.get(variable).filter(|value| !value.trim().is_empty())?;
+        Some(Given { from: format!("environment variable `{variable}`"), value: value.clone() })
+    }
+
+    /// What was passed, else what the environment holds.
+    fn given(&self, key: &str) -> Option<Given> {
+        let variable = keys::find(key).and_then(|key| key.variable);
+        self.passed.get(key).cloned().or_else(|| self.variable(variable?))
+    }
+
+    fn read<T>(&self, key: &str, parse: impl FnOnce(&Given) -> Result<T>) -> Result<Option<T>> {
+        self.given(key).as_ref().map(parse).transpose()
+    }
+
+    fn name(&self, key: &str) -> Result<Option<String>> {
+        self.read(key, |given| parse::name(given, LONGEST_NAME_BYTES))
+    }
+
+    fn duration(&self, key: &str, bounds: RangeInclusive<f64>, default: f64) -> Result<Duration> {
+        let read = self.read(key, |given| parse::duration(given, &bounds))?;
+        Ok(read.unwrap_or(Duration::from_secs_f64(default)))
+    }
+
+    /// How a setting can be given, for the message that it is missing.
+    fn ways(&self, key: &str) -> String {
+        let passed = self.origin.describe(key);
+        match keys::find(key).and_then(|key| key.variable) {
+            Some(variable) => format!("pass {passed} or set environment variable `{variable}`"),
+            None => format!("pass {passed}"),
+        }
+    }
+
+    fn run(&self) -> Result<RunName> {
+        let tenant = self.name("tenant")?.unwrap_or_else(|| "default".to_owned());
+        let Some(run_id) = self.name("run_id")? else {
+            return Err(setting(format!(
+                "the run has no id, by which its nodes find each other (`run_id`); {}, the same text on every node",
+                self.ways("run_id")
+            )));
+        };
+        Ok(RunName { tenant, run_id })
+    }
+
+    fn nodes(&self) -> Result<(u32, u32)> {
+        let both = self
+            .passed
+            .get("nnodes")
+            .map(|given| Ok::<_, Error>((parse::nodes(given)?, given)))
+            .transpose()?;
+        let (mut smallest, mut largest) = both.map_or((None, None), |((smallest, largest), given)| {
+            (Some((smallest, given)), Some((largest, given)))
+        });
+        for (end, key) in [(&mut smallest, "min_nodes"), (&mut largest, "max_nodes")] {
+            let Some(given) = self.passed.get(key) else { continue };
+            let count = parse::count(given)?;
+            if let Some((_, other)) = end.filter(|(other, _)| *other != count) {
+                return Err(conflict(other, given));
+            }
+            *end = Some((count, given));
+        }
+        let variable = self.given("nnodes").filter(|_| smallest.is_none() || largest.is_none());
+        if let Some(given) = &variable {
+            let (first, last) = parse::nodes(given)?;
+            smallest = smallest.or(Some((first, given)));
+            largest = largest.or(Some((last, given)));
+        }
+        match (smallest, largest) {
+            (Some((smallest, from)), Some((largest, _))) if smallest > largest => Err(from.wrong(
+                &format!("at most `{largest}`, the largest number of nodes"),
+                "lower it, or pass both `min_nodes` and `max_nodes`",
+            )),
+            (Some((smallest, _)), Some((largest, _))) => Ok((smallest, largest)),
+            (Some((smallest, _)), None) => Ok((smallest, smallest)),
+            (None, Some((_, from))) => {
+                Err(from.wrong("passed together with the smallest number of nodes", "pass `min_nodes`, too"))
+            }
+            (None, None) => Err(setting(format!(
+                "how many nodes the run has is not said (`nnodes`); {}, `4` for a fixed size or `2:4` for an elastic \
+                 one",
+                self.ways("nnodes")
+            ))),
+        }
+    }
+
+    fn node_name(&self) -> Result<String> {
+        let Some(given) = self.given("node_name").or_else(|| self.given("host_name")) else {
+            return Err(setting(format!(
+                "this node has no name (`node_name`), and the host has none either; {}, another on every node",
+                self.ways("node_name")
+            )));
+        };
+        if given.value.contains('#') {
+            return Err(
+                given.wrong("without `#`", "nodes of one name are told apart by `#2`, so take it out")
+            );
+        }
+        parse::name(&given, LONGEST_NODE_NAME_BYTES)
+    }
+
+    fn one_way_to_say_the_port(&self) -> Result<()> {
+        match (self.given("port"), self.given("port_range")) {
+            (Some(one), Some(range)) => Err(conflict(&one, &range)),
+            _ => Ok(()),
+        }
+    }
+
+    fn spare_timeout(&self) -> Result<Option<Duration>> {
+        let Some(given) = self.given("spare_timeout") else { return Ok(None) };
+        if matches!(given.value.trim().to_ascii_lowercase().as_str(), "off" | "none") {
+            return Ok(None);
+        }
+        parse::duration(&given, &(0.0..=LONGEST_SECONDS)).map(Some).map_err(|_| {
+            given.wrong(
+                &format!("`off`, or seconds as a decimal number from 0 to {LONGEST_SECONDS}"),
+                "leave it out to have a spare wait as long as the run lasts",
+            )
+        })
+    }
+
+    fn credentials(&self) -> Result<Credentials> {
+        let cacert = self.read("cacert", parse::path)?;
+        let certificate = match (self.given("cert"), self.given("key")) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => {
+                Some(Certificate { cert: parse::path(&cert)?, key: parse::path(&key)? })
+            }
+            (Some(cert), None) => {
+                parse::path(&cert)?;
+                let advice = format!("{} (a file that holds both is passed twice)", self.ways("key"));
+                return Err(cert.wrong("given together with its private key", &advice));
+            }
+            (None, Some(key)) => {
+                parse::path(&key)?;
+                return Err(key.wrong("given together with its certificate", &self.ways("cert")));
+            }
+        };
+        let login = match (self.given("user"), self.given("password_file")) {
+            (None, None) => None,
+            (Some(user), Some(file)) => {
+                Some(Login { user: parse::user(&user)?, password_file: parse::path(&file)? })
+            }
+            (Some(user), None) => {
+                parse::user(&user)?;
+                return Err(user.wrong("given together with a password file", &self.ways("password_file")));
+            }
+            (None, Some(file)) => {
+                parse::path(&file)?;
+                return Err(file.wrong("given together with a user", &self.ways("user")));
+            }
+        };
+        Ok(Credentials { cacert, certificate, login })
+    }
+
+    /// The scheme that `protocol` and TLS credentials demand, if they agree.
+    fn scheme(&self) -> Result<Option<RequiredScheme>> {
+        let tls = self.given("cacert").or_else(|| self.given("cert"));
+        let because = tls.map(|given| format!("TLS credentials are given ({})", given.from));
+        let Some(given) = &self.protocol else {
+            return Ok(because.map(|because| RequiredScheme { scheme: Scheme::Https, because }));
+        };
+        let scheme = parse::scheme(given)?;
+        if let (Scheme::Http, Some(because)) = (scheme, because) {
+            return Err(given.wrong("`https`", &format!("{because}, which plain http does not use")));
+        }
+        Ok(Some(RequiredScheme { scheme, because: format!("{} is `{scheme}`", given.from) }))
+    }
+
+    fn connection(&self) -> Result<Connection> {
+        let backend = self
+            .read("backend", |given| parse::word(given, &[("etcd", BackendKind::Etcd)]))?
+            .unwrap_or(BackendKind::Etcd);
+        let credentials = self.credentials()?;
+        let scheme = self.scheme()?;
+        let endpoint = self.given("endpoint").map(|given| given.value);
+        let connection = Connection {
+            endpoint,
+            endpoint_origin: self.origin.describe("endpoint"),
+            scheme,
+            backend,
+            credentials,
+            connect_timeout: self.duration("connect_timeout", 1.0..=LONGEST_SECONDS, 30.0)?,
+        };
+        if let Some(text) = &connection.endpoint {
+            parse_list(text, connection.scheme.as_ref()).map_err(|why| {
+                setting(format!(
+                    "{} must be {}, or a comma list of these, but {why}: `{}`",
+                    connection.endpoint_origin,
+                    crate::discovery::EXPECTED,
+                    crate::discovery::shown(text)
+                ))
+            })?;
+        }
+        Ok(connection)
+    }
+}
+
+fn conflict(one: &Given, other: &Given) -> Error {
+    let shown = |given: &Given| {
+        if given.holds_a_files_content() {
+            "the content of a file".to_owned()
+        } else {
+            format!("`{}`", crate::discovery::printable(&given.value))
+        }
+    };
+    setting(format!(
+        "{} and {} contradict each other, pass only one of them: {} and {}",
+        one.from,
+        other.from,
+        shown(one),
+        shown(other)
+    ))
+}
+
+fn secret(from: &str) -> Error {
+    setting(format!(
+        "{from} would carry a secret by value, where `ps` or a log shows it (torch logs all of `--rdzv-conf`); put it \
+         into a file that only this user can read, and pass the path as `password_file` or set environment variable \
+         `LATTICE_RDZV_PASSWORD_FILE`"
+    ))
+}
+
+/// Whether a key may be passed at all. Never says its value, which may be a secret under a misspelt name.
+fn check_key(key: &str, origin: Origin) -> Result<()> {
+    if SECRETS.contains(&key.to_ascii_lowercase().as_str()) {
+        return Err(secret(&origin.describe(key)));
+    }
+    if keys::is_known(key) {
+        return Ok(());
+    }
+    let meant = keys::nearest(key).map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
+    // `host_name` is for callers to pass, not for users.
+    let known: Vec<String> =
+        KEYS.iter().filter(|key| key.name != "host_name").map(|key| format!("`{}`", key.name)).collect();
+    Err(setting(format!(
+        "{} is no known setting{meant}; known are {}, and the keys of torch's own rendezvous backends",
+        crate::discovery::printable(&origin.describe(key)),
+        known.join(", ")
+    )))
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn optional_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CONF: Origin = Origin::RdzvConf;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn resolve(origin: Origin, passed: &[(&str, &str)], environment: &[(&str, &str)]) -> Result<Settings> {
+        Settings::resolve(&Arguments { values: map(passed), origin }, &map(environment))
+    }
+
+    /// With what every run needs, beside what the test is about.
+    fn run_with(origin: Origin, passed: &[(&str, &str)]) -> Result<Settings> {
+        let mut values = map(&[("run_id", "run"), ("host_name", "host-1")]);
+        if !["nnodes", "min_nodes", "max_nodes", "min_workers"]
+            .iter()
+            .any(|key| map(passed).contains_key(*key))
+        {
+            values.extend(map(&[("min_nodes", "2"), ("max_nodes", "4")]));
+        }
+        values.extend(map(passed));
+        Settings::resolve(&Arguments { values, origin }, &BTreeMap::new())
+    }
+
+    #[track_caller]
+    fn refused(result: Result<Settings>, parts: &[&str]) -> String {
+        let Err(Error::Setting { message }) = result else {
+            panic!("expected a setting error, got {result:?}")
+        };
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in: {message}");
+        }
+        message
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let settings = run_with(Origin::Argument, &[]).unwrap();
+        assert_eq!(settings.run, RunName { tenant: "default".to_owned(), run_id: "run".to_owned() });
+        assert_eq!((settings.min_nodes, settings.max_nodes), (2, 4));
+        assert_eq!(settings.node_name, "host-1");
+        let times = [
+            (settings.lease_ttl, 10.0),
+            (settings.join_timeout, 600.0),
+            (settings.settle_time, 0.5),
+            (settings.last_call_timeout, 30.0),
+            (settings.rejoin_timeout, 90.0),
+            (settings.grow_delay, 30.0),
+            (settings.reuse_delay, 30.0),
+            (settings.close_timeout, 30.0),
+            (settings.connection.connect_timeout, 30.0),
+            (settings.host_timeout, 60.0),
+        ];
+        for (time, expected) in times {
+            assert_eq!(time, Duration::from_secs_f64(expected));
+        }
+        assert_eq!(settings.spare_timeout, None);
+        assert_eq!((settings.on_member_loss, settings.on_newcomer), (Reaction::Restart, Reaction::Restart));
+        assert_eq!(settings.on_node_failure, NodeFailure::Close);
+        assert!(settings.leave_on_signal);
+        assert_eq!(settings.connection.backend, BackendKind::Etcd);
+        assert_eq!(settings.connection.asked().scheme, None);
+        assert_eq!(settings.ignored, []);
+    }
+
+    #[test]
+    fn the_environment_alone_is_enough() {
+        let settings = resolve(
+            Origin::Argument,
+            &[("run_id", ""), ("host_name", "host-1")],
+            &[
+                ("LATTICE_RDZV_ID", "nightly/7"),
+                ("LATTICE_NNODES", "2:4"),
+                ("LATTICE_RDZV_TENANT", "vision"),
+                ("LATTICE_RDZV_SUBMISSION", "uid-1"),
+                ("LATTICE_RDZV_NODE_NAME", "trainer-0"),
+                ("LATTICE_RDZV_TOPOLOGY", "rack-3"),
+                ("LATTICE_RDZV_BACKEND", "etcd"),
+                ("LATTICE_RDZV_CACERT", "/tls/ca.pem"),
+                ("LATTICE_RDZV_CERT", "/tls/cert.pem"),
+                ("LATTICE_RDZV_KEY", "/tls/key.pem"),
+                ("LATTICE_RDZV_USER", "trainer"),
+                ("LATTICE_RDZV_PASSWORD_FILE", "/secrets/password"),
+                ("POD_IP", "fd00::7"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(settings.run, RunName { tenant: "vision".to_owned(), run_id: "nightly/7".to_owned() });
+        assert_eq!((settings.min_nodes, settings.max_nodes), (2, 4));
+        assert_eq!(settings.submission.as_deref(), Some("uid-1"));
+        assert_eq!(settings.node_name, "trainer-0");
+        assert_eq!(settings.topology.as_deref(), Some("rack-3"));
+        assert_eq!(settings.local_address.as_deref(), Some("fd00::7"));
+        let Credentials { cacert, certificate, login } = settings.connection.credentials;
+        assert_eq!(cacert, Some("/tls/ca.pem".into()));
+        assert_eq!(
+            certificate,
+            Some(Certificate { cert: "/tls/cert.pem".into(), key: "/tls/key.pem".into() })
+        );
+        assert_eq!(
+            login,
+            Some(Login { user: "trainer".to_owned(), password_file: "/secrets/password".into() })
+        );
+        assert_eq!(settings.connection.scheme.map(|required| required.scheme), Some(Scheme::Https));
+    }
+
+    #[test]
+    fn what_is_passed_wins_over_the_environment_and_an_empty_variable_is_not_set() {
+        let environment = [("LATTICE_RDZV_ID", "theirs"), ("LATTICE_RDZV_TENANT", ""), ("POD_IP", " ")];
+        let passed = [("run_id", "ours"), ("nnodes", "1"), ("host_name", "host-1")];
+        let settings = resolve(Origin::Argument, &passed, &environment).unwrap();
+        assert_eq!(settings.run, RunName { tenant: "default".to_owned(), run_id: "ours".to_owned() });
+        assert_eq!(settings.local_address, None);
+    }
+
+    #[test]
+    fn a_run_without_an_id_is_told_where_to_write_it() {
+        refused(resolve(Origin::Argument, &[], &[]), &["argument `run_id`", "`LATTICE_RDZV_ID`"]);
+        refused(resolve(CONF, &[], &[("LATTICE_RDZV_ID", "")]), &["`--rdzv-id`", "`LATTICE_RDZV_ID`"]);
+    }
+
+    #[test]
+    fn a_run_id_is_any_text_that_can_be_printed_and_is_not_too_long() {
+        for id in ["lauf-ü-七", "team/run 7", "%2F", &"x".repeat(200)] {
+            assert_eq!(run_with(Origin::Argument, &[("run_id", id)]).unwrap().run.run_id, id);
+        }
+        refused(
+            run_with(Origin::Argument, &[("run_id", &"x".repeat(201))]),
+            &["`run_id`", "at most 200", "201"],
+        );
+        refused(run_with(Origin::Argument, &[("run_id", "a\nb")]), &["`run_id`", "control", "`a\\nb`"]);
+        refused(run_with(CONF, &[("run_id", "a\0b")]), &["`--rdzv-id`", "control"]);
+    }
+
+    #[test]
+    fn a_number_of_nodes_that_makes_no_sense_names_value_source_and_form() {
+        for (text, form) in [
+            ("4:2", "smaller number first"),
+            ("0", "1 or more"),
+            ("two", "`2:4`"),
+            ("1:2:3", "`2:4`"),
+            ("-1", "`2:4`"),
+        ] {
+            let value = format!("`{text}`");
+            refused(run_with(Origin::Argument, &[("nnodes", text)]), &["argument `nnodes`", &value, form]);
+            refused(
+                resolve(Origin::Argument, &[("run_id", "r")], &[("LATTICE_NNODES", text)]),
+                &["environment variable `LATTICE_NNODES`", &value, form],
+            );
+        }
+        refused(run_with(Origin::Argument, &[("nnodes", "")]), &["`nnodes`", "`LATTICE_NNODES`", "`2:4`"]);
+        refused(run_with(CONF, &[("min_nodes", "3"), ("max_nodes", "2")]), &["`--nnodes`", "`3`", "`2`"]);
+        refused(run_with(Origin::Argument, &[("max_nodes", "2")]), &["`max_nodes`", "`min_nodes`"]);
+    }
+
+    #[test]
+    fn the_ends_of_the_number_of_nodes_may_be_said_apart() {
+        let ends = |passed: &[(&str, &str)]| {
+            run_with(Origin::Argument, passed).map(|settings| (settings.min_nodes, settings.max_nodes))
+        };
+        assert_eq!(ends(&[("nnodes", "2:4")]).unwrap(), (2, 4));
+        assert_eq!(ends(&[("nnodes", "3")]).unwrap(), (3, 3));
+        assert_eq!(ends(&[("min_nodes", "3")]).unwrap(), (3, 3));
+        assert_eq!(ends(&[("nnodes", "2:4"), ("min_nodes", "2"), ("max_nodes", "4")]).unwrap(), (2, 4));
+        assert_eq!(ends(&[("min_workers", "2"), ("max_workers", "4")]).unwrap(), (2, 4));
+        refused(
+            run_with(Origin::Argument, &[("nnodes", "2:4"), ("max_nodes", "5")]),
+            &["`nnodes`", "`max_nodes`", "contradict"],
+        );
+        let environment = [("LATTICE_NNODES", "1:8")];
+        let passed = [("run_id", "run"), ("host_name", "host-1"), ("min_nodes", "2")];
+        let settings = resolve(Origin::Argument, &passed, &environment).unwrap();
+        assert_eq!((settings.min_nodes, settings.max_nodes), (2, 8));
+        let passed = [("run_id", "run"), ("host_name", "host-1"), ("min_nodes", "9")];
+        refused(resolve(Origin::Argument, &passed, &environment), &["argument `min_nodes`", "`8`", "`9`"]);
+    }
+
+    #[test]
+    fn every_time_says_what_it_accepts() {
+        let times = [
+            "join_timeout",
+            "spare_timeout",
+            "settle_time",
+            "last_call_timeout",
+            "rejoin_timeout",
+            "grow_delay",
+            "reuse_delay",
+            "close_timeout",
+            "connect_timeout",
+            "host_timeout",
+            "lease_ttl",
+            "timeout",
+        ];
+        for key in times {
+            let from = format!("`{key}` of `--rdzv-conf`");
+            refused(run_with(CONF, &[(key, "10m")]), &[&from, "seconds as a decimal number", "`10m`"]);
+            refused(run_with(CONF, &[(key, "-1")]), &[&from]);
+            refused(run_with(CONF, &[(key, "inf")]), &[&from]);
+        }
+        refused(run_with(CONF, &[("lease_ttl", "1")]), &["from 2 to 3600", "`1`"]);
+        refused(run_with(CONF, &[("lease_ttl", "2.5")]), &["whole seconds", "`2.5`"]);
+        let settings = run_with(CONF, &[("settle_time", "0.25"), ("spare_timeout", "60")]).unwrap();
+        assert_eq!(settings.settle_time, Duration::from_millis(250));
+        assert_eq!(settings.spare_timeout, Some(Duration::from_secs(60)));
+        assert_eq!(run_with(CONF, &[("spare_timeout", "off")]).unwrap().spare_timeout, None);
+    }
+
+    #[test]
+    fn words_are_the_known_ones() {
+        let settings = run_with(
+            CONF,
+            &[
+                ("on_member_loss", "ignore"),
+                ("on_newcomer", "ignore"),
+                ("on_node_failure", "leave"),
+                ("leave_on_signal", "0"),
+            ],
+        )
+        .unwrap();
+        assert_eq!((settings.on_member_loss, settings.on_newcomer), (Reaction::Ignore, Reaction::Ignore));
+        assert_eq!(settings.on_node_failure, NodeFailure::Leave);
+        assert!(!settings.leave_on_signal);
+        refused(run_with(CONF, &[("on_member_loss", "panic")]), &["`restart` or `ignore`", "`panic`"]);
+        refused(run_with(CONF, &[("on_node_failure", "restart")]), &["`close` or `leave`"]);
+        refused(run_with(CONF, &[("leave_on_signal", "maybe")]), &["`true` or `false`"]);
+        refused(
+            resolve(Origin::Argument, &[("run_id", "r")], &[("LATTICE_RDZV_BACKEND", "redis")]),
+            &["environment variable `LATTICE_RDZV_BACKEND`", "`etcd`", "`redis`"],
+        );
+    }
+
+    #[test]
+    fn a_secret_by_value_is_refused_and_never_repeated() {
+        let secret = "hunter2";
+        let pem = format!("-----BEGIN PRIVATE KEY-----\n{secret}");
+        let user = format!("root:{secret}");
+        let endpoint = format!("http://root:{secret}@etcd:2379");
+        let tricky = format!("http://a@b:{secret}@etcd:2379,c@d");
+        for (key, value) in [
+            ("password", secret),
+            ("Password", secret),
+            ("token", secret),
+            ("pasword", secret),
+            ("user", &user),
+            ("key", &pem),
+            ("cert", &pem),
+            ("cacert", &pem),
+            ("password_file", &pem),
+            ("endpoint", &endpoint),
+            ("endpoint", &tricky),
+        ] {
+            for origin in [Origin::Argument, CONF] {
+                let message = refused(run_with(origin, &[(key, value)]), &[]);
+                assert!(!message.contains(secret), "{key}: {message}");
+            }
+        }
+        refused(run_with(CONF, &[("password", secret)]), &["`password_file`", "`ps`"]);
+        let message = refused(run_with(CONF, &[("ssl_cert_key", &pem), ("key", "/k")]), &["contradict"]);
+        assert!(!message.contains(secret), "{message}");
+        let message = refused(
+            resolve(Origin::Argument, &[("run_id", "r")], &[("LATTICE_RDZV_PASSWORD", secret)]),
+            &["`LATTICE_RDZV_PASSWORD`", "`LATTICE_RDZV_PASSWORD_FILE`"],
+        );
+        assert!(!message.contains(secret));
+    }
+
+    #[test]
+    fn credentials_come_in_pairs() {
+        refused(run_with(CONF, &[("cert", "/c")]), &["`cert`", "`key`", "`LATTICE_RDZV_KEY`"]);
+        refused(
+            run_with(CONF, &[("ssl_cert_key", "/k")]),
+            &["`ssl_cert_key`", "`cert`", "`LATTICE_RDZV_CERT`"],
+        );
+        refused(run_with(CONF, &[("user", "u")]), &["`user`", "`password_file`"]);
+        refused(run_with(CONF, &[("password_file", "/p")]), &["`password_file`", "`user`"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_which_are_known() {
+        let message = refused(
+            run_with(CONF, &[("join_timout", "3")]),
+            &[
+                "`join_timout` of `--rdzv-conf`",
+                "did you mean `join_timeout`?",
+                "`run_id`, `tenant`",
+                "`leave_on_signal`",
+            ],
+        );
+        assert!(!message.contains("host_name"), "{message}");
+        let message =
+            refused(run_with(Origin::Argument, &[("colour_of_the_sky", "blue")]), &["no known setting;"]);
+        assert!(!message.contains("did you mean"));
+    }
+
+    #[test]
+    fn a_job_of_torchs_own_backends_moves_over_by_one_word() {
+        let c10d = run_with(
+            CONF,
+            &[("timeout", "900"), ("is_host", "true"), ("store_type", "tcp"), ("read_timeout", "60")],
+        );
+        let ignored: Vec<String> = c10d.unwrap().ignored.into_iter().map(|ignored| ignored.key).collect();
+        assert_eq!(ignored, ["is_host", "store_type", "read_timeout"]);
+
+        let etcd_v2 = run_with(
+            CONF,
+            &[
+                ("endpoint", "etcd-a,etcd-b:2380"),
+                ("protocol", "HTTPS"),
+                ("ssl_cert", "/tls/cert.pem"),
+                ("ssl_cert_key", "/tls/key.pem"),
+                ("ca_cert", "/tls/ca.pem"),
+                ("read_timeout", "60"),
+                ("join_timeout", "100"),
+                ("last_call_timeout", "20"),
+                ("close_timeout", "10"),
+                ("heartbeat_timeout", "5"),
+                ("keep_alive_interval", "5"),
+                ("keep_alive_max_attempt", "3"),
+                ("cas_backoff_max_seconds", "0.5"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(etcd_v2.join_timeout, Duration::from_secs(100));
+        assert_eq!(etcd_v2.last_call_timeout, Duration::from_secs(20));
+        assert_eq!(etcd_v2.close_timeout, Duration::from_secs(10));
+        assert_eq!(etcd_v2.connection.credentials.cacert, Some("/tls/ca.pem".into()));
+        assert!(etcd_v2.connection.credentials.certificate.is_some());
+        assert_eq!(etcd_v2.connection.scheme.map(|required| required.scheme), Some(Scheme::Https));
+
+        let legacy = run_with(
+            CONF,
+            &[("protocol", "http"), ("etcd_prefix", "custom"), ("timeout", "300"), ("min_workers", "2")],
+        )
+        .unwrap();
+        assert_eq!(legacy.join_timeout, Duration::from_secs(300));
+        assert_eq!(legacy.connection.scheme.map(|required| required.scheme), Some(Scheme::Http));
+    }
+
+    #[test]
+    fn the_time_out_that_the_launcher_adds_counts_only_where_somebody_wrote_it() {
+        let join = |origin, passed: &[(&str, &str)]| run_with(origin, passed).unwrap().join_timeout.as_secs();
+        assert_eq!(join(CONF, &[("timeout", "900")]), 600);
+        assert_eq!(join(CONF, &[("timeout", "900.0")]), 600);
+        assert_eq!(join(CONF, &[("timeout", "120")]), 120);
+        assert_eq!(join(Origin::Argument, &[("timeout", "900")]), 900);
+        let both = run_with(CONF, &[("timeout", "120"), ("join_timeout", "50")]).unwrap();
+        assert_eq!(both.join_timeout.as_secs(), 50);
+        assert_eq!(both.ignored.len(), 1);
+    }
+
+    #[test]
+    fn two_keys_for_one_thing_must_agree() {
+        refused(
+            run_with(CONF, &[("ca_cert", "/a"), ("cacert", "/b")]),
+            &["`ca_cert`", "`cacert`", "contradict", "`/a`", "`/b`"],
+        );
+        assert!(run_with(CONF, &[("ca_cert", "/a"), ("cacert", "/a")]).is_ok());
+        refused(run_with(CONF, &[("port", "1"), ("port_range", "1:2")]), &["`port`", "`port_range`"]);
+    }
+
+    #[test]
+    fn tls_credentials_and_plain_http_contradict_each_other() {
+        refused(
+            run_with(CONF, &[("cacert", "/ca"), ("endpoint", "http://etcd:2379")]),
+            &["`--rdzv-endpoint`", "TLS credentials", "`https://`", "`http://etcd:2379`"],
+        );
+        refused(
+            run_with(CONF, &[("cacert", "/ca"), ("protocol", "http")]),
+            &["`protocol`", "TLS credentials"],
+        );
+        refused(run_with(CONF, &[("protocol", "https"), ("endpoint", "http://etcd")]), &["`protocol`"]);
+        refused(run_with(CONF, &[("protocol", "grpc")]), &["`http` or `https`"]);
+        assert!(run_with(CONF, &[("cacert", "/ca"), ("endpoint", "https://etcd,etcd-b")]).is_ok());
+    }
+
+    #[test]
+    fn a_node_has_a_name() {
+        refused(
+            resolve(Origin::Argument, &[("run_id", "r"), ("nnodes", "1")], &[]),
+            &["`LATTICE_RDZV_NODE_NAME`"],
+        );
+        refused(run_with(Origin::Argument, &[("node_name", "a#2")]), &["`node_name`", "`#`", "`a#2`"]);
+        assert_eq!(run_with(Origin::Argument, &[("node_name", "a")]).unwrap().node_name, "a");
+    }
+
+    #[test]
+    fn a_command_needs_no_more_than_it_reads() {
+        let arguments = Arguments { values: map(&[("endpoint", "etcd:2379")]), origin: Origin::CommandLine };
+        let connection = Connection::resolve(&arguments, &BTreeMap::new()).unwrap();
+        assert_eq!(connection.asked().origin, "`--endpoint`");
+        let message = RunName::resolve(&arguments, &BTreeMap::new()).unwrap_err().to_string();
+        assert!(message.contains("`--run-id`"), "{message}");
+    }
+
+    #[test]
+    fn settings_can_be_shown_as_json() {
+        let json = serde_json::to_value(run_with(CONF, &[("spare_timeout", "1.5")]).unwrap()).unwrap();
+        assert_eq!(json["settle_time"], 0.5);
+        assert_eq!(json["spare_timeout"], 1.5);
+        assert_eq!(json["on_member_loss"], "restart");
+    }
+
+    proptest! {
+        #[test]
+        fn any_settings_are_resolved_or_refused(
+            values in prop::collection::btree_map(
+                prop::sample::select(KEYS.iter().map(|key| key.name).chain(FOREIGN.iter().map(|(name, _)| *name)).collect::<Vec<_>>()),
+                prop_oneof![".{0,12}", "[0-9:.]{1,8}", Just("https://a:1,b".to_owned())],
+                0..8,
+            )
+        ) {
+            let values = values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            match Settings::resolve(&Arguments { values, origin: CONF }, &BTreeMap::new()) {
+                Ok(settings) => prop_assert!(1 <= settings.min_nodes && settings.min_nodes <= settings.max_nodes),
+                Err(Error::Setting { message }) => prop_assert!(!message.contains('\n'), "{}", message),
+                Err(other) => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+}

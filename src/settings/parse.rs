@@ -1,0 +1,270 @@
+//! From text to a value: every parser takes what was [`Given`] and answers with the value, or with a message that says
+//! what was expected, where the text came from, and the text.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::{
+    discovery::{Host, Scheme, parse_port, printable},
+    error::{Error, Result},
+};
+
+/// A text, and where it came from as messages say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) from: String,
+    pub(super) value: String,
+}
+
+impl Given {
+    /// Whether a certificate or a private key stands where its path belongs: such a value is never repeated.
+    pub(super) fn holds_a_files_content(&self) -> bool {
+        self.value.contains("-----BEGIN") || self.value.contains('\n')
+    }
+
+    /// "<where it came from> must be <expected>; <what to do>: `<value>`".
+    pub(super) fn wrong(&self, expected: &str, advice: &str) -> Error {
+        setting(format!("{} must be {expected}; {advice}: `{}`", self.from, printable(&self.value)))
+    }
+}
+
+pub(super) fn setting(message: String) -> Error {
+    Error::Setting { message }
+}
+
+/// Seconds, as a decimal number within bounds.
+pub(super) fn duration(given: &Given, bounds: &RangeInclusive<f64>) -> Result<Duration> {
+    given
+        .value
+        .trim()
+        .parse::<f64>()
+        .ok()
+        .filter(|seconds| bounds.contains(seconds))
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| {
+            given.wrong(
+                &format!("seconds as a decimal number from {} to {}", bounds.start(), bounds.end()),
+                "write it without a unit, such as `30` or `0.5`",
+            )
+        })
+}
+
+/// Whole seconds within bounds: etcd counts a lease's time so.
+pub(super) fn whole_seconds(given: &Given, bounds: &RangeInclusive<f64>) -> Result<Duration> {
+    let duration = duration(given, bounds)?;
+    if duration.subsec_nanos() == 0 {
+        return Ok(duration);
+    }
+    Err(given.wrong("whole seconds", "etcd counts the time of a lease in whole seconds, write such as `10`"))
+}
+
+/// As torch reads one.
+pub(super) fn boolean(given: &Given) -> Result<bool> {
+    match given.value.trim().to_ascii_lowercase().as_str() {
+        "1" | "true" | "t" | "yes" | "y" => Ok(true),
+        "0" | "false" | "f" | "no" | "n" => Ok(false),
+        _ => Err(given.wrong("a truth value", "write `true` or `false`")),
+    }
+}
+
+/// One of a few words.
+pub(super) fn word<T: Copy>(given: &Given, words: &[(&str, T)]) -> Result<T> {
+    words.iter().find(|(word, _)| *word == given.value.trim()).map(|(_, value)| *value).ok_or_else(|| {
+        let known: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+        given.wrong(&known.join(" or "), "nothing else is known to this version")
+    })
+}
+
+/// A number of nodes.
+pub(super) fn count(given: &Given) -> Result<u32> {
+    number_of_nodes(given.value.trim())
+        .ok_or_else(|| given.wrong("a number of nodes of 1 or more", "write it in digits, such as `4`"))
+}
+
+/// "2:4" or "2".
+pub(super) fn nodes(given: &Given) -> Result<(u32, u32)> {
+    let text = given.value.trim();
+    let (least, most) = text.split_once(':').unwrap_or((text, text));
+    match (number_of_nodes(least.trim()), number_of_nodes(most.trim())) {
+        (Some(least), Some(most)) if least <= most => Ok((least, most)),
+        (Some(least), Some(most)) => Err(given.wrong(
+            "`min:max` with the smaller number first",
+            &format!("write `{most}:{least}` if that is what is meant"),
+        )),
+        _ => Err(given.wrong(
+            "a number of nodes or `min:max`, each 1 or more",
+            "write `4` for a fixed size or `2:4` for an elastic one",
+        )),
+    }
+}
+
+fn number_of_nodes(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|count| digits && *count > 0)
+}
+
+/// A port for the workers' store.
+pub(super) fn port(given: &Given) -> Result<u16> {
+    parse_port(given.value.trim())
+        .map_err(|_| given.wrong("a port from 1 to 65535", "leave it out to have any free port taken"))
+}
+
+/// "29500:29600", both ends included.
+pub(super) fn port_range(given: &Given) -> Result<(u16, u16)> {
+    given
+        .value
+        .split_once([':', '-'])
+        .and_then(|(first, last)| Some((parse_port(first.trim()).ok()?, parse_port(last.trim()).ok()?)))
+        .filter(|(first, last)| first <= last)
+        .ok_or_else(|| {
+            given.wrong(
+                "`first:last`, ports from 1 to 65535 with the smaller one first",
+                "write such as `29500:29600`",
+            )
+        })
+}
+
+/// A name that stands in a key of the service or in a record: any text of some length that can be printed.
+pub(super) fn name(given: &Given, longest: usize) -> Result<String> {
+    let value = &given.value;
+    if value.chars().any(char::is_control) {
+        return Err(
+            given.wrong("text without control characters", "take them out (a line's end is one, too)")
+        );
+    }
+    if value.len() > longest {
+        return Err(given.wrong(
+            &format!("at most {longest} bytes long"),
+            &format!("shorten it, it has {}", value.len()),
+        ));
+    }
+    Ok(value.clone())
+}
+
+/// An address of this node that the others can connect to: an address or a host name, no port.
+pub(super) fn address(given: &Given) -> Result<String> {
+    let host = Host::parse(given.value.trim()).map_err(|why| {
+        given.wrong("an address or a host name without a port", &format!("{why}, correct it or leave it out"))
+    })?;
+    let unspecified = match &host {
+        Host::V4(address) => address.is_unspecified(),
+        Host::V6(address) => address.is_unspecified(),
+        Host::Name(_) => false,
+    };
+    if unspecified {
+        return Err(given.wrong(
+            "an address that other nodes can connect to",
+            "leave it out to have the one taken that leads to the service",
+        ));
+    }
+    Ok(host.to_string())
+}
+
+/// A path of a file; whether it can be read is found when it is.
+pub(super) fn path(given: &Given) -> Result<std::path::PathBuf> {
+    if given.holds_a_files_content() {
+        return Err(setting(format!(
+            "{} must be the path of a file, but holds a file's content; write it to a file that only this user can \
+             read, and pass its path",
+            given.from
+        )));
+    }
+    Ok(given.value.trim().into())
+}
+
+/// A user's name alone.
+pub(super) fn user(given: &Given) -> Result<String> {
+    // `etcdctl --user name:password`: what follows the colon is the secret.
+    if given.value.contains(':') {
+        return Err(setting(format!(
+            "{} must be the user's name alone, but has a `:` as in `name:password`; put the password into a file that \
+             only this user can read, and pass its path as `password_file`",
+            given.from
+        )));
+    }
+    name(given, 200)
+}
+
+/// http or https.
+pub(super) fn scheme(given: &Given) -> Result<Scheme> {
+    let lower = Given { value: given.value.to_ascii_lowercase(), from: given.from.clone() };
+    word(&lower, &[("http", Scheme::Http), ("https", Scheme::Https)])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn given(value: &str) -> Given {
+        Given { from: "argument `x`".to_owned(), value: value.to_owned() }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_value_or_an_error(text in ".{0,40}") {
+            let given = given(&text);
+            let _ = duration(&given, &(0.0..=10.0));
+            let _ = whole_seconds(&given, &(2.0..=3600.0));
+            let _ = (nodes(&given), port(&given), port_range(&given), address(&given), boolean(&given));
+        }
+
+        #[test]
+        fn seconds_within_the_bounds_are_taken_as_written(millis in 0_u64..31_536_000_000) {
+            let text = format!("{}.{:03}", millis / 1000, millis % 1000);
+            let parsed = duration(&given(&text), &(0.0..=31_536_000.0)).unwrap();
+            let error = parsed.abs_diff(Duration::from_millis(millis));
+            prop_assert!(error < Duration::from_micros(10), "{} became {:?}", text, parsed);
+        }
+
+        #[test]
+        fn nodes_come_back_as_written(smallest in 1_u32.., more in 0_u32..1000) {
+            let largest = smallest.saturating_add(more);
+            prop_assert_eq!(nodes(&given(&format!("{smallest}:{largest}"))).unwrap(), (smallest, largest));
+            prop_assert_eq!(nodes(&given(&smallest.to_string())).unwrap(), (smallest, smallest));
+        }
+    }
+
+    #[test]
+    fn a_time_that_is_no_number_of_seconds_is_refused() {
+        for text in ["-1", "inf", "NaN", "infinity", "10s", "ten", "1,5", "1e300", "11", "0x5", "- 1"] {
+            let message = duration(&given(text), &(0.0..=10.0)).unwrap_err().to_string();
+            assert!(message.contains(&format!("`{text}`")), "{message}");
+            assert!(message.contains("from 0 to 10"), "{message}");
+        }
+        assert_eq!(duration(&given(" 1e-05 "), &(0.0..=10.0)).unwrap(), Duration::from_micros(10));
+    }
+
+    #[test]
+    fn truth_is_read_as_torch_reads_it() {
+        for text in ["1", "true", "True", "t", "YES", "y"] {
+            assert!(boolean(&given(text)).unwrap());
+        }
+        for text in ["0", "false", "False", "F", "no", "N"] {
+            assert!(!boolean(&given(text)).unwrap());
+        }
+        assert!(boolean(&given("2")).is_err());
+    }
+
+    #[test]
+    fn ports_are_numbers_in_order() {
+        assert_eq!(port_range(&given("29500:29600")).unwrap(), (29_500, 29_600));
+        assert_eq!(port_range(&given("29500-29500")).unwrap(), (29_500, 29_500));
+        for text in ["29600:29500", "0:10", "29500", "1:65536", "a:b", "1:2:3"] {
+            assert!(port_range(&given(text)).is_err(), "{text}");
+        }
+        for text in ["0", "65536", "+80", "80.0", "x"] {
+            assert!(port(&given(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_one_that_others_can_connect_to() {
+        assert_eq!(address(&given("10.0.0.7")).unwrap(), "10.0.0.7");
+        assert_eq!(address(&given("[fd00::7]")).unwrap(), "fd00::7");
+        assert_eq!(address(&given("Node-7.example")).unwrap(), "node-7.example");
+        for text in ["0.0.0.0", "::", "10.0.0.7:80", "http://x", "a b", "300.1.1.1"] {
+            assert!(address(&given(text)).is_err(), "{text}");
+        }
+    }
+}
