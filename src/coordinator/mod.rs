@@ -1,0 +1,514 @@
+//! The coordinator: the task that one node of a run carries. It reads who is there, asks [`crate::protocol::decide`]
+//! what follows, and writes that, fenced by its [`Office`].
+//!
+//! It keeps nothing that the store does not have, but its clocks: whoever takes over after it begins them anew, which
+//! costs at most one wait. It ends with its office, with its node's lease, or with an error; its node sees to the rest.
+
+mod office;
+mod survey;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+pub use self::office::{Office, Written};
+use self::survey::Survey;
+use crate::{
+    backend::{
+        Event, Keys, LeaseId, Operation, Revision,
+        retry::{Backoff, RetryPolicy, retry},
+        watcher::{Watched, Watcher},
+    },
+    error::{Error, Result},
+    lease::{LeaseState, RenewHandle},
+    protocol::{
+        decide::{Action, Form, decide},
+        identity::{NodeId, nonce},
+        keys::RunKeys,
+        plan,
+        records::{
+            ChangeRecord, HistoryRecord, LastWorld, NAMES, Phase, PlanEntry, PlanShard, Record, RoundRecord,
+            some_names,
+        },
+        roster::{Moment, Roster},
+    },
+    run::Context,
+};
+
+/// How a term ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// Another has the office, or the run is closed.
+    OutOfOffice(&'static str),
+    /// The run must be closed as ended, for this reason.
+    Close(String),
+    /// Something failed that another try would not mend.
+    Failed(Error),
+}
+
+/// Of what the coordinator's clock shows when it takes office: more than any lease's TTL, so that what lies before can
+/// be expressed.
+const OFFICE_BEGINS: Moment = Duration::from_secs(24 * 3600);
+
+/// How often all nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13, 3.5.18; #18089).
+const LISTING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Decides rounds until the term ends. `trusted` says that this node saw the office before under its present lease, so
+/// that it need not wait for nodes that may be returning from a break.
+pub async fn serve(
+    context: Arc<Context>,
+    office: Office,
+    lease: watch::Receiver<LeaseState>,
+    renew: RenewHandle,
+    trusted: bool,
+) -> End {
+    let mut backoff = Backoff::new(RetryPolicy::default(), context.entropy.bits());
+    let mut term = loop {
+        match Term::begin(&context, &office, lease.clone(), renew.clone(), trusted).await {
+            Ok(term) => break term,
+            Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
+            Err(error) => return ended(&context, &office, End::Failed(error)).await,
+        }
+    };
+    let end = loop {
+        match term.step().await {
+            Ok(None) => {}
+            Ok(Some(end)) => break end,
+            Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
+            Err(error) => break End::Failed(error),
+        }
+    };
+    ended(&context, &office, end).await
+}
+
+async fn ended(context: &Context, office: &Office, end: End) -> End {
+    tracing::debug!(?end, "this term of office is over");
+    if !matches!(end, End::OutOfOffice(_)) {
+        office.resign(context).await;
+    }
+    end
+}
+
+/// A term of office under way.
+struct Term {
+    context: Arc<Context>,
+    office: Office,
+    lease: watch::Receiver<LeaseState>,
+    renew: RenewHandle,
+    began: Instant,
+    roster: Roster,
+    round_revision: Revision,
+    run_lease: LeaseId,
+    run_lease_due: Instant,
+    listing_due: Instant,
+    nodes: Watcher,
+    finished: Watcher,
+    reason: String,
+    /// Everything was read at this revision; what a watch reports of before is older.
+    read_revision: Revision,
+}
+
+impl Term {
+    async fn begin(
+        context: &Arc<Context>,
+        office: &Office,
+        lease: watch::Receiver<LeaseState>,
+        renew: RenewHandle,
+        trusted: bool,
+    ) -> Result<Self> {
+        // Before the reading, and from now on: etcd serves a watch that begins in the past only ten times a second.
+        let watch = |prefix: String| {
+            let keys = Keys::prefix(prefix);
+            let (policy, seed) = (RetryPolicy::default(), context.entropy.bits());
+            Watcher::with_policy(Arc::clone(&context.backend), keys, 0, policy, seed)
+        };
+        let (mut nodes, mut finished) = (watch(context.keys.nodes()), watch(context.keys.all_finished()));
+        nodes.ready().await?;
+        finished.ready().await?;
+        let survey = Survey::read(context).await?;
+        let now = Instant::now();
+        let mut term = Self {
+            nodes,
+            finished,
+            context: Arc::clone(context),
+            office: office.clone(),
+            lease,
+            renew,
+            began: now,
+            roster: Roster::default(),
+            round_revision: 0,
+            run_lease: 0,
+            run_lease_due: now,
+            listing_due: now + LISTING_INTERVAL,
+            reason: String::new(),
+            read_revision: 0,
+        };
+        term.hear_of_lease();
+        term.take_over(survey);
+        term.roster.count_absent(OFFICE_BEGINS, trusted, &context.policy);
+        Ok(term)
+    }
+
+    fn moment(&self, instant: Instant) -> Moment {
+        let since = instant.saturating_duration_since(self.began);
+        (OFFICE_BEGINS + since).saturating_sub(self.began.saturating_duration_since(instant))
+    }
+
+    fn instant(&self, moment: Moment) -> Instant {
+        self.began + moment.saturating_sub(OFFICE_BEGINS)
+    }
+
+    /// Brings the roster in step with what was read.
+    fn take_over(&mut self, survey: Survey) {
+        let now = self.moment(Instant::now());
+        let policy = &self.context.policy;
+        self.read_revision = survey.revision;
+        self.roster.past_lives = survey.past_lives;
+        if let Some((round, revision, lease)) = survey.round {
+            self.round_revision = revision;
+            self.run_lease = lease;
+            self.roster.set_round(now, round, survey.world);
+        }
+        let restoring = self.roster.round.as_ref().is_some_and(|round| round.phase == Phase::Restoring);
+        if restoring && self.roster.restoring_until.is_none() {
+            self.roster.restoring_until = Some(now + self.context.policy.return_window);
+        }
+        for id in survey.finished {
+            self.roster.put_finished(id);
+        }
+        let gone: Vec<NodeId> =
+            self.roster.nodes.keys().filter(|id| !survey.nodes.contains_key(id)).copied().collect();
+        for id in gone {
+            self.roster.remove_node(now, id, policy);
+        }
+        for (id, (record, created)) in survey.nodes {
+            self.roster.put_node(id, record, created);
+        }
+    }
+
+    fn hear_of_lease(&mut self) {
+        let state = self.lease.borrow_and_update().clone();
+        self.roster.acknowledged = self.moment(state.acknowledged);
+        self.roster.disturbed = state.disturbed.map(|ended| self.moment(ended));
+    }
+
+    /// One decision, and carrying it out or waiting for news.
+    async fn step(&mut self) -> Result<Option<End>> {
+        self.hear_of_lease();
+        if Instant::now() >= self.run_lease_due {
+            self.renew_run_lease().await?;
+        }
+        let now = self.moment(Instant::now());
+        self.roster.observe(now, &self.context.policy);
+        let decision = decide(&self.roster, now, &self.context.policy);
+        if decision.reason != self.reason {
+            tracing::debug!("coordinator: {}", decision.reason);
+            self.reason.clone_from(&decision.reason);
+        }
+        let written = match decision.action {
+            Action::Wait => return self.news(decision.wake).await,
+            Action::Renew => {
+                self.renew.renew();
+                return self.news(decision.wake).await;
+            }
+            Action::Close => return Ok(Some(End::Close(decision.reason))),
+            Action::BeginLife => self.begin_life().await?,
+            Action::Restore { world, members } => self.restore(world, members, &decision.reason).await?,
+            Action::EndRestoring => self.end_restoring(&decision.reason).await?,
+            Action::Tell(change) => self.tell(change).await?,
+            Action::Form(form) => self.form(form, decision.reason).await?,
+        };
+        match written {
+            Written::Done(_) => {}
+            Written::OutOfOffice(why) => return Ok(Some(End::OutOfOffice(why))),
+            Written::Stale => {
+                let survey = Survey::read(&self.context).await?;
+                if survey.round.is_none() && self.roster.round.is_some() {
+                    return Ok(Some(End::Failed(Error::StoreReset { what: self.context.keys.round() })));
+                }
+                self.take_over(survey);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for news of the nodes, for time to change the answer, or for a duty to come due.
+    async fn news(&mut self, wake: Option<Moment>) -> Result<Option<End>> {
+        let wake = wake.map(|moment| self.instant(moment));
+        let never = Instant::now() + LISTING_INTERVAL;
+        tokio::select! {
+            biased;
+            changed = self.lease.changed() => {
+                if changed.is_err() {
+                    return Ok(Some(End::OutOfOffice("its node is gone")));
+                }
+            }
+            watched = self.nodes.next() => match watched? {
+                Watched::Changes(changes) => self.apply_nodes(&changes.events),
+                Watched::Compacted => self.read_again().await?,
+            },
+            watched = self.finished.next() => match watched? {
+                Watched::Changes(changes) => self.apply_finished(&changes.events),
+                Watched::Compacted => self.read_again().await?,
+            },
+            () = sleep_until(wake.unwrap_or(never)) => {}
+            () = sleep_until(self.run_lease_due) => self.renew_run_lease().await?,
+            () = sleep_until(self.listing_due) => self.check_listing().await?,
+        }
+        Ok(None)
+    }
+
+    fn apply_nodes(&mut self, events: &[Event]) {
+        let now = self.moment(Instant::now());
+        let policy = &self.context.policy;
+        for event in events.iter().filter(|event| event.revision() > self.read_revision) {
+            match event {
+                Event::Put(item) => {
+                    if let Some((id, record)) = survey::node_of(item) {
+                        self.roster.put_node(id, record, item.create_revision);
+                    }
+                }
+                Event::Delete { key, .. } => {
+                    if let Some(id) = RunKeys::node_of(key) {
+                        self.roster.remove_node(now, id, policy);
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply_finished(&mut self, events: &[Event]) {
+        let Some(round) = &self.roster.round else { return };
+        let current = self.context.keys.finished_life(&round.life).into_bytes();
+        let puts = events.iter().filter(|event| matches!(event, Event::Put(_)));
+        let ids: Vec<NodeId> = puts
+            .filter(|event| event.key().starts_with(&current))
+            .filter_map(|event| RunKeys::node_of(event.key()))
+            .collect();
+        for id in ids {
+            self.roster.put_finished(id);
+        }
+    }
+
+    async fn read_again(&mut self) -> Result<()> {
+        let survey = Survey::read(&self.context).await?;
+        self.nodes.restart(survey.revision + 1);
+        self.finished.restart(survey.revision + 1);
+        self.take_over(survey);
+        Ok(())
+    }
+
+    async fn check_listing(&mut self) -> Result<()> {
+        self.listing_due = Instant::now() + LISTING_INTERVAL;
+        let listed = survey::node_ids(&self.context).await?;
+        let known = listed.iter().filter(|id| self.roster.nodes.contains_key(id)).count();
+        if known != listed.len() || known != self.roster.nodes.len() {
+            tracing::debug!("the listing of nodes differs from what was watched; reading everything again");
+            self.read_again().await?;
+        }
+        Ok(())
+    }
+
+    async fn renew_run_lease(&mut self) -> Result<()> {
+        let ttl = self.context.run_lease_ttl();
+        self.run_lease_due = Instant::now() + ttl / 3;
+        if self.run_lease == 0 {
+            return Ok(());
+        }
+        match self.context.backend.lease_keep_alive(self.run_lease).await {
+            Err(error) if error.is_transient() => {
+                self.run_lease_due = Instant::now() + self.context.policy.return_window;
+                Ok(())
+            }
+            other => other.map(|_| ()),
+        }
+    }
+
+    async fn grant_run_lease(&mut self) -> Result<LeaseId> {
+        let lease = NodeId::from_random(self.context.entropy.bits()).first_lease();
+        let ttl = self.context.run_lease_ttl();
+        let deadline = Instant::now() + ttl;
+        let grant = || self.context.backend.lease_grant(lease, ttl);
+        match retry(RetryPolicy::default(), self.context.entropy.bits(), deadline, grant).await {
+            Ok(_) | Err(Error::LeaseExists { .. }) => Ok(lease),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn record(&self, life: String, round: u64) -> RoundRecord {
+        RoundRecord {
+            life,
+            round,
+            world: String::new(),
+            attempt: nonce(self.context.entropy.bits()),
+            shards: 0,
+            size: 0,
+            master_address: String::new(),
+            master_port: 0,
+            min: self.context.policy.min_nodes,
+            max: self.context.policy.max_nodes,
+            phase: Phase::Forming,
+            why: String::new(),
+            change: None,
+        }
+    }
+
+    /// Puts `ctl/round` with its plan and whatever goes with it: the commit. What does not fit into one transaction
+    /// goes ahead of it; nobody looks at a plan that `ctl/round` does not name.
+    async fn commit(
+        &mut self,
+        mut record: RoundRecord,
+        members: Vec<PlanEntry>,
+        lease: LeaseId,
+        also: Vec<Operation>,
+    ) -> Result<Written> {
+        let keys = &self.context.keys;
+        let shards = if members.is_empty() { Vec::new() } else { plan::shards(&members) };
+        record.shards = u32::try_from(shards.len()).unwrap_or(u32::MAX);
+        let put = |(number, shard): (u32, &PlanShard)| {
+            let key = keys.plan_shard(&record.life, record.round, &record.attempt, number);
+            Operation::put(key, shard.encode(), lease)
+        };
+        let mut puts: Vec<Operation> = (0u32..).zip(&shards).map(put).collect();
+        let room = self.context.limits.operations_per_transaction.saturating_sub(also.len() + 1);
+        let per_batch =
+            (self.context.limits.bytes_per_transaction / (2 * plan::SHARD_BYTES)).min(room).max(1);
+        while puts.len() > per_batch {
+            let batch = puts.drain(..per_batch).collect();
+            match self.office.write(&self.context, self.round_revision, None, batch).await? {
+                Written::Done(_) => {}
+                other => return Ok(other),
+            }
+        }
+        let value = record.encode();
+        puts.push(Operation::put(keys.round(), value.clone(), lease));
+        puts.extend(also);
+        let written = self.office.write(&self.context, self.round_revision, Some(&value), puts).await?;
+        if let Written::Done(revision) = written {
+            self.round_revision = revision;
+            self.run_lease = lease;
+            let now = self.moment(Instant::now());
+            self.roster.set_round(now, record, members);
+        }
+        Ok(written)
+    }
+
+    async fn begin_life(&mut self) -> Result<Written> {
+        let lease = self.grant_run_lease().await?;
+        let life = nonce(self.context.entropy.bits());
+        let record = self.record(life, 0);
+        self.commit(record, Vec::new(), lease, Vec::new()).await
+    }
+
+    async fn restore(&mut self, world: LastWorld, members: Vec<PlanEntry>, why: &str) -> Result<Written> {
+        let lease = self.grant_run_lease().await?;
+        let mut record = self.record(world.life, world.round);
+        record.world = world.world;
+        record.size = world.size;
+        record.phase = Phase::Restoring;
+        why.clone_into(&mut record.why);
+        self.name_master(&mut record, &members);
+        let written = self.commit(record, members, lease, Vec::new()).await?;
+        if matches!(written, Written::Done(_)) {
+            self.roster.restoring_until =
+                Some(self.moment(Instant::now()) + self.context.policy.return_window);
+            tracing::warn!("store lost: {why}");
+        }
+        Ok(written)
+    }
+
+    async fn end_restoring(&mut self, why: &str) -> Result<Written> {
+        let Some(round) = self.roster.round.clone() else { return Ok(Written::Stale) };
+        let mut record = RoundRecord {
+            phase: Phase::Running,
+            attempt: nonce(self.context.entropy.bits()),
+            ..round.clone()
+        };
+        let members: Vec<PlanEntry> = self.roster.world.values().cloned().collect();
+        self.name_master(&mut record, &members);
+        let written = self.commit(record, members, self.run_lease, Vec::new()).await?;
+        if matches!(written, Written::Done(_)) {
+            let now = self.moment(Instant::now());
+            self.roster.count_absent(now, true, &self.context.policy);
+            tracing::info!("store restored: round {} goes on, {why}", round.round);
+        }
+        Ok(written)
+    }
+
+    fn name_master(&self, record: &mut RoundRecord, members: &[PlanEntry]) {
+        let master = members.iter().find(|entry| entry.rank == 0);
+        if let Some(node) = master.and_then(|entry| self.roster.nodes.get(&entry.id)) {
+            record.master_address.clone_from(&node.record.address);
+            record.master_port = node.record.port;
+        }
+    }
+
+    async fn tell(&mut self, change: ChangeRecord) -> Result<Written> {
+        let Some(round) = self.roster.round.clone() else { return Ok(Written::Stale) };
+        let why = change.why.clone();
+        let number = round.round;
+        let record = RoundRecord { change: Some(change), ..round };
+        let value = record.encode();
+        let put = vec![Operation::put(self.context.keys.round(), value.clone(), self.run_lease)];
+        let written = self.office.write(&self.context, self.round_revision, Some(&value), put).await?;
+        if let Written::Done(revision) = written {
+            self.round_revision = revision;
+            let now = self.moment(Instant::now());
+            let world = self.roster.world.values().cloned().collect();
+            self.roster.set_round(now, record, world);
+            tracing::info!("coordinator: round {number} is over: {why}");
+        }
+        Ok(written)
+    }
+
+    async fn form(&mut self, form: Form, why: String) -> Result<Written> {
+        let Form { round, members, newcomers, took } = form;
+        let Some(life) = self.roster.round.as_ref().map(|round| round.life.clone()) else {
+            return Ok(Written::Stale);
+        };
+        let keys = &self.context.keys;
+        let mut record = self.record(life.clone(), round);
+        record.size = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        record.world = nonce(self.context.entropy.bits());
+        record.phase = Phase::Running;
+        record.why.clone_from(&why);
+        self.name_master(&mut record, &members);
+        let history = HistoryRecord {
+            round,
+            why: why.clone(),
+            took_seconds: took.as_secs_f64(),
+            size: record.size,
+            newcomers,
+            coordinator: self.office.record.name.clone(),
+            names: members.iter().take(NAMES).map(|entry| entry.name.clone()).collect(),
+        };
+        let mut also =
+            vec![Operation::put(keys.history_round(&life, round), history.encode(), self.run_lease)];
+        let previous = self.roster.round.as_ref().map_or(0, |last| last.round);
+        if self.roster.finished_here().next().is_none() {
+            // Who has finished may still wait for its exit barrier, which is in the store of its own round.
+            also.extend(keys.before_round(&life, previous).into_iter().map(Operation::Delete));
+        }
+        let gone = self.roster.world.keys().filter(|id| !self.roster.nodes.contains_key(id));
+        let operations = gone.map(|id| Keys::prefix(keys.operations(*id)));
+        also.extend(operations.take(GONE_PER_COMMIT).map(Operation::Delete));
+
+        let names = some_names(members.iter().map(|entry| entry.name.as_str()));
+        let size = members.len();
+        let written = self.commit(record, members, self.run_lease, also).await?;
+        if matches!(written, Written::Done(_)) {
+            self.roster.committed = true;
+            let took = took.as_secs_f64();
+            tracing::info!(
+                "coordinator: round {round} formed after {took:.1} s, {size} nodes by rank: {names}; {why}"
+            );
+        }
+        Ok(written)
+    }
+}
+
+/// How many gone nodes' slots are deleted with one commit; what remains goes with the run's lease.
+const GONE_PER_COMMIT: usize = 40;

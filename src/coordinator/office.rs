@@ -1,0 +1,132 @@
+//! The term of office of a coordinator, and writing under it. Every write compares the election key's create revision
+//! and value, the last seen mod revision of `ctl/round`, and that the run is not closed: however late it arrives, and
+//! even in a store that was wiped since, it changes nothing once another has taken over.
+
+use tokio::time::Instant;
+
+use crate::{
+    backend::{
+        Compare, KeyValue, Operation, Revision, Txn,
+        retry::{Backoff, RetryPolicy},
+    },
+    error::{Applied, Error, Result},
+    protocol::records::{CoordinatorRecord, Record},
+    run::Context,
+};
+
+/// One term of office.
+#[derive(Clone, Debug)]
+pub struct Office {
+    /// What stands at `ctl/coordinator`.
+    pub record: CoordinatorRecord,
+    value: Vec<u8>,
+    create_revision: Revision,
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It was applied at this revision.
+    Done(Revision),
+    /// Another has taken office, or the run is closed.
+    OutOfOffice(&'static str),
+    /// `ctl/round` is not what it was: it must be read again.
+    Stale,
+}
+
+impl Office {
+    /// The office that this item of `ctl/coordinator` gives.
+    ///
+    /// # Errors
+    /// [`Error::Record`] if it cannot be read.
+    pub fn of(key: &str, item: &KeyValue) -> Result<Self> {
+        let record = CoordinatorRecord::decode(key, &item.value)?;
+        Ok(Self { record, value: item.value.clone(), create_revision: item.create_revision })
+    }
+
+    /// The revision at which this term began.
+    pub fn since(&self) -> Revision {
+        self.create_revision
+    }
+
+    /// That this term has not ended, whatever else holds.
+    pub fn holds(&self, context: &Context) -> Vec<Compare> {
+        let key = context.keys.coordinator();
+        vec![
+            Compare::CreateRevision(key.clone().into(), self.create_revision),
+            Compare::Value(key.into(), self.value.clone()),
+        ]
+    }
+
+    fn is(&self, items: &[KeyValue]) -> bool {
+        items
+            .first()
+            .is_some_and(|item| item.value == self.value && item.create_revision == self.create_revision)
+    }
+
+    /// Writes under the fence, trying again for the length of the return window. `round` is the value that the write puts at `ctl/round`, by which
+    /// an attempt is recognised whose answer was lost.
+    ///
+    /// # Errors
+    /// What another attempt would not mend; [`Error::LeaseNotFound`] if the run's lease is gone.
+    pub async fn write(
+        &self,
+        context: &Context,
+        round_revision: Revision,
+        round: Option<&[u8]>,
+        then: Vec<Operation>,
+    ) -> Result<Written> {
+        let keys = &context.keys;
+        let mut when = self.holds(context);
+        when.push(Compare::ModRevision(keys.round().into(), round_revision));
+        when.push(Compare::absent(keys.closed()));
+        let otherwise = vec![
+            Operation::get(keys.coordinator()),
+            Operation::get(keys.round()),
+            Operation::get(keys.closed()),
+        ];
+        let txn = Txn { when, then, otherwise };
+        let mut backoff = Backoff::new(RetryPolicy::default(), context.entropy.bits());
+        // Not for ever: meanwhile the term's other duties wait, and what it wants to write grows old.
+        let deadline = Instant::now() + context.policy.return_window;
+        let mut maybe_applied = false;
+        loop {
+            let answer = match context.backend.txn(txn.clone()).await {
+                Ok(answer) => answer,
+                Err(error) if error.is_transient() && Instant::now() < deadline => {
+                    let unknown = matches!(error, Error::Unavailable { applied: Applied::Unknown, .. });
+                    maybe_applied |= unknown;
+                    tracing::debug!(%error, "a coordinator's write will be repeated");
+                    tokio::time::sleep(backoff.next_delay()).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if answer.succeeded {
+                return Ok(Written::Done(answer.header.revision));
+            }
+            if let (true, Some(round), [item, ..]) = (maybe_applied, round, answer.found(1))
+                && item.value == round
+            {
+                return Ok(Written::Done(item.mod_revision));
+            }
+            if !self.is(answer.found(0)) {
+                return Ok(Written::OutOfOffice("another node has taken office"));
+            }
+            if !answer.found(2).is_empty() {
+                return Ok(Written::OutOfOffice("the run is closed"));
+            }
+            return Ok(Written::Stale);
+        }
+    }
+
+    /// Gives the office back, if it still is this one. One attempt: otherwise it goes with the node's lease, and whoever
+    /// sees it standing deletes it.
+    pub async fn resign(&self, context: &Context) {
+        let then = vec![Operation::delete(context.keys.coordinator())];
+        let txn = Txn { when: self.holds(context), then, otherwise: Vec::new() };
+        if let Err(error) = context.backend.txn(txn).await {
+            tracing::debug!(%error, "resigning was not acknowledged");
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! One node of a run: its handle. Behind it a session ([`session`]) holds the lease and follows the run; the handle asks
+//! it for things and waits for what it publishes. Every wait here has a limit and may be cancelled by dropping it.
+
+mod connect;
+mod control;
+mod joining;
+mod session;
+mod shared;
+mod waiting;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+pub use self::{
+    connect::{connect, local_address},
+    shared::{Snapshot, State, WorldFacts},
+};
+use self::{
+    session::{Command, Session},
+    shared::Shared,
+};
+use crate::{
+    backend::{
+        Backend, Keys, Range,
+        retry::{RetryPolicy, retry},
+    },
+    error::{Error, Result},
+    protocol::{
+        identity::NodeId,
+        keys::RunKeys,
+        records::{ChangeRecord, LastWorld, Outcome, PlanEntry, PlanShard, Record, RoundRecord},
+    },
+    run::{Context, Entropy},
+    settings::Settings,
+    store::{Store, StoreContext, StoreView},
+};
+
+/// One node of a run. Dropping it ends its session without a word: its lease lapses. [`Node::leave`] is the polite way.
+#[derive(Debug)]
+pub struct Node {
+    context: Arc<Context>,
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    session: JoinHandle<()>,
+    left: OnceLock<bool>,
+    address: String,
+}
+
+impl Node {
+    /// Joins the run that the settings name: takes a lease and puts the node's record, after which it seeks a world.
+    /// `address` and `port` are where it would serve as master.
+    ///
+    /// # Errors
+    /// At once: [`Error::Denied`], [`Error::NotEtcd`], [`Error::Record`], [`Error::Mismatch`], and [`Error::Closed`] if
+    /// this very submission has succeeded. After `connect_timeout`: [`Error::Unavailable`]. After `join_timeout`:
+    /// [`Error::Closed`] if the run's id could not be used again.
+    pub async fn join(
+        backend: Arc<dyn Backend>,
+        settings: Settings,
+        entropy: Entropy,
+        address: String,
+        port: u16,
+    ) -> Result<Self> {
+        let began = Instant::now();
+        let context = Arc::new(Context::new(backend, settings, entropy));
+        let shared = Arc::new(Shared::new());
+        let (commands, received) = mpsc::channel(16);
+        let session =
+            Session::new(Arc::clone(&context), Arc::clone(&shared), received, address.clone(), port);
+        let session = tokio::spawn(session.run());
+        let node = Self { context, shared, commands, session, left: OnceLock::new(), address };
+        let settings = &node.context.settings;
+        let (connect_by, join_by) =
+            (began + settings.connection.connect_timeout, began + settings.join_timeout);
+        let mut snapshot = node.shared.subscribe();
+        loop {
+            let seen = snapshot.borrow_and_update().clone();
+            if let Some(error) = seen.end {
+                return Err(error);
+            }
+            if seen.node.is_some() {
+                return Ok(node);
+            }
+            let deadline = if seen.trouble.is_some() { connect_by.min(join_by) } else { join_by };
+            if Instant::now() >= deadline || timeout_at(deadline, snapshot.changed()).await.is_err() {
+                return Err(node.not_in(began, seen.trouble));
+            }
+        }
+    }
+
+    fn not_in(&self, began: Instant, trouble: Option<Error>) -> Error {
+        trouble.unwrap_or_else(|| Error::Timeout {
+            what: format!("run `{}` is closed, and its id could not be used again yet", self.run_id()),
+            after: began.elapsed(),
+        })
+    }
+
+    /// Waits for the next world that includes this node and was not returned yet. `port` is where it would serve as
+    /// master from now on. Without a limit: `join_timeout`, or for a spare `spare_timeout`.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Timeout`], [`Error::Unavailable`] if the service was away when the time was over,
+    /// [`Error::Left`], and what ends a session: [`Error::Record`], [`Error::Mismatch`].
+    pub async fn next_world(&self, port: Option<u16>, limit: Option<Duration>) -> Result<Arc<WorldFacts>> {
+        let began = Instant::now();
+        let mut snapshot = self.shared.subscribe();
+        let mut asked = false;
+        // A spare's waiting is no waiting for a first place, however often it is taken for one in between.
+        let (mut since, mut spare) = (began, false);
+        let mut speak_at = began + waiting::FIRST_LINE;
+        loop {
+            let seen = snapshot.borrow_and_update().clone();
+            if let Some(world) = seen.world.as_ref().filter(|world| self.is_news(&world.place, &seen)) {
+                self.shared.set_returned(world.place.clone());
+                return Ok(Arc::clone(world));
+            }
+            if let Some(closed) = &seen.closed {
+                return Err(closed.error(self.run_id()));
+            }
+            if let Some(error) = seen.end {
+                return Err(error);
+            }
+            if !asked {
+                asked = true;
+                if seen.world.is_some() || seen.node.is_none() || port.is_some() {
+                    let after = self.shared.returned();
+                    self.commands.send(Command::Seek { port, after }).await.map_err(|_| Error::Left)?;
+                }
+            }
+            if spare != (seen.state == State::Spare) {
+                spare = !spare;
+                since = Instant::now();
+            }
+            let deadline = self.deadline(&seen, if limit.is_some() { began } else { since }, limit);
+            tokio::select! {
+                biased;
+                changed = snapshot.changed() => changed.map_err(|_| Error::Left)?,
+                () = sleep_until(deadline.unwrap_or(speak_at + waiting::NEXT_LINES)), if deadline.is_some() => {
+                    return Err(self.timed_out(began, seen.trouble).await);
+                }
+                () = sleep_until(speak_at) => {
+                    speak_at = Instant::now() + waiting::NEXT_LINES;
+                    let who = waiting::describe(&self.context).await;
+                    let until = match deadline {
+                        Some(deadline) => {
+                            format!("for another {:.0} s", deadline.saturating_duration_since(Instant::now()).as_secs_f64())
+                        }
+                        None => "without limit".to_owned(),
+                    };
+                    tracing::info!("waiting for a world in run `{}` {until}: {who}", self.run_id());
+                }
+            }
+        }
+    }
+
+    /// Whether its owner has not had this world, and it is not over already.
+    fn is_news(&self, world: &LastWorld, seen: &Snapshot) -> bool {
+        let returned = self.shared.returned();
+        let newer = returned.is_none_or(|old| !old.is_same_world(world));
+        newer && seen.dropped.is_none() && seen.closed.is_none()
+    }
+
+    fn deadline(&self, seen: &Snapshot, began: Instant, limit: Option<Duration>) -> Option<Instant> {
+        let settings = &self.context.settings;
+        let limit = limit.or(match seen.state {
+            // With one place, which torchrun's default means, a second node is a mistake more often than a spare.
+            State::Spare if settings.max_nodes > 1 => settings.spare_timeout,
+            _ => Some(settings.join_timeout),
+        });
+        limit.map(|limit| began + limit)
+    }
+
+    async fn timed_out(&self, began: Instant, trouble: Option<Error>) -> Error {
+        if let Some(trouble) = trouble.filter(Error::is_transient) {
+            return trouble;
+        }
+        let who = waiting::describe(&self.context).await;
+        let what = format!("no world in run `{}`: {who}", self.run_id());
+        Error::Timeout { what, after: began.elapsed() }
+    }
+
+    /// 1 if the world that was returned last is about to be replaced, was replaced, or was closed without success; else
+    /// 0. One atomic read.
+    pub fn num_nodes_waiting(&self) -> u32 {
+        self.shared.waiting()
+    }
+
+    /// Why, and of which round.
+    pub fn change(&self) -> Option<(LastWorld, ChangeRecord)> {
+        self.shared.change()
+    }
+
+    /// Waits for a change, at most for so long.
+    pub async fn wait_change(&self, limit: Option<Duration>) -> Option<(LastWorld, ChangeRecord)> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut snapshot = self.shared.subscribe();
+        loop {
+            snapshot.borrow_and_update();
+            if let Some(change) = self.change() {
+                return Some(change);
+            }
+            let changed = snapshot.changed();
+            let ended = match deadline {
+                Some(deadline) => {
+                    timeout_at(deadline, changed).await.map_or(true, |changed| changed.is_err())
+                }
+                None => changed.await.is_err(),
+            };
+            if ended {
+                return self.change();
+            }
+        }
+    }
+
+    /// What is known now, and a way to wait for news.
+    pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
+        self.shared.subscribe()
+    }
+
+    /// Tells the others that this node is about to go, while it is still there. Whether they can see it by then.
+    pub async fn mark_leaving(&self, limit: Duration) -> bool {
+        let (done, answer) = oneshot::channel();
+        self.ask(Command::MarkLeaving { done }, answer, limit).await.is_some()
+    }
+
+    /// Leaves the run and gives the lease back; whether the service acknowledged it. Idempotent.
+    pub async fn leave(&self, limit: Option<Duration>) -> bool {
+        let (done, answer) = oneshot::channel();
+        let limit = limit.unwrap_or(self.context.settings.close_timeout);
+        if let Some(left) = self.left.get() {
+            return *left;
+        }
+        let left =
+            self.ask(Command::Leave { done }, answer, limit).await.is_some() || self.session.is_finished();
+        if !left {
+            self.session.abort();
+            self.shared.end(Error::Left);
+            tracing::warn!(
+                "leaving was not acknowledged within {:.0} s; the lease lapses",
+                limit.as_secs_f64()
+            );
+        }
+        *self.left.get_or_init(|| left)
+    }
+
+    /// Closes the run for good; whether it is closed, by whomever. Not if this node is no longer in the life that it
+    /// would close.
+    pub async fn close(&self, outcome: Outcome, why: &str, limit: Option<Duration>) -> bool {
+        let (done, answer) = oneshot::channel();
+        let limit = limit.unwrap_or(self.context.settings.close_timeout);
+        let command = Command::Close { outcome, why: why.to_owned(), done };
+        self.ask(command, answer, limit).await.unwrap_or(false)
+    }
+
+    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>, limit: Duration) -> Option<T> {
+        let ask = async {
+            self.commands.send(command).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(limit, ask).await.ok().flatten()
+    }
+
+    /// All members of a world, by rank, read from the service now.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if the service does not answer in time; [`Error::Rejected`] if the run has moved on so far
+    /// that the plan is gone.
+    pub async fn members(&self, world: &LastWorld, limit: Duration) -> Result<Vec<PlanEntry>> {
+        let context = &self.context;
+        let keys = &context.keys;
+        let read = async |range: Range| {
+            let deadline = Instant::now() + limit;
+            let range = || context.backend.range(range.clone());
+            retry(RetryPolicy::default(), context.entropy.bits(), deadline, range).await
+        };
+        let found = read(Range::new(Keys::one(keys.round()))).await?;
+        let round =
+            found.items.first().map(|item| RoundRecord::decode(&keys.round(), &item.value)).transpose()?;
+        let prefix = match round.filter(|round| round.life == world.life && round.round == world.round) {
+            Some(round) => keys.plan(&round.life, round.round, &round.attempt),
+            None => keys.plan_round(&world.life, world.round),
+        };
+        let mut members: Vec<PlanEntry> = Vec::new();
+        for item in read(Range::new(Keys::prefix(prefix.clone()))).await?.items {
+            members.extend(PlanShard::decode(&prefix, &item.value)?.nodes);
+        }
+        if members.is_empty() {
+            return Err(Error::Rejected {
+                endpoint: context.backend.endpoint(),
+                cause: format!("the plan of round {} is gone: the run has moved on", world.round),
+            });
+        }
+        members.sort_by_key(|entry| entry.rank);
+        Ok(members)
+    }
+
+    /// The names of the members of a world that are still there and have not asked for their exit barrier.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and its like, after one attempt.
+    pub async fn unfinished(&self, world: &LastWorld) -> Result<Vec<String>> {
+        let keys = &self.context.keys;
+        let ids = async |prefix: String| -> Result<Vec<_>> {
+            let range = Range { keys_only: true, ..Range::new(Keys::prefix(prefix)) };
+            let items = self.context.backend.range(range).await?.items;
+            Ok(items.iter().filter_map(|item| RunKeys::node_of(&item.key)).collect())
+        };
+        let here = ids(keys.nodes()).await?;
+        let finished = ids(keys.finished(&world.life, world.round)).await?;
+        let members = self.members(world, self.context.limits.attempt_timeout).await?;
+        let unfinished = members.into_iter().filter(|m| here.contains(&m.id) && !finished.contains(&m.id));
+        Ok(unfinished.map(|entry| entry.name).collect())
+    }
+
+    /// The store of a world's round. One that puts back writes its own keys again when the service came back empty.
+    pub fn round_store(&self, world: &WorldFacts, put_back: bool) -> Arc<Store> {
+        let LastWorld { life, round, .. } = &world.place;
+        self.shared.follow(world.node, life, Some(world.place.clone()), |view| {
+            let store = Store::new(self.store_context(world.node, life, Some(*round), view));
+            (Arc::new(if put_back { store.put_back() } else { store }), put_back)
+        })
+    }
+
+    /// The run-wide store, once the node is in the run and knows its life.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if that takes too long, [`Error::Closed`], and what ends a session.
+    pub async fn run_store(&self, limit: Duration) -> Result<Arc<Store>> {
+        let began = Instant::now();
+        let mut snapshot = self.shared.subscribe();
+        loop {
+            let seen = snapshot.borrow_and_update().clone();
+            let life = match (&seen.world, &seen.round) {
+                (Some(world), _) => Some(&world.place.life),
+                (None, Some(round)) => Some(&round.life),
+                (None, None) => None,
+            };
+            if let (Some(node), Some(life), None) = (seen.node, life, &seen.end) {
+                return Ok(self.shared.follow(node, life, None, |view| {
+                    (Arc::new(Store::new(self.store_context(node, life, None, view))), false)
+                }));
+            }
+            if let Some(closed) = &seen.closed {
+                return Err(closed.error(self.run_id()));
+            }
+            if let Some(error) = seen.end {
+                return Err(error);
+            }
+            let Ok(changed) = timeout_at(began + limit, snapshot.changed()).await else {
+                let what = format!("run `{}` has not begun, so it has no store yet", self.run_id());
+                return Err(seen.trouble.unwrap_or(Error::Timeout { what, after: began.elapsed() }));
+            };
+            changed.map_err(|_| Error::Left)?;
+        }
+    }
+
+    fn store_context(
+        &self,
+        node: NodeId,
+        life: &str,
+        round: Option<u64>,
+        view: watch::Receiver<StoreView>,
+    ) -> StoreContext {
+        StoreContext {
+            backend: Arc::clone(&self.context.backend),
+            keys: self.context.keys.clone(),
+            node,
+            life: life.to_owned(),
+            round,
+            view,
+            slots: self.shared.slots(node),
+            retry: RetryPolicy::default(),
+            limits: self.context.limits,
+            seed: self.context.entropy.bits(),
+        }
+    }
+
+    /// The world that [`Self::next_world`] returned last.
+    pub fn returned(&self) -> Option<LastWorld> {
+        self.shared.returned()
+    }
+
+    /// Its present id, or the one it had in its last world; none while it is on its way into the run.
+    pub fn id(&self) -> Option<NodeId> {
+        let snapshot = self.shared.subscribe();
+        let snapshot = snapshot.borrow();
+        snapshot.node.or_else(|| snapshot.world.as_ref().map(|world| world.node))
+    }
+
+    /// What it is called: in a world that has another node of its name, with `#2` or so.
+    pub fn name(&self) -> String {
+        let snapshot = self.shared.subscribe();
+        let world = snapshot.borrow().world.clone();
+        world.map_or_else(|| self.context.settings.node_name.clone(), |world| world.name.clone())
+    }
+
+    /// The run's id.
+    pub fn run_id(&self) -> &str {
+        &self.context.settings.run.run_id
+    }
+
+    /// What it was joined with.
+    pub fn settings(&self) -> &Settings {
+        &self.context.settings
+    }
+
+    /// Where other nodes reach this one.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The endpoint in use.
+    pub fn endpoint(&self) -> String {
+        self.context.backend.endpoint()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.session.abort();
+    }
+}

@@ -1,0 +1,194 @@
+//! Closing the run and leaving it.
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{CLOSING_RENEWAL, RESTORE_PAUSE, Session};
+use crate::{
+    backend::{Compare, Operation, Txn},
+    error::{Error, Result},
+    node::control::Control,
+    protocol::{
+        identity::NodeId,
+        records::{ChangeKind, ChangeRecord, ClosedRecord, NodeRecord, Phase, Record, RoundRecord},
+        returning::CLOSED_LIFETIME,
+    },
+};
+
+impl Session {
+    /// The others can see that this node is about to go, or there is nobody left whom it concerns.
+    pub(super) fn answer_marks(&mut self) {
+        let said = self.identity.as_ref().is_none_or(|identity| identity.record.leaving);
+        if said || self.closed.is_some() {
+            for mark in self.marks.drain(..) {
+                let _ = mark.send(());
+            }
+        }
+    }
+
+    /// Whoever asked for the closing has stopped waiting for it.
+    pub(super) fn forget_abandoned_closing(&mut self) {
+        let asker = self.closing.as_ref().and_then(|closing| closing.done.as_ref());
+        if asker.is_some_and(oneshot::Sender::is_closed) {
+            self.closing = None;
+        }
+    }
+
+    /// Closes the life that this node is in, if it still is the run's.
+    pub(super) async fn close(&mut self) -> Result<()> {
+        let Some(closing) = &self.closing else { return Ok(()) };
+        let answer = |session: &mut Self, closed: bool| {
+            if let Some(done) = session.closing.take().and_then(|closing| closing.done) {
+                let _ = done.send(closed);
+            }
+        };
+        let (Some(identity), Some(life)) = (&self.identity, self.life.clone()) else {
+            answer(self, false);
+            return Ok(());
+        };
+        let keys = &self.context.keys;
+        let then = [keys.round(), keys.closed()].map(Operation::get).to_vec();
+        let read = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
+        let control = match Control::of(keys, (0..2).flat_map(|index| read.found(index))) {
+            Ok(control) => control,
+            Err(error) => {
+                answer(self, false);
+                return Err(error);
+            }
+        };
+        if let Some(closed) = control.closed.as_ref().filter(|closed| closed.record.life == life).cloned() {
+            self.be_closed(closed.record, closed.lease);
+            answer(self, true);
+            return Ok(());
+        }
+        if control.round_record().is_none_or(|round| round.life != life) {
+            if self.world.is_some() {
+                // The store has lost the run, or another life has begun: coming back tells which.
+                self.doubt = true;
+                self.retry_at = Some(Instant::now() + RESTORE_PAUSE);
+            } else {
+                answer(self, false);
+            }
+            return Ok(());
+        }
+        let record = ClosedRecord {
+            life,
+            by: self.context.settings.node_name.clone(),
+            why: closing.why.clone(),
+            outcome: closing.outcome,
+            submission: self.context.settings.submission.clone(),
+        };
+        let lease = NodeId::from_random(self.context.entropy.bits()).first_lease();
+        self.context.backend.lease_grant(lease, CLOSED_LIFETIME).await?;
+        let txn = Txn {
+            when: vec![
+                Compare::Exists(keys.node(identity.id).into()),
+                Compare::absent(keys.closed()),
+                Compare::ModRevision(keys.round().into(), control.round_revision()),
+            ],
+            then: vec![Operation::put(keys.closed(), record.encode(), lease)],
+            otherwise: vec![Operation::get(keys.node(identity.id))],
+        };
+        let written = self.context.backend.txn(txn).await?;
+        if written.succeeded {
+            self.be_closed(record, lease);
+            answer(self, true);
+        } else if written.found(0).is_empty() && self.end.is_some() {
+            self.give_back(lease);
+            answer(self, false);
+        } else if written.found(0).is_empty() {
+            // The lease is lost, or this node was dropped: coming back tells which, and whether the run is still its own.
+            self.give_back(lease);
+            self.doubt = true;
+        } else {
+            self.give_back(lease);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn renew_closing(&mut self) {
+        self.renew_closing_at = Instant::now() + CLOSING_RENEWAL;
+        for lease in self.closing_leases.clone() {
+            if let Err(error) = self.context.backend.lease_keep_alive(lease).await {
+                tracing::debug!(%error, "renewing the closing failed");
+            }
+        }
+    }
+
+    /// Leaves: tells the others, gives office and lease back.
+    pub(super) async fn go(&mut self) -> Result<()> {
+        let Some(identity) = &self.identity else {
+            self.gone();
+            return Ok(());
+        };
+        let (id, lease) = (identity.id, identity.lease.borrow().lease);
+        let serving = self.serving.as_ref().map(|serving| serving.office.clone());
+        let keys = self.context.keys.clone();
+        let finished =
+            self.world.as_ref().map(|world| keys.finished_node(&world.place.life, world.place.round, id));
+        let mut then = [keys.coordinator(), keys.round(), keys.closed()].map(Operation::get).to_vec();
+        then.extend(finished.map(Operation::get));
+        let read = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
+        // Records that cannot be read keep nobody from leaving.
+        let control = Control::of(&keys, (0..3).flat_map(|index| read.found(index))).unwrap_or_default();
+        let told = self.change_by_leaving(&control, !read.found(3).is_empty());
+        let office =
+            serving.or_else(|| control.coordinator.clone().filter(|office| office.record.node == id));
+        self.stop_serving();
+        let mut when = Vec::new();
+        let mut then = vec![Operation::delete(keys.node(id))];
+        if let Some(office) = &office {
+            when.extend(office.holds(&self.context));
+            then.push(Operation::delete(keys.coordinator()));
+            if let (Some(change), Some(round)) = (told, &control.round) {
+                when.push(Compare::ModRevision(keys.round().into(), round.revision));
+                let record = RoundRecord { change: Some(change), ..round.record.clone() };
+                then.push(Operation::put(keys.round(), record.encode(), round.lease));
+            }
+            let answer = self.context.backend.txn(Txn { when, then, otherwise: Vec::new() }).await?;
+            let mine = control.coordinator.as_ref().is_some_and(|now| now.record == office.record);
+            if !answer.succeeded && mine {
+                // `ctl/round` moved in between: read again.
+                return Ok(());
+            }
+        } else if told.is_some() {
+            let record = NodeRecord { leaving: true, ..self.desired() };
+            let txn = Txn {
+                when: vec![Compare::Exists(keys.node(id).into())],
+                then: vec![Operation::put(keys.node(id), record.encode(), lease)],
+                otherwise: Vec::new(),
+            };
+            match self.context.backend.txn(txn).await {
+                Ok(_) | Err(Error::LeaseNotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match self.context.backend.lease_revoke(lease).await {
+            Ok(()) | Err(Error::LeaseNotFound { .. }) => self.gone(),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// What the others must be told when this node goes: nothing if the world is not its own, was told of a change
+    /// already, or has this node as finished.
+    pub(super) fn change_by_leaving(&self, control: &Control, finished: bool) -> Option<ChangeRecord> {
+        let world = &self.world.as_ref()?.place;
+        let round = control.round_record()?;
+        let mine = world.is_of(round) && round.phase == Phase::Running;
+        if finished || !mine || round.change.is_some() || control.closed.is_some() {
+            return None;
+        }
+        let name = self.context.settings.node_name.clone();
+        Some(ChangeRecord { kind: ChangeKind::Leaving, why: format!("{name} leaving"), names: vec![name] })
+    }
+
+    pub(super) fn gone(&mut self) {
+        self.left = true;
+        self.identity = None;
+        self.end.get_or_insert(Error::Left);
+        self.publish();
+        if let Some(done) = self.leave.take() {
+            let _ = done.send(());
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Following `ctl/` and the lease: what a node makes of what it sees. No I/O; what must be done is left to [`Work`](super::Work).
+
+use tokio::time::Instant;
+
+use super::{CLOSING_RENEWAL, Session};
+use crate::{
+    backend::{LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
+    error::{Error, Result},
+    node::shared::WorldFacts,
+    protocol::records::ClosedRecord,
+    run::mismatch,
+};
+
+impl Session {
+    pub(super) fn follow_lease(&mut self, alive: bool) {
+        let Some(identity) = &mut self.identity else { return };
+        let state = identity.lease.borrow_and_update().clone();
+        if alive && self.uncertain {
+            tracing::info!("contact with the service is back after {:.1} s", state.silence.as_secs_f64());
+            self.uncertain = false;
+        }
+        if !state.alive || state.breaks != identity.breaks {
+            identity.breaks = state.breaks;
+            self.before.silence = state.silence;
+            self.doubt = true;
+            self.retry_at = None;
+        }
+        if !state.alive {
+            self.stop_serving();
+        }
+    }
+
+    pub(super) fn become_uncertain(&mut self) {
+        self.uncertain = true;
+        let Some(identity) = &self.identity else { return };
+        let silence = identity.lease.borrow().acknowledged.elapsed();
+        tracing::warn!(
+            "no contact with the service at `{}` for {:.1} s, longer than the lease lives: whether this node still \
+             counts is uncertain; its work goes on",
+            self.context.backend.endpoint(),
+            silence.as_secs_f64()
+        );
+    }
+
+    pub(super) fn follow(&mut self, watched: Result<Watched>) {
+        match watched {
+            Ok(Watched::Changes(changes)) => {
+                let read = self.read_revision;
+                for event in changes.events.iter().filter(|event| event.revision() > read) {
+                    if let Err(error) = self.control.apply(&self.context.keys, event) {
+                        self.unreadable(error);
+                        return;
+                    }
+                    self.examine();
+                }
+            }
+            Ok(Watched::Compacted) => {
+                self.doubt = true;
+                self.watch_at = Instant::now() + LONGEST_BACKOFF;
+            }
+            Err(error) => {
+                tracing::warn!("watching the run failed: {error}");
+                self.watch_at = Instant::now() + LONGEST_BACKOFF;
+            }
+        }
+    }
+
+    /// A control record that cannot be read ends a node that waits; one that trains goes on, and says so.
+    pub(super) fn unreadable(&mut self, error: Error) {
+        tracing::error!("{error}");
+        self.stop_serving();
+        self.end = Some(error);
+    }
+
+    /// What follows from `ctl/` as it is now.
+    pub(super) fn examine(&mut self) {
+        let Some(identity) = self.identity.as_mut().filter(|_| self.closed.is_none()) else { return };
+        identity.saw_office |=
+            self.control.coordinator.as_ref().is_some_and(|office| office.record.node != identity.id);
+        let closed = self
+            .control
+            .closed
+            .as_ref()
+            .filter(|closed| self.life.as_ref().is_none_or(|life| *life == closed.record.life));
+        if let Some(closed) = closed.cloned() {
+            self.be_closed(closed.record, closed.lease);
+            return;
+        }
+        if self.world.is_none()
+            && let Some(error) = self.other_settings()
+        {
+            self.end = Some(error);
+            return;
+        }
+        self.examine_round();
+        self.examine_coordinator();
+    }
+
+    pub(super) fn examine_round(&mut self) {
+        let Some(round) = self.control.round.clone() else {
+            // The run's lease is over, or the store was wiped: whoever has a world says so in its record.
+            self.doubt |= self.world.is_some();
+            return;
+        };
+        let same_life = self.life.as_ref().is_none_or(|life| *life == round.record.life);
+        let other = |world: &WorldFacts| {
+            let place = &world.place;
+            round.record.round < place.round
+                || (round.record.round == place.round && round.record.world != place.world)
+        };
+        let other = self.world.as_ref().is_some_and(|world| !same_life || other(world));
+        if other {
+            // Once a revision: what the reading of it brings up is acted upon, and the coordinator does the rest.
+            self.doubt |= self.doubted_round != round.revision;
+            self.doubted_round = round.revision;
+            return;
+        }
+        self.life = Some(round.record.life.clone());
+        if same_life {
+            self.lose_run_lease(round.lease);
+        }
+        self.run_lease = round.lease;
+        if let (Some(world), Some(change)) = (&self.world, &round.record.change)
+            && world.place.is_of(&round.record)
+            && self.shared.waiting() == 0
+        {
+            tracing::info!("round {} is about to be replaced: {}", round.record.round, change.why);
+        }
+    }
+
+    /// If the run's lease is another than before, everything that hung on it is lost. The stores must know that before
+    /// this node's record stands in a service that came back empty: until then all of their writes are refused.
+    pub(super) fn lose_run_lease(&mut self, now: LeaseId) {
+        if self.run_lease != 0 && self.run_lease != now {
+            self.resets += 1;
+            self.run_lease = now;
+            self.publish();
+        }
+    }
+
+    pub(super) fn other_settings(&self) -> Option<Error> {
+        let settings = &self.context.settings;
+        let of_office = self
+            .control
+            .coordinator
+            .as_ref()
+            .map(|office| (office.record.min, office.record.max, format!("`{}`", office.record.name)));
+        let of_round =
+            self.control.round_record().map(|round| (round.min, round.max, "an earlier node".to_owned()));
+        let (min, max, by) = of_round.or(of_office)?;
+        mismatch(settings, min, max, &by)
+    }
+
+    pub(super) fn be_closed(&mut self, closed: ClosedRecord, lease: LeaseId) {
+        if self.closed.is_none() {
+            let ClosedRecord { by, why, outcome, .. } = &closed;
+            tracing::info!("the run was closed as {} by `{by}`: {why}", outcome.as_str());
+        }
+        self.stop_serving();
+        let leases = [lease, self.run_lease];
+        self.closing_leases = leases.into_iter().filter(|lease| *lease != 0).collect();
+        self.renew_closing_at = Instant::now() + CLOSING_RENEWAL;
+        self.closed = Some(closed);
+    }
+}

@@ -1,0 +1,466 @@
+//! The task that is a node: it holds the lease, follows `ctl/`, does what is due, and publishes what it knows.
+//!
+//! Whatever must be done against the service is a [`Work`], chosen by what is known and done one at a time; what fails
+//! is done again after a while, for as long as it is due. So there is one place that retries, and an order that can be
+//! read off one function.
+
+mod ending;
+mod entering;
+mod following;
+mod office;
+mod returning;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    control::Control,
+    joining::Joining,
+    shared::{Shared, Snapshot, State, WorldFacts},
+};
+use crate::{
+    backend::{
+        LeaseId, Revision,
+        retry::{Backoff, RetryPolicy},
+        watcher::{Watched, Watcher},
+    },
+    coordinator::{End, Office},
+    error::{Error, Result},
+    lease::{Keeper, LeaseState},
+    protocol::{
+        identity::NodeId,
+        records::{ClosedRecord, LastWorld, NodeRecord, Outcome},
+        returning::Before,
+    },
+    run::Context,
+};
+
+/// What its handle asks of a session. An answer that never comes means that the session is over.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Take part in the next round, unless there is a world that its owner has not had yet.
+    Seek {
+        /// Where it serves as master from now on; none keeps what it was.
+        port: Option<u16>,
+        /// The world that its owner has had, and has done with.
+        after: Option<LastWorld>,
+    },
+    /// Tell the others that this node is about to go.
+    MarkLeaving {
+        /// Answered once they can see it.
+        done: oneshot::Sender<()>,
+    },
+    /// Go.
+    Leave {
+        /// Answered once the service knows.
+        done: oneshot::Sender<()>,
+    },
+    /// Close the run.
+    Close {
+        /// How.
+        outcome: Outcome,
+        /// Why.
+        why: String,
+        /// Answered with whether it is closed.
+        done: oneshot::Sender<bool>,
+    },
+}
+
+/// Something to be done against the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// Close the run.
+    Close,
+    /// Leave it.
+    Leave,
+    /// Read what a break has done.
+    Return,
+    /// Get into the run.
+    Join,
+    /// Put this node's record, which is not what it should be.
+    Record,
+    /// Read this node's shard of the plan.
+    Shard,
+    /// Try to become coordinator.
+    Campaign,
+}
+
+/// Who this node is, while it is in the run.
+struct Identity {
+    id: NodeId,
+    keeper: Keeper,
+    lease: watch::Receiver<LeaseState>,
+    record: NodeRecord,
+    /// The mod revision of its record. Every write of the record compares it: an attempt that was given up may still
+    /// land, and would bring an old record back.
+    record_revision: Revision,
+    /// Whether a coordinator was seen under this lease: then an absent member is not merely returning from a break that
+    /// ended this lease too.
+    saw_office: bool,
+    /// The lease's breaks that were looked into.
+    breaks: u64,
+}
+
+/// A coordinator's task.
+struct Serving {
+    office: Office,
+    task: JoinHandle<End>,
+}
+
+struct Closing {
+    outcome: Outcome,
+    why: String,
+    done: Option<oneshot::Sender<bool>>,
+}
+
+/// One node's session.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own; their product is no state machine"
+)]
+pub(super) struct Session {
+    context: Arc<Context>,
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+    address: String,
+    port: u16,
+
+    identity: Option<Identity>,
+    joining: Option<Joining>,
+    closed_since: Option<(String, Instant)>,
+    seeking: bool,
+    seeks: u64,
+    leaving: bool,
+    leave: Option<oneshot::Sender<()>>,
+    marks: Vec<oneshot::Sender<()>>,
+    closing: Option<Closing>,
+    left: bool,
+
+    control: Control,
+    watcher: Option<Watcher>,
+    watch_at: Instant,
+    /// `ctl/` was read at this revision; what a watch reports of before is older.
+    read_revision: Revision,
+    life: Option<String>,
+    /// The life that it was in before it was dropped: if that is closed meanwhile, this node ends with it.
+    past_life: Option<String>,
+    world: Option<Arc<WorldFacts>>,
+    read_world: Option<String>,
+    doubt: bool,
+    doubted_round: Revision,
+    record_due: bool,
+    before: Before,
+
+    serving: Option<Serving>,
+    ended_terms: BTreeSet<String>,
+    campaign_at: Option<Instant>,
+    coordinator_name: Option<String>,
+
+    closed: Option<ClosedRecord>,
+    closing_leases: Vec<LeaseId>,
+    renew_closing_at: Instant,
+    dropped: Option<String>,
+    end: Option<Error>,
+    run_lease: LeaseId,
+    resets: u64,
+    trouble: Option<Error>,
+    uncertain: bool,
+    retry_at: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// How often those who are still there renew the closing and the run's lease.
+const CLOSING_RENEWAL: Duration = Duration::from_secs(20);
+
+/// Between looks at a store that is being put back.
+const RESTORE_PAUSE: Duration = Duration::from_millis(200);
+
+impl Session {
+    pub(super) fn new(
+        context: Arc<Context>,
+        shared: Arc<Shared>,
+        commands: mpsc::Receiver<Command>,
+        address: String,
+        port: u16,
+    ) -> Self {
+        let backoff = Backoff::new(RetryPolicy::default(), context.entropy.bits());
+        let now = Instant::now();
+        Self {
+            context,
+            shared,
+            commands,
+            address,
+            port,
+            identity: None,
+            joining: None,
+            closed_since: None,
+            seeking: true,
+            seeks: 0,
+            leaving: false,
+            leave: None,
+            marks: Vec::new(),
+            closing: None,
+            left: false,
+            control: Control::default(),
+            watcher: None,
+            watch_at: now,
+            read_revision: 0,
+            life: None,
+            past_life: None,
+            world: None,
+            read_world: None,
+            doubt: false,
+            doubted_round: 0,
+            record_due: false,
+            before: Before::default(),
+            serving: None,
+            ended_terms: BTreeSet::new(),
+            campaign_at: None,
+            coordinator_name: None,
+            closed: None,
+            closing_leases: Vec::new(),
+            renew_closing_at: now,
+            dropped: None,
+            end: None,
+            run_lease: 0,
+            resets: 0,
+            trouble: None,
+            uncertain: false,
+            retry_at: None,
+            backoff,
+        }
+    }
+
+    /// Lives until the node has left or cannot go on.
+    pub(super) async fn run(mut self) {
+        while !self.left {
+            self.publish();
+            self.forget_abandoned_closing();
+            self.answer_marks();
+            let due = self.retry_at.is_none_or(|at| at <= Instant::now());
+            match self.next_work() {
+                Some(work) if due => self.perform(work).await,
+                work => self.news(work.is_some()).await,
+            }
+        }
+        self.stop_serving();
+        self.end.get_or_insert(Error::Left);
+        self.publish();
+    }
+
+    /// What is to be done, the most urgent first.
+    fn next_work(&self) -> Option<Work> {
+        if self.closing.is_some() {
+            // A store that lost the run must be put back before the run can be closed in it.
+            return match self.upkeep() {
+                Some(work @ (Work::Return | Work::Record | Work::Campaign)) => Some(work),
+                _ => Some(Work::Close),
+            };
+        }
+        if self.leave.is_some() { Some(Work::Leave) } else { self.upkeep() }
+    }
+
+    /// What keeps this node in its run.
+    fn upkeep(&self) -> Option<Work> {
+        if self.end.is_some() {
+            return None;
+        }
+        let Some(identity) = &self.identity else {
+            return (self.seeking && !self.leaving && self.closed.is_none()).then_some(Work::Join);
+        };
+        if self.doubt {
+            return Some(Work::Return);
+        }
+        if self.closed.is_some() {
+            return None;
+        }
+        if self.differs(&identity.record) {
+            return Some(Work::Record);
+        }
+        if self.has_unread_round() {
+            return Some(Work::Shard);
+        }
+        let may_campaign = self.control.coordinator.is_none() && self.control.closed.is_none();
+        let due = self.campaign_at.is_none_or(|at| at <= Instant::now());
+        (may_campaign && due && self.serving.is_none() && !self.leaving).then_some(Work::Campaign)
+    }
+
+    async fn perform(&mut self, work: Work) {
+        let result = match work {
+            Work::Close => self.close().await,
+            Work::Leave => self.go().await,
+            Work::Return => self.come_back().await,
+            Work::Join => self.join().await,
+            Work::Record => self.put_record().await,
+            Work::Shard => self.read_shard().await,
+            Work::Campaign => self.campaign().await,
+        };
+        match result {
+            Ok(()) => {
+                self.trouble = None;
+                self.backoff.reset();
+                self.retry_at = self.retry_at.filter(|at| *at > Instant::now());
+            }
+            Err(Error::LeaseNotFound { .. }) if self.identity.is_some() => self.doubt = true,
+            Err(Error::LeaseNotFound { .. }) => self.joining = None,
+            Err(error) => self.failed(work, error),
+        }
+    }
+
+    fn failed(&mut self, work: Work, error: Error) {
+        // A certificate that is being renewed may be missing for a moment: that ends no node that is in a run.
+        let new = self.identity.is_none() && self.world.is_none();
+        let fatal = match error {
+            Error::Setting { .. } => new,
+            _ => matches!(error, Error::Record { .. } | Error::Mismatch { .. } | Error::Closed { .. }),
+        };
+        let hopeless = !error.is_transient() && new;
+        if fatal || (hopeless && work == Work::Join) {
+            tracing::debug!(?work, %error, "the session cannot go on");
+            self.end = Some(error);
+            self.retry_at = Some(Instant::now() + self.backoff.next_delay());
+            return;
+        }
+        if self.trouble.is_none() {
+            if self.identity.is_none() {
+                tracing::info!("trying on: {error}");
+            } else {
+                tracing::debug!(?work, %error, "trying again");
+            }
+        }
+        self.trouble = Some(error);
+        self.retry_at = Some(Instant::now() + self.backoff.next_delay());
+    }
+
+    /// Waits for something to happen.
+    async fn news(&mut self, work_waits: bool) {
+        let never = Instant::now() + Duration::from_secs(3600);
+        let retry_at = self.retry_at.filter(|_| work_waits).unwrap_or(never);
+        let campaign_at = self.campaign_at.filter(|at| *at > Instant::now()).unwrap_or(never);
+        let uncertain_at = match &self.identity {
+            Some(identity) if !self.uncertain && self.end.is_none() => identity.lease.borrow().uncertain_at(),
+            _ => never,
+        };
+        let renew_closing_at = if self.closing_leases.is_empty() { never } else { self.renew_closing_at };
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => match command {
+                Some(command) => self.obey(command),
+                None => self.left = true,
+            },
+            changed = lease_changed(&mut self.identity) => self.follow_lease(changed),
+            ended = ended(&mut self.serving) => self.term_ended(ended),
+            () = sleep_until(retry_at) => {}
+            () = sleep_until(campaign_at) => {}
+            () = sleep_until(renew_closing_at) => self.renew_closing().await,
+            () = sleep_until(uncertain_at) => self.become_uncertain(),
+            watched = next_change(&mut self.watcher, self.watch_at) => self.follow(watched),
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Seek { port, after } => {
+                if let Some(world) = &self.world {
+                    if after.as_ref() != Some(&world.place) {
+                        // It formed while this was on its way, with the port of before: its owner gets it now.
+                        return;
+                    }
+                    self.seeks = self.seeks.max(world.place.round + 1);
+                }
+                self.port = port.unwrap_or(self.port);
+                self.seeking = true;
+                self.retry_at = None;
+            }
+            Command::MarkLeaving { done } => {
+                if self.identity.is_none() || self.closed.is_some() {
+                    let _ = done.send(());
+                } else {
+                    self.leaving = true;
+                    self.marks.push(done);
+                }
+            }
+            Command::Leave { done } => {
+                self.leave = Some(done);
+                self.retry_at = None;
+            }
+            Command::Close { outcome, why, done } => {
+                if self.closed.is_some() {
+                    let _ = done.send(true);
+                } else {
+                    self.closing = Some(Closing { outcome, why, done: Some(done) });
+                    self.retry_at = None;
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> State {
+        if self.left {
+            return State::Left;
+        }
+        if self.closed.is_some() {
+            return State::Closed;
+        }
+        if self.identity.is_none() {
+            return State::Joining;
+        }
+        if self.uncertain {
+            return State::Uncertain;
+        }
+        if self.world.is_some() && !self.seeking {
+            return State::Member;
+        }
+        let full =
+            self.control.round_record().is_some_and(|round| round.has_world() && round.size >= round.max);
+        if full && self.world.is_none() { State::Spare } else { State::Seeking }
+    }
+
+    fn publish(&self) {
+        self.shared.publish(&Snapshot {
+            state: self.state(),
+            node: self.identity.as_ref().map(|identity| identity.id),
+            world: self.world.clone(),
+            round: self.control.round_record().cloned(),
+            closed: self.closed.clone(),
+            dropped: self.dropped.clone(),
+            end: self.end.clone(),
+            trouble: self.trouble.clone(),
+            run_lease: self.run_lease,
+            resets: self.resets,
+        });
+    }
+}
+
+/// News of the lease: whether it is alive.
+async fn lease_changed(identity: &mut Option<Identity>) -> bool {
+    let Some(identity) = identity else { return std::future::pending().await };
+    if identity.lease.changed().await.is_err() {
+        // The keeper has ended, and what it said last was heard.
+        return std::future::pending().await;
+    }
+    identity.lease.borrow().alive
+}
+
+/// The end of the term of office, if there is one.
+async fn ended(serving: &mut Option<Serving>) -> Option<End> {
+    match serving {
+        Some(serving) => (&mut serving.task).await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_change(watcher: &mut Option<Watcher>, not_before: Instant) -> Result<Watched> {
+    match watcher {
+        Some(watcher) => {
+            sleep_until(not_before).await;
+            watcher.next().await
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,115 @@
+//! What the tasks of one node share: the service, the run's keys, the numbers they decide by, and randomness.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::{
+    backend::{Backend, limits::Limits},
+    error::{Error, Result},
+    protocol::{keys::RunKeys, policy::Policy, records::Record},
+    settings::Settings,
+};
+
+/// Randomness, passed in so that a simulation is a function of its seed.
+#[derive(Clone, Debug)]
+pub struct Entropy(Arc<Mutex<StdRng>>);
+
+impl Entropy {
+    /// From the operating system.
+    pub fn from_system() -> Self {
+        Self(Arc::new(Mutex::new(rand::make_rng())))
+    }
+
+    /// The same numbers for the same seed.
+    pub fn seeded(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
+    }
+
+    /// 64 random bits.
+    pub fn bits(&self) -> u64 {
+        // A generator is whole at any time, even after a panic elsewhere.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
+
+    /// A random part of a duration.
+    pub fn part_of(&self, whole: Duration) -> Duration {
+        let thousandths = u32::try_from(self.bits() % 1000).unwrap_or(0);
+        whole * thousandths / 1000
+    }
+}
+
+/// What the tasks of one node share.
+#[derive(Debug)]
+pub struct Context {
+    /// The service.
+    pub backend: Arc<dyn Backend>,
+    /// Where the run's records stand.
+    pub keys: RunKeys,
+    /// What the run was asked to be.
+    pub settings: Settings,
+    /// What a coordinator decides by.
+    pub policy: Policy,
+    /// How much at once.
+    pub limits: Limits,
+    /// Randomness.
+    pub entropy: Entropy,
+}
+
+impl Context {
+    /// Of one node of one run.
+    pub fn new(backend: Arc<dyn Backend>, settings: Settings, entropy: Entropy) -> Self {
+        let (return_window, trusted_silence) = Policy::lease_times(settings.lease_ttl);
+        let policy = Policy {
+            min_nodes: settings.min_nodes,
+            max_nodes: settings.max_nodes,
+            settle_time: settings.settle_time,
+            last_call_timeout: settings.last_call_timeout,
+            rejoin_timeout: settings.rejoin_timeout,
+            grow_delay: settings.grow_delay,
+            return_window,
+            trusted_silence,
+            on_member_loss: settings.on_member_loss,
+            on_newcomer: settings.on_newcomer,
+        };
+        Self {
+            backend,
+            keys: RunKeys::new(&settings.run.tenant, &settings.run.run_id),
+            policy,
+            limits: Limits::for_ttl(settings.lease_ttl),
+            settings,
+            entropy,
+        }
+    }
+
+    /// How long the run's lease lives without a coordinator that renews it: longer than any change of coordinator.
+    pub fn run_lease_ttl(&self) -> Duration {
+        Duration::from_secs(60).max(self.settings.lease_ttl * 6)
+    }
+}
+
+/// Reads a record that may be absent.
+///
+/// # Errors
+/// [`Error::Record`] if it is there and cannot be read.
+pub(crate) fn decode_found<R: Record>(key: &str, found: &[crate::backend::KeyValue]) -> Result<Option<R>> {
+    found.first().map(|item| R::decode(key, &item.value)).transpose()
+}
+
+/// That a node's settings are not the run's.
+pub(crate) fn mismatch(settings: &Settings, min: u32, max: u32, by: &str) -> Option<Error> {
+    if (settings.min_nodes, settings.max_nodes) == (min, max) {
+        return None;
+    }
+    let hint = if settings.max_nodes == 1 && max == 1 { "" } else { " (`--nnodes`, or `nnodes`)" };
+    Some(Error::Mismatch {
+        message: format!(
+            "run `{}` was begun by {by} with nnodes {min}:{max}, and this node has {}:{}; give every node of a \
+             run the same{hint}, or another run id",
+            settings.run.run_id, settings.min_nodes, settings.max_nodes
+        ),
+    })
+}

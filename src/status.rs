@@ -1,0 +1,191 @@
+//! What can be said of a service and of a run without joining it: read once, as JSON for a person's tools.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    backend::{Backend, Keys, Operation, Range, Txn},
+    error::{Applied, Error, Result},
+    node::connect,
+    protocol::{
+        identity::{NodeId, nonce},
+        keys::RunKeys,
+        records::{
+            ClosedRecord, CoordinatorRecord, HistoryRecord, NodeRecord, PlanShard, Record, RoundRecord,
+        },
+    },
+    run::{Entropy, decode_found},
+    settings::Connection,
+};
+
+/// What hangs on the trial's lease goes with it, should the trial be cut short.
+const TRIAL_TTL: Duration = Duration::from_secs(5);
+
+/// What the service says of itself, and whether it lets us write; or `error`.
+pub async fn probe(
+    connection: &Connection,
+    tenant: &str,
+    environment: &BTreeMap<String, String>,
+    entropy: &Entropy,
+    limit: Duration,
+) -> Value {
+    let deadline = Instant::now() + limit;
+    let connection = &patient(connection, limit);
+    // A run of its own, that no job has.
+    let trial = RunKeys::new(tenant, &format!("probe-{}", nonce(entropy.bits())));
+    let asked = async {
+        let found = connect(connection, TRIAL_TTL, &trial.round(), environment, entropy).await?;
+        let status = found.backend.status().await?;
+        Ok((found, status))
+    };
+    let (found, status) = match within(deadline, limit, None, asked).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let endpoint = match &error {
+                Error::Unavailable { endpoint, .. }
+                | Error::NotEtcd { endpoint, .. }
+                | Error::Denied { endpoint, .. }
+                | Error::Rejected { endpoint, .. } => endpoint.as_str(),
+                _ => "",
+            };
+            return json!({ "endpoint": endpoint, "error": error.to_string() });
+        }
+    };
+    let written = within(deadline, limit, Some(&found.backend), try_writing(&found.backend, &trial, entropy));
+    let write_error = written.await.err().map(|error| error.to_string());
+    json!({
+        "endpoint": found.backend.endpoint(),
+        "source": found.source.name,
+        "version": status.version,
+        "cluster_id": format!("{:x}", status.cluster_id),
+        "member_id": format!("{:x}", status.member_id),
+        "has_leader": status.leader != 0,
+        "db_size_bytes": status.db_size,
+        "errors": status.errors,
+        "writable": write_error.is_none(),
+        "write_error": write_error,
+    })
+}
+
+/// Puts one key under a short lease and gives the lease back, with which the key goes.
+async fn try_writing(backend: &Arc<dyn Backend>, trial: &RunKeys, entropy: &Entropy) -> Result<()> {
+    let lease = NodeId::from_random(entropy.bits()).first_lease();
+    backend.lease_grant(lease, TRIAL_TTL).await?;
+    let put = Operation::put(trial.round(), "", lease);
+    let written = backend.txn(Txn { then: vec![put], ..Txn::default() }).await;
+    let given_back = backend.lease_revoke(lease).await;
+    written?;
+    given_back
+}
+
+/// The run as the service has it. What is not there is null or empty.
+///
+/// # Errors
+/// Those of connecting and reading; [`Error::Record`] for what cannot be read.
+pub async fn run(
+    connection: &Connection,
+    keys: &RunKeys,
+    environment: &BTreeMap<String, String>,
+    entropy: &Entropy,
+    limit: Duration,
+) -> Result<Value> {
+    let deadline = Instant::now() + limit;
+    let connection = &patient(connection, limit);
+    let read = async {
+        let found = connect(connection, limit, &keys.round(), environment, entropy).await?;
+        read_run(found.backend.as_ref(), keys).await
+    };
+    within(deadline, limit, None, read).await
+}
+
+async fn read_run(backend: &dyn Backend, keys: &RunKeys) -> Result<Value> {
+    let control = [keys.coordinator(), keys.round(), keys.closed()];
+    let then = control.iter().map(|key| Operation::get(key.as_str())).collect();
+    let control = backend.txn(Txn { then, ..Txn::default() }).await?;
+    let coordinator: Option<CoordinatorRecord> = decode_found(&keys.coordinator(), control.found(0))?;
+    let round: Option<RoundRecord> = decode_found(&keys.round(), control.found(1))?;
+    let closed: Option<ClosedRecord> = decode_found(&keys.closed(), control.found(2))?;
+    let revision = control.header.revision;
+    let nodes = listing::<NodeRecord>(backend, keys.nodes(), revision).await?;
+    let life = round.as_ref().map(|round| &round.life).or(closed.as_ref().map(|closed| &closed.life));
+    let history = match life {
+        Some(life) => listing::<HistoryRecord>(backend, keys.history(life), revision).await?,
+        None => Vec::new(),
+    };
+    let mut ranks = BTreeMap::new();
+    if let Some(RoundRecord { life, round, attempt, .. }) = round.as_ref().filter(|round| round.has_world()) {
+        let shards = listing::<PlanShard>(backend, keys.plan(life, *round, attempt), revision).await?;
+        let entries = shards.into_iter().flat_map(|(_, shard)| shard.nodes);
+        ranks.extend(entries.map(|entry| (entry.id.to_string(), entry.rank)));
+    }
+    let nodes: Vec<Value> = nodes
+        .into_iter()
+        .map(|(id, node)| {
+            json!({
+                "rank": ranks.get(&id),
+                "id": id,
+                "name": node.name,
+                "address": node.address,
+                "port": node.port,
+                "topology": node.topology,
+                "leaving": node.leaving,
+            })
+        })
+        .collect();
+    let history: Vec<HistoryRecord> = history.into_iter().map(|(_, record)| record).collect();
+    Ok(json!({
+        "endpoint": backend.endpoint(),
+        "life": life,
+        "round": round.as_ref().map(|round| round.round),
+        "phase": round.as_ref().map(|round| round.phase),
+        "size": round.as_ref().map(|round| round.size),
+        "min_nodes": round.as_ref().map(|round| round.min),
+        "max_nodes": round.as_ref().map(|round| round.max),
+        "why": round.as_ref().map(|round| &round.why),
+        "master_address": round.as_ref().map(|round| &round.master_address),
+        "master_port": round.as_ref().map(|round| round.master_port),
+        "change": round.as_ref().map(|round| &round.change),
+        "coordinator": coordinator.map(|coordinator| coordinator.node),
+        "nodes": nodes,
+        "history": history,
+        "closed": closed,
+    }))
+}
+
+/// The records under a prefix, as they were at a revision, each with the last part of its key.
+async fn listing<R: Record>(
+    backend: &dyn Backend,
+    prefix: String,
+    revision: i64,
+) -> Result<Vec<(String, R)>> {
+    let range = Range { revision, ..Range::new(Keys::prefix(prefix)) };
+    let mut records = Vec::new();
+    for item in backend.range(range).await?.items {
+        let key = String::from_utf8_lossy(&item.key).into_owned();
+        let record = R::decode(&key, &item.value)?;
+        records.push((key.rsplit('/').next().unwrap_or_default().to_owned(), record));
+    }
+    Ok(records)
+}
+
+/// The same connection, whose own time-out, which says more than ours, comes first.
+fn patient(connection: &Connection, limit: Duration) -> Connection {
+    Connection { connect_timeout: (limit * 3 / 4).min(connection.connect_timeout), ..connection.clone() }
+}
+
+async fn within<T>(
+    deadline: Instant,
+    limit: Duration,
+    backend: Option<&Arc<dyn Backend>>,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    timeout_at(deadline, call).await.unwrap_or_else(|_| {
+        Err(Error::Unavailable {
+            endpoint: backend.map_or_else(|| "?".to_owned(), |backend| backend.endpoint()),
+            cause: format!("it did not answer within {:.1} s", limit.as_secs_f64()),
+            applied: Applied::Unknown,
+        })
+    })
+}

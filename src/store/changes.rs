@@ -1,0 +1,380 @@
+//! What each write of a store does, as plans: pure.
+//!
+//! A [`Change`] makes its transaction from what it knows of its keys. Nothing is known at first: the first plan guesses,
+//! because the likely case is then one round trip. If the guess was wrong, the answer to the refused transaction says
+//! what the keys hold, and the next plan stands on that. That it applies once is not its business ([`super::slots`]).
+
+use super::values::{Held, Place, argument, number, number_for, total};
+use crate::{
+    backend::{Compare, KeyValue, LeaseId, Operation},
+    error::{Error, Result},
+};
+
+/// The conditions and operations of one attempt, without those that make it apply once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Step {
+    pub(super) when: Vec<Compare>,
+    pub(super) then: Vec<Operation>,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Plan<T> {
+    /// Write this.
+    Write(Step),
+    /// Nothing is to be written: this is the result.
+    Done(T),
+    /// It cannot be done.
+    Refuse(Error),
+}
+
+impl<T> Plan<T> {
+    fn write(when: Vec<Compare>, then: Vec<Operation>) -> Self {
+        Self::Write(Step { when, then })
+    }
+}
+
+impl<T> From<Error> for Plan<T> {
+    fn from(error: Error) -> Self {
+        Self::Refuse(error)
+    }
+}
+
+/// What has been seen of a change that was applied.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// What [`Change::result_key`] held after it.
+    pub(super) result: Option<KeyValue>,
+}
+
+/// One write.
+pub(super) trait Change: Sync {
+    /// What it returns.
+    type Output: Send;
+
+    /// What to read where a plan is refused; [`Self::plan`] takes the answers.
+    fn reads(&self) -> Vec<Operation>;
+
+    /// The next attempt. `known` is what the keys held a moment ago, one for each of the reads; `None` at first.
+    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<Self::Output>;
+
+    /// The key that the result is read from, at the revision of the write; `None` if it follows from the write itself.
+    fn result_key(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The result of a plan that was applied.
+    fn applied(&self, seen: &Seen) -> Result<Self::Output>;
+}
+
+/// Puts contents, whatever was there.
+#[derive(Clone, Debug)]
+pub(super) struct Set {
+    pub(super) items: Vec<(Place, Vec<u8>)>,
+}
+
+impl Change for Set {
+    type Output = ();
+
+    fn reads(&self) -> Vec<Operation> {
+        Vec::new()
+    }
+
+    fn plan(&self, _: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<()> {
+        let operations = self.items.iter().flat_map(|(place, value)| replace(place, value.clone(), lease));
+        Plan::write(Vec::new(), operations.collect())
+    }
+
+    fn applied(&self, _: &Seen) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Puts a content and deletes the counter.
+fn replace(place: &Place, value: Vec<u8>, lease: LeaseId) -> [Operation; 2] {
+    [Operation::put(place.content(), value, lease), Operation::delete(place.counter())]
+}
+
+/// That a key holds nothing.
+fn absent(place: &Place) -> Vec<Compare> {
+    vec![Compare::absent(place.content()), Compare::absent(place.counter())]
+}
+
+/// That a key holds what it held.
+fn unchanged(item: &KeyValue) -> Vec<Compare> {
+    vec![Compare::ModRevision(item.key.clone(), item.mod_revision)]
+}
+
+/// Adds to a counter.
+#[derive(Clone, Debug)]
+pub(super) struct Add {
+    pub(super) place: Place,
+    pub(super) amount: i64,
+    /// A key to put along with it: that the node has asked for its exit barrier.
+    pub(super) finished: Option<String>,
+}
+
+impl Add {
+    fn write(&self, when: Vec<Compare>, mut then: Vec<Operation>, lease: LeaseId) -> Plan<i64> {
+        if let Some(finished) = &self.finished {
+            then.push(Operation::put(finished.as_str(), "", lease));
+        }
+        Plan::write(when, then)
+    }
+
+    fn sum(&self, present: i64) -> Result<i64> {
+        present.checked_add(self.amount).ok_or_else(|| self.overflow(present))
+    }
+
+    fn overflow(&self, present: i64) -> Error {
+        let Self { place, amount, .. } = self;
+        argument(format!("`add` of {amount} to {present} exceeds 64 bits: {}", place.name))
+    }
+}
+
+impl Change for Add {
+    type Output = i64;
+
+    fn reads(&self) -> Vec<Operation> {
+        self.place.reads()
+    }
+
+    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<i64> {
+        let counter = self.place.counter();
+        let put = |number: i64| Operation::put(counter.clone(), number.to_string(), lease);
+        let touch = || {
+            let then = vec![Operation::Touch { key: counter.clone() }];
+            self.write(vec![Compare::Exists(counter.clone())], then, lease)
+        };
+        let held = match known {
+            // The first of N that count themselves creates the counter, and N - 1 find it.
+            None if self.amount == 1 => return touch(),
+            None => Held::default(),
+            Some(answers) => Held::read(answers),
+        };
+        let Held { content, counter: present } = held;
+        match (content, present) {
+            (None, None) => self.write(absent(&self.place), vec![put(self.amount)], lease),
+            (None, Some(item)) => {
+                let present = match total(&item) {
+                    Ok(total) => total,
+                    Err(error) => return error.into(),
+                };
+                let sum = match self.sum(present) {
+                    Ok(sum) => sum,
+                    Err(error) => return error.into(),
+                };
+                match (self.amount, &self.finished) {
+                    (0, None) => Plan::Done(sum),
+                    (1, _) => touch(),
+                    _ => match number_for(sum, item.version) {
+                        Some(number) => self.write(unchanged(&item), vec![put(number)], lease),
+                        None => self.overflow(present).into(),
+                    },
+                }
+            }
+            (Some(item), _) => {
+                match number(&self.place.name, &item.value).and_then(|number| self.sum(number)) {
+                    Ok(sum) => {
+                        let mut when = unchanged(&item);
+                        when.push(Compare::absent(counter.clone()));
+                        self.write(when, vec![put(sum), Operation::delete(item.key)], lease)
+                    }
+                    Err(error) => error.into(),
+                }
+            }
+        }
+    }
+
+    fn result_key(&self) -> Option<Vec<u8>> {
+        Some(self.place.counter())
+    }
+
+    fn applied(&self, seen: &Seen) -> Result<i64> {
+        let key = || String::from_utf8_lossy(&self.place.counter()).into_owned();
+        let counter = seen.result.as_ref();
+        let counter =
+            counter.ok_or_else(|| Error::Record { key: key(), why: "it is not there".to_owned() })?;
+        total(counter)
+    }
+}
+
+/// Puts a content if the key holds another.
+#[derive(Clone, Debug)]
+pub(super) struct CompareSet {
+    pub(super) place: Place,
+    pub(super) expected: Vec<u8>,
+    pub(super) desired: Vec<u8>,
+}
+
+impl Change for CompareSet {
+    type Output = Vec<u8>;
+
+    fn reads(&self) -> Vec<Operation> {
+        self.place.reads()
+    }
+
+    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<Vec<u8>> {
+        let then = || replace(&self.place, self.desired.clone(), lease).to_vec();
+        let Some(answers) = known else {
+            let when = if self.expected.is_empty() {
+                absent(&self.place)
+            } else {
+                vec![Compare::Value(self.place.content(), self.expected.clone())]
+            };
+            return Plan::write(when, then());
+        };
+        let held = Held::read(answers);
+        match held.value() {
+            Ok(None) if self.expected.is_empty() => Plan::write(absent(&self.place), then()),
+            Ok(None) => Plan::Done(self.expected.clone()),
+            Ok(Some(value)) if value == self.expected => {
+                let item = held.content.or(held.counter);
+                Plan::write(item.as_ref().map(unchanged).unwrap_or_default(), then())
+            }
+            Ok(Some(value)) => Plan::Done(value),
+            Err(error) => error.into(),
+        }
+    }
+
+    fn applied(&self, _: &Seen) -> Result<Vec<u8>> {
+        Ok(self.desired.clone())
+    }
+}
+
+/// Puts more at the end of a content.
+#[derive(Clone, Debug)]
+pub(super) struct Append {
+    pub(super) place: Place,
+    pub(super) value: Vec<u8>,
+}
+
+impl Change for Append {
+    type Output = ();
+
+    fn reads(&self) -> Vec<Operation> {
+        self.place.reads()
+    }
+
+    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<()> {
+        let held = known.map(Held::read).unwrap_or_default();
+        let mut value = match held.value() {
+            Ok(value) => value.unwrap_or_default(),
+            Err(error) => return error.into(),
+        };
+        value.extend_from_slice(&self.value);
+        let item = held.content.or(held.counter);
+        let when = item.as_ref().map_or_else(|| absent(&self.place), unchanged);
+        Plan::write(when, replace(&self.place, value, lease).to_vec())
+    }
+
+    fn applied(&self, _: &Seen) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Deletes what a key holds; whether there was something.
+#[derive(Clone, Debug)]
+pub(super) struct Delete {
+    pub(super) place: Place,
+}
+
+impl Change for Delete {
+    type Output = bool;
+
+    fn reads(&self) -> Vec<Operation> {
+        self.place.reads()
+    }
+
+    fn plan(&self, known: Option<&[Option<KeyValue>]>, _: LeaseId) -> Plan<bool> {
+        let key = match known.map(Held::read) {
+            None => self.place.content(),
+            Some(Held { content: Some(item), .. } | Held { counter: Some(item), .. }) => item.key,
+            Some(_) => return Plan::Done(false),
+        };
+        let then = vec![Operation::delete(self.place.content()), Operation::delete(self.place.counter())];
+        Plan::write(vec![Compare::Exists(key)], then)
+    }
+
+    fn applied(&self, _: &Seen) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+/// Puts keys that nobody else writes: an item of a queue, or that the node is finished.
+#[derive(Clone, Debug)]
+pub(super) struct Put {
+    pub(super) key: String,
+    pub(super) value: Vec<u8>,
+}
+
+impl Change for Put {
+    type Output = ();
+
+    fn reads(&self) -> Vec<Operation> {
+        Vec::new()
+    }
+
+    fn plan(&self, _: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<()> {
+        Plan::write(Vec::new(), vec![Operation::put(self.key.as_str(), self.value.clone(), lease)])
+    }
+
+    fn applied(&self, _: &Seen) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes one item out of a queue; whether nobody else was faster.
+#[derive(Clone, Debug)]
+pub(super) struct Take {
+    pub(super) item: KeyValue,
+}
+
+impl Change for Take {
+    type Output = bool;
+
+    fn reads(&self) -> Vec<Operation> {
+        vec![Operation::get(self.item.key.as_slice())]
+    }
+
+    fn plan(&self, known: Option<&[Option<KeyValue>]>, _: LeaseId) -> Plan<bool> {
+        let same = |found: &Option<KeyValue>| {
+            found.as_ref().is_some_and(|found| found.mod_revision == self.item.mod_revision)
+        };
+        if known.is_some_and(|answers| !answers.iter().any(same)) {
+            return Plan::Done(false);
+        }
+        Plan::write(unchanged(&self.item), vec![Operation::delete(self.item.key.as_slice())])
+    }
+
+    fn applied(&self, _: &Seen) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+/// Puts a content back after the service came back empty, unless somebody has written the key since.
+#[derive(Clone, Debug)]
+pub(super) struct PutBack {
+    pub(super) place: Place,
+    pub(super) value: Vec<u8>,
+}
+
+impl Change for PutBack {
+    type Output = ();
+
+    fn reads(&self) -> Vec<Operation> {
+        self.place.reads()
+    }
+
+    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<()> {
+        if known.is_some_and(|answers| !Held::read(answers).is_absent()) {
+            return Plan::Done(());
+        }
+        let then = vec![Operation::put(self.place.content(), self.value.clone(), lease)];
+        Plan::write(absent(&self.place), then)
+    }
+
+    fn applied(&self, _: &Seen) -> Result<()> {
+        Ok(())
+    }
+}

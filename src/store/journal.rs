@@ -1,0 +1,201 @@
+//! What a store has written itself, so that it can be put back after the service came back empty.
+//!
+//! Every piece bears the run's lease under which it was applied. A service that came back empty has another run's lease,
+//! and a write under the old one is refused there: so the number tells for each piece, exactly, whether the present
+//! store has it, however late its answer was read.
+//!
+//! A content is put back only where nobody has written the key since; this node's part of a counter is added again,
+//! and what it appended is appended again. Items of queues are not put back (who took them is not known), nor is a
+//! deletion by another node: a key that somebody else deleted comes back with its writer.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::backend::LeaseId;
+
+/// What was written, by key.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    entries: Mutex<BTreeMap<String, Entry>>,
+    /// One putting back at a time, or an amount would be added twice.
+    pub(super) turn: tokio::sync::Mutex<()>,
+}
+
+/// This node's part of one key, each piece under its lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Entry {
+    content: Option<(LeaseId, Vec<u8>)>,
+    added: BTreeMap<LeaseId, i64>,
+    appended: BTreeMap<LeaseId, Vec<u8>>,
+    finished: Option<LeaseId>,
+}
+
+/// A write to journal.
+#[derive(Clone, Debug)]
+pub(super) enum Piece {
+    /// The content that the key was given.
+    Content(Vec<u8>),
+    /// What was added, and whether this node was marked as finished along with it.
+    Added(i64, bool),
+    /// What was appended.
+    Appended(Vec<u8>),
+}
+
+/// What a store under another lease lacks of one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lacking {
+    /// Its name.
+    pub(super) name: String,
+    /// The content.
+    pub(super) content: Option<Vec<u8>>,
+    /// The sum, and the leases it stood under.
+    pub(super) added: Option<(i64, Vec<LeaseId>)>,
+    /// What was appended, and the leases it stood under.
+    pub(super) appended: Option<(Vec<u8>, Vec<LeaseId>)>,
+    /// Whether this node is to be marked as finished.
+    pub(super) finished: bool,
+}
+
+impl Journal {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        // Each change of it is whole before anything can fail.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a write that was applied under this lease.
+    pub(super) fn record(&self, name: &str, lease: LeaseId, piece: Piece) {
+        let mut entries = self.lock();
+        let entry = entries.entry(name.to_owned()).or_default();
+        match piece {
+            Piece::Content(value) => {
+                let finished = entry.finished;
+                *entry = Entry { content: Some((lease, value)), finished, ..Entry::default() };
+            }
+            Piece::Added(amount, finished) => {
+                let sum = entry.added.entry(lease).or_default();
+                *sum = sum.saturating_add(amount);
+                if finished {
+                    entry.finished = Some(lease);
+                }
+            }
+            Piece::Appended(value) => entry.appended.entry(lease).or_default().extend(value),
+        }
+    }
+
+    /// Forgets a key that this node has deleted.
+    pub(super) fn forget(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    /// What the store under this lease lacks.
+    pub(super) fn lacking(&self, lease: LeaseId) -> Vec<Lacking> {
+        let entries = self.lock();
+        let lacking = entries.iter().map(|(name, entry)| {
+            let content = entry.content.as_ref().filter(|(of, _)| *of != lease);
+            let added: Vec<_> = entry.added.iter().filter(|(of, _)| **of != lease).collect();
+            let appended: Vec<_> = entry.appended.iter().filter(|(of, _)| **of != lease).collect();
+            Lacking {
+                name: name.clone(),
+                content: content.map(|(_, value)| value.clone()),
+                added: (!added.is_empty()).then(|| {
+                    let sum = added.iter().fold(0_i64, |sum, (_, amount)| sum.saturating_add(**amount));
+                    (sum, added.iter().map(|(of, _)| **of).collect())
+                }),
+                appended: (!appended.is_empty()).then(|| {
+                    let all = appended.iter().flat_map(|(_, value)| value.iter().copied()).collect();
+                    (all, appended.iter().map(|(of, _)| **of).collect())
+                }),
+                finished: entry.finished.is_some_and(|of| of != lease),
+            }
+        });
+        let lacks = |lacking: &Lacking| {
+            lacking.content.is_some()
+                || lacking.added.is_some()
+                || lacking.appended.is_some()
+                || lacking.finished
+        };
+        lacking.filter(lacks).collect()
+    }
+
+    /// Notes that a content was put back, or that another has its place.
+    pub(super) fn content_is_back(&self, name: &str, value: &[u8], lease: LeaseId) {
+        let mut entries = self.lock();
+        let content = entries.get_mut(name).and_then(|entry| entry.content.as_mut());
+        if let Some((of, _)) = content.filter(|(_, present)| present == value) {
+            *of = lease;
+        }
+    }
+
+    /// Notes that the sum that stood under these leases was added again.
+    pub(super) fn sum_is_back(&self, name: &str, from: &[LeaseId], sum: i64, lease: LeaseId) {
+        if let Some(entry) = self.lock().get_mut(name) {
+            entry.added.retain(|of, _| !from.contains(of));
+            let present = entry.added.entry(lease).or_default();
+            *present = present.saturating_add(sum);
+        }
+    }
+
+    /// Notes that what was appended under these leases was appended again.
+    pub(super) fn appended_is_back(&self, name: &str, from: &[LeaseId], value: Vec<u8>, lease: LeaseId) {
+        if let Some(entry) = self.lock().get_mut(name) {
+            entry.appended.retain(|of, _| !from.contains(of));
+            entry.appended.entry(lease).or_default().extend(value);
+        }
+    }
+
+    /// Notes that this node was marked as finished again.
+    pub(super) fn finished_is_back(&self, name: &str, lease: LeaseId) {
+        if let Some(entry) = self.lock().get_mut(name) {
+            entry.finished = Some(lease);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_lacks_what_was_written_under_other_leases() {
+        let journal = Journal::default();
+        journal.record("content", 1, Piece::Content(b"a".to_vec()));
+        journal.record("counter", 1, Piece::Added(2, false));
+        journal.record("counter", 1, Piece::Added(3, true));
+        journal.record("counter", 2, Piece::Added(10, false));
+        journal.record("text", 1, Piece::Appended(b"x".to_vec()));
+        assert_eq!(journal.lacking(1).len(), 1);
+        let lacking = journal.lacking(2);
+        let content = Lacking { name: "content".into(), content: Some(b"a".to_vec()), ..Lacking::default() };
+        let counter = Lacking {
+            name: "counter".into(),
+            added: Some((5, vec![1])),
+            finished: true,
+            ..Lacking::default()
+        };
+        let text =
+            Lacking { name: "text".into(), appended: Some((b"x".to_vec(), vec![1])), ..Lacking::default() };
+        assert_eq!(lacking, [content, counter, text]);
+        journal.content_is_back("content", b"a", 2);
+        journal.sum_is_back("counter", &[1], 5, 2);
+        journal.finished_is_back("counter", 2);
+        journal.appended_is_back("text", &[1], b"x".to_vec(), 2);
+        assert_eq!(journal.lacking(2), []);
+        let again: Vec<_> = journal.lacking(3).into_iter().filter_map(|lacking| lacking.added).collect();
+        assert_eq!(again, [(15, vec![2])]);
+    }
+
+    #[test]
+    fn a_content_ends_what_was_added_before_and_a_deletion_ends_all() {
+        let journal = Journal::default();
+        journal.record("key", 1, Piece::Added(2, false));
+        journal.record("key", 1, Piece::Content(b"5".to_vec()));
+        journal.record("key", 1, Piece::Added(1, false));
+        let lacking = journal.lacking(2);
+        assert_eq!(lacking[0].content, Some(b"5".to_vec()));
+        assert_eq!(lacking[0].added, Some((1, vec![1])));
+        journal.forget("key");
+        assert_eq!(journal.lacking(2), []);
+    }
+}

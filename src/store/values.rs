@@ -1,0 +1,367 @@
+//! How a store lies in the service's keys, and what they hold: pure.
+//!
+//! A key of the store is two keys of the service, of which at most one exists: its content, `<key>/v`, and its counter,
+//! `<key>/n`, so that `set` never spins against `add`. The items of its queue are `<key>/q/<item>`. Store keys are
+//! percent-encoded, so one prefix covers all there is of a key, and no key lies among those of another.
+//!
+//! A counter's value is the number it was last put with, and every touch since counts one:
+//! `total = number + version - 1`. Adding one to a counter that exists thus needs no knowledge of its total, and N nodes
+//! that end together need N transactions and not N squared.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::{
+    backend::{Event, KeyValue, Keys, Operation},
+    error::{Error, Result},
+};
+
+/// What stays as it is: the unreserved characters of RFC 3986 less `.`, as in the keys of a run.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// How many names a message shows.
+const SHOWN_KEYS: usize = 3;
+
+/// Where one key of a store lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The key as the caller knows it.
+    pub(super) name: String,
+    /// What all there is of it begins with.
+    prefix: String,
+}
+
+impl Place {
+    /// The place of a key of the store that begins with `base`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for what is no key.
+    pub(super) fn new(base: &str, name: &str) -> Result<Self> {
+        if name.is_empty() {
+            return Err(argument("a key of the store may not be empty"));
+        }
+        if name.contains('\0') {
+            return Err(argument(format!("a key of the store may not contain NUL: {name:?}")));
+        }
+        Ok(Self { name: name.to_owned(), prefix: format!("{base}{}/", utf8_percent_encode(name, ENCODED)) })
+    }
+
+    /// Its content.
+    pub(super) fn content(&self) -> Vec<u8> {
+        format!("{}v", self.prefix).into_bytes()
+    }
+
+    /// Its counter.
+    pub(super) fn counter(&self) -> Vec<u8> {
+        format!("{}n", self.prefix).into_bytes()
+    }
+
+    /// What the items of its queue begin with.
+    pub(super) fn queue(&self) -> String {
+        format!("{}q/", self.prefix)
+    }
+
+    /// The reads that tell what it holds; [`Held::read`] takes their answers.
+    pub(super) fn reads(&self) -> Vec<Operation> {
+        vec![Operation::get(self.content()), Operation::get(self.counter())]
+    }
+}
+
+/// The name of the key whose content or counter this is; `None` for the items of queues.
+pub(super) fn name_of(base: &str, key: &[u8]) -> Option<String> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix(base)?;
+    let encoded = rest.strip_suffix("/v").or_else(|| rest.strip_suffix("/n"))?;
+    if encoded.contains('/') {
+        return None;
+    }
+    percent_decode_str(encoded).decode_utf8().ok().map(Cow::into_owned)
+}
+
+/// What a key holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Its content.
+    pub(super) content: Option<KeyValue>,
+    /// Its counter.
+    pub(super) counter: Option<KeyValue>,
+}
+
+impl Held {
+    /// From the answers to [`Place::reads`].
+    pub(super) fn read(answers: &[Option<KeyValue>]) -> Self {
+        let at = |index: usize| answers.get(index).cloned().flatten();
+        Self { content: at(0), counter: at(1) }
+    }
+
+    /// Whether it holds nothing.
+    pub(super) fn is_absent(&self) -> bool {
+        self.content.is_none() && self.counter.is_none()
+    }
+
+    /// What `get` returns: a counter gives its total in decimal.
+    ///
+    /// # Errors
+    /// [`Error::Record`] if a counter is none.
+    pub(super) fn value(&self) -> Result<Option<Vec<u8>>> {
+        match (&self.content, &self.counter) {
+            (Some(content), _) => Ok(Some(content.value.clone())),
+            (None, Some(counter)) => Ok(Some(total(counter)?.to_string().into_bytes())),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// What a counter stands at.
+///
+/// # Errors
+/// [`Error::Record`] if it is none.
+pub(super) fn total(counter: &KeyValue) -> Result<i64> {
+    let number = std::str::from_utf8(&counter.value).ok().and_then(|text| text.parse::<i64>().ok());
+    number.and_then(|number| number.checked_add(counter.version - 1)).ok_or_else(|| Error::Record {
+        key: String::from_utf8_lossy(&counter.key).into_owned(),
+        why: format!("expected a counter, not {} bytes that are no number", counter.value.len()),
+    })
+}
+
+/// The number to put into a counter that is at `version` now, so that its total is `total` after that put.
+pub(super) fn number_for(total: i64, version: i64) -> Option<i64> {
+    total.checked_sub(version)
+}
+
+/// A content as a number, as `add` takes it over into a counter.
+///
+/// # Errors
+/// [`Error::Argument`] if it is none.
+pub(super) fn number(name: &str, content: &[u8]) -> Result<i64> {
+    std::str::from_utf8(content).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
+        argument(format!(
+            "`add` expects a key that is absent, a counter, or a decimal number of 64 bits; it holds {} bytes that \
+             are none: {name}",
+            content.len()
+        ))
+    })
+}
+
+/// An [`Error::Argument`].
+pub(super) fn argument(message: impl Into<String>) -> Error {
+    Error::Argument { message: message.into() }
+}
+
+/// The keys that a call is about, and what is known of them.
+#[derive(Clone, Debug)]
+pub(super) struct Contents {
+    places: Vec<Place>,
+    /// Which place, and whether its counter, a key of the service is.
+    index: BTreeMap<Vec<u8>, (usize, bool)>,
+    held: Vec<Held>,
+}
+
+impl Contents {
+    /// Nothing known yet of these keys; one that is named twice is one.
+    pub(super) fn new(mut places: Vec<Place>) -> Self {
+        places.sort_by(|one, other| one.prefix.cmp(&other.prefix));
+        places.dedup();
+        let mut index = BTreeMap::new();
+        for (number, place) in places.iter().enumerate() {
+            index.insert(place.content(), (number, false));
+            index.insert(place.counter(), (number, true));
+        }
+        let held = vec![Held::default(); places.len()];
+        Self { places, index, held }
+    }
+
+    /// The keys.
+    pub(super) fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The least prefix that covers all of them, for one range or one watch.
+    pub(super) fn covering(&self) -> Keys {
+        let (Some(first), Some(last)) = (self.places.first(), self.places.last()) else {
+            return Keys::prefix("");
+        };
+        // They are sorted, so what the first and the last have in common all have.
+        let common =
+            first.prefix.bytes().zip(last.prefix.bytes()).take_while(|(one, other)| one == other).count();
+        Keys::prefix(&first.prefix.as_bytes()[..common])
+    }
+
+    /// Forgets what is known, before reading again.
+    pub(super) fn clear(&mut self) {
+        self.held.fill(Held::default());
+    }
+
+    /// Takes in what a read found.
+    pub(super) fn found(&mut self, item: KeyValue) {
+        if let Some((number, counter)) = self.index.get(&item.key).copied() {
+            self.put(number, counter, Some(item));
+        }
+    }
+
+    /// Takes in a change.
+    pub(super) fn apply(&mut self, event: Event) {
+        match event {
+            Event::Put(item) => self.found(item),
+            Event::Delete { key, .. } => {
+                if let Some((number, counter)) = self.index.get(&key).copied() {
+                    self.put(number, counter, None);
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, number: usize, counter: bool, item: Option<KeyValue>) {
+        if let Some(held) = self.held.get_mut(number) {
+            *(if counter { &mut held.counter } else { &mut held.content }) = item;
+        }
+    }
+
+    /// Whether all of them hold something.
+    pub(super) fn is_complete(&self) -> bool {
+        self.held.iter().all(|held| !held.is_absent())
+    }
+
+    /// What the key of this name holds.
+    pub(super) fn value(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let found = self.places.iter().zip(&self.held).find(|(place, _)| place.name == name);
+        found.map_or(Ok(None), |(_, held)| held.value())
+    }
+
+    /// What all the keys hold, by name.
+    pub(super) fn values(&self) -> Result<BTreeMap<&str, Option<Vec<u8>>>> {
+        let pairs = self.places.iter().zip(&self.held);
+        pairs.map(|(place, held)| Ok((place.name.as_str(), held.value()?))).collect()
+    }
+
+    /// Which keys are missing, in words: all their number, the first few names.
+    pub(super) fn missing(&self) -> String {
+        let pairs = self.places.iter().zip(&self.held);
+        let missing: Vec<_> =
+            pairs.filter(|(_, held)| held.is_absent()).map(|(place, _)| &place.name).collect();
+        let names: Vec<_> = missing.iter().take(SHOWN_KEYS).map(|name| format!("`{name}`")).collect();
+        let rest = if missing.len() > SHOWN_KEYS { ", ..." } else { "" };
+        format!("{} of {} keys missing: {}{rest}", missing.len(), self.places.len(), names.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::changes::{Add, Change, Plan};
+
+    const BASE: &str = "/base/";
+
+    fn place(name: &str) -> Place {
+        Place::new(BASE, name).unwrap()
+    }
+
+    fn item(key: Vec<u8>, value: &str, version: i64) -> KeyValue {
+        KeyValue { key, value: value.into(), version, mod_revision: version, ..KeyValue::default() }
+    }
+
+    /// What a service makes of the operations of a plan, as far as one key goes.
+    fn carry_out(held: &mut Held, place: &Place, operations: &[Operation]) {
+        for operation in operations {
+            match operation {
+                Operation::Put { key, value, .. } => {
+                    let slot = if *key == place.counter() { &mut held.counter } else { &mut held.content };
+                    let version = slot.as_ref().map_or(0, |item| item.version) + 1;
+                    *slot = Some(item(key.clone(), std::str::from_utf8(value).unwrap(), version));
+                }
+                Operation::Touch { key } => {
+                    assert_eq!(*key, place.counter());
+                    held.counter.as_mut().unwrap().version += 1;
+                }
+                Operation::Delete(Keys::One(key)) if *key == place.content() => held.content = None,
+                Operation::Delete(_) => held.counter = None,
+                Operation::Get(_) => {}
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_counter_is_the_sum_of_what_was_added(
+            start in proptest::option::of(-1000_i64..1000),
+            amounts in proptest::collection::vec(prop_oneof![3 => Just(1_i64), 1 => -1000_i64..1000], 1..60),
+        ) {
+            let place = place("counter");
+            let mut held = Held::default();
+            if let Some(start) = start {
+                held.content = Some(item(place.content(), &start.to_string(), 1));
+            }
+            let mut sum = start.unwrap_or(0);
+            for amount in amounts {
+                sum += amount;
+                let add = Add { place: place.clone(), amount, finished: None };
+                let answers = [held.content.clone(), held.counter.clone()];
+                match add.plan(Some(&answers), 7) {
+                    Plan::Write(step) => carry_out(&mut held, &place, &step.then),
+                    Plan::Done(total) => prop_assert_eq!(total, sum),
+                    Plan::Refuse(error) => prop_assert!(false, "{}", error),
+                }
+                prop_assert!(held.content.is_none());
+                prop_assert_eq!(held.value().unwrap(), Some(sum.to_string().into_bytes()));
+            }
+        }
+
+        #[test]
+        fn every_name_comes_back_from_its_key_and_none_lies_within_another(one in "\\PC{1,8}", other in "\\PC{1,8}") {
+            let (first, second) = (place(&one), place(&other));
+            prop_assert_eq!(name_of(BASE, &first.content()), Some(one.clone()));
+            prop_assert_eq!(name_of(BASE, &first.counter()), Some(one.clone()));
+            prop_assert_eq!(name_of(BASE, format!("{}item/v", first.queue()).as_bytes()), None);
+            if one != other {
+                prop_assert!(!first.prefix.starts_with(&second.prefix));
+            }
+        }
+
+        #[test]
+        fn one_prefix_covers_all_keys(names in proptest::collection::vec("[ab/%]{1,6}", 1..8)) {
+            let contents = Contents::new(names.iter().map(|name| place(name)).collect());
+            let Keys::Prefix(prefix) = contents.covering() else { panic!("no prefix") };
+            prop_assert!(prefix.starts_with(BASE.as_bytes()));
+            for place in contents.places() {
+                prop_assert!(place.content().starts_with(&prefix) && place.counter().starts_with(&prefix));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        for name in ["", "a\0b"] {
+            assert!(matches!(Place::new(BASE, name), Err(Error::Argument { .. })), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn changes_move_a_key_from_counter_to_content_and_away() {
+        let mut contents = Contents::new(vec![place("b"), place("a"), place("a")]);
+        assert_eq!(contents.missing(), "2 of 2 keys missing: `a`, `b`");
+        contents.found(item(place("a").counter(), "5", 3));
+        assert_eq!(contents.value("a").unwrap(), Some(b"7".to_vec()));
+        contents.apply(Event::Put(item(place("a").content(), "text", 1)));
+        contents.apply(Event::Delete { key: place("a").counter(), revision: 4 });
+        assert_eq!(contents.value("a").unwrap(), Some(b"text".to_vec()));
+        assert!(!contents.is_complete());
+        assert_eq!(contents.missing(), "1 of 2 keys missing: `b`");
+        contents.apply(Event::Put(item(place("b").content(), "", 1)));
+        contents.apply(Event::Put(item(b"/base/c/v".to_vec(), "", 1)));
+        assert!(contents.is_complete());
+        contents.apply(Event::Delete { key: place("a").content(), revision: 5 });
+        assert_eq!(contents.values().unwrap(), BTreeMap::from([("a", None), ("b", Some(Vec::new()))]));
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_added_to_and_not_shown() {
+        let message = number("key", b"secret").unwrap_err().to_string();
+        assert!(
+            message.contains("6 bytes") && message.contains("key") && !message.contains("secret"),
+            "{message}"
+        );
+        assert_eq!(number("key", b"-12").unwrap(), -12);
+    }
+}

@@ -1,0 +1,276 @@
+//! Reading, and waiting for what is not there yet: one read, then one watch from the revision after it.
+//!
+//! Nothing is polled. A watch that breaks is not taken up again: on a store that was wiped meanwhile it would be
+//! accepted and silently miss everything. Instead all is read again, and so it is when the session says that the
+//! service came back empty. Reads are made under the condition that this node's record is there, so that a service
+//! which came back empty, and which the session has not noticed yet, does not answer "nothing there".
+
+use tokio::time::sleep;
+
+use super::{Inner, Progress, slots::moved_or, values::Contents};
+use crate::{
+    backend::{Changes, Compare, Event, KeyValue, Keys, Range, Revision, Txn, WatchStream},
+    error::{Applied, Error, Result},
+};
+
+/// Keys that are read one by one in a transaction; more are read with one range over what they have in common.
+const KEYS_READ_SINGLY: usize = 32;
+
+/// Why a watch was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// What was awaited is there.
+    Enough,
+    /// The world is about to change, and the caller wanted to know.
+    Changed,
+    /// The watch broke, or the service came back empty.
+    ReadAgain,
+}
+
+impl Inner {
+    /// Reads what the keys hold now; the revision of that.
+    pub(super) async fn read(&self, contents: &mut Contents, progress: &Progress) -> Result<Revision> {
+        let mut backoff = self.backoff();
+        let mut view = self.context.view.clone();
+        loop {
+            view.mark_unchanged();
+            match self.read_once(contents).await {
+                Err(error) if error.is_transient() => {
+                    progress.note(&error.to_string());
+                    moved_or(&mut view, &mut backoff).await?;
+                }
+                end => return end,
+            }
+        }
+    }
+
+    /// One attempt at it.
+    async fn read_once(&self, contents: &mut Contents) -> Result<Revision> {
+        contents.clear();
+        if contents.places().len() > KEYS_READ_SINGLY {
+            let (revision, items) = self.pages(contents.covering(), false).await?;
+            for item in items {
+                contents.found(item);
+            }
+            return Ok(revision);
+        }
+        let when = vec![Compare::Exists(self.context.keys.node(self.context.node).into())];
+        let then: Vec<_> = contents.places().iter().flat_map(super::values::Place::reads).collect();
+        let count = then.len();
+        let answer = self.context.backend.txn(Txn { when, then, otherwise: Vec::new() }).await?;
+        if !answer.succeeded {
+            return Err(self.record_missing());
+        }
+        for index in 0..count {
+            for item in answer.found(index) {
+                contents.found(item.clone());
+            }
+        }
+        Ok(answer.header.revision)
+    }
+
+    /// All keys, page by page, at one revision; that revision.
+    pub(super) async fn pages(&self, keys: Keys, keys_only: bool) -> Result<(Revision, Vec<KeyValue>)> {
+        let mut range = Range { limit: self.context.limits.page, keys_only, ..Range::new(keys) };
+        let mut items: Vec<KeyValue> = Vec::new();
+        loop {
+            let mut page = match self.context.backend.range(range.clone()).await {
+                // Compacted between two pages: from the beginning, which is another attempt.
+                Err(Error::Compacted { .. }) => return Err(Error::FutureRevision),
+                page => page?,
+            };
+            if range.revision == 0 {
+                range.revision = page.header.revision;
+            }
+            items.append(&mut page.items);
+            let Some(last) = items.last().filter(|_| page.more) else { break };
+            let mut from = last.key.clone();
+            from.push(0);
+            range.keys = Keys::Span(from, after(&range.keys));
+        }
+        // A service that came back empty has no record of ours before the session has put everything in order.
+        let when = vec![Compare::Exists(self.context.keys.node(self.context.node).into())];
+        let answer = self.context.backend.txn(Txn { when, ..Txn::default() }).await?;
+        if !answer.succeeded {
+            return Err(self.record_missing());
+        }
+        Ok((range.revision, items))
+    }
+
+    fn record_missing(&self) -> Error {
+        Error::Unavailable {
+            endpoint: self.context.backend.endpoint(),
+            cause: "this node's record is not in the service at the moment".to_owned(),
+            applied: Applied::No,
+        }
+    }
+
+    /// Waits until all of the keys hold something; with `until_change` at most until the world is about to change.
+    pub(super) async fn wait(
+        &self,
+        contents: &mut Contents,
+        until_change: bool,
+        progress: &Progress,
+    ) -> Result<()> {
+        let mut backoff = self.backoff();
+        let mut view = self.context.view.clone();
+        loop {
+            let (resets, changed) = {
+                let now = view.borrow_and_update();
+                (now.resets, now.changed && until_change)
+            };
+            match self.read_once(contents).await {
+                Ok(_) if changed || contents.is_complete() => return Ok(()),
+                Ok(revision) => {
+                    backoff.reset();
+                    progress.awaiting(contents.missing());
+                    let woken = match self.open(contents.covering(), progress).await? {
+                        Some(stream) => {
+                            self.wait_on(stream, contents, revision, resets, until_change, progress).await?
+                        }
+                        None => Woken::ReadAgain,
+                    };
+                    match woken {
+                        Woken::Enough | Woken::Changed => return Ok(()),
+                        Woken::ReadAgain => progress.awaiting(contents.missing()),
+                    }
+                }
+                // The world is about to change, and whoever wants to know that does not wait for the service.
+                Err(error) if error.is_transient() && changed => return Ok(()),
+                Err(error) if error.is_transient() => progress.note(&error.to_string()),
+                Err(error) => return Err(error),
+            }
+            moved_or(&mut view, &mut backoff).await?;
+        }
+    }
+
+    /// Follows the keys after a read at this revision, reading once more what was written while the watch was opened.
+    async fn wait_on(
+        &self,
+        stream: Box<dyn WatchStream>,
+        contents: &mut Contents,
+        mut revision: Revision,
+        resets: u64,
+        until_change: bool,
+        progress: &Progress,
+    ) -> Result<Woken> {
+        if stream.revision() > revision {
+            revision = match self.read_once(contents).await {
+                Ok(revision) => revision,
+                Err(error) if error.is_transient() => return Ok(Woken::ReadAgain),
+                Err(error) => return Err(error),
+            };
+            progress.awaiting(contents.missing());
+            if contents.is_complete() {
+                return Ok(Woken::Enough);
+            }
+        }
+        self.watched(stream, revision, resets, until_change, progress, |event| {
+            contents.apply(event);
+            progress.awaiting(contents.missing());
+            contents.is_complete()
+        })
+        .await
+    }
+
+    /// Waits for a change of these keys after a revision; whether there was one before all must be read again.
+    pub(super) async fn wait_for_change(
+        &self,
+        keys: Keys,
+        revision: Revision,
+        resets: u64,
+        progress: &Progress,
+    ) -> Result<()> {
+        let put = |event: Event| matches!(event, Event::Put(_));
+        let woken = match self.open(keys, progress).await? {
+            Some(stream) if stream.revision() > revision => return Ok(()),
+            Some(stream) => self.watched(stream, revision, resets, false, progress, put).await?,
+            None => Woken::ReadAgain,
+        };
+        if woken == Woken::ReadAgain {
+            sleep(self.backoff().next_delay()).await;
+        }
+        Ok(())
+    }
+
+    /// Opens a watch from now on. Not from the revision that was read: etcd serves a watch that begins in the past from
+    /// a loop that runs ten times a second (`syncWatchersLoop`), and in a busy run every revision is past at once.
+    async fn open(&self, keys: Keys, progress: &Progress) -> Result<Option<Box<dyn WatchStream>>> {
+        match self.context.backend.watch(keys, 0).await {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) if error.is_transient() => {
+                progress.note(&error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Follows the keys from after this revision until `enough` says so, after the last change of a revision.
+    async fn watched(
+        &self,
+        mut stream: Box<dyn WatchStream>,
+        revision: Revision,
+        resets: u64,
+        until_change: bool,
+        progress: &Progress,
+        mut enough: impl FnMut(Event) -> bool + Send,
+    ) -> Result<Woken> {
+        let mut view = self.context.view.clone();
+        let judge = |view: &super::StoreView| {
+            if until_change && view.changed {
+                Some(Woken::Changed)
+            } else if view.resets != resets {
+                Some(Woken::ReadAgain)
+            } else {
+                None
+            }
+        };
+        loop {
+            if let Some(woken) = judge(&view.borrow_and_update()) {
+                return Ok(woken);
+            }
+            tokio::select! {
+                biased;
+                changes = stream.next() => match changes {
+                    Ok(Changes { events, .. }) => {
+                        let unread = events.into_iter().filter(|event| event.revision() > revision);
+                        let mut events = unread.peekable();
+                        while let Some(event) = events.next() {
+                            let revision = event.revision();
+                            // Half a revision is a state that never was.
+                            let last = events.peek().is_none_or(|next| next.revision() != revision);
+                            if enough(event) && last {
+                                return Ok(Woken::Enough);
+                            }
+                        }
+                    }
+                    Err(error) if error.is_transient() || matches!(error, Error::Compacted { .. }) => {
+                        progress.note(&error.to_string());
+                        return Ok(judge(&view.borrow()).unwrap_or(Woken::ReadAgain));
+                    }
+                    Err(error) => return Err(error),
+                },
+                moved = view.changed() => moved.map_err(|_| Error::Left)?,
+            }
+        }
+    }
+}
+
+/// Where these keys end.
+fn after(keys: &Keys) -> Vec<u8> {
+    match keys {
+        Keys::Span(_, to) => to.clone(),
+        Keys::One(key) => [key.as_slice(), &[0]].concat(),
+        Keys::Prefix(prefix) => {
+            let mut to = prefix.clone();
+            while let Some(last) = to.pop() {
+                if let Some(next) = last.checked_add(1) {
+                    to.push(next);
+                    break;
+                }
+            }
+            to
+        }
+    }
+}
