@@ -1,0 +1,68 @@
+//! Which exception class stands for which error: one table. The classes are Python's, in `lattice_rdzv.errors`.
+
+use std::time::Duration;
+
+use pyo3::{exceptions::PyValueError, import_exception, prelude::*};
+
+use crate::error::Error;
+
+import_exception!(lattice_rdzv.errors, ClosedError);
+import_exception!(lattice_rdzv.errors, JoinTimeoutError);
+import_exception!(lattice_rdzv.errors, LeftError);
+import_exception!(lattice_rdzv.errors, OutcomeUnknownError);
+import_exception!(lattice_rdzv.errors, RecordError);
+import_exception!(lattice_rdzv.errors, RendezvousError);
+import_exception!(lattice_rdzv.errors, SettingsError);
+import_exception!(lattice_rdzv.errors, StoreResetError);
+import_exception!(lattice_rdzv.errors, StoreTimeoutError);
+import_exception!(lattice_rdzv.errors, UnreachableError);
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Setting { .. } | Error::Mismatch { .. } => SettingsError::new_err(message),
+            Error::NotFound { .. }
+            | Error::Unavailable { .. }
+            | Error::NotEtcd { .. }
+            | Error::Denied { .. } => UnreachableError::new_err(message),
+            Error::Record { .. } => RecordError::new_err(message),
+            Error::Closed { outcome, by, why, .. } => ClosedError::new_err((message, outcome, by, why)),
+            Error::Timeout { .. } => JoinTimeoutError::new_err(message),
+            Error::StoreReset { .. } => StoreResetError::new_err(message),
+            Error::OutcomeUnknown { .. } => OutcomeUnknownError::new_err(message),
+            Error::Left => LeftError::new_err(message),
+            Error::LeaseNotFound { .. }
+            | Error::LeaseExists { .. }
+            | Error::Compacted { .. }
+            | Error::FutureRevision
+            | Error::Rejected { .. }
+            | Error::Argument { .. } => RendezvousError::new_err(message),
+        }
+    }
+}
+
+/// The same for a call of a store, whose time-outs are its own.
+pub(super) fn store_error(error: Error) -> PyErr {
+    match error {
+        Error::Timeout { .. } => StoreTimeoutError::new_err(error.to_string()),
+        other => other.into(),
+    }
+}
+
+/// A year: whoever passes more, or infinity, means for ever, and no sum of times overflows.
+const LONGEST_SECONDS: f64 = 31_536_000.0;
+
+/// # Errors
+/// `ValueError` for what is no number.
+pub(super) fn duration(seconds: f64) -> PyResult<Duration> {
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err("`timeout_seconds` must be a number, and is: nan"));
+    }
+    Ok(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SECONDS)))
+}
+
+/// The same where no limit may be given.
+pub(super) fn optional_duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    seconds.map(duration).transpose()
+}

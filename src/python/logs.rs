@@ -1,0 +1,218 @@
+//! The core's log records, kept until Python fetches them.
+//!
+//! No native thread may call into Python, so records wait in a queue. It is bounded: if nobody fetches, the oldest go,
+//! and the next fetch says how many.
+
+use std::{
+    collections::VecDeque,
+    fmt::{self, Write as _},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use pyo3::prelude::*;
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    subscriber::Interest,
+};
+use tracing_subscriber::{
+    layer::{Context, Layer, SubscriberExt as _},
+    registry::Registry,
+};
+
+use super::runtime::{Process, TICK};
+
+/// How many records wait at most: minutes of a busy node.
+const LONGEST: usize = 4096;
+
+const CRATE: &str = "lattice_rdzv";
+
+/// `logging`'s number for a level.
+const INFO: i32 = 20;
+const WARNING: i32 = 30;
+
+/// The least level that is recorded.
+static LEAST: AtomicI32 = AtomicI32::new(INFO);
+
+/// Level, target and message, as `logging` has them.
+type Entry = (i32, String, String);
+
+/// The records of one process.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    news: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    records: VecDeque<Entry>,
+    dropped: u64,
+    ended: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Whole at any time.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, entry: Entry) {
+        let mut waiting = self.lock();
+        if waiting.records.len() >= LONGEST {
+            waiting.records.pop_front();
+            waiting.dropped += 1;
+        }
+        waiting.records.push_back(entry);
+        drop(waiting);
+        self.news.notify_one();
+    }
+
+    /// From now on nobody waits for records.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.news.notify_all();
+    }
+
+    /// What there is; waits for the first record, and returns `None` if there was none for so long.
+    fn fetch(&self, limit: Duration) -> Option<Vec<Entry>> {
+        let idle = |waiting: &mut Waiting| waiting.records.is_empty() && !waiting.ended;
+        let waited = self.news.wait_timeout_while(self.lock(), limit, idle);
+        let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if waiting.records.is_empty() && !waiting.ended {
+            return None;
+        }
+        let mut records = Vec::from(std::mem::take(&mut waiting.records));
+        let dropped = std::mem::take(&mut waiting.dropped);
+        if dropped > 0 {
+            let message = format!("older log records were dropped, because nobody fetched them: {dropped}");
+            records.insert(0, (WARNING, CRATE.to_owned(), message));
+        }
+        Some(records)
+    }
+}
+
+/// Waits for records.
+pub(super) fn fetch(py: Python<'_>, limit: Duration) -> PyResult<Vec<Entry>> {
+    let queue = &Process::current().logs;
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Some(records) = py.detach(|| queue.fetch(left.min(TICK))) {
+            return Ok(records);
+        }
+        py.check_signals()?;
+        if left <= TICK {
+            return Ok(Vec::new());
+        }
+    }
+}
+
+/// Sets the least level.
+pub(super) fn set_level(level: i32) {
+    LEAST.store(level, Ordering::Relaxed);
+}
+
+/// Records what the core says from here on. Only the first call in a process counts.
+pub(super) fn record() {
+    // An error means that somebody else records already, and then it is theirs.
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(Recorder));
+}
+
+/// Puts the core's events into the queue.
+struct Recorder;
+
+impl Recorder {
+    fn is_ours(metadata: &Metadata<'_>) -> bool {
+        metadata.target().strip_prefix(CRATE).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Recorder {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        // "Sometimes": the least level may move.
+        if Self::is_ours(metadata) { Interest::sometimes() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        Self::is_ours(metadata) && number(*metadata.level()) >= LEAST.load(Ordering::Relaxed)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let mut text = Text::default();
+        event.record(&mut text);
+        let entry = (number(*metadata.level()), logger(metadata.target()), text.message + &text.fields);
+        Process::current().logs.push(entry);
+    }
+}
+
+/// `logging`'s number for a level; what is below debug has half of debug's.
+fn number(level: Level) -> i32 {
+    match level {
+        Level::ERROR => 40,
+        Level::WARN => WARNING,
+        Level::INFO => INFO,
+        Level::DEBUG => 10,
+        Level::TRACE => 5,
+    }
+}
+
+/// The logger's name for a target: the crate and the first module below it.
+fn logger(target: &str) -> String {
+    target.split("::").take(2).collect::<Vec<_>>().join(".")
+}
+
+/// A message, and the fields beside it.
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a text does not fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_becomes_a_loggers_name() {
+        assert_eq!(logger("lattice_rdzv::node::session"), "lattice_rdzv.node");
+        assert_eq!(logger("lattice_rdzv"), "lattice_rdzv");
+    }
+
+    #[test]
+    fn a_full_queue_drops_the_oldest_and_says_how_many() {
+        let queue = Queue::default();
+        for index in 0..LONGEST + 3 {
+            queue.push((INFO, CRATE.to_owned(), index.to_string()));
+        }
+        let records = queue.fetch(Duration::ZERO).unwrap_or_default();
+        assert_eq!(records.len(), LONGEST + 1);
+        assert_eq!(records.first().map(|entry| entry.0), Some(WARNING));
+        assert!(records.first().is_some_and(|entry| entry.2.ends_with(": 3")));
+        assert_eq!(records.get(1).map(|entry| entry.2.as_str()), Some("3"));
+    }
+
+    #[test]
+    fn an_ended_queue_gives_what_is_left_and_does_not_wait() {
+        let queue = Queue::default();
+        queue.push((INFO, CRATE.to_owned(), "left".to_owned()));
+        queue.end();
+        assert_eq!(queue.fetch(Duration::from_secs(3600)).map(|records| records.len()), Some(1));
+        assert_eq!(queue.fetch(Duration::from_secs(3600)).map(|records| records.len()), Some(0));
+    }
+}

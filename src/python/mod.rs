@@ -1,0 +1,74 @@
+//! The native module `lattice_rdzv._core`: converts, releases the GIL, forwards; it decides nothing. Its interface is
+//! `python/lattice_rdzv/_core.pyi`.
+//!
+//! Every call waits by [`runtime::block_on`], and no native thread ever calls into Python. What belongs to a process is
+//! not touched in one that is forked from it ([`runtime::OfProcess`]).
+
+mod errors;
+mod logs;
+mod node;
+mod runtime;
+mod settings;
+mod status;
+mod store;
+mod world;
+
+/// The native core, converted and forwarded.
+#[pyo3::pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    use super::errors::duration;
+    #[pymodule_export]
+    use super::{
+        node::Node,
+        settings::Settings,
+        store::Store,
+        world::{Change, Member, World},
+    };
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::logs::record();
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+
+    /// What the service says of itself, as JSON.
+    #[pyfunction]
+    #[pyo3(signature = (settings, *, timeout_seconds = 5.0))]
+    fn probe(py: Python<'_>, settings: &Settings, timeout_seconds: f64) -> PyResult<String> {
+        super::status::probe(py, settings, duration(timeout_seconds)?)
+    }
+
+    /// The run as the service has it, as JSON.
+    #[pyfunction]
+    #[pyo3(signature = (settings, *, timeout_seconds = 5.0))]
+    fn status(py: Python<'_>, settings: &Settings, timeout_seconds: f64) -> PyResult<String> {
+        super::status::run_status(py, settings, duration(timeout_seconds)?)
+    }
+
+    /// Waits for log records: level (as in `logging`), target, message.
+    #[pyfunction]
+    #[pyo3(signature = (*, timeout_seconds))]
+    fn log_records(py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<(i32, String, String)>> {
+        super::logs::fetch(py, duration(timeout_seconds)?)
+    }
+
+    /// The least level that is recorded.
+    #[pyfunction]
+    fn log_level(level: i32) {
+        super::logs::set_level(level);
+    }
+
+    /// Ends what waits in other threads, and lets only the main thread go on.
+    #[pyfunction]
+    fn end_calls() {
+        super::runtime::end_calls();
+    }
+
+    /// Stops the runtime of this process (at most 2 s) and ends pending calls.
+    #[pyfunction]
+    fn shutdown(py: Python<'_>) {
+        super::runtime::shutdown(py);
+    }
+}

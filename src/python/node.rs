@@ -1,0 +1,316 @@
+//! `Node`: one node's session in a run, and the descriptor that tells it of signals.
+
+use std::{
+    io::Write as _,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use pyo3::{exceptions::PyValueError, prelude::*};
+use tokio::io::AsyncReadExt as _;
+
+use super::{
+    errors::{RendezvousError, duration, optional_duration},
+    runtime::{Interrupt, OfProcess, block_on, within},
+    settings::Settings,
+    store::Store,
+    world::{Change, World},
+};
+use crate::{
+    Error,
+    node::{Node as CoreNode, connect, local_address},
+    protocol::{keys::RunKeys, records::Outcome},
+    run::Entropy,
+};
+
+/// For how long a signal's word to the peers is tried.
+const MARK_LIMIT: Duration = Duration::from_secs(1);
+
+/// What leaving may still take where closing took all the time there was.
+const LEAST_LEAVE: Duration = Duration::from_millis(100);
+
+/// A node with what its worlds and stores share with it.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) core: Arc<CoreNode>,
+    pub(super) interrupt: Arc<Interrupt>,
+    /// The write ends that `wakeup_descriptor` gave away: open for as long as the node is there, since a signal may be
+    /// written to them at any time.
+    descriptors: Mutex<Vec<OwnedFd>>,
+}
+
+/// One node's session in a run.
+#[derive(Debug)]
+#[pyclass(frozen, module = "lattice_rdzv._core")]
+pub(super) struct Node {
+    joined: OfProcess<Arc<Joined>>,
+}
+
+#[pymethods]
+impl Node {
+    /// Connects, takes a lease and puts this node's record, after which it seeks a world.
+    #[staticmethod]
+    #[pyo3(signature = (settings, *, port = None))]
+    fn join(py: Python<'_>, settings: &Settings, port: Option<u16>) -> PyResult<Self> {
+        let core = block_on(py, None, async {
+            let Settings { core, environment, .. } = settings;
+            let entropy = Entropy::from_system();
+            let key = RunKeys::new(&core.run.tenant, &core.run.run_id).round();
+            let found = connect(&core.connection, core.lease_ttl, &key, environment, &entropy).await?;
+            let address = local_address(core, &found.source).await;
+            CoreNode::join(found.backend, core.clone(), entropy, address, port.unwrap_or(0)).await
+        })??;
+        let joined = Joined {
+            core: Arc::new(core),
+            interrupt: Arc::new(Interrupt::new()),
+            descriptors: Mutex::default(),
+        };
+        Ok(Self { joined: OfProcess::new(Arc::new(joined)) })
+    }
+
+    /// Waits for the next world that includes this node and was not returned yet.
+    #[pyo3(signature = (*, port = None, timeout_seconds = None))]
+    fn next_world(&self, py: Python<'_>, port: Option<u16>, timeout_seconds: Option<f64>) -> PyResult<World> {
+        let limit = optional_duration(timeout_seconds)?;
+        let joined = self.joined.get()?;
+        let facts = block_on(py, Some(&joined.interrupt), joined.core.next_world(port, limit))??;
+        Ok(World::new(Arc::clone(joined), facts))
+    }
+
+    /// 1 if the world last returned is about to be replaced or was closed without success, else 0; one atomic read.
+    fn num_nodes_waiting(&self) -> u32 {
+        self.joined.in_this_process().map_or(0, |joined| joined.core.num_nodes_waiting())
+    }
+
+    #[getter]
+    fn change(&self) -> PyResult<Option<Change>> {
+        Ok(self.joined.get()?.core.change().map(Change::from))
+    }
+
+    #[pyo3(signature = (*, timeout_seconds = None))]
+    fn wait_change(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<Option<Change>> {
+        let limit = optional_duration(timeout_seconds)?;
+        let joined = self.joined.get()?;
+        let change = block_on(py, Some(&joined.interrupt), joined.core.wait_change(limit))?;
+        Ok(change.map(Change::from))
+    }
+
+    /// Ends the waits that are pending in other threads on this node, its worlds and its stores.
+    fn interrupt(&self) -> PyResult<()> {
+        self.joined.get()?.interrupt.now();
+        Ok(())
+    }
+
+    /// Outcome, by whom, why; `None` while the run is open as far as this node knows.
+    #[getter]
+    fn closed(&self) -> PyResult<Option<(&'static str, String, String)>> {
+        let closed = self.joined.get()?.core.subscribe().borrow().closed.clone();
+        Ok(closed.map(|closed| (closed.outcome.as_str(), closed.by, closed.why)))
+    }
+
+    /// The run-wide store, which outlives rounds.
+    fn store(&self, py: Python<'_>) -> PyResult<Store> {
+        let joined = self.joined.get()?;
+        let limit = joined.core.settings().join_timeout;
+        let store = block_on(py, Some(&joined.interrupt), joined.core.run_store(limit))??;
+        Ok(Store::new(store, joined))
+    }
+
+    /// Names of the members of this node's world that are alive and have not asked for their exit barrier.
+    #[pyo3(signature = (*, timeout_seconds = 5.0))]
+    fn unfinished(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<String>> {
+        let limit = duration(timeout_seconds)?;
+        let core = &self.joined.get()?.core;
+        let Some(world) = core.returned() else { return Ok(Vec::new()) };
+        let names = block_on(py, None, tokio_timeout(limit, core.unfinished(&world), "unfinished", core))?;
+        Ok(names?)
+    }
+
+    /// Tells the others that this node is about to go, while it is still there; whether that was acknowledged.
+    #[pyo3(signature = (*, why = "", timeout_seconds = 1.0))]
+    fn mark_leaving(&self, py: Python<'_>, why: &str, timeout_seconds: f64) -> PyResult<bool> {
+        let limit = duration(timeout_seconds)?;
+        let core = &self.joined.get()?.core;
+        say_leaving(core, why);
+        block_on(py, None, core.mark_leaving(limit))
+    }
+
+    /// Leaves the run and gives the lease back.
+    #[pyo3(signature = (*, timeout_seconds = None))]
+    fn leave(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<bool> {
+        let limit = optional_duration(timeout_seconds)?;
+        // A forked child is in no run: there is nothing to leave, and its parent's membership is not its own.
+        let Some(joined) = self.joined.in_this_process() else { return Ok(true) };
+        match block_on(py, None, joined.core.leave(limit)) {
+            // The interpreter is ending: the lease lapses.
+            Err(error) if error.is_instance_of::<RendezvousError>(py) => Ok(false),
+            left => left,
+        }
+    }
+
+    /// Closes the run for good, then leaves. Whether the run is closed (by whomever).
+    #[pyo3(signature = (outcome, *, why = "", timeout_seconds = None))]
+    fn close(
+        &self,
+        py: Python<'_>,
+        outcome: &str,
+        why: &str,
+        timeout_seconds: Option<f64>,
+    ) -> PyResult<bool> {
+        let outcome = match outcome {
+            "succeeded" => Outcome::Succeeded,
+            "failed" => Outcome::Failed,
+            "ended" => Outcome::Ended,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "`outcome` must be `succeeded`, `failed` or `ended`, and is: `{other}`"
+                )));
+            }
+        };
+        let core = &self.joined.get()?.core;
+        let limit = optional_duration(timeout_seconds)?.unwrap_or(core.settings().close_timeout);
+        block_on(py, None, async {
+            let began = Instant::now();
+            let closed = core.close(outcome, why, Some(limit)).await;
+            core.leave(Some(limit.saturating_sub(began.elapsed()).max(LEAST_LEAVE))).await;
+            closed
+        })
+    }
+
+    /// A non-blocking descriptor for `signal.set_wakeup_fd`.
+    fn wakeup_descriptor(&self, py: Python<'_>, forward_to: RawFd, signals: Vec<i32>) -> PyResult<RawFd> {
+        let joined = self.joined.get()?;
+        within(py, || {
+            let forward_to = duplicate(forward_to)?;
+            let (ours, theirs) = UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            theirs.set_nonblocking(true)?;
+            let ours = tokio::net::UnixStream::from_std(ours)?;
+            tokio::spawn(follow_signals(ours, forward_to, signals, Arc::downgrade(&joined.core)));
+            let descriptor = theirs.as_raw_fd();
+            joined.descriptors.lock().unwrap_or_else(PoisonError::into_inner).push(theirs.into());
+            Ok(descriptor)
+        })
+    }
+
+    #[getter]
+    fn run_id(&self) -> PyResult<&str> {
+        Ok(self.joined.get()?.core.run_id())
+    }
+
+    #[getter]
+    fn node_id(&self) -> PyResult<String> {
+        Ok(self.joined.get()?.core.id().map_or_else(String::new, |id| id.to_string()))
+    }
+
+    #[getter]
+    fn name(&self) -> PyResult<String> {
+        Ok(self.joined.get()?.core.name())
+    }
+
+    #[getter]
+    fn address(&self) -> PyResult<&str> {
+        Ok(self.joined.get()?.core.address())
+    }
+
+    /// The endpoint in use.
+    #[getter]
+    fn endpoint(&self) -> PyResult<String> {
+        Ok(self.joined.get()?.core.endpoint())
+    }
+
+    #[getter]
+    fn state(&self) -> PyResult<&'static str> {
+        Ok(self.joined.get()?.core.subscribe().borrow().state.as_str())
+    }
+
+    fn __repr__(&self) -> String {
+        let Some(joined) = self.joined.in_this_process() else {
+            return "<Node of the process from which this one was forked>".to_owned();
+        };
+        let core = &joined.core;
+        let state = core.subscribe().borrow().state.as_str();
+        format!("<Node name={:?} run_id={:?} state={state:?}>", core.name(), core.run_id())
+    }
+}
+
+/// A call of ours that has no limit of its own.
+async fn tokio_timeout<T>(
+    limit: Duration,
+    call: impl Future<Output = crate::Result<T>>,
+    what: &str,
+    core: &CoreNode,
+) -> crate::Result<T> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(Error::Unavailable {
+            endpoint: core.endpoint(),
+            cause: format!("`{what}` was not answered within {:.1} s", limit.as_secs_f64()),
+            applied: crate::error::Applied::No,
+        })
+    })
+}
+
+fn say_leaving(core: &CoreNode, why: &str) {
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    tracing::info!(
+        target: "lattice_rdzv::node",
+        "`{}` tells the others of run `{}` that it is about to leave{why}", core.name(), core.run_id()
+    );
+}
+
+/// A descriptor of our own for where somebody else's leads; none for -1.
+fn duplicate(descriptor: RawFd) -> PyResult<Option<std::fs::File>> {
+    if descriptor < 0 {
+        return Ok(None);
+    }
+    // SAFETY: it is not -1, is borrowed for the next call only, and the caller's, who listens on it, keeps it open
+    // meanwhile. Were it closed nevertheless, duplicating it would be an error.
+    let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    Ok(Some(theirs.try_clone_to_owned()?.into()))
+}
+
+/// Passes each signal's byte on, and tells the peers when one of those that end this process comes. Ends when the write
+/// end is closed.
+async fn follow_signals(
+    mut stream: tokio::net::UnixStream,
+    mut forward_to: Option<std::fs::File>,
+    signals: Vec<i32>,
+    node: Weak<CoreNode>,
+) {
+    let mut bytes = [0; 64];
+    while let Ok(count @ 1..) = stream.read(&mut bytes).await {
+        let Some(received) = bytes.get(..count) else { return };
+        if let Some(forward_to) = &mut forward_to {
+            // Non-blocking, as `signal.set_wakeup_fd` demands: what its reader has no room for is lost there, too.
+            let _ = forward_to.write(received);
+        }
+        let Some(node) = node.upgrade() else { continue };
+        if let Some(signal) =
+            received.iter().map(|byte| i32::from(*byte)).find(|signal| signals.contains(signal))
+            && node.settings().leave_on_signal
+        {
+            // Beside this task: the next byte must not wait for the service.
+            tokio::spawn(async move {
+                say_leaving(&node, &name_of(signal));
+                node.mark_leaving(MARK_LIMIT).await;
+            });
+        }
+    }
+}
+
+/// What a person calls a signal.
+fn name_of(signal: i32) -> String {
+    match signal {
+        libc::SIGTERM => "SIGTERM".to_owned(),
+        libc::SIGINT => "SIGINT".to_owned(),
+        libc::SIGHUP => "SIGHUP".to_owned(),
+        libc::SIGQUIT => "SIGQUIT".to_owned(),
+        libc::SIGUSR1 => "SIGUSR1".to_owned(),
+        libc::SIGUSR2 => "SIGUSR2".to_owned(),
+        other => format!("signal {other}"),
+    }
+}

@@ -1,0 +1,307 @@
+//! The tokio runtime of this process, and how a Python thread waits for what runs on it.
+//!
+//! Problem: threads do not survive a fork, so a child that used its parent's runtime would wait for ever, and dropping
+//! that runtime would join threads that are not there. A thread that waits without looking is deaf to Ctrl-C. And work
+//! that goes on while the interpreter ends crashes it.
+//!
+//! Choice: everything of a process hangs on one slot that is keyed by its pid. A forked child finds another pid there,
+//! makes its own and never touches the parent's again, locks included. Waiting is done in ticks without the GIL, with a
+//! look for signals between them. [`shutdown`] ends every pending call, waits until each is back in Python, and only
+//! then stops the runtime; nothing begins after it.
+
+use std::{
+    pin::pin,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicPtr, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use pyo3::{
+    exceptions::{PyInterruptedError, PySystemExit},
+    prelude::*,
+};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::watch,
+    time::sleep,
+};
+
+use super::{
+    errors::{LeftError, RendezvousError},
+    logs::Queue,
+};
+
+/// Between two looks for signals. A person notices 100 ms.
+pub(super) const TICK: Duration = Duration::from_millis(50);
+
+/// What `shutdown` may take.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Keep-alives, watches and a coordinator: they mostly wait, and the machine is the training's.
+const WORKERS: usize = 2;
+
+/// What belongs to one process and to none that is forked from it.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: u32,
+    runtime: Mutex<State>,
+    idle: Condvar,
+    /// Told when pending calls are to end.
+    ending: Interrupt,
+    /// Its log records.
+    pub(super) logs: Queue,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// Calls that have begun and are not back in Python.
+    calls: usize,
+    /// Whether only the main thread may still begin one.
+    main_only: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing was asked for yet.
+    Unused,
+    Running(Runtime),
+    Ended,
+}
+
+static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
+
+impl Process {
+    /// That of this very process.
+    pub(super) fn current() -> &'static Self {
+        let pid = std::process::id();
+        let found = CURRENT.load(Ordering::Acquire);
+        // SAFETY: the pointer is null or came from `Box::leak` below, so what it points to is never freed; it is shared
+        // only, and what is written in it is behind its own locks.
+        if let Some(process) = unsafe { found.as_ref() }.filter(|process| process.pid == pid) {
+            return process;
+        }
+        let state = State { phase: Phase::Unused, calls: 0, main_only: false };
+        let made: *mut Self = Box::leak(Box::new(Self {
+            pid,
+            runtime: Mutex::new(state),
+            idle: Condvar::new(),
+            ending: Interrupt::new(),
+            logs: Queue::default(),
+        }));
+        // Whoever loses this race leaks a few hundred bytes, once in a process. So does a child with its parent's.
+        let winner = match CURRENT.compare_exchange(found, made, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => made,
+            Err(other) => other,
+        };
+        // SAFETY: as above; neither is null.
+        unsafe { &*winner }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Both fields are whole at any time.
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&'static self, py: Python<'_>) -> PyResult<Call> {
+        // Python is asked without the lock: it may let another thread run, which would wait for the lock with the GIL.
+        let main_only = self.lock().main_only;
+        if main_only && !in_main_thread(py)? {
+            return Err(ending(py));
+        }
+        self.enter()?.ok_or_else(|| ending(py))
+    }
+
+    /// A call, unless the runtime has ended.
+    fn enter(&'static self) -> PyResult<Option<Call>> {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Unused) {
+            state.phase = Phase::Running(start()?);
+        }
+        let Phase::Running(runtime) = &state.phase else { return Ok(None) };
+        let handle = runtime.handle().clone();
+        state.calls += 1;
+        Ok(Some(Call { process: self, handle, ending: Some(self.ending.0.subscribe()) }))
+    }
+
+    fn end(&self) {
+        let deadline = Instant::now() + SHUTDOWN_LIMIT;
+        let mut state = self.lock();
+        let phase = std::mem::replace(&mut state.phase, Phase::Ended);
+        self.ending.now();
+        self.logs.end();
+        while state.calls > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.idle.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        if let Phase::Running(runtime) = phase {
+            runtime.shutdown_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+fn start() -> PyResult<Runtime> {
+    let runtime =
+        Builder::new_multi_thread().worker_threads(WORKERS).thread_name("lattice-rdzv").enable_all().build();
+    runtime
+        .map_err(|error| RendezvousError::new_err(format!("the native threads cannot be started: {error}")))
+}
+
+/// Why there is no more work. A thread other than the main one, which at that time can only be a daemon, ends by it
+/// without a word, as `threading` has it for `SystemExit`: a traceback at each exit would cry wolf.
+fn ending(py: Python<'_>) -> PyErr {
+    const WHY: &str = "the interpreter is ending, and lattice_rdzv does no more work in it";
+    if in_main_thread(py).unwrap_or(true) {
+        RendezvousError::new_err(WHY)
+    } else {
+        PySystemExit::new_err(WHY)
+    }
+}
+
+fn in_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let threading = py.import("threading")?;
+    Ok(threading.call_method0("current_thread")?.is(&threading.call_method0("main_thread")?))
+}
+
+/// A call under way, from its beginning until it is back in Python.
+struct Call {
+    process: &'static Process,
+    handle: Handle,
+    ending: Option<watch::Receiver<()>>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.process.lock().calls -= 1;
+        self.process.idle.notify_all();
+    }
+}
+
+/// What a tick ended with.
+enum Tick<T> {
+    Done(T),
+    Ending,
+    Interrupted,
+    Nothing,
+}
+
+/// Ends the waits of other threads; later ones are not affected.
+#[derive(Debug)]
+pub(super) struct Interrupt(watch::Sender<()>);
+
+impl Interrupt {
+    pub(super) fn new() -> Self {
+        Self(watch::Sender::new(()))
+    }
+
+    pub(super) fn now(&self) {
+        self.0.send_replace(());
+    }
+}
+
+/// Waits for a future without the GIL. It is dropped when a signal handler raises, when the interpreter ends, and on an
+/// interrupt; a future that is done counts before any of these.
+pub(super) fn block_on<T, F>(py: Python<'_>, interrupt: Option<&Interrupt>, future: F) -> PyResult<T>
+where
+    T: Send,
+    F: Future<Output = T> + Send,
+{
+    let mut call = Process::current().begin(py)?;
+    let mut interrupted = interrupt.map(|interrupt| interrupt.0.subscribe());
+    let mut future = pin!(future);
+    loop {
+        let Call { handle, ending: over, .. } = &mut call;
+        let tick = py.detach(|| {
+            handle.block_on(async {
+                tokio::select! {
+                    biased;
+                    end = future.as_mut() => Tick::Done(end),
+                    () = changed(over) => Tick::Ending,
+                    () = changed(&mut interrupted) => Tick::Interrupted,
+                    () = sleep(TICK) => Tick::Nothing,
+                }
+            })
+        });
+        match tick {
+            Tick::Done(end) => return Ok(end),
+            Tick::Ending => return Err(ending(py)),
+            Tick::Interrupted => return Err(PyInterruptedError::new_err("interrupted by `interrupt`")),
+            Tick::Nothing => py.check_signals()?,
+        }
+    }
+}
+
+async fn changed(interrupted: &mut Option<watch::Receiver<()>>) {
+    if let Some(interrupted) = interrupted
+        && interrupted.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Runs what needs to be inside the runtime and does not wait, such as beginning a task.
+pub(super) fn within<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    let call = Process::current().begin(py)?;
+    let _inside = call.handle.enter();
+    work()
+}
+
+/// Ends what waits now, in other threads than this one; from here on only the main thread may call.
+pub(super) fn end_calls() {
+    let process = Process::current();
+    process.lock().main_only = true;
+    process.ending.now();
+}
+
+/// Stops the runtime of this process and ends pending calls, within [`SHUTDOWN_LIMIT`]. Idempotent.
+pub(super) fn shutdown(py: Python<'_>) {
+    // Without the GIL: the calls that are to end need it on their way back.
+    py.detach(|| Process::current().end());
+}
+
+/// Something of the native threads' that belongs to the process which made it. A forked child neither uses it nor drops
+/// it: it would give up its parent's lease, or wait for a lock whose holder is not there.
+#[derive(Debug)]
+pub(super) struct OfProcess<T> {
+    pid: u32,
+    value: Option<T>,
+}
+
+impl<T> OfProcess<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self { pid: std::process::id(), value: Some(value) }
+    }
+
+    /// It, unless this is a forked child.
+    pub(super) fn in_this_process(&self) -> Option<&T> {
+        self.value.as_ref().filter(|_| self.pid == std::process::id())
+    }
+
+    /// # Errors
+    /// `LeftError` in a forked child.
+    pub(super) fn get(&self) -> PyResult<&T> {
+        self.in_this_process().ok_or_else(|| {
+            LeftError::new_err(format!(
+                "this node belongs to process {}, which joined; process {} was forked from it and has to join by \
+                 itself",
+                self.pid,
+                std::process::id()
+            ))
+        })
+    }
+}
+
+impl<T> Drop for OfProcess<T> {
+    fn drop(&mut self) {
+        if self.pid != std::process::id() {
+            std::mem::forget(self.value.take());
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `Settings`: what a run is configured with.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use pyo3::{
+    exceptions::PyValueError,
+    prelude::*,
+    types::{PyMapping, PyString},
+};
+
+use crate::{
+    discovery::{candidates, pod_facts},
+    settings::{Arguments, Certificate, Credentials, NodeFailure, Origin, Settings as CoreSettings},
+};
+
+/// What a run is configured with, validated and immutable.
+#[derive(Debug)]
+#[pyclass(frozen, module = "lattice_rdzv._core")]
+pub(super) struct Settings {
+    pub(super) core: CoreSettings,
+    /// Kept, because discovery looks at it when connecting.
+    pub(super) environment: BTreeMap<String, String>,
+    endpoints: Vec<String>,
+    endpoints_source: String,
+}
+
+#[pymethods]
+impl Settings {
+    #[new]
+    #[pyo3(signature = (arguments, environment, *, origin = "argument"))]
+    fn new(
+        arguments: &Bound<'_, PyMapping>,
+        environment: &Bound<'_, PyMapping>,
+        origin: &str,
+    ) -> PyResult<Self> {
+        let origin = match origin {
+            "argument" => Origin::Argument,
+            "--rdzv-conf" => Origin::RdzvConf,
+            "command line" => Origin::CommandLine,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "`origin` must be `argument`, `--rdzv-conf` or `command line`, and is: `{other}`"
+                )));
+            }
+        };
+        let environment = texts(environment)?;
+        let core = CoreSettings::resolve(&Arguments { values: texts(arguments)?, origin }, &environment)?;
+        let discovery = candidates(&core.connection.asked(), &environment, &pod_facts(&environment))?;
+        let source = discovery.sources.into_iter().next();
+        let (endpoints, endpoints_source) = source.map_or_else(Default::default, |source| {
+            (source.endpoints.iter().map(ToString::to_string).collect(), source.name)
+        });
+        Ok(Self { core, environment, endpoints, endpoints_source })
+    }
+
+    #[getter]
+    fn run_id(&self) -> &str {
+        &self.core.run.run_id
+    }
+
+    #[getter]
+    fn tenant(&self) -> &str {
+        &self.core.run.tenant
+    }
+
+    #[getter]
+    fn min_nodes(&self) -> u32 {
+        self.core.min_nodes
+    }
+
+    #[getter]
+    fn max_nodes(&self) -> u32 {
+        self.core.max_nodes
+    }
+
+    #[getter]
+    fn node_name(&self) -> &str {
+        &self.core.node_name
+    }
+
+    #[getter]
+    fn local_address(&self) -> Option<&str> {
+        self.core.local_address.as_deref()
+    }
+
+    #[getter]
+    fn port(&self) -> Option<u16> {
+        self.core.port
+    }
+
+    #[getter]
+    fn port_range(&self) -> Option<(u16, u16)> {
+        self.core.port_range
+    }
+
+    #[getter]
+    fn submission(&self) -> Option<&str> {
+        self.core.submission.as_deref()
+    }
+
+    #[getter]
+    fn lease_ttl_seconds(&self) -> f64 {
+        Duration::as_secs_f64(&self.core.lease_ttl)
+    }
+
+    #[getter]
+    fn join_timeout_seconds(&self) -> f64 {
+        Duration::as_secs_f64(&self.core.join_timeout)
+    }
+
+    #[getter]
+    fn close_timeout_seconds(&self) -> f64 {
+        Duration::as_secs_f64(&self.core.close_timeout)
+    }
+
+    #[getter]
+    fn leave_on_signal(&self) -> bool {
+        self.core.leave_on_signal
+    }
+
+    #[getter]
+    fn on_node_failure(&self) -> &'static str {
+        match self.core.on_node_failure {
+            NodeFailure::Close => "close",
+            NodeFailure::Leave => "leave",
+        }
+    }
+
+    /// The endpoints of the source that discovery chose, before names are resolved.
+    #[getter]
+    fn endpoints(&self) -> Vec<String> {
+        self.endpoints.clone()
+    }
+
+    /// Where they came from, for example `environment LATTICE_RDZV_ENDPOINTS`.
+    #[getter]
+    fn endpoints_source(&self) -> &str {
+        &self.endpoints_source
+    }
+
+    /// The files that credentials are read from when connecting, each with the setting that names it.
+    #[getter]
+    fn credential_files(&self) -> Vec<(&'static str, PathBuf)> {
+        let Credentials { cacert, certificate, login } = &self.core.connection.credentials;
+        let mut files = Vec::new();
+        files.extend(cacert.iter().map(|file| ("cacert", file.clone())));
+        if let Some(Certificate { cert, key }) = certificate {
+            files.extend([("cert", cert.clone()), ("key", key.clone())]);
+        }
+        files.extend(login.iter().map(|login| ("password_file", login.password_file.clone())));
+        files
+    }
+
+    /// Settings of other backends that are accepted and have no effect here, each with its reason.
+    #[getter]
+    fn ignored(&self) -> Vec<(String, String)> {
+        let ignored = self.core.ignored.iter();
+        ignored.map(|ignored| (ignored.key.clone(), ignored.reason.clone())).collect()
+    }
+
+    fn __repr__(&self) -> String {
+        let CoreSettings { run, min_nodes, max_nodes, .. } = &self.core;
+        format!(
+            "<Settings run_id={:?} tenant={:?} nnodes={min_nodes}:{max_nodes} endpoints={:?}>",
+            run.run_id, run.tenant, self.endpoints
+        )
+    }
+}
+
+/// The texts of a mapping. Bytes of the environment that are no UTF-8, which Python smuggles in as surrogates, become
+/// replacement characters: nothing that we read has any.
+fn texts(mapping: &Bound<'_, PyMapping>) -> PyResult<BTreeMap<String, String>> {
+    let text = |value: Bound<'_, PyAny>| -> PyResult<String> {
+        Ok(value.cast::<PyString>()?.to_string_lossy().into_owned())
+    };
+    let mut texts = BTreeMap::new();
+    for item in mapping.items()?.iter() {
+        let (key, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+        texts.insert(text(key)?, text(value)?);
+    }
+    Ok(texts)
+}

@@ -1,0 +1,25 @@
+//! `probe` and `status`: the core's reports as JSON.
+
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use super::{runtime::block_on, settings::Settings};
+use crate::{protocol::keys::RunKeys, run::Entropy, status};
+
+/// What the service says of itself, or why it says nothing.
+pub(super) fn probe(py: Python<'_>, settings: &Settings, limit: Duration) -> PyResult<String> {
+    let Settings { core, environment, .. } = settings;
+    let entropy = Entropy::from_system();
+    let report = status::probe(&core.connection, &core.run.tenant, environment, &entropy, limit);
+    Ok(block_on(py, None, report)?.to_string())
+}
+
+/// The run as the service has it.
+pub(super) fn run_status(py: Python<'_>, settings: &Settings, limit: Duration) -> PyResult<String> {
+    let Settings { core, environment, .. } = settings;
+    let keys = RunKeys::new(&core.run.tenant, &core.run.run_id);
+    let entropy = Entropy::from_system();
+    let report = status::run(&core.connection, &keys, environment, &entropy, limit);
+    Ok(block_on(py, None, report)??.to_string())
+}

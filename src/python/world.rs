@@ -1,0 +1,197 @@
+//! `World`, `Member` and `Change`: what a node is told.
+
+use std::sync::{Arc, OnceLock};
+
+use pyo3::prelude::*;
+
+use super::{
+    errors::duration,
+    node::Joined,
+    runtime::{OfProcess, block_on},
+    store::Store,
+};
+use crate::{
+    node::WorldFacts,
+    protocol::records::{ChangeKind, ChangeRecord, LastWorld, PlanEntry},
+    store::Store as CoreStore,
+};
+
+/// Why the world that a node is in is about to be replaced.
+#[derive(Debug)]
+#[pyclass(frozen, module = "lattice_rdzv._core")]
+pub(super) struct Change {
+    world: LastWorld,
+    record: ChangeRecord,
+}
+
+impl From<(LastWorld, ChangeRecord)> for Change {
+    fn from((world, record): (LastWorld, ChangeRecord)) -> Self {
+        Self { world, record }
+    }
+}
+
+#[pymethods]
+impl Change {
+    #[getter]
+    fn round(&self) -> u64 {
+        self.world.round
+    }
+
+    /// For example `lost node-3` or `2 nodes want to join: node-4, node-5`.
+    #[getter]
+    fn why(&self) -> &str {
+        &self.record.why
+    }
+
+    #[getter]
+    fn kind(&self) -> &'static str {
+        match self.record.kind {
+            ChangeKind::Lost => "lost",
+            ChangeKind::Leaving => "leaving",
+            ChangeKind::Seeking => "seeking",
+            ChangeKind::Newcomers => "newcomers",
+            ChangeKind::Closed => "closed",
+            ChangeKind::Replaced => "replaced",
+        }
+    }
+
+    /// The first names concerned.
+    #[getter]
+    fn nodes(&self) -> Vec<String> {
+        self.record.names.clone()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Change round={} kind={:?} why={:?}>", self.world.round, self.kind(), self.record.why)
+    }
+}
+
+/// One node of a world.
+#[derive(Debug)]
+#[pyclass(frozen, module = "lattice_rdzv._core")]
+pub(super) struct Member(PlanEntry);
+
+#[pymethods]
+impl Member {
+    #[getter]
+    fn rank(&self) -> u32 {
+        self.0.rank
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    #[getter]
+    fn node_id(&self) -> String {
+        self.0.id.to_string()
+    }
+
+    #[getter]
+    fn topology(&self) -> Option<&str> {
+        self.0.label.as_deref()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Member rank={} name={:?}>", self.0.rank, self.0.name)
+    }
+}
+
+/// The nodes of a completed round, as one of them sees it.
+#[derive(Debug)]
+#[pyclass(frozen, module = "lattice_rdzv._core")]
+pub(super) struct World {
+    run_id: String,
+    facts: Arc<WorldFacts>,
+    own: OfProcess<Own>,
+}
+
+/// What a forked child may not touch.
+#[derive(Debug)]
+struct Own {
+    joined: Arc<Joined>,
+    store: OnceLock<Arc<CoreStore>>,
+    store_put_back: OnceLock<Arc<CoreStore>>,
+}
+
+impl World {
+    pub(super) fn new(joined: Arc<Joined>, facts: Arc<WorldFacts>) -> Self {
+        let run_id = joined.core.run_id().to_owned();
+        let own = Own { joined, store: OnceLock::new(), store_put_back: OnceLock::new() };
+        Self { run_id, facts, own: OfProcess::new(own) }
+    }
+}
+
+#[pymethods]
+impl World {
+    #[getter]
+    fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    #[getter]
+    fn life(&self) -> &str {
+        &self.facts.place.life
+    }
+
+    #[getter]
+    fn round(&self) -> u64 {
+        self.facts.place.round
+    }
+
+    #[getter]
+    fn rank(&self) -> u32 {
+        self.facts.place.rank
+    }
+
+    #[getter]
+    fn size(&self) -> u32 {
+        self.facts.place.size
+    }
+
+    #[getter]
+    fn master_address(&self) -> &str {
+        &self.facts.master_address
+    }
+
+    #[getter]
+    fn master_port(&self) -> u16 {
+        self.facts.master_port
+    }
+
+    /// Why the round was formed.
+    #[getter]
+    fn why(&self) -> &str {
+        &self.facts.why
+    }
+
+    /// The store of this round.
+    #[getter]
+    fn store(&self) -> PyResult<Store> {
+        let Own { joined, store, .. } = self.own.get()?;
+        let store = store.get_or_init(|| joined.core.round_store(&self.facts, false));
+        Ok(Store::new(Arc::clone(store), joined))
+    }
+
+    /// The same store, whose own writes are put back after the service came back empty.
+    fn store_put_back(&self) -> PyResult<Store> {
+        let Own { joined, store_put_back, .. } = self.own.get()?;
+        let store = store_put_back.get_or_init(|| joined.core.round_store(&self.facts, true));
+        Ok(Store::new(Arc::clone(store), joined))
+    }
+
+    /// All members by rank, read from the service now.
+    #[pyo3(signature = (*, timeout_seconds = 30.0))]
+    fn members(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<Member>> {
+        let limit = duration(timeout_seconds)?;
+        let joined = &self.own.get()?.joined;
+        let members = block_on(py, Some(&joined.interrupt), joined.core.members(&self.facts.place, limit))??;
+        Ok(members.into_iter().map(Member).collect())
+    }
+
+    fn __repr__(&self) -> String {
+        let LastWorld { round, rank, size, .. } = &self.facts.place;
+        format!("<World run_id={:?} round={round} rank={rank} size={size}>", self.run_id)
+    }
+}
