@@ -1,0 +1,129 @@
+//! A coordinator that was replaced changes nothing, however late its write arrives, nor in a store that was wiped since.
+
+#![allow(clippy::expect_used, reason = "a test ends by a panic")]
+
+mod support {
+    pub(crate) mod nodes;
+}
+
+use std::{sync::Arc, time::Duration};
+
+use lattice_rdzv::{
+    backend::{
+        Backend as _, Compare, Keys, Operation, Range, Txn,
+        memory::{Call, Fate, MemoryBackend, MemoryService},
+    },
+    coordinator::{Office, Written},
+    node::{Node, State},
+    protocol::{
+        identity::NodeId,
+        records::{CoordinatorRecord, NodeRecord, Record as _},
+    },
+    run::{Context, Entropy},
+};
+use support::nodes::{Agent, TTL, settings};
+use tokio::time::sleep;
+
+/// A coordinator's key and a round's, written by `nonce` as the first things in an empty store.
+async fn office(
+    context: &Context,
+    link: &MemoryBackend,
+    nonce: &str,
+) -> Result<(Office, i64), lattice_rdzv::Error> {
+    let key = context.keys.coordinator();
+    let node = NodeId::from_random(2);
+    let record = CoordinatorRecord { node, name: "n".into(), nonce: nonce.into(), min: 1, max: 2 };
+    let put =
+        |key: String, value: Vec<u8>| Txn { then: vec![Operation::put(key, value, 0)], ..Txn::default() };
+    link.txn(put(key.clone(), record.encode())).await?;
+    let round = link.txn(put(context.keys.round(), b"{}".to_vec())).await?.header.revision;
+    let found = link.range(Range::new(Keys::one(key.clone()))).await?.items;
+    Ok((Office::of(&key, &found[0])?, round))
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_revisions_in_a_wiped_store_do_not_let_an_old_coordinator_in() -> Result<(), lattice_rdzv::Error>
+{
+    let service = MemoryService::new();
+    let link = Arc::new(service.connect());
+    let context = Context::new(Arc::clone(&link) as _, settings("n", "1:2", &[]), Entropy::seeded(1));
+    let (old, round) = office(&context, &link, "old").await?;
+    let change = || vec![Operation::put(context.keys.round(), "late", 0)];
+
+    service.wipe();
+    let (new, same_round) = office(&context, &link, "new").await?;
+    assert_eq!(
+        round, same_round,
+        "revisions begin again, so that only the nonce tells the two offices apart"
+    );
+    assert!(matches!(old.write(&context, round, None, change()).await?, Written::OutOfOffice(_)));
+
+    assert!(matches!(new.write(&context, round - 1, None, change()).await?, Written::Stale));
+    assert!(matches!(new.write(&context, round, None, change()).await?, Written::Done(_)));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_decided_in_a_closed_run() -> Result<(), lattice_rdzv::Error> {
+    let service = MemoryService::new();
+    let link = Arc::new(service.connect());
+    let context = Context::new(Arc::clone(&link) as _, settings("n", "1:2", &[]), Entropy::seeded(1));
+    let (office, round) = office(&context, &link, "only").await?;
+    link.txn(Txn { then: vec![Operation::put(context.keys.closed(), "{}", 0)], ..Txn::default() }).await?;
+    let change = vec![Operation::put(context.keys.round(), "late", 0)];
+    assert!(matches!(office.write(&context, round, None, change).await?, Written::OutOfOffice(_)));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_that_lands_after_a_wipe_changes_nothing() -> Result<(), lattice_rdzv::Error> {
+    let service = MemoryService::new();
+    let first = Agent::join(&service, settings("a", "2:3", &[("last_call_timeout", "1")]), 1).await?;
+    let second = Agent::join(&service, settings("b", "2:3", &[("last_call_timeout", "1")]), 2).await?;
+    let (_, _) = tokio::join!(first.node.next_world(None, None), second.node.next_world(None, None));
+
+    // The coordinator's next decision travels for eight seconds; meanwhile the store is wiped and put back.
+    let mut delayed = false;
+    first.link.interfere(Some(Box::new(move |call| {
+        let late = call == Call::Txn && !std::mem::replace(&mut delayed, call == Call::Txn);
+        Fate { request_delay: if late { Duration::from_secs(8) } else { Duration::ZERO }, ..Fate::default() }
+    })));
+    second.link.cut();
+    sleep(TTL + Duration::from_millis(500)).await;
+    service.wipe();
+    first.link.interfere(None);
+    second.link.mend();
+    sleep(TTL * 6).await;
+    for agent in [&first, &second] {
+        assert_eq!(
+            (agent.node.num_nodes_waiting(), agent.node.subscribe().borrow().state),
+            (0, State::Member)
+        );
+    }
+    let when = vec![Compare::Exists("/lattice/rdzv/default/run/ctl/round".into())];
+    assert!(service.connect().txn(Txn { when, ..Txn::default() }).await?.succeeded);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_that_lands_late_does_not_bring_back_what_the_node_said_first()
+-> Result<(), lattice_rdzv::Error> {
+    let service = MemoryService::new();
+    let link = Arc::new(service.connect_with(TTL / 4));
+    let mut joins = 0;
+    link.interfere(Some(Box::new(move |call| {
+        joins += u32::from(call == Call::Txn);
+        let late = call == Call::Txn && joins == 1;
+        Fate { request_delay: if late { TTL } else { Duration::ZERO }, ..Fate::default() }
+    })));
+    let settings = settings("a", "1:2", &[("last_call_timeout", "0")]);
+    let node = Node::join(Arc::clone(&link) as _, settings, Entropy::seeded(1), "a.test".into(), 1).await?;
+    assert_eq!(node.next_world(None, None).await?.place.rank, 0);
+    assert_eq!(node.next_world(Some(2), None).await?.place.round, 2);
+    sleep(TTL * 2).await;
+    let nodes = Keys::prefix("/lattice/rdzv/default/run/nodes/");
+    let found = service.connect().range(Range::new(nodes)).await?.items;
+    assert_eq!(found.len(), 1);
+    assert_eq!(NodeRecord::decode("a", &found[0].value)?.port, 2);
+    Ok(())
+}

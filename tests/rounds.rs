@@ -1,0 +1,286 @@
+//! The life of a run, told through the public API, on the memory service with paused time.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test ends by a panic, and reports"
+)]
+
+mod support {
+    pub(crate) mod nodes;
+}
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use lattice_rdzv::{
+    Error,
+    backend::{Backend as _, memory::MemoryService},
+    node::{State, WorldFacts},
+    protocol::records::{ChangeKind, Outcome},
+};
+use support::nodes::{Agent, TTL, settings};
+use tokio::time::{Instant, sleep};
+
+async fn joined(service: &MemoryService, nnodes: &str, names: &[&str]) -> Vec<Agent> {
+    let mut agents = Vec::new();
+    for (name, seed) in names.iter().zip(1u64..) {
+        let settings = settings(name, nnodes, &[("last_call_timeout", "2")]);
+        agents.push(Agent::join(service, settings, seed).await.expect("joined"));
+    }
+    agents
+}
+
+async fn world(agent: &Agent) -> Arc<WorldFacts> {
+    agent.node.next_world(Some(29500), None).await.expect("a world")
+}
+
+async fn ranks(agents: &[Agent]) -> Vec<u32> {
+    let worlds = join_all(agents.iter().map(world)).await;
+    let first = &worlds[0];
+    for world in &worlds {
+        assert_eq!((world.place.round, world.place.size), (first.place.round, first.place.size));
+        assert_eq!(world.master_address, first.master_address);
+    }
+    worlds.iter().map(|world| world.place.rank).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_nodes_meet_at_once() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "2", &["a", "b"]).await;
+    let began = Instant::now();
+    assert_eq!(ranks(&agents).await, [0, 1]);
+    assert!(began.elapsed() < Duration::from_secs(1));
+    let world = agents[0].node.change();
+    assert!(world.is_none() && agents[0].node.num_nodes_waiting() == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_grows_while_it_trains_and_ranks_are_kept() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "2:4", &["a", "b"]).await;
+    assert_eq!(ranks(&agents).await, [0, 1]);
+    agents.push(Agent::join(&service, settings("c", "2:4", &[]), 30).await.unwrap());
+    let (_, change) = agents[0].node.wait_change(Some(Duration::from_secs(10))).await.expect("told");
+    assert_eq!((change.kind, change.names.as_slice()), (ChangeKind::Newcomers, ["c".to_owned()].as_slice()));
+    assert_eq!(ranks(&agents).await, [0, 1, 2]);
+    assert_eq!(agents[1].node.num_nodes_waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn survivors_of_a_loss_are_told_within_the_ttl_and_keep_their_ranks() {
+    let service = MemoryService::new();
+    for lost in [0, 1, 2] {
+        let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+        assert_eq!(ranks(&agents).await.len(), 3);
+        let began = Instant::now();
+        drop(agents.remove(lost));
+        let (_, change) = agents[0].node.wait_change(Some(Duration::from_secs(20))).await.expect("told");
+        assert_eq!(change.kind, ChangeKind::Lost);
+        assert!(began.elapsed() <= TTL + Duration::from_secs(1), "{:?}", began.elapsed());
+        let mut ranks = ranks(&agents).await;
+        ranks.sort_unstable();
+        assert_eq!(ranks, [0, 1]);
+        join_all(agents.iter().map(|agent| agent.node.leave(None))).await;
+        sleep(Duration::from_secs(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_tells_the_others_at_once() {
+    let service = MemoryService::new();
+    for leaver in [0, 2] {
+        let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+        ranks(&agents).await;
+        let gone = agents.remove(leaver);
+        let began = Instant::now();
+        assert!(gone.node.leave(None).await);
+        let (_, change) = agents[0].node.wait_change(Some(Duration::from_secs(20))).await.expect("told");
+        assert_eq!(change.kind, ChangeKind::Leaving);
+        assert!(began.elapsed() < Duration::from_millis(500));
+        assert_eq!(ranks(&agents).await.len(), 2);
+        join_all(agents.iter().map(|agent| agent.node.leave(None))).await;
+        sleep(Duration::from_secs(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_waits_and_comes_in_when_a_member_dies() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "2", &["a", "b"]).await;
+    ranks(&agents).await;
+    let spare = Agent::join(&service, settings("c", "2", &[]), 30).await.unwrap();
+    sleep(Duration::from_secs(700)).await;
+    assert_eq!(spare.node.subscribe().borrow().state, State::Spare);
+    assert_eq!(agents[0].node.num_nodes_waiting(), 0);
+    drop(agents.remove(0));
+    agents.push(spare);
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(20))).await.is_some());
+    assert_eq!(ranks(&agents).await, [1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_is_final_for_a_life_and_another_submission_begins_the_next() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "2", &["a", "b"]).await;
+    ranks(&agents).await;
+    assert!(agents[0].node.close(Outcome::Failed, "out of restarts", None).await);
+    let (_, change) = agents[1].node.wait_change(Some(Duration::from_secs(5))).await.expect("told");
+    assert_eq!(change.kind, ChangeKind::Closed);
+    let error = agents[1].node.next_world(Some(1), None).await.unwrap_err();
+    assert_eq!(error.to_string(), "run `run` was closed as failed by `a`: out of restarts");
+    let life = agents[1].node.subscribe().borrow().world.clone().unwrap().place.life.clone();
+
+    let new =
+        |name: &'static str, seed| Agent::join(&service, settings(name, "2", &[("submission", "2")]), seed);
+    let next = vec![new("x", 50).await.unwrap(), new("y", 51).await.unwrap()];
+    assert_eq!(ranks(&next).await, [0, 1]);
+    assert_ne!(next[0].node.subscribe().borrow().world.clone().unwrap().place.life, life);
+    assert!(matches!(agents[0].node.next_world(None, None).await, Err(Error::Closed { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_submission_that_succeeded_has_nothing_left_to_do() {
+    let service = MemoryService::new();
+    let only = Agent::join(&service, settings("a", "1", &[("submission", "s")]), 1).await.unwrap();
+    world(&only).await;
+    assert!(only.node.close(Outcome::Succeeded, "", None).await);
+    assert_eq!(only.node.num_nodes_waiting(), 0);
+    assert!(only.node.leave(None).await);
+    let retried = Agent::join(&service, settings("a", "1", &[("submission", "s")]), 2).await;
+    assert!(matches!(retried.err(), Some(Error::Closed { outcome, .. }) if outcome == "succeeded"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wiped_service_is_put_back_and_no_world_changes() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    let before = ranks(&agents).await;
+    service.wipe();
+    sleep(TTL * 6).await;
+    for agent in &agents {
+        let seen = agent.node.subscribe().borrow().clone();
+        assert_eq!(
+            (seen.state, seen.resets, agent.node.num_nodes_waiting()),
+            (State::Member, 1, 0),
+            "{seen:?}"
+        );
+    }
+    agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());
+    let after = ranks(&agents).await;
+    assert_eq!((&after[..3], after[3]), (before.as_slice(), 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_away_changes_nothing() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    ranks(&agents).await;
+    for pause in [TTL / 2, TTL * 3, Duration::from_secs(30)] {
+        service.pause();
+        sleep(pause).await;
+        if pause > TTL {
+            assert_eq!(agents[0].node.subscribe().borrow().state, State::Uncertain);
+        }
+        service.resume();
+        sleep(TTL * 5).await;
+        for agent in &agents {
+            assert_eq!(agent.node.num_nodes_waiting(), 0, "{:?}", agent.node.change());
+            assert_eq!(agent.node.subscribe().borrow().state, State::Member);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_cut_off_finds_that_the_world_has_moved_on_and_joins_as_new() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    ranks(&agents).await;
+    agents[2].link.cut();
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(20))).await.is_some());
+    assert_eq!(ranks(&agents[..2]).await.len(), 2);
+    assert_eq!(agents[2].node.num_nodes_waiting(), 0, "it trains on");
+    agents[2].link.mend();
+    let (_, change) = agents[2].node.wait_change(Some(Duration::from_secs(20))).await.expect("told");
+    assert_eq!(change.kind, ChangeKind::Replaced);
+    let again = tokio::join!(world(&agents[2]), async {
+        agents[0].node.wait_change(None).await;
+        ranks(&agents[..2]).await
+    });
+    assert_eq!(again.0.place.size, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_settings_and_unreadable_records_are_errors_that_say_so() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "2", &["a", "b"]).await;
+    ranks(&agents).await;
+    let other = Agent::join(&service, settings("c", "2:4", &[]), 9).await.err().expect("an error");
+    assert!(other.to_string().contains("nnodes 2:2, and this node has 2:4"), "{other}");
+
+    let backend = service.connect();
+    let put = |key: &str, value: &str| lattice_rdzv::backend::Txn {
+        then: vec![lattice_rdzv::backend::Operation::put(key, value, 0)],
+        ..Default::default()
+    };
+    backend.txn(put("/lattice/rdzv/default/run/nodes/00000000000000aa", "{}")).await.unwrap();
+    sleep(TTL * 3).await;
+    assert_eq!(agents[0].node.num_nodes_waiting(), 0, "one node's nonsense harms nobody");
+    backend.txn(put("/lattice/rdzv/default/run/ctl/round", "{\"version\": 7}")).await.unwrap();
+    let error = Agent::join(&service, settings("d", "2", &[]), 10).await.err().expect("an error").to_string();
+    assert!(error.contains("ctl/round") && error.contains("major version 7"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_outlives_any_wait_and_an_outage_and_still_comes_in() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "2", &["a", "b"]).await;
+    ranks(&agents).await;
+    let spare = Arc::new(Agent::join(&service, settings("c", "2", &[]), 30).await.unwrap());
+    let waiting = tokio::spawn({
+        let spare = Arc::clone(&spare);
+        async move { spare.node.next_world(None, None).await }
+    });
+    sleep(Duration::from_secs(3_000)).await;
+    service.pause();
+    sleep(TTL * 2).await;
+    service.resume();
+    sleep(TTL * 4).await;
+    assert!(!waiting.is_finished(), "{:?}", spare.node.subscribe().borrow().state);
+    drop(agents.remove(0));
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(20))).await.is_some());
+    assert_eq!(ranks(&agents).await, [1]);
+    assert_eq!(waiting.await.unwrap().unwrap().place.rank, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_read_keeps_nobody_from_leaving() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "2", &["a", "b"]).await;
+    ranks(&agents).await;
+    let put = lattice_rdzv::backend::Operation::put("/lattice/rdzv/default/run/ctl/round", "no json", 0);
+    let nonsense = lattice_rdzv::backend::Txn { then: vec![put], ..Default::default() };
+    service.connect().txn(nonsense).await.unwrap();
+    let before = service.revision();
+    assert!(!agents[0].node.close(Outcome::Failed, "", Some(Duration::from_secs(1))).await);
+    assert!(agents[0].node.leave(Some(Duration::from_secs(1))).await);
+    assert!(service.revision() - before < 10, "it does not try on and on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_dropped_from_a_run_that_then_closed_ends_with_it() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "1:3", &["a", "b"]).await;
+    join_all(agents.iter().map(world)).await;
+    agents[1].link.cut();
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(20))).await.is_some());
+    world(&agents[0]).await;
+    assert!(agents[0].node.close(Outcome::Succeeded, "", None).await);
+    agents[1].link.mend();
+    sleep(TTL * 2).await;
+    let error = agents[1].node.next_world(None, Some(Duration::from_secs(100))).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { outcome, .. } if outcome == "succeeded"));
+}

@@ -1,0 +1,216 @@
+//! A real etcd for tests: started on free ports in a directory of its own, killed when dropped.
+//!
+//! The binary is what `LATTICE_TEST_ETCD` names, else `etcd` on the path. Without one a test says so in a line and
+//! passes, except where `CI` is set: there a missing etcd is a failure.
+#![allow(dead_code, reason = "each test crate uses its own part of this")]
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use lattice_rdzv::backend::{
+    Backend,
+    etcd::{EtcdBackend, EtcdOptions},
+};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+/// How long anything that must happen may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One etcd, alone in its cluster.
+pub(crate) struct Etcd {
+    binary: PathBuf,
+    name: String,
+    initial_cluster: String,
+    directory: TempDir,
+    client_url: String,
+    peer_url: String,
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+/// The etcd to test with, or `None` after saying that there is none.
+fn binary() -> Option<PathBuf> {
+    let named = std::env::var_os("LATTICE_TEST_ETCD").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let on_path = || {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|directory| directory.join("etcd")).find(|file| file.is_file())
+    };
+    let found = named.or_else(on_path);
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "no etcd: set LATTICE_TEST_ETCD or put `etcd` on the path");
+        println!("skipped: no etcd (set LATTICE_TEST_ETCD or put `etcd` on the path)");
+    }
+    found
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Etcd {
+    /// Starts one that serves plain HTTP; `None` where there is no etcd.
+    pub(crate) async fn start() -> Option<Self> {
+        let etcd = Self::prepare("http", &[])?;
+        Some(etcd.launch().await)
+    }
+
+    /// One that is not running yet, with more flags.
+    pub(crate) fn prepare(scheme: &str, arguments: &[&str]) -> Option<Self> {
+        let binary = binary()?;
+        // Memory-backed where there is such a place: etcd syncs every write.
+        let place = Some(Path::new("/dev/shm")).filter(|place| place.is_dir());
+        let directory = place.map_or_else(TempDir::new, TempDir::new_in).unwrap();
+        Some(Self {
+            binary,
+            name: "test".to_owned(),
+            initial_cluster: String::new(),
+            directory,
+            client_url: format!("{scheme}://127.0.0.1:{}", free_port()),
+            peer_url: format!("http://127.0.0.1:{}", free_port()),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            child: None,
+        })
+    }
+
+    /// A cluster of so many etcd members, which serves.
+    pub(crate) async fn cluster(members: usize) -> Option<Vec<Self>> {
+        let mut cluster = (0..members).map(|_| Self::prepare("http", &[])).collect::<Option<Vec<_>>>()?;
+        for (index, etcd) in cluster.iter_mut().enumerate() {
+            etcd.name = format!("test{index}");
+        }
+        let initial = cluster.iter().map(|etcd| format!("{}={}", etcd.name, etcd.peer_url));
+        let initial = initial.collect::<Vec<_>>().join(",");
+        for etcd in &mut cluster {
+            etcd.initial_cluster.clone_from(&initial);
+            etcd.spawn();
+        }
+        for etcd in &cluster {
+            etcd.served().await;
+        }
+        Some(cluster)
+    }
+
+    /// Starts it and waits until it serves.
+    pub(crate) async fn launch(mut self) -> Self {
+        self.spawn();
+        self.served().await;
+        self
+    }
+
+    /// Starts the process.
+    pub(crate) fn spawn(&mut self) {
+        let log = std::fs::File::create(self.directory.path().join("log")).unwrap();
+        let alone = format!("{}={}", self.name, self.peer_url);
+        let cluster = if self.initial_cluster.is_empty() { &alone } else { &self.initial_cluster };
+        let mut command = Command::new(&self.binary);
+        command
+            .arg(format!("--name={}", self.name))
+            .arg(format!("--data-dir={}", self.directory.path().join("data").display()))
+            .arg(format!("--listen-client-urls={}", self.client_url))
+            .arg(format!("--advertise-client-urls={}", self.client_url))
+            .arg(format!("--listen-peer-urls={}", self.peer_url))
+            .arg(format!("--initial-advertise-peer-urls={}", self.peer_url))
+            .arg(format!("--initial-cluster={cluster}"))
+            .args(&self.arguments)
+            .env_remove("ETCD_NAME")
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Waits until it serves.
+    pub(crate) async fn served(&self) {
+        self.served_to(EtcdOptions::new([self.endpoint()])).await;
+    }
+
+    /// Waits until it serves a client with these options.
+    pub(crate) async fn served_to(&self, options: EtcdOptions) {
+        let backend = EtcdBackend::connect(options).unwrap();
+        let began = Instant::now();
+        loop {
+            let status = backend.status().await;
+            if status.as_ref().is_ok_and(|status| status.leader != 0) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "etcd does not serve: {status:?}\n{}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What it wrote to its log.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Where it serves.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.client_url
+    }
+
+    /// A directory that goes with it.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A new client of it.
+    pub(crate) fn backend(&self) -> EtcdBackend {
+        EtcdBackend::connect(EtcdOptions::new([self.endpoint()])).unwrap()
+    }
+
+    /// Ends the process as a power failure does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Ends and starts it, with its data.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        self.spawn();
+        self.served().await;
+    }
+
+    /// Ends it, and starts it with the same flags and no data.
+    pub(crate) async fn wipe(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.directory.path().join("data")).unwrap();
+        self.spawn();
+        self.served().await;
+    }
+
+    /// Stops it from running, without ending it.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it run again.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        // The shell's own: not every machine has it as a program.
+        let kill = format!("kill {signal} {id}");
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits for a future, and fails with what was awaited.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}

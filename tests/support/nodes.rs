@@ -1,0 +1,44 @@
+//! Nodes on the memory service, as a test tells of them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use lattice_rdzv::{
+    Result,
+    backend::memory::{MemoryBackend, MemoryService},
+    node::Node,
+    run::Entropy,
+    settings::{Arguments, Origin, Settings},
+};
+
+/// The lease of all nodes here.
+pub(crate) const TTL: Duration = Duration::from_secs(3);
+
+/// Settings of a node called `name`, with these over the defaults of a test.
+pub(crate) fn settings(name: &str, nnodes: &str, more: &[(&str, &str)]) -> Settings {
+    let mut values = BTreeMap::from(
+        [("run_id", "run"), ("nnodes", nnodes), ("node_name", name), ("lease_ttl", "3"), ("grow_delay", "1")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned())),
+    );
+    for (key, value) in more {
+        values.insert((*key).to_owned(), (*value).to_owned());
+    }
+    Settings::resolve(&Arguments { values, origin: Origin::Argument }, &BTreeMap::new())
+        .expect("good settings")
+}
+
+/// A node with the connection that a test plays tricks on.
+pub(crate) struct Agent {
+    pub(crate) link: Arc<MemoryBackend>,
+    pub(crate) node: Node,
+}
+
+impl Agent {
+    /// Joins; the seed decides everything random about it.
+    pub(crate) async fn join(service: &MemoryService, settings: Settings, seed: u64) -> Result<Self> {
+        let link = Arc::new(service.connect_with(TTL / 4));
+        let entropy = Entropy::seeded(seed);
+        let address = format!("{}.test", settings.node_name);
+        let node = Node::join(Arc::clone(&link) as _, settings, entropy, address, 29500).await?;
+        Ok(Self { link, node })
+    }
+}
