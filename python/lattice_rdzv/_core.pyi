@@ -1,0 +1,250 @@
+"""The native core, converted and forwarded. Public names live in `lattice_rdzv`; this module is private.
+
+Every blocking call releases the GIL, looks for signals at least every 100 ms (a handler that raises ends the call with
+its exception), and takes its limit as `timeout_seconds`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal, final
+
+__all__ = [
+    "Change",
+    "Member",
+    "Node",
+    "Settings",
+    "Store",
+    "World",
+    "__version__",
+    "end_calls",
+    "log_level",
+    "log_records",
+    "probe",
+    "shutdown",
+    "status",
+]
+
+__version__: Final[str]
+
+@final
+class Settings:
+    """What a run is configured with, validated and immutable.
+
+    Raises `SettingsError` for a wrong, missing or unknown setting. Resolves nothing and connects nowhere.
+    """
+
+    def __new__(
+        cls, arguments: Mapping[str, str], environment: Mapping[str, str], *, origin: str = "argument"
+    ) -> Settings: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def min_nodes(self) -> int: ...
+    @property
+    def max_nodes(self) -> int: ...
+    @property
+    def node_name(self) -> str: ...
+    @property
+    def local_address(self) -> str | None: ...
+    @property
+    def port(self) -> int | None: ...
+    @property
+    def port_range(self) -> tuple[int, int] | None: ...
+    @property
+    def submission(self) -> str | None: ...
+    @property
+    def lease_ttl_seconds(self) -> float: ...
+    @property
+    def join_timeout_seconds(self) -> float: ...
+    @property
+    def close_timeout_seconds(self) -> float: ...
+    @property
+    def leave_on_signal(self) -> bool: ...
+    @property
+    def on_node_failure(self) -> Literal["close", "leave"]: ...
+    @property
+    def endpoints(self) -> list[str]:
+        """The endpoints of the source that discovery chose, before names are resolved."""
+    @property
+    def endpoints_source(self) -> str:
+        """Where they came from, for example `environment LATTICE_RDZV_ENDPOINTS`."""
+    @property
+    def credential_files(self) -> list[tuple[str, Path]]:
+        """The files that credentials are read from when connecting, each with the setting that names it."""
+    @property
+    def ignored(self) -> list[tuple[str, str]]:
+        """Settings of other backends that are accepted and have no effect here, each with its reason."""
+
+@final
+class Change:
+    """Why the world that a node is in is about to be replaced."""
+
+    @property
+    def round(self) -> int: ...
+    @property
+    def why(self) -> str:
+        """For example `lost node-3` or `2 nodes want to join: node-4, node-5`."""
+    @property
+    def kind(self) -> Literal["lost", "leaving", "seeking", "newcomers", "closed", "replaced"]: ...
+    @property
+    def nodes(self) -> list[str]:
+        """The first names concerned."""
+
+@final
+class Member:
+    """One node of a world."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def topology(self) -> str | None: ...
+
+@final
+class World:
+    """The nodes of a completed round, as one of them sees it."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def life(self) -> str: ...
+    @property
+    def round(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def master_address(self) -> str: ...
+    @property
+    def master_port(self) -> int: ...
+    @property
+    def why(self) -> str:
+        """Why the round was formed."""
+    @property
+    def store(self) -> Store:
+        """The store of this round. Pending calls end with `StoreResetError` if the service comes back empty."""
+    def store_put_back(self) -> Store:
+        """The same store, whose own writes are put back after the service came back empty; pending calls wait on."""
+    def members(self, *, timeout_seconds: float = 30.0) -> list[Member]:
+        """All members by rank, read from the service now."""
+
+@final
+class Node:
+    """One node's session in a run."""
+
+    @staticmethod
+    def join(settings: Settings, *, port: int | None = None) -> Node:
+        """Connects, takes a lease and puts this node's record, after which it seeks a world.
+
+        `port` is where this node would serve as master. Blocks up to `connect_timeout` for a service that does not
+        answer. Raises `UnreachableError`, `SettingsError` (other min or max than the run's), `ClosedError`,
+        `RecordError`.
+        """
+    def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> World:
+        """Waits for the next world that includes this node and was not returned yet.
+
+        Default limit: `join_timeout` for a first place, none for a spare without `spare_timeout`. Raises
+        `JoinTimeoutError`, `ClosedError`, `UnreachableError`, `LeftError`.
+        """
+    def num_nodes_waiting(self) -> int:
+        """1 if the world last returned is about to be replaced or was closed without success, else 0; one atomic read."""
+    @property
+    def change(self) -> Change | None: ...
+    def wait_change(self, *, timeout_seconds: float | None = None) -> Change | None: ...
+    @property
+    def closed(self) -> tuple[str, str, str] | None:
+        """Outcome, by whom, why; `None` while the run is open as far as this node knows."""
+    def store(self) -> Store:
+        """The run-wide store, which outlives rounds."""
+    def unfinished(self, *, timeout_seconds: float = 5.0) -> list[str]:
+        """Names of the members of this node's world that are alive and have not asked for their exit barrier."""
+    def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> bool:
+        """Tells the others that this node is about to go, while it is still there; whether that was acknowledged."""
+    def leave(self, *, timeout_seconds: float | None = None) -> bool:
+        """Leaves the run and gives the lease back. Idempotent, never raises for the service's sake; default limit
+        `close_timeout`; whether the service acknowledged it."""
+    def close(
+        self, outcome: Literal["succeeded", "failed", "ended"], *, why: str = "", timeout_seconds: float | None = None
+    ) -> bool:
+        """Closes the run for good, then leaves. Whether the run is closed (by whomever)."""
+    def interrupt(self) -> None:
+        """Ends the waits that are pending in other threads on this node, its worlds and its stores (`next_world`,
+        `wait_change`, `Store.get`, `Store.multi_get`, `Store.queue_pop`) with `InterruptedError`; later calls are not
+        affected. A world that was about to be returned is returned by the next call."""
+    def wakeup_descriptor(self, forward_to: int, signals: Sequence[int]) -> int:
+        """A non-blocking descriptor for `signal.set_wakeup_fd`: the byte of one of `signals` marks this node leaving
+        within a millisecond, without Python. Bytes are passed on to `forward_to` if that is not -1."""
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def endpoint(self) -> str:
+        """The endpoint in use."""
+    @property
+    def state(self) -> Literal["joining", "seeking", "spare", "member", "uncertain", "closed", "left"]: ...
+
+@final
+class Store:
+    """A key-value space. Keys are text, values bytes; every write applies once, whatever the network does.
+
+    A time-out raises `StoreTimeoutError`. Transport errors are retried until then.
+    """
+
+    def set(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None: ...
+    def get(self, key: str, *, timeout_seconds: float = 300.0, until_change: bool = False) -> bytes | None:
+        """Waits for the key. With `until_change`, returns `None` as soon as the round's world is known to change, or
+        the run is closed, with whatever outcome; at once if that is known already and the key is not there."""
+    def get_now(self, keys: Sequence[str], *, timeout_seconds: float = 300.0) -> list[bytes | None]:
+        """What the keys hold now; `None` where there is nothing."""
+    def multi_get(
+        self, keys: Sequence[str], *, timeout_seconds: float = 300.0, until_change: bool = False
+    ) -> list[bytes | None]:
+        """Waits for all of the keys: one range over their common prefix, then one watch. `None` only with
+        `until_change`, for keys that are not there when the world changes."""
+    def multi_set(self, items: Sequence[tuple[str, bytes]], *, timeout_seconds: float = 300.0) -> None: ...
+    def add(self, key: str, amount: int = 1, *, timeout_seconds: float = 300.0, finished: bool = False) -> int:
+        """Adds to a counter and returns its new value. `finished` marks this node as finished in the same
+        transaction: from then on it is neither waited for nor lost when it goes."""
+    def compare_set(self, key: str, expected: bytes, desired: bytes, *, timeout_seconds: float = 300.0) -> bytes:
+        """Puts `desired` if the key holds `expected` (or is absent and `expected` is empty); returns what it holds
+        afterwards (`expected` if the key is absent and `expected` is not empty)."""
+    def append(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None: ...
+    def delete(self, key: str, *, timeout_seconds: float = 300.0) -> bool: ...
+    def check(self, keys: Sequence[str], *, timeout_seconds: float = 300.0) -> bool: ...
+    def count(self, *, timeout_seconds: float = 300.0) -> int: ...
+    def list(self, *, timeout_seconds: float = 300.0) -> list[str]: ...
+    def queue_push(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None: ...
+    def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float = 300.0) -> bytes | None: ...
+    def queue_len(self, key: str, *, timeout_seconds: float = 300.0) -> int: ...
+
+def probe(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
+    """What the service says of itself, as JSON: endpoint, version, cluster id, errors, whether it lets us write
+    (a key of our own under a short lease), or the error."""
+
+def status(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
+    """The run as the service has it, as JSON: round, coordinator, nodes, history, closing."""
+
+def log_records(*, timeout_seconds: float) -> list[tuple[int, str, str]]:
+    """Waits for log records: level (as in `logging`), target (`lattice_rdzv.node`), message. After `shutdown` it
+    returns at once with what is left, and may still be called."""
+
+def log_level(level: int) -> None:
+    """The least level that is recorded."""
+
+def end_calls() -> None:
+    """Ends the calls that are pending in other threads, quietly (they raise `SystemExit`), and lets only the main thread
+    make new ones; for `atexit`, before leaving."""
+
+def shutdown() -> None:
+    """Stops the runtime of this process (at most 2 s) and ends pending calls; for `atexit`. Idempotent."""

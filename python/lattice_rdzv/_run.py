@@ -1,0 +1,240 @@
+"""One node's part in a run, as a program uses it: join, take worlds, leave.
+
+Thin over the core's `Node`: it fills in what was not passed, keeps the port that this node offers, and knows that
+leaving is something a process does once.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lattice_rdzv import _core, _process
+
+# Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Literal
+
+Setting = str | int | float | bool
+
+
+def join(
+    run_id: str | None = None,
+    *,
+    nnodes: int | str | tuple[int, int] | None = None,
+    endpoint: str | Sequence[str] | None = None,
+    node_name: str | None = None,
+    local_address: str | None = None,
+    port: int | None = None,
+    topology: str | None = None,
+    tenant: str | None = None,
+    submission: str | None = None,
+    **settings: Setting | None,
+) -> Run:
+    """Joins a run and returns this node's part in it; `Run.next_world` then waits for a place.
+
+    Args:
+        run_id: Which run. Default: `LATTICE_RDZV_ID`.
+        nnodes: How many nodes: `2`, `"2:4"` or `(2, 4)` for at least 2 and at most 4. Default: `LATTICE_NNODES`.
+        endpoint: Where the service is: `host:port`, several with commas or as a list. Default: as found in the
+            environment (`LATTICE_RDZV_ENDPOINTS`, the service's variables, its DNS name, `localhost:2379`).
+        node_name: What this node is called. Default: `LATTICE_RDZV_NODE_NAME`, else the host's name.
+        local_address: Where its peers reach it. Default: `POD_IP`, else the address it reaches the service from.
+        port: Where it would serve as master. Default: a free one.
+        topology: A label such as a rack; nodes of one label get ranks side by side. Default: `LATTICE_RDZV_TOPOLOGY`.
+        tenant: Keeps the runs of several users of one service apart. Default: `LATTICE_RDZV_TENANT`, else `default`.
+        submission: Tells this submission of a job from the next under the same run id. Default:
+            `LATTICE_RDZV_SUBMISSION`.
+        settings: Any other setting by its name in `--rdzv-conf`, for example `lease_ttl=5`.
+
+    Raises:
+        SettingsError: Something of the above is wrong, missing or unknown, or differs from the run's `nnodes`.
+        UnreachableError: No service was found, or it did not answer.
+        ClosedError: The run is closed.
+        RecordError: The run was written by an incompatible version.
+    """
+    # Half of what importing this package would take.
+    import socket
+
+    arguments = {
+        "run_id": run_id,
+        "endpoint": endpoint if endpoint is None or isinstance(endpoint, str) else ",".join(endpoint),
+        "node_name": node_name,
+        "local_addr": local_address,
+        "port": port,
+        "topology": topology,
+        "tenant": tenant,
+        "submission": submission,
+        "nnodes": f"{nnodes[0]}:{nnodes[1]}" if isinstance(nnodes, tuple) else nnodes,
+        **settings,
+    }
+    passed = {name: as_text(value) for name, value in arguments.items() if value is not None}
+    passed["host_name"] = socket.gethostname()
+    return Run(_core.Settings(passed, os.environ, origin="argument"))
+
+
+def as_text(value: Setting) -> str:
+    """A setting as the core reads it, which knows `1` and `0` and not how Python spells them."""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+class Run:
+    """A node's part in a run. Made by `join`; use it with `with`, which leaves at the end.
+
+    A node acts only in the process that joined: in a forked child every call raises `LeftError`.
+    """
+
+    def __init__(self, settings: _core.Settings) -> None:
+        self._settings = settings
+        self._pid = os.getpid()
+        # Held until a world is returned: a world may form with this port before anyone asks for it, or after a call
+        # that was interrupted.
+        self._listener: socket.socket | None = None
+        port = self._offer_port()
+        try:
+            self._node = _process.join(settings, port=port)
+        except BaseException:
+            self._release_port()
+            raise
+
+    def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> _core.World:
+        """Waits for the next world that includes this node and was not returned yet.
+
+        Calling it while a world runs says that this node is done with that world: it is the way to follow a change.
+
+        Args:
+            port: Where this node would serve as master of that world, for a program that holds that port itself.
+                Default: the setting, else a free port, which is held until the call returns.
+            timeout_seconds: How long to wait. Default: `join_timeout` (600 s) for a first place; a spare, beyond
+                `max_nodes`, waits without limit.
+
+        Raises:
+            JoinTimeoutError: There was no place within that time.
+            ClosedError: The run is closed.
+            UnreachableError: The service is gone.
+            LeftError: This node has left.
+        """
+        if port is None:
+            port = self._offer_port()
+        world = self._node.next_world(port=port, timeout_seconds=timeout_seconds)
+        self._release_port()
+        return world
+
+    @property
+    def changing(self) -> bool:
+        """Whether the world last returned is about to be replaced, or was closed without success. One atomic read."""
+        return self._node.num_nodes_waiting() > 0
+
+    @property
+    def change(self) -> _core.Change | None:
+        """Why the world last returned is about to be replaced; `None` while it is not."""
+        return self._node.change
+
+    def wait_change(self, *, timeout_seconds: float | None = None) -> _core.Change | None:
+        """Waits until the world last returned is about to be replaced, and returns why; `None` after the time given.
+
+        Args:
+            timeout_seconds: How long to wait. Default: without limit.
+        """
+        return self._node.wait_change(timeout_seconds=timeout_seconds)
+
+    @property
+    def store(self) -> _core.Store:
+        """A key-value space of the whole run; `World.store` is one of its round."""
+        return self._node.store()
+
+    def leave(self, *, timeout_seconds: float | None = None) -> bool:
+        """Leaves the run; the others go on. Idempotent, and never raises for the service's sake.
+
+        Args:
+            timeout_seconds: How long to try. Default: `close_timeout` (30 s).
+
+        Returns:
+            Whether the service acknowledged it.
+        """
+        if os.getpid() != self._pid:
+            return False
+        self._release_port()
+        done = self._node.leave(timeout_seconds=timeout_seconds)
+        _process.left(self._node)
+        return done
+
+    def close(
+        self,
+        outcome: Literal["succeeded", "failed", "ended"] = "succeeded",
+        *,
+        why: str = "",
+        timeout_seconds: float | None = None,
+    ) -> bool:
+        """Closes the run for everyone and for good, then leaves.
+
+        Args:
+            outcome: How it ended. After `failed` and `ended` the others' next `next_world` raises `ClosedError`.
+            why: What to tell them.
+            timeout_seconds: How long to try. Default: `close_timeout` (30 s).
+
+        Returns:
+            Whether the run is closed, by whomever.
+        """
+        if os.getpid() != self._pid:
+            return False
+        self._release_port()
+        done = self._node.close(outcome, why=why, timeout_seconds=timeout_seconds)
+        _process.left(self._node)
+        return done
+
+    @property
+    def closed(self) -> tuple[str, str, str] | None:
+        """Outcome, by whom, and why; `None` while the run is open as far as this node knows."""
+        return self._node.closed
+
+    @property
+    def run_id(self) -> str:
+        """Which run."""
+        return self._node.run_id
+
+    @property
+    def name(self) -> str:
+        """What this node is called; with `#2` and so on if another live node was called so before."""
+        return self._node.name
+
+    @property
+    def node_id(self) -> str:
+        """What no other node is ever called."""
+        return self._node.node_id
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint in use."""
+        return self._node.endpoint
+
+    @property
+    def state(self) -> Literal["joining", "seeking", "spare", "member", "uncertain", "closed", "left"]:
+        """Where this node is; `uncertain` says that its lease may be over because the service does not answer."""
+        return self._node.state
+
+    def _offer_port(self) -> int:
+        from lattice_rdzv import _listen
+
+        if self._listener is None:
+            self._listener = _listen.listen(self._settings.port, self._settings.port_range)
+        return int(self._listener.getsockname()[1])
+
+    def _release_port(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def __repr__(self) -> str:
+        return f"<Run {self.run_id!r} node={self.name!r} state={self.state!r} endpoint={self.endpoint!r}>"

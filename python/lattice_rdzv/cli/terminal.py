@@ -1,0 +1,21 @@
+"""Plain output for people: colours only on a terminal, never where the output is read by a program."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+_COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "grey": 90}
+
+
+def coloured(text: str, colour: str) -> str:
+    """The text in a colour if a person is looking."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+def table(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> str:
+    """Rows of equal length in columns; the last one is not padded."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(indent + line for line in lines)

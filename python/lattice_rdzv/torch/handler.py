@@ -1,0 +1,252 @@
+"""The rendezvous handler: what torch's agent asks for, in terms of one node of a run.
+
+What torch leaves open is settled here:
+
+- `num_nodes_waiting` is the only lever on a running agent: above 0 it restarts its workers, at no cost of a restart.
+- `shutdown` is called after success, failure, time-outs and Ctrl-C alike and means "this agent is done". Whether the run
+  succeeded is read off the exit barrier, whether it failed off the exception in flight; in any other case this node
+  only leaves.
+- A spare that is not needed any more ends with `SystemExit(0)`: torch's own graceful exit breaks torchrun up to 2.15.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousHandler, RendezvousInfo
+from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
+
+from lattice_rdzv import _core, _process
+from lattice_rdzv.errors import ClosedError, RendezvousError
+from lattice_rdzv.torch.errors import as_torch_error
+from lattice_rdzv.torch.master import Master, allow_open_files
+from lattice_rdzv.torch.signals import Signals
+from lattice_rdzv.torch.store import LatticeStore
+
+logger = logging.getLogger("lattice_rdzv.torch")
+
+BACKEND = "lattice"
+
+# How long `shutdown` asks whether the exit barrier is full, where the barrier itself did not tell.
+_BARRIER_CHECK_SECONDS = 2.0
+
+
+class LatticeRendezvousHandler(RendezvousHandler):
+    """A node of a run, as torch's agent drives it. Connects with the first `next_rendezvous`."""
+
+    def __init__(self, settings: _core.Settings) -> None:
+        self._settings = settings
+        self._pid = os.getpid()
+        self._node: _core.Node | None = None
+        # torch's `PrefixStore` keeps only the C++ half of a store alive: the Python half lives as long as the round.
+        self._store: LatticeStore | None = None
+        self._master = Master(settings)
+        self._signals = Signals()
+        self._told_change = False
+        self._done: bool | None = None
+
+    def get_backend(self) -> str:
+        """The name of the backend: `lattice`."""
+        return BACKEND
+
+    def get_run_id(self) -> str:
+        """Which run."""
+        return self._settings.run_id
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Whether the workers meet on a store that rank 0's agent serves, and not one of them."""
+        return os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0") != "1"
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Waits for the next world that includes this node.
+
+        Raises:
+            RendezvousClosedError: The run is closed, by the node and for the reason that the message names.
+            RendezvousConnectionError: The service was not found, does not answer, or is no etcd.
+            RendezvousTimeoutError: There was no place within `join_timeout`.
+            RendezvousStateError: This node disagrees with the run, or cannot read its records.
+            SystemExit: With status 0: the run succeeded without this node.
+        """
+        self._told_change = False
+        try:
+            world = self._next_world()
+        except ClosedError as error:
+            if error.outcome == "succeeded":
+                logger.info("%s; this node was not needed and ends with status 0", error)
+                raise SystemExit(0) from None
+            raise as_torch_error(error) from None
+        except (RendezvousError, OSError) as error:
+            raise as_torch_error(error) from None
+        return self._enter(world)
+
+    def num_nodes_waiting(self) -> int:
+        """1 if the agent must restart its workers, because the world is about to change or was closed without success;
+        else 0. One atomic read."""
+        node = self._node
+        if node is None:
+            return 0
+        waiting = node.num_nodes_waiting()
+        if waiting and not self._told_change:
+            self._told_change = True
+            # torch's own line calls everything "new nodes".
+            logger.info("the workers restart: %s", _why(node))
+        return waiting
+
+    def is_closed(self) -> bool:
+        """Whether the run is closed, as far as this node knows."""
+        return self._done is not None or (self._node is not None and self._node.closed is not None)
+
+    def set_closed(self) -> None:
+        """Closes the run for every node.
+
+        Raises:
+            RendezvousConnectionError: The service could not be told within `close_timeout`.
+        """
+        if self._done is not None:
+            return
+        try:
+            self._done = self._set_closed()
+        except ClosedError:
+            self._done = True
+        except (RendezvousError, OSError) as error:
+            raise as_torch_error(error) from None
+        finally:
+            self._master.release()
+            self._signals.restore()
+        if not self._done:
+            raise RendezvousConnectionError(
+                f"run `{self.get_run_id()}` could not be closed within {self._settings.close_timeout_seconds:g} s"
+            )
+
+    def shutdown(self) -> bool:
+        """Ends this node's part: closes the run if it succeeded or failed here, else leaves it. Idempotent, takes
+        `close_timeout` (30 s) at most, and raises for nothing but a signal.
+
+        Returns:
+            Whether the service acknowledged it.
+        """
+        if self._done is None and os.getpid() == self._pid:
+            try:
+                self._done = self._shutdown(sys.exc_info()[1])
+            except RendezvousError as error:
+                logger.warning("leaving run `%s` failed: %s", self.get_run_id(), error)
+                self._done = False
+            finally:
+                self._master.release()
+                self._signals.restore()
+        return bool(self._done)
+
+    def _next_world(self) -> _core.World:
+        if self._done is not None:
+            raise ClosedError(f"this node is done with run `{self.get_run_id()}`: its handler was shut down")
+        self._signals.install()
+        port = self._master.listen()
+        node = self._node or self._join()
+        if self._settings.leave_on_signal:
+            self._signals.wake(node)
+        return node.next_world(port=port)
+
+    def _join(self) -> _core.Node:
+        node = _process.join(self._settings, port=self._master.listen())
+        self._node = node
+        for name, reason in self._settings.ignored:
+            logger.info("`%s` has no effect here: %s", name, reason)
+        return node
+
+    def _set_closed(self) -> bool:
+        node = self._node
+        if node is None:
+            # Joining a closed run would begin a new life of it.
+            if self._is_closed_already():
+                return True
+            node = self._join()
+            self._wait_for_a_life(node)
+        closed = node.close("ended", why="closed by the program")
+        _process.left(node)
+        return closed
+
+    def _wait_for_a_life(self, node: _core.Node) -> None:
+        # A node closes the life that it is in: until it knows one there is nothing to close.
+        limit = threading.Timer(self._settings.close_timeout_seconds, node.interrupt)
+        limit.daemon = True
+        limit.start()
+        try:
+            node.store()
+        except InterruptedError:
+            logger.debug("run `%s` has not begun within `close_timeout`", self.get_run_id())
+        finally:
+            limit.cancel()
+
+    def _is_closed_already(self) -> bool:
+        limit_seconds = self._settings.close_timeout_seconds
+        run = json.loads(_core.status(self._settings, timeout_seconds=limit_seconds))
+        return run["closed"] is not None and run["closed"]["life"] == run["life"]
+
+    def _enter(self, world: _core.World) -> RendezvousInfo:
+        node = self._node
+        assert node is not None
+        store = LatticeStore(world.store_put_back(), node, rank=world.rank, size=world.size, round_number=world.round)
+        # The one before serves until here: workers of the old round may have been ending on it.
+        self._store = store
+        if world.rank == 0 and self.use_agent_store:
+            store.on_local_size = lambda local_size: allow_open_files(world.size * local_size)
+            try:
+                self._master.serve(world)
+            except RuntimeError as error:
+                raise RendezvousConnectionError(
+                    f"rank 0's agent could not serve the workers' store on port {world.master_port}: {error}"
+                ) from None
+        else:
+            self._master.release()
+        return RendezvousInfo(
+            store, world.rank, world.size, RendezvousStoreInfo(world.master_address, world.master_port)
+        )
+
+    def _shutdown(self, in_flight: BaseException | None) -> bool:
+        node, store = self._node, self._store
+        if node is None:
+            return True
+        limit_seconds = self._settings.close_timeout_seconds
+        began = time.monotonic()
+        full = store is not None and store.exit_barrier_full(timeout_seconds=min(_BARRIER_CHECK_SECONDS, limit_seconds))
+        limit_seconds = max(0.0, limit_seconds - (time.monotonic() - began))
+        if full:
+            done = node.close("succeeded", timeout_seconds=limit_seconds)
+        elif self._failed(store, in_flight):
+            done = node.close("failed", why=_failure(in_flight), timeout_seconds=limit_seconds)
+        else:
+            done = node.leave(timeout_seconds=limit_seconds)
+        _process.left(node)
+        return done
+
+    def _failed(self, store: LatticeStore | None, in_flight: BaseException | None) -> bool:
+        return (
+            store is not None
+            and not store.asked_for_exit_barrier
+            and (in_flight is None or isinstance(in_flight, ChildFailedError))
+            and self._settings.on_node_failure == "close"
+        )
+
+
+def _why(node: _core.Node) -> str:
+    closed = node.closed
+    if closed is not None:
+        outcome, by, why = closed
+        return f"the run was closed as {outcome} by {by}" + (f": {why}" if why else "")
+    change = node.change
+    return change.why if change is not None else "the world is about to change"
+
+
+def _failure(in_flight: BaseException | None) -> str:
+    if not isinstance(in_flight, ChildFailedError):
+        return "its agent ended without success"
+    rank, failure = in_flight.get_first_failure()
+    how = f"exit code {failure.exitcode}" if failure.exitcode >= 0 else failure.signal_name()
+    return f"worker {rank} failed with {how}"

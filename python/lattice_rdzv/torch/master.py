@@ -1,0 +1,145 @@
+"""The store that a round's workers meet on: served by rank 0's agent, on a socket that was bound before the round.
+
+Problem: the workers need a fresh TCPStore each round, at an address that all nodes learn with their ranks. Choice: each
+node binds and listens when it seeks, and publishes that port; whoever becomes rank 0 hands the socket to torch. The one
+before serves until the next is there, since workers of the old round may still be ending.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from lattice_rdzv import _core, _listen
+
+if TYPE_CHECKING:
+    # torch exports it at run time and not in its types.
+    from torch._C._distributed_c10d import TCPStore
+else:
+    from torch.distributed import TCPStore
+
+logger = logging.getLogger("lattice_rdzv.torch")
+
+# Descriptors that an agent has open besides its workers' connections: logs, pipes, libraries.
+_OTHER_DESCRIPTORS = 256
+_TIMEOUT = timedelta(seconds=60)
+
+
+class Master:
+    """The listening socket of the next round and the server of the current one."""
+
+    def __init__(self, settings: _core.Settings) -> None:
+        self._settings = settings
+        self._listener: socket.socket | None = None
+        self._server: TCPStore | None = None
+
+    def listen(self) -> int:
+        """Binds the socket for the next round, if that was not done yet, and returns its port.
+
+        Raises:
+            OSError: No port could be bound.
+        """
+        if self._listener is None:
+            try:
+                self._listener = _listen.listen(self._settings.port, self._settings.port_range)
+            except OSError:
+                if self._server is None:
+                    raise
+                # The last round's server holds the only port that is allowed; this node's workers are gone by now.
+                self._server = None
+                self._listener = _listen.listen(self._settings.port, self._settings.port_range)
+        return int(self._listener.getsockname()[1])
+
+    def serve(self, world: _core.World) -> None:
+        """Serves the workers of this world until the next one, on the socket bound before.
+
+        Raises:
+            RuntimeError: torch could not serve there, or it is not where the workers were told to look.
+        """
+        listener, self._listener = self._listener, None
+        if listener is None:
+            raise RuntimeError("the socket must be bound before the world is known")
+        port = int(listener.getsockname()[1])
+        if port != world.master_port:
+            listener.close()
+            raise RuntimeError(f"this agent's socket listens on another port: {port}")
+        # How many workers each node has is told to rank 0 only where nodes may differ.
+        identical = os.environ.get("TORCH_ELASTIC_WORKER_IDENTICAL", "0") == "1"
+        allow_open_files(None if identical else world.size)
+        # torch closes it.
+        descriptor = listener.detach()
+        ours = _identity(descriptor)
+        try:
+            self._server = _serve_on(port, descriptor)
+        except BaseException:
+            # Unless it failed early. By now another thread may have got the number.
+            if _identity(descriptor) == ours:
+                os.close(descriptor)
+            raise
+        if self._server.port != port:
+            served, self._server = self._server.port, None
+            raise RuntimeError(f"torch serves on another port: {served}")
+
+    def release(self) -> None:
+        """Lets go of the socket, for a worker to bind its port or because this node is not rank 0; and of the server
+        of the round before."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        self._server = None
+
+
+def _serve_on(port: int, descriptor: int) -> TCPStore:
+    options: dict[str, Any] = {
+        # IPv4's loopback reaches a dual-stack socket too, and needs no route to the address that peers use.
+        "host_name": "127.0.0.1",
+        "port": port,
+        "is_master": True,
+        "timeout": _TIMEOUT,
+        "wait_for_workers": False,
+        "master_listen_fd": descriptor,
+    }
+    try:
+        return TCPStore(**options)
+    except RuntimeError as error:
+        # torch 2.6's libuv server takes no bound socket, says so before it touches it, and names the other server.
+        if "libuv" not in str(error):
+            raise
+        return TCPStore(**options, use_libuv=False)
+
+
+def allow_open_files(connections: int | None) -> None:
+    """Raises this process's soft limit of open files to what that many connections need, as far as the hard one goes;
+    all the way where nobody knows how many there will be.
+
+    Workers inherit the limit, so it is raised only where it would not do.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = hard if connections is None else connections + _OTHER_DESCRIPTORS
+    if soft == resource.RLIM_INFINITY or soft == needed or (connections is not None and soft >= needed):
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (ValueError, OSError) as error:
+        logger.warning("this agent's limit of open files stays at %d, and it may need %d: %s", soft, allowed, error)
+        return
+    if connections is not None and allowed < needed:
+        logger.warning(
+            "this agent serves the workers' store and may need %d open files; raise the hard limit (`ulimit -Hn`), "
+            "which is: %d",
+            needed,
+            hard,
+        )
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
