@@ -1,0 +1,39 @@
+"""Small programs in a Python of their own, for what a test cannot do to itself: exit, fork, be interrupted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+
+class Program:
+    """A running Python program whose output goes to a file."""
+
+    def __init__(self, folder: Path, source: str, **environment: str) -> None:
+        self._out = folder / f"program-{len(list(folder.glob('program-*')))}.out"
+        with self._out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", textwrap.dedent(source)],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            )
+
+    @property
+    def output(self) -> str:
+        """What it wrote so far."""
+        return self._out.read_text(errors="replace")
+
+    def wait(self, timeout_seconds: float = 30.0) -> int:
+        """Waits for its end and returns its status."""
+        try:
+            return self.process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the program did not end within {timeout_seconds:g} s:\n{self.output}") from None

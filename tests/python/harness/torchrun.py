@@ -1,0 +1,235 @@
+"""Real torchrun agents, each in a session of its own, and what their workers wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.wait import wait_for
+
+TRAIN = Path(__file__).parent / "train.py"
+LEASE_SECONDS = 3.0
+# importing torch in every agent and worker, on two cores
+START_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a worker."""
+
+    event: str
+    node: str
+    pid: int
+    rank: int
+    world: int
+    group_rank: int
+    group_world: int
+    restart_count: int
+    master_port: int
+    at: float
+    step: int = 0
+
+
+@dataclass
+class Agent:
+    """One torchrun."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    command: list[str] = field(repr=False)
+
+    @property
+    def log(self) -> str:
+        """What it and its workers wrote to stdout and stderr."""
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait(self, timeout_seconds: float = 60.0) -> int:
+        """Waits for its end and returns its status."""
+        try:
+            return self.process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} did not end within {timeout_seconds:g} s\n{self.log[-4000:]}") from None
+
+    def kill(self) -> float:
+        """SIGKILL to the agent alone; its workers go on. Returns when."""
+        at = time.monotonic()
+        self.process.kill()
+        self.process.wait()
+        return at
+
+    def terminate(self) -> float:
+        """SIGTERM to the agent. Returns when."""
+        at = time.monotonic()
+        self.process.terminate()
+        return at
+
+
+class Job:
+    """A run of real agents and the file that their workers write."""
+
+    def __init__(
+        self, folder: Path, endpoint: str, run_id: str, *, nnodes: str, environment: dict[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self.endpoint = endpoint
+        self.run_id = run_id
+        self.nnodes = nnodes
+        self.environment = environment or {}
+        self.out = folder / "steps.jsonl"
+        self.out.touch()
+        self.until = folder / "until"
+        self.agents: list[Agent] = []
+
+    def start(
+        self,
+        name: str,
+        *,
+        max_restarts: int = 3,
+        workers: int = 1,
+        linger_seconds: float = 0.0,
+        conf: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
+        wrapper: tuple[str, ...] = (),
+    ) -> Agent:
+        """Starts an agent that is called `name`."""
+        settings = {"lease_ttl": f"{LEASE_SECONDS:g}", "node_name": name, "last_call_timeout": "1", "grow_delay": "0.2"}
+        settings.update(conf or {})
+        command = [
+            *wrapper,
+            sys.executable, "-m", "torch.distributed.run",
+            "--rdzv-backend", "lattice",
+            "--rdzv-endpoint", self.endpoint,
+            "--rdzv-id", self.run_id,
+            "--nnodes", self.nnodes,
+            "--nproc-per-node", str(workers),
+            "--max-restarts", str(max_restarts),
+            "--local-addr", "127.0.0.1",
+            "--rdzv-conf", ",".join(f"{key}={value}" for key, value in settings.items()),
+            str(TRAIN),
+            "--out", str(self.out),
+            "--until", str(self.until),
+            "--called", name,
+            "--linger-seconds", str(linger_seconds),
+        ]  # fmt: skip
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("LATTICE_", "TORCHELASTIC_", "PET_", "POD_IP"))
+        }
+        log_file = self.folder / f"{name}-{len(self.agents)}.log"
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**inherited, "OMP_NUM_THREADS": "1", **self.environment, **(environment or {})},
+            )
+        agent = Agent(name, process, log_file, command)
+        self.agents.append(agent)
+        return agent
+
+    def lines(self) -> list[Line]:
+        """What the workers wrote so far."""
+        return [Line(**json.loads(line)) for line in self.out.read_text().splitlines() if line.endswith("}")]
+
+    def steps(self, since: float = 0.0) -> list[Line]:
+        """The first step of each worker in each world, since a moment of the monotonic clock."""
+        return [line for line in self.lines() if line.event == "step" and line.at >= since]
+
+    def wait_trains(self, *names: str, since: float = 0.0, timeout_seconds: float = START_SECONDS) -> dict[str, Line]:
+        """Waits until exactly these nodes take steps together in one world; returns each one's last first step."""
+
+        def trains() -> dict[str, Line] | None:
+            for agent in {agent.name: agent for agent in self.agents}.values():
+                ended = agent.name in names and agent.process.poll() is not None
+                assert not ended, f"{agent.name} has ended, and should train\n{self.describe()}"
+            newest: dict[str, Line] = {}
+            for line in self.steps(since):
+                newest[line.node] = line
+            chosen = {name: newest[name] for name in names if name in newest}
+            complete = len(chosen) == len(names) and all(line.group_world == len(names) for line in chosen.values())
+            together = len({line.master_port for line in chosen.values()}) == 1
+            return chosen if complete and together else None
+
+        return wait_for(
+            f"{', '.join(names)} train together", trains, timeout_seconds=timeout_seconds, detail=self.describe
+        )
+
+    def wait_log(self, agent: Agent, text: str, *, timeout_seconds: float = START_SECONDS) -> None:
+        """Waits until an agent has written something."""
+        wait_for(
+            f"{agent.name} writes `{text}`",
+            lambda: text in agent.log,
+            timeout_seconds=timeout_seconds,
+            detail=self.describe,
+        )
+
+    def finish(self) -> None:
+        """Has the workers end with success."""
+        self.until.touch()
+
+    def fail(self, name: str) -> None:
+        """Has the workers of one node fail, until `mend`."""
+        Path(f"{self.until}.fail-{name}").touch()
+
+    def mend(self, name: str) -> None:
+        """Takes that back."""
+        Path(f"{self.until}.fail-{name}").unlink()
+
+    def wait_all(self, timeout_seconds: float = 60.0) -> dict[str, int]:
+        """Waits for the end of every agent; statuses by name."""
+        return {agent.name: agent.wait(timeout_seconds) for agent in self.agents}
+
+    def describe(self) -> str:
+        """What there is to see when a test fails."""
+        parts = [f"{line}" for line in self.lines()[-20:]]
+        parts += [f"--- {one.name}, status {one.process.poll()}\n{one.log[-3000:]}" for one in self.agents]
+        return "\n".join(parts)
+
+    def end(self) -> None:
+        """Leaves no process behind, whatever the test did."""
+        for agent in self.agents:
+            with suppress(ProcessLookupError):
+                os.killpg(agent.process.pid, signal.SIGKILL)
+            agent.process.wait()
+        # Workers are in sessions of their own, so that an agent's loss alone leaves them running.
+        for pid in {line.pid for line in self.lines()}:
+            if str(self.out) in _command_line(pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def kill_node(job: Job, agent: Agent) -> float:
+    """SIGKILL to an agent and its workers at once, as a machine's loss. Returns when."""
+    at = time.monotonic()
+    agent.process.send_signal(signal.SIGSTOP)
+    pids = {line.pid for line in job.lines() if line.node == agent.name}
+    with suppress(ProcessLookupError):
+        os.killpg(agent.pid, signal.SIGKILL)
+    for pid in pids:
+        if str(job.out) in _command_line(pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    agent.process.wait()
+    return at
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,31 @@
+"""Waiting for a condition, with a deadline that says what was awaited. No test sleeps for anything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# A machine under load may take this long for what usually takes a moment.
+PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.02
+
+
+def wait_for(
+    what: str,
+    condition: Callable[[], T | None],
+    *,
+    timeout_seconds: float = PATIENCE_SECONDS,
+    detail: Callable[[], str] = str,
+) -> T:
+    """Returns the first true answer of `condition`; fails with `what` and `detail()` if there is none in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_seconds:g} s: {what}\n{detail()}")
+        time.sleep(_LOOK_SECONDS)

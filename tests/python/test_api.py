@@ -1,0 +1,283 @@
+"""The neutral API as stories: nodes join a run, meet, see it change, share a store, leave and close."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from conftest import JoinNode
+from harness.etcd import Etcd
+from harness.together import Pending, together
+from harness.wait import wait_for
+
+import lattice_rdzv
+from lattice_rdzv import aio
+
+TTL_SECONDS = 3.0
+
+
+def test_two_nodes_meet(join: JoinNode, run_id: str) -> None:
+    first, second = join("node-1"), join("node-2")
+
+    worlds = together(first.next_world, second.next_world)
+
+    assert sorted(world.rank for world in worlds) == [0, 1]
+    assert {world.size for world in worlds} == {2}
+    assert {world.run_id for world in worlds} == {run_id}
+    assert len({(world.round, world.life, world.master_address, world.master_port) for world in worlds}) == 1
+    assert worlds[0].master_address == "127.0.0.1"
+    assert [member.name for member in worlds[0].members()] == [
+        name for _, name in sorted(zip((world.rank for world in worlds), ("node-1", "node-2"), strict=True))
+    ]
+    assert not first.changing
+    assert first.change is None
+
+
+def test_objects_say_what_they_are(join: JoinNode, run_id: str) -> None:
+    run = join("node-1", nnodes=1)
+    world = run.next_world()
+
+    assert run_id in repr(run)
+    assert "node-1" in repr(run)
+    assert "rank=0" in repr(world)
+    assert "size=1" in repr(world)
+    assert "node-1" in repr(world.members()[0])
+
+
+def test_a_third_node_comes_in_and_ranks_stay(join: JoinNode) -> None:
+    first, second = join("node-1", nnodes="2:4"), join("node-2", nnodes="2:4")
+    before = together(first.next_world, second.next_world)
+
+    third = join("node-3", nnodes="2:4")
+    change = first.wait_change(timeout_seconds=10)
+    assert change is not None
+    assert change.kind == "newcomers"
+    assert "node-3" in change.why
+    assert first.changing
+
+    after = together(first.next_world, second.next_world, third.next_world)
+    assert [world.rank for world in after] == [*(world.rank for world in before), 2]
+    assert {world.size for world in after} == {3}
+    assert after[0].round > before[0].round
+
+
+def test_a_node_that_leaves_is_told_at_once(join: JoinNode) -> None:
+    runs = [join(f"node-{number}", nnodes="2:3") for number in (1, 2, 3)]
+    together(*(run.next_world for run in runs))
+
+    waiting = Pending(lambda: runs[0].wait_change(timeout_seconds=10))
+    began = time.monotonic()
+    assert runs[2].leave()
+    change = waiting.result()
+
+    assert change is not None
+    assert change.kind in ("leaving", "lost")
+    assert "node-3" in change.why
+    assert time.monotonic() - began < TTL_SECONDS, "leaving must not take as long as a lease"
+    worlds = together(runs[0].next_world, runs[1].next_world)
+    assert {world.size for world in worlds} == {2}
+
+
+def test_leaving_twice_is_leaving_once(join: JoinNode) -> None:
+    run = join("node-1", nnodes=1)
+    assert run.leave()
+    assert run.leave() in (True, False)
+    assert run.state == "left"
+    with pytest.raises(lattice_rdzv.LeftError):
+        run.next_world()
+
+
+def test_with_leaves_and_never_closes(join: JoinNode) -> None:
+    with join("node-1", nnodes=1) as run:
+        run.next_world()
+    assert run.closed is None
+    with join("node-2", nnodes=1) as again:
+        assert again.next_world().size == 1
+
+
+def test_with_leaves_when_the_block_fails(join: JoinNode) -> None:
+    with pytest.raises(ZeroDivisionError), join("node-1", nnodes=1) as run:  # noqa: PT012
+        run.next_world()
+        raise ZeroDivisionError
+    assert run.state == "left"
+    assert run.closed is None
+
+
+def test_closing_ends_the_others_and_says_why(join: JoinNode) -> None:
+    first, second = join("node-1"), join("node-2")
+    together(first.next_world, second.next_world)
+
+    assert first.close("failed", why="loss is not a number")
+    wait_for("node-2 knows that the run is closed", lambda: second.closed)
+    assert second.changing
+    with pytest.raises(lattice_rdzv.ClosedError, match="loss is not a number") as caught:
+        second.next_world()
+    assert (caught.value.outcome, caught.value.by, caught.value.why) == ("failed", "node-1", "loss is not a number")
+
+
+def test_success_is_no_change(join: JoinNode) -> None:
+    first, second = join("node-1"), join("node-2")
+    together(first.next_world, second.next_world)
+
+    assert first.close("succeeded")
+    wait_for("node-2 knows that the run is closed", lambda: second.closed)
+    assert not second.changing
+
+
+def test_a_run_id_can_be_used_again_by_another_submission(join: JoinNode) -> None:
+    first = join("node-1", nnodes=1, submission="monday")
+    before = first.next_world()
+    assert first.close("succeeded")
+
+    began = time.monotonic()
+    second = join("node-1", nnodes=1, submission="tuesday")
+    after = second.next_world()
+    assert time.monotonic() - began < 10
+    assert after.life != before.life
+
+
+def test_a_spare_waits_and_comes_in(join: JoinNode) -> None:
+    first, second = join("node-1"), join("node-2")
+    together(first.next_world, second.next_world)
+    spare = join("node-3")
+    coming = Pending(lambda: spare.next_world())
+    wait_for("node-3 is a spare", lambda: spare.state == "spare")
+    assert not first.changing
+
+    second.leave()
+    staying, came = first.next_world(), coming.result()
+    assert staying.size == came.size == 2
+    assert {staying.rank, came.rank} == {0, 1}
+
+
+def test_the_time_to_find_a_place_is_bounded(join: JoinNode) -> None:
+    run = join("node-1")
+    began = time.monotonic()
+    with pytest.raises(lattice_rdzv.JoinTimeoutError, match="node-1") as caught:
+        run.next_world(timeout_seconds=0.5)
+    assert 0.4 < time.monotonic() - began < 3
+    assert isinstance(caught.value, TimeoutError)
+
+
+def test_a_world_missed_by_a_time_out_is_returned_next(join: JoinNode) -> None:
+    first = join("node-1")
+    with pytest.raises(lattice_rdzv.JoinTimeoutError):
+        first.next_world(timeout_seconds=0.2)
+    second = join("node-2")
+    worlds = together(first.next_world, second.next_world)
+    assert {world.size for world in worlds} == {2}
+    assert len({world.master_port for world in worlds}) == 1
+
+
+def test_stores_are_shared_by_the_round_and_by_the_run(join: JoinNode) -> None:
+    first, second = join("node-1"), join("node-2")
+    one, other = together(first.next_world, second.next_world)
+
+    waiting = Pending(lambda: other.store.get("greeting", timeout_seconds=10))
+    one.store.set("greeting", b"hello", timeout_seconds=10)
+    assert waiting.result() == b"hello"
+    assert one.store.add("counter", 2, timeout_seconds=10) + other.store.add("counter", 3, timeout_seconds=10) == 7
+    first.store.set("checkpoint", b"7", timeout_seconds=10)
+
+    first_again, _ = together(first.next_world, second.next_world)
+    assert first_again.store.get_now(["greeting"], timeout_seconds=10) == [None]
+    assert second.store.get("checkpoint", timeout_seconds=10) == b"7"
+
+
+def test_a_store_call_is_bounded(join: JoinNode) -> None:
+    world = join("node-1", nnodes=1).next_world()
+    began = time.monotonic()
+    with pytest.raises(lattice_rdzv.StoreTimeoutError):
+        world.store.get("nobody-writes-this", timeout_seconds=0.3)
+    assert time.monotonic() - began < 2
+
+
+def test_two_nodes_of_one_name_are_told_apart(join: JoinNode) -> None:
+    first, second = join("twin"), join("twin")
+    one, _ = together(first.next_world, second.next_world)
+    assert sorted(member.name for member in one.members()) == ["twin", "twin#2"]
+
+
+def test_topology_brings_newcomers_together(join: JoinNode) -> None:
+    labels = ("rack-b", "rack-a", "rack-b", "rack-a")
+    runs = [join(f"node-{number}", nnodes=4, topology=label) for number, label in enumerate(labels)]
+    worlds = together(*(run.next_world for run in runs))
+    by_rank = [member.topology for member in worlds[0].members()]
+    assert by_rank in (["rack-a", "rack-a", "rack-b", "rack-b"], ["rack-b", "rack-b", "rack-a", "rack-a"])
+
+
+def test_a_node_with_another_size_is_refused_and_harms_nobody(join: JoinNode) -> None:
+    first, second = join("node-1"), join("node-2")
+    together(first.next_world, second.next_world)
+    with pytest.raises(lattice_rdzv.SettingsError, match="3"):
+        join("node-3", nnodes=3).next_world()
+    assert not first.changing
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"nnodes": "4:2"}, "4"),
+        ({"nnodes": 0}, "0"),
+        ({"nnodes": "many"}, "many"),
+        ({"run_id": ""}, "run"),
+        ({"lease_ttl": "1"}, "lease_ttl"),
+        ({"lease_tll": "5"}, "lease_ttl"),
+        ({"password": "hunter2"}, "password"),
+        ({"port": "http"}, "port"),
+    ],
+)
+def test_a_wrong_setting_is_named(join: JoinNode, settings: dict[str, object], expected: str) -> None:
+    with pytest.raises(lattice_rdzv.SettingsError, match=expected) as caught:
+        join("node-1", **settings)
+    assert isinstance(caught.value, ValueError)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_is_not_passed_comes_from_the_environment(
+    etcd: Etcd, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "LATTICE_RDZV_ENDPOINTS": etcd.endpoint,
+        "LATTICE_RDZV_ID": run_id,
+        "LATTICE_NNODES": "1:2",
+        "LATTICE_RDZV_NODE_NAME": "from-the-environment",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with lattice_rdzv.join(last_call_timeout=0.2, settle_time=0.1) as run:
+        world = run.next_world()
+        assert run.run_id == run_id
+        assert [member.name for member in world.members()] == ["from-the-environment"]
+
+
+def test_the_same_awaited(etcd: Etcd, run_id: str) -> None:
+    async def node(name: str) -> tuple[int, int, int]:
+        async with await aio.join(
+            run_id, nnodes=2, endpoint=etcd.endpoint, node_name=name, local_address="127.0.0.1", settle_time=0.1
+        ) as run:
+            world = await run.next_world()
+            total = await world.store.add("sum", world.rank + 1)
+            await world.store.set(f"seen/{world.rank}", b"1")
+            await world.store.multi_get(["seen/0", "seen/1"])
+            return world.rank, world.size, total
+
+    async def both() -> list[tuple[int, int, int]]:
+        return list(await asyncio.gather(node("node-1"), node("node-2")))
+
+    answers = asyncio.run(both())
+    assert sorted(rank for rank, _, _ in answers) == [0, 1]
+    assert {size for _, size, _ in answers} == {2}
+    assert max(total for _, _, total in answers) == 3
+
+
+def test_an_awaited_call_can_be_cancelled(etcd: Etcd, run_id: str) -> None:
+    async def story() -> float:
+        async with await aio.join(run_id, nnodes=2, endpoint=etcd.endpoint, node_name="node-1") as run:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(run.next_world(), 0.3)
+            return time.monotonic()
+
+    cancelled = asyncio.run(story())
+    # asyncio.run waits for its threads: one that still waited for a world would hold it up for minutes.
+    assert time.monotonic() - cancelled < 5

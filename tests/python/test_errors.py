@@ -1,0 +1,166 @@
+"""Each error of the core is raised as its class: one test a class, by what really brings it about.
+
+`OutcomeUnknownError` needs a service that loses one node's record of its last write and nothing else, between two
+attempts; the core's own tests do that to the memory engine.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import pickle
+import threading
+import time
+
+import pytest
+from conftest import JoinNode
+from harness.etcd import Etcd
+from harness.silent import http_endpoint, silent_endpoint
+from harness.wait import wait_for
+
+import lattice_rdzv
+from lattice_rdzv import _core, errors
+
+
+def test_a_wrong_setting() -> None:
+    with pytest.raises(errors.SettingsError, match="`bad`"):
+        _core.Settings({"run_id": "a", "nnodes": "bad"}, {})
+
+
+def test_settings_that_are_not_the_runs(join: JoinNode) -> None:
+    join("node-1", nnodes=2)
+    with pytest.raises(errors.SettingsError, match=r"begun by .* with nnodes 2:2"):
+        join("node-2", nnodes=3)
+
+
+def test_a_service_that_is_not_there() -> None:
+    with pytest.raises(errors.UnreachableError, match="not available"):
+        lattice_rdzv.join("a", nnodes=1, endpoint="127.0.0.1:1", connect_timeout=1)
+
+
+def test_a_service_whose_name_does_not_exist() -> None:
+    with pytest.raises(errors.UnreachableError, match="no rendezvous service was found"):
+        lattice_rdzv.join("a", nnodes=1, endpoint="no-such-host.invalid", connect_timeout=1)
+
+
+def test_a_service_that_says_nothing() -> None:
+    with silent_endpoint() as endpoint, pytest.raises(errors.UnreachableError, match="not available"):
+        lattice_rdzv.join("a", nnodes=1, endpoint=endpoint, connect_timeout=2)
+
+
+def test_a_service_that_is_no_etcd() -> None:
+    with http_endpoint() as endpoint, pytest.raises(errors.UnreachableError, match="no etcd v3 service"):
+        lattice_rdzv.join("a", nnodes=1, endpoint=endpoint, connect_timeout=2)
+
+
+def test_a_service_that_refuses(own_etcd: Etcd, run_id: str) -> None:
+    own_etcd.need_password("lattice", "secret")
+    with pytest.raises(errors.UnreachableError, match="refuses us"):
+        lattice_rdzv.join(run_id, nnodes=1, endpoint=own_etcd.endpoint, connect_timeout=5)
+
+
+def test_no_place_in_time(join: JoinNode) -> None:
+    with pytest.raises(errors.JoinTimeoutError, match="1 missing of at least 2"):
+        join("node-1").next_world(timeout_seconds=0.2)
+
+
+def test_no_value_in_time(join: JoinNode) -> None:
+    store = join("node-1", nnodes=1).next_world().store
+    with pytest.raises(errors.StoreTimeoutError, match="`get never`"):
+        store.get("never", timeout_seconds=0.2)
+    with pytest.raises(errors.StoreTimeoutError, match="`queue_pop never`"):
+        store.queue_pop("never", timeout_seconds=0.2)
+
+
+def test_a_record_that_cannot_be_read(etcd: Etcd, join: JoinNode, run_id: str) -> None:
+    etcd.put(f"/lattice/rdzv/default/{run_id}/ctl/round", b'{"version": 2}')
+    with pytest.raises(errors.RecordError, match="major version 2"):
+        join("node-1")
+
+
+def test_a_run_that_is_closed(join: JoinNode) -> None:
+    node = join("node-1", nnodes=1, submission="one")
+    node.next_world()
+    assert node.close("succeeded", why="trained")
+    with pytest.raises(errors.ClosedError, match="closed as succeeded by `node-1`: trained") as caught:
+        join("node-1", nnodes=1, submission="one")
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert (error.outcome, error.by, error.why) == ("succeeded", "node-1", "trained")
+
+
+def test_a_node_that_left(join: JoinNode) -> None:
+    node = join("node-1", nnodes=1)
+    world = node.next_world()
+    store = world.store
+    node.leave()
+    for call in (node.next_world, lambda: store.get("a"), lambda: node.store):
+        with pytest.raises(errors.LeftError, match="has left"):
+            call()
+
+
+def test_a_node_of_another_process(join: JoinNode) -> None:
+    node = join("node-1", nnodes=1)
+    world = node.next_world()
+
+    def forked(answers: multiprocessing.connection.Connection) -> None:
+        for call in (node.next_world, lambda: world.store, lambda: node.state, node._node.interrupt):
+            try:
+                call()
+            except errors.LeftError as error:  # noqa: PERF203 - each call is expected to raise
+                answers.send(str(error))
+        answers.send((node._node.num_nodes_waiting(), node._node.leave(), world.rank))
+
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=forked, args=(theirs,))
+    child.start()
+    for _ in range(4):
+        assert ours.poll(10)
+        assert f"process {child.pid} was forked from it" in ours.recv()
+    assert ours.poll(10)
+    assert ours.recv() == (0, True, 0)
+    child.join(10)
+    assert child.exitcode == 0
+    assert node.state == "member"
+
+
+def test_a_store_that_was_lost(own_etcd: Etcd, join: JoinNode) -> None:
+    node = join("node-1", nnodes=1, endpoint=own_etcd.endpoint)
+    store = node.next_world().store
+    caught: list[BaseException] = []
+
+    def get() -> None:
+        try:
+            store.get("never", timeout_seconds=60)
+        except errors.RendezvousError as error:
+            caught.append(error)
+
+    waiting = threading.Thread(target=get, daemon=True)
+    waiting.start()
+    time.sleep(0.2)
+    own_etcd.wipe()
+    wait_for("the pending call ends", lambda: caught)
+    assert isinstance(caught[0], errors.StoreResetError), repr(caught[0])
+
+
+def test_an_argument_that_cannot_be_served(join: JoinNode) -> None:
+    store = join("node-1", nnodes=1).next_world().store
+    with pytest.raises(errors.RendezvousError, match="may not be empty") as caught:
+        store.set("", b"")
+    assert type(caught.value) is errors.RendezvousError
+    store.set("text", b"no number")
+    with pytest.raises(errors.RendezvousError, match="number"):
+        store.add("text")
+
+
+def test_an_interrupt_is_no_error_of_ours(join: JoinNode) -> None:
+    node = join("node-1")
+    threading.Timer(0.2, node._node.interrupt).start()
+    with pytest.raises(InterruptedError):
+        node.next_world()
+    with pytest.raises(errors.JoinTimeoutError):
+        node.next_world(timeout_seconds=0.1)
+
+
+def test_a_time_that_is_none(join: JoinNode) -> None:
+    with pytest.raises(ValueError, match="nan"):
+        join("node-1").next_world(timeout_seconds=float("nan"))

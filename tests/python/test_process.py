@@ -1,0 +1,265 @@
+"""What a process does to the library: it is imported, forks, exits in the middle of things, and is interrupted."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import JoinNode
+from harness.etcd import Etcd
+from harness.programs import Program
+from harness.together import together
+from harness.wait import wait_for
+
+JOIN = """
+    import lattice_rdzv, os, sys, threading, time
+    run = lattice_rdzv.join(
+        {run_id!r}, nnodes={nnodes!r}, endpoint={endpoint!r}, node_name={name!r}, local_address="127.0.0.1",
+        lease_ttl=3, settle_time=0.1, last_call_timeout=0.5, grow_delay=0.1)
+"""
+
+
+def program(folder: Path, etcd: Etcd, run_id: str, then: str, *, nnodes: str = "1", name: str = "node-1") -> Program:
+    """Starts a program that has joined and goes on with `then`."""
+    source = JOIN.format(run_id=run_id, nnodes=nnodes, endpoint=etcd.endpoint, name=name)
+    return Program(folder, source + then)
+
+
+def test_import_costs_little() -> None:
+    measure = (
+        "import sys, time, resource\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "began = time.process_time()\n"
+        "import lattice_rdzv\n"
+        "took = time.process_time() - began\n"
+        "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
+        "heavy = [name for name in ('asyncio', 'torch', 'numpy', 'jax') if name in sys.modules]\n"
+        "import json; print(json.dumps([took, grown, heavy]))\n"
+    )
+    answers = [
+        json.loads(subprocess.run([sys.executable, "-c", measure], check=True, capture_output=True).stdout)
+        for _ in range(5)
+    ]
+    assert answers[0][2] == []
+    assert min(took for took, _, _ in answers) < 0.05
+    assert min(grown for _, grown, _ in answers) < 15 * 1024
+
+
+def test_the_entry_point_imports_no_torch() -> None:
+    source = "import sys, lattice_rdzv.torch as t; assert 'torch' not in sys.modules; assert t.entry_point() is t.entry_point()"
+    subprocess.run([sys.executable, "-c", source], check=True)
+
+
+def test_a_process_that_ends_leaves_by_itself(tmp_path: Path, etcd: Etcd, run_id: str, join: JoinNode) -> None:
+    peer_program = program(tmp_path, etcd, run_id, "    run.next_world(); print('in', flush=True)\n", nnodes="1:2")
+    assert peer_program.wait() == 0, peer_program.output
+    began = time.monotonic()
+    peer = join("node-2", nnodes="1:2")
+    world = peer.next_world()
+    assert world.size == 1
+    assert time.monotonic() - began < 3, "the node that ended must not be waited for as if it were lost"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "run.next_world()",
+        "threading.Thread(target=run.wait_change, daemon=True).start(); run.next_world()",
+        "threading.Thread(target=lambda: run.store.get('never', timeout_seconds=60), daemon=True).start()",
+        "run.next_world(); sys.exit(0)",
+        "world = run.next_world(); store = world.store; del run",
+    ],
+)
+def test_exits_are_quiet(tmp_path: Path, etcd: Etcd, run_id: str, ending: str) -> None:
+    programs = [program(tmp_path, etcd, f"{run_id}-{number}", f"    {ending}\n") for number in range(4)]
+    for one in programs:
+        assert one.wait() == 0, one.output
+        assert "Traceback" not in one.output
+        assert "panicked" not in one.output
+
+
+def test_a_forked_child_is_no_member_and_ends_nothing(tmp_path: Path, etcd: Etcd, run_id: str, join: JoinNode) -> None:
+    forking = program(
+        tmp_path,
+        etcd,
+        run_id,
+        """
+    world = run.next_world()
+    child = os.fork()
+    if child == 0:
+        try:
+            run.next_world(timeout_seconds=1)
+        except lattice_rdzv.LeftError:
+            print("child: LeftError", flush=True)
+        run.leave()
+        sys.exit(0)
+    _, status = os.waitpid(child, 0)
+    print("child ended", status, "closed", run.closed, "state", run.state, flush=True)
+    change = run.wait_change(timeout_seconds=20)
+    print("told", change.kind, flush=True)
+""",
+        nnodes="1:2",
+    )
+    wait_for("the child has ended", lambda: "child ended 0" in forking.output, detail=lambda: forking.output)
+    assert "child: LeftError" in forking.output
+    assert "state member" in forking.output
+    newcomer = join("node-2", nnodes="1:2")
+    wait_for("the parent still hears of changes", lambda: "told newcomers" in forking.output)
+    assert forking.wait() == 0, forking.output
+    assert newcomer.next_world().size == 1
+
+
+def test_a_forked_child_can_join_for_itself(tmp_path: Path, etcd: Etcd, run_id: str) -> None:
+    forking = program(
+        tmp_path,
+        etcd,
+        run_id,
+        f"""
+    run.next_world()
+    children = []
+    for number in range(5):
+        child = os.fork()
+        if child == 0:
+            with lattice_rdzv.join({run_id!r} + f"-child-{{number}}", nnodes=1, endpoint={etcd.endpoint!r}) as own:
+                assert own.next_world().size == 1
+            sys.exit(0)
+        children.append(child)
+    print([os.waitpid(child, 0)[1] for child in children], run.state, flush=True)
+""",
+    )
+    assert forking.wait() == 0, forking.output
+    assert "[0, 0, 0, 0, 0] member" in forking.output
+
+
+BLOCKING = {
+    "next_world": ("2", "run.next_world()"),
+    "wait_change": ("1", "run.next_world(); print('ready', flush=True); run.wait_change()"),
+    "store_get": ("1", "w = run.next_world(); w.store.get('never', timeout_seconds=600)"),
+    "store_multi_get": ("1", "w = run.next_world(); w.store.multi_get(['a', 'b'], timeout_seconds=600)"),
+    "queue_pop": ("1", "w = run.next_world(); w.store.queue_pop('never', block=True, timeout_seconds=600)"),
+}
+
+
+@pytest.mark.parametrize("call", BLOCKING)
+def test_ctrl_c_ends_each_wait(tmp_path: Path, etcd: Etcd, run_id: str, call: str) -> None:
+    nnodes, source = BLOCKING[call]
+    then = f"""
+    def interrupt():
+        time.sleep(1.0)
+        print("interrupting", flush=True)
+        global sent
+        sent = time.monotonic()
+        os.kill(os.getpid(), {signal.SIGINT.value})
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        {source}
+    except KeyboardInterrupt:
+        print("took", time.monotonic() - sent, flush=True)
+"""
+    waiting = program(tmp_path, etcd, run_id, then, nnodes=nnodes)
+    assert waiting.wait() == 0, waiting.output
+    took = re.search(r"took ([0-9.]+)", waiting.output)
+    assert took is not None, waiting.output
+    assert float(took.group(1)) < 0.2
+
+
+def test_ctrl_c_ends_a_join_that_hangs(tmp_path: Path) -> None:
+    waiting = Program(
+        tmp_path,
+        f"""
+        import lattice_rdzv, os, socket, threading, time
+        silent = socket.create_server(("127.0.0.1", 0))
+        def interrupt():
+            time.sleep(1.0)
+            global sent
+            sent = time.monotonic()
+            os.kill(os.getpid(), {signal.SIGINT.value})
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            lattice_rdzv.join("any", nnodes=1, endpoint=f"127.0.0.1:{{silent.getsockname()[1]}}")
+        except KeyboardInterrupt:
+            print("took", time.monotonic() - sent, flush=True)
+        """,
+    )
+    assert waiting.wait() == 0, waiting.output
+    took = re.search(r"took ([0-9.]+)", waiting.output)
+    assert took is not None, waiting.output
+    assert float(took.group(1)) < 0.2
+
+
+def test_what_is_decided_shows_on_stderr_where_nobody_configured_logging(
+    tmp_path: Path, etcd: Etcd, run_id: str
+) -> None:
+    talking = program(tmp_path, etcd, run_id, "    run.next_world()\n")
+    assert talking.wait() == 0, talking.output
+    assert re.search(r"INFO lattice_rdzv\S*: .*round", talking.output)
+
+
+@pytest.mark.parametrize(("level", "shows"), [("off", False), ("error", False), ("info", True)])
+def test_the_environment_rules_the_log(tmp_path: Path, etcd: Etcd, run_id: str, level: str, shows: bool) -> None:
+    source = JOIN.format(run_id=run_id, nnodes="1", endpoint=etcd.endpoint, name="node-1")
+    talking = Program(tmp_path, source + "    run.next_world()\n", LATTICE_RDZV_LOG=level)
+    assert talking.wait() == 0, talking.output
+    assert ("lattice_rdzv" in talking.output) == shows, talking.output
+
+
+def test_an_application_that_configured_logging_gets_the_records_once(tmp_path: Path, etcd: Etcd, run_id: str) -> None:
+    source = "    import logging; logging.basicConfig(level='INFO', format='app: %(message)s')\n"
+    talking = Program(
+        tmp_path,
+        source
+        + JOIN.format(run_id=run_id, nnodes="1", endpoint=etcd.endpoint, name="node-1")
+        + "    run.next_world()\n",
+    )
+    assert talking.wait() == 0, talking.output
+    lines = [line for line in talking.output.splitlines() if "round" in line]
+    assert lines
+    assert all(line.startswith("app: ") for line in lines), talking.output
+
+
+def test_a_node_that_is_killed_is_lost_within_its_lease(
+    tmp_path: Path, etcd: Etcd, run_id: str, join: JoinNode
+) -> None:
+    peer = join("node-2")
+    victim = program(
+        tmp_path, etcd, run_id, "    run.next_world(); print('in', flush=True); time.sleep(600)\n", nnodes="2"
+    )
+    peer.next_world()
+    wait_for("the other node is in", lambda: "\nin" in f"\n{victim.output}", detail=lambda: victim.output)
+    began = time.monotonic()
+    victim.process.kill()
+    victim.process.wait()
+    change = peer.wait_change(timeout_seconds=15)
+    assert change is not None
+    assert change.kind == "lost"
+    assert "node-1" in change.why
+    assert time.monotonic() - began < 3.0 + 2.0
+
+
+def test_waiting_says_who_is_here_and_how_many_are_missing(tmp_path: Path, etcd: Etcd, run_id: str) -> None:
+    waiting = program(
+        tmp_path,
+        etcd,
+        run_id,
+        """
+    try:
+        run.next_world(timeout_seconds=7)
+    except lattice_rdzv.JoinTimeoutError as error:
+        print(error)
+""",
+        nnodes="3",
+    )
+    assert waiting.wait() == 0, waiting.output
+    assert re.search(r"node-1.*2", waiting.output), waiting.output
+
+
+def test_nodes_of_threads_of_one_process(join: JoinNode) -> None:
+    runs = [join(f"node-{number}", nnodes=8) for number in range(8)]
+    worlds = together(*(run.next_world for run in runs))
+    assert sorted(world.rank for world in worlds) == list(range(8))
