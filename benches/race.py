@@ -1,0 +1,256 @@
+"""How long N nodes need to meet through torch's public handler: `c10d` against `lattice`, in one run on one machine.
+
+The same for both: nodes are threads of as many processes as the machine has cores (or `--per-process` of them of one),
+forked from one that has torch loaded, so that what is raced is the rendezvous and neither N imports nor N processes that
+one machine would never have; all wait at a gate, and the clock runs from its opening to the last node. Two rows:
+
+- `next_rendezvous`: every node knows its rank.
+- `agent ready`: and has been through the exchange by which torch's agent gives out its workers' ranks, torch's own code.
+
+What differs is each one's own: c10d's store is in the first node's process and its handler connects when it is made,
+before the gate; lattice's connects after it, to an etcd that is started anew for every race.
+"""
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import select
+import signal
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import torch
+from etcd_process import running_etcd
+from torch.distributed.elastic.agent.server.api import SimpleElasticAgent, WorkerSpec
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+from lattice_rdzv.cli.local_etcd import free_ports
+
+BACKENDS = ("c10d", "lattice")
+START_SECONDS = 60.0
+
+
+class Times(NamedTuple):
+    """From the gate to the last node, in seconds; infinite if some node did not get there in time."""
+
+    next_rendezvous: float
+    agent_ready: float
+
+
+class RacerError(Exception):
+    """A node did not get there."""
+
+
+class Gate(NamedTuple):
+    """A pipe that nobody writes to: whoever reads it waits until its last writer closes it."""
+
+    read_end: int
+    write_end: int
+
+    @classmethod
+    def new(cls) -> "Gate":
+        """A closed one."""
+        return cls(*os.pipe())
+
+    def wait(self) -> None:
+        """In a child."""
+        os.read(self.read_end, 1)
+
+    def open(self) -> None:
+        """Lets all pass."""
+        os.dup2(self.read_end, self.write_end)
+
+    def close(self) -> None:
+        """Gives the descriptors back."""
+        os.close(self.read_end)
+        os.close(self.write_end)
+
+
+class Racer(NamedTuple):
+    """A node's process, and the pipe on which it reports, a line of JSON each time."""
+
+    pid: int
+    reports: int
+
+    def read(self, seconds: float) -> dict[str, float]:
+        """Its next report."""
+        line = b""
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self.reports, select.POLLIN)
+        while not line.endswith(b"\n"):
+            # Not select(), whose descriptors end at 1024.
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise RacerError("not all nodes got there in time")
+            part = os.read(self.reports, 4096)
+            if not part:
+                raise RacerError("a node's process ended")
+            line += part
+        report: dict[str, Any] = json.loads(line)
+        if "error" in report:
+            raise RacerError(report["error"])
+        return report
+
+    def end(self) -> None:
+        """Kills it, so that no farewell of N nodes disturbs the next race."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.reports)
+
+
+NEVER = Times(float("inf"), float("inf"))
+
+
+def main() -> None:
+    """Races and prints."""
+    parser = argparse.ArgumentParser(description="Race N nodes on c10d and on lattice.")
+    parser.add_argument("--etcd", type=Path, required=True, help="the etcd binary")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[16, 64, 128], help="how many nodes (16 64 128)")
+    parser.add_argument("--repeat", type=int, default=3, help="races of each kind; the median is printed (3)")
+    parser.add_argument("--limit", type=float, default=300.0, metavar="SECONDS", help="the longest race (300)")
+    parser.add_argument(
+        "--per-process", type=int, metavar="NODES", help="nodes that share a process (as many as make one a core)"
+    )
+    arguments = parser.parse_args()
+
+    raise_file_limit()
+    # What N nodes would tell one terminal is not a part of the race.
+    os.environ.setdefault("LATTICE_RDZV_LOG", "warning")
+    with running_etcd(arguments.etcd) as etcd:
+        print(
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
+            f"lattice-rdzv {importlib.metadata.version('lattice-rdzv')}, etcd {etcd.version()}; "
+            f"medians of {arguments.repeat}, in seconds"
+        )
+    print(f"{'nodes':>6}  {'':<16}{'c10d':>10}{'lattice':>10}{'ratio':>9}   all", flush=True)
+    for nodes in arguments.nodes:
+        results: dict[str, list[Times]] = {backend: [] for backend in BACKENDS}
+        for _ in range(arguments.repeat):
+            for backend in BACKENDS:
+                # What was too slow once is not waited for again.
+                if NEVER not in results[backend]:
+                    per_process = arguments.per_process or math.ceil(nodes / (os.cpu_count() or 1))
+                    results[backend].append(race(backend, nodes, arguments.etcd, arguments.limit, per_process))
+        for row in Times._fields:
+            told = {backend: [getattr(times, row) for times in results[backend]] for backend in BACKENDS}
+            c10d, lattice = (statistics.median(told[backend]) for backend in BACKENDS)
+            every = "; ".join(" ".join(f"{seconds:.3f}" for seconds in told[backend]) for backend in BACKENDS)
+            name = row.replace("_", " " if row == "agent_ready" else "_")
+            print(f"{nodes:>6}  {name:<16}{c10d:>10.3f}{lattice:>10.3f}{c10d / lattice:>8.1f}x   {every}", flush=True)
+
+
+def race(backend: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_process: int = 1) -> Times:
+    """One race, with a service that nobody used before."""
+    with running_etcd(etcd_binary) if backend == "lattice" else nullcontext() as etcd:
+        endpoint = etcd.endpoint if etcd is not None else f"127.0.0.1:{free_ports(1)[0]}"
+        gate = Gate.new()
+        # Forked children would otherwise copy every page that the garbage collector touches.
+        gc.collect()
+        gc.freeze()
+        racers: list[Racer] = []
+        try:
+            # c10d's first node hosts the store, so the others may only start once it is there.
+            for first in range(0, nodes, per_process):
+                group = range(first, min(first + per_process, nodes))
+                racers.append(fork_racer(backend, endpoint, group, nodes, limit_seconds, gate))
+                if first == 0:
+                    racers[0].read(START_SECONDS)
+            for racer in racers[1:]:
+                racer.read(START_SECONDS)
+            opened = time.monotonic()
+            gate.open()
+            reports = [racer.read(opened + limit_seconds - time.monotonic()) for racer in racers]
+        except RacerError as error:
+            print(f"{nodes:>6}  {backend}: {error}", file=sys.stderr)
+            return NEVER
+        finally:
+            gate.close()
+            for racer in racers:
+                racer.end()
+    # CLOCK_MONOTONIC is one clock for all processes of a machine.
+    return Times(*(max(report[row] for report in reports) - opened for row in Times._fields))
+
+
+def fork_racer(backend: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate) -> Racer:
+    """A process with these nodes in it."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write_end)
+        return Racer(pid, read_end)
+    status = 1
+    try:
+        os.close(read_end)
+        os.close(gate.write_end)
+        run_nodes(backend, endpoint, group, nodes, limit_seconds, gate, write_end)
+        status = 0
+    except BaseException as error:  # it is the parent that tells
+        with suppress(OSError):
+            os.write(
+                write_end,
+                (json.dumps({"error": f"a node of {group}: {type(error).__name__}: {error}"}) + "\n").encode(),
+            )
+    finally:
+        os._exit(status)
+
+
+def run_nodes(
+    backend: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate, reports: int
+) -> None:
+    """What torch's agents do until their workers may start."""
+    handlers = [make_handler(backend, endpoint, node, nodes, limit_seconds) for node in group]
+    os.write(reports, b"{}\n")
+    gate.wait()
+    with ThreadPoolExecutor(len(handlers)) as threads:
+        times = list(threads.map(meet, handlers))
+    last = Times(*(max(each[row] for each in times) for row in range(len(Times._fields))))
+    os.write(reports, (json.dumps(last._asdict()) + "\n").encode())
+    # Until killed: others may still need what this process hosts.
+    signal.pause()
+
+
+def make_handler(backend: str, endpoint: str, node: int, nodes: int, limit_seconds: float) -> RendezvousHandler:
+    """As torchrun makes it."""
+    configuration = {"local_addr": "127.0.0.1", "join_timeout": str(int(limit_seconds) + 60)}
+    if backend == "c10d":
+        configuration["is_host"] = str(node == 0).lower()
+        configuration["read_timeout"] = str(int(limit_seconds))
+    else:
+        configuration["node_name"] = f"node-{node}"
+    return get_rendezvous_handler(
+        RendezvousParameters(backend, endpoint, f"race-{nodes}", nodes, nodes, **cast(dict[str, Any], configuration))
+    )
+
+
+def meet(handler: RendezvousHandler) -> Times:
+    """When this node knew its rank, and when its agent could have started workers."""
+    world = handler.next_rendezvous()
+    ranked = time.monotonic()
+    spec = WorkerSpec("race", 1, handler, entrypoint="none")
+    SimpleElasticAgent._assign_worker_ranks(
+        cast(SimpleElasticAgent, SimpleNamespace()), world.store, world.rank, world.world_size, spec
+    )
+    return Times(ranked, time.monotonic())
+
+
+def raise_file_limit() -> None:
+    """One process may hold a socket of every node."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    main()
