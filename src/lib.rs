@@ -28,6 +28,7 @@ pub mod protocol;
 #[cfg(feature = "python")]
 mod python;
 pub mod run;
+pub mod server;
 pub mod settings;
 pub mod status;
 pub mod store;

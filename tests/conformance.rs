@@ -1,5 +1,5 @@
-//! What a backend does, told once and held against each: the engine in the process and a real etcd. If both pass, a
-//! simulation on the former says something about the latter.
+//! What a backend does, told once and held against each: the engine in the process, the same engine as a server, and a
+//! real etcd. If all pass, a simulation on the first says something about the last.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod support;
@@ -17,12 +17,13 @@ use lattice_rdzv::{
     },
     error::Applied,
 };
-use support::{Etcd, within};
+use support::{Etcd, embedded::Embedded, within};
 use tokio::time::{Instant, sleep, timeout};
 
 /// A service under test.
 enum Service {
     Memory(MemoryService),
+    Server(Embedded),
     Etcd(Etcd),
 }
 
@@ -30,13 +31,15 @@ impl Service {
     fn connect(&self) -> Arc<dyn Backend> {
         match self {
             Self::Memory(service) => Arc::new(service.connect()),
+            Self::Server(server) => Arc::new(server.backend()),
             Self::Etcd(etcd) => Arc::new(etcd.backend()),
         }
     }
 
-    fn stop(&mut self) {
+    async fn stop(&mut self) {
         match self {
             Self::Memory(service) => service.stop(),
+            Self::Server(server) => server.stop().await,
             Self::Etcd(etcd) => etcd.kill(),
         }
     }
@@ -44,6 +47,7 @@ impl Service {
     async fn start(&mut self) {
         match self {
             Self::Memory(service) => service.start(),
+            Self::Server(server) => server.go_on().await,
             Self::Etcd(etcd) => {
                 etcd.spawn();
                 etcd.served().await;
@@ -54,6 +58,7 @@ impl Service {
     async fn wipe(&mut self) {
         match self {
             Self::Memory(service) => service.wipe(),
+            Self::Server(server) => server.restart().await,
             Self::Etcd(etcd) => etcd.wipe().await,
         }
     }
@@ -61,12 +66,15 @@ impl Service {
     async fn compact(&self, revision: Revision) {
         match self {
             Self::Memory(service) => service.compact(revision).unwrap(),
-            Self::Etcd(etcd) => {
-                let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await.unwrap();
-                client.compact(revision, None).await.unwrap();
-            }
+            Self::Server(server) => compact(&server.endpoint(), revision).await,
+            Self::Etcd(etcd) => compact(etcd.endpoint(), revision).await,
         }
     }
+}
+
+async fn compact(endpoint: &str, revision: Revision) {
+    let mut client = etcd_client::Client::connect([endpoint], None).await.unwrap();
+    client.compact(revision, None).await.unwrap();
 }
 
 macro_rules! conformance {
@@ -75,6 +83,13 @@ macro_rules! conformance {
             $(#[tokio::test(start_paused = true)]
             async fn $behaviour() {
                 super::$behaviour(super::Service::Memory(super::MemoryService::new())).await;
+            })+
+        }
+
+        mod server {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                super::$behaviour(super::Service::Server(super::Embedded::start().await)).await;
             })+
         }
 
@@ -118,7 +133,7 @@ conformance![
     a_watcher_is_told_of_compaction,
     a_watcher_may_be_cancelled_at_any_time,
     leases_outlive_a_restart,
-    a_wiped_service_is_an_empty_one_of_the_same_name,
+    a_wiped_service_is_an_empty_one,
     status_tells_who_answers,
 ];
 
@@ -607,7 +622,7 @@ async fn a_stopped_service_breaks_watches_and_refuses_calls(mut service: Service
     write(&backend, [put("a", "1")]).await;
     let mut watch = backend.watch(Keys::one("a"), 0).await.unwrap();
     let connection = backend.connection();
-    service.stop();
+    service.stop().await;
     let error = within("the end of the watch", watch.next()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(backend.connection() > connection, "a broken connection is given up");
@@ -637,7 +652,7 @@ async fn a_watcher_goes_on_after_a_restart(mut service: Service) {
     assert_eq!(watcher.resumed_on(), 0);
     within("the watch", watcher.ready()).await.unwrap();
     assert_eq!(watcher.resumed_on(), backend.connection());
-    service.stop();
+    service.stop().await;
     // Nothing was seen yet, and still nothing may be missed.
     service.start().await;
     let other = service.connect();
@@ -647,7 +662,7 @@ async fn a_watcher_goes_on_after_a_restart(mut service: Service) {
     assert_eq!(changes(&mut watcher).await, ["a=2"]);
     let before = watcher.resumed_on();
     assert_eq!(before, backend.connection());
-    service.stop();
+    service.stop().await;
     let waiting = timeout(Duration::from_millis(300), watcher.next()).await;
     assert!(waiting.is_err(), "{waiting:?}");
     assert_eq!(watcher.resumed_on(), 0, "it stands on no connection");
@@ -705,7 +720,7 @@ async fn leases_outlive_a_restart(mut service: Service) {
     backend.lease_grant(LEASE, Duration::from_secs(5)).await.unwrap();
     write(&backend, [Operation::put("a", "", LEASE)]).await;
     sleep(Duration::from_secs(3)).await;
-    service.stop();
+    service.stop().await;
     service.start().await;
     sleep(Duration::from_secs(3)).await;
     let backend = service.connect();
@@ -713,7 +728,7 @@ async fn leases_outlive_a_restart(mut service: Service) {
     assert_eq!(backend.lease_keep_alive(LEASE).await.unwrap(), Duration::from_secs(5));
 }
 
-async fn a_wiped_service_is_an_empty_one_of_the_same_name(mut service: Service) {
+async fn a_wiped_service_is_an_empty_one(mut service: Service) {
     let backend = service.connect();
     backend.lease_grant(LEASE, TTL * 30).await.unwrap();
     let revision = write(&backend, [Operation::put("a", "", LEASE)]).await;
@@ -725,8 +740,14 @@ async fn a_wiped_service_is_an_empty_one_of_the_same_name(mut service: Service) 
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     let found = backend.range(Range::new(Keys::prefix(""))).await.unwrap();
     assert_eq!((found.header.revision, found.items.len()), (1, 0));
-    assert_eq!(found.header.cluster_id, before.cluster_id, "it cannot be told by its name");
-    assert_eq!(backend.status().await.unwrap().member_id, before.member_id);
+    let after = backend.status().await.unwrap();
+    if matches!(service, Service::Server(_)) {
+        assert_ne!(found.header.cluster_id, before.cluster_id, "ours has no files, and says so");
+        assert_ne!(after.member_id, before.member_id);
+    } else {
+        assert_eq!(found.header.cluster_id, before.cluster_id, "it cannot be told by its name");
+        assert_eq!(after.member_id, before.member_id);
+    }
     let error = backend.lease_keep_alive(LEASE).await.unwrap_err();
     assert!(matches!(error, Error::LeaseNotFound { .. }), "{error:?}");
     // The trap: a watch of the old store's revisions is accepted, and silent.
@@ -878,6 +899,15 @@ async fn a_random_life(service: Service, seed: u64) -> Vec<String> {
         answers.extend(next(&mut watch).await.events.iter().map(|event| format!("{event:?}")));
     }
     answers
+}
+
+#[tokio::test]
+async fn random_lives_are_the_same_in_memory_and_in_the_server() {
+    for seed in 0..6 {
+        let served = a_random_life(Service::Server(Embedded::start().await), seed).await;
+        let model = a_random_life(Service::Memory(MemoryService::new()), seed).await;
+        assert_eq!(served, model, "seed {seed}");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,10 @@ use lattice_rdzv::{
     Error, Result,
     backend::{
         Backend, Event, Keys, Operation, Range, Revision, Txn,
-        memory::{Call, Fate, MemoryBackend, MemoryService, engine::Engine},
+        memory::{
+            Call, Fate, MemoryBackend, MemoryService,
+            engine::{Bounds, Engine},
+        },
     },
     error::Applied,
 };
@@ -182,7 +185,8 @@ async fn leases_end_on_time_though_nobody_calls() {
 
 /// Some nodes that write, watch, and are cut off; what one of them saw, when.
 async fn a_small_world() -> Vec<(Duration, Vec<Event>)> {
-    let service = MemoryService::with_engine(Engine::new(1));
+    let service =
+        MemoryService::with_engine(Engine::new(Bounds { minimum_ttl_seconds: 1, ..Bounds::default() }));
     let began = Instant::now();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watching = service.connect();

@@ -4,6 +4,8 @@
 //! passes, except where `CI` is set: there a missing etcd is a failure.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
+pub(crate) mod embedded;
+
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},

@@ -38,7 +38,7 @@ pub enum Pem {
 }
 
 impl Pem {
-    fn read(&self, what: &str) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self, what: &str) -> Result<Vec<u8>> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.clone()),
             Self::File(path) => std::fs::read(path).map_err(|error| Error::Setting {

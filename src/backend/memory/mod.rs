@@ -9,24 +9,30 @@
 //! attempt failed on is given up, and the watches of a connection that was given up end.
 
 pub mod engine;
+pub mod live;
+pub mod watchers;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     future::pending,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::{
-    sync::{Notify, oneshot, watch},
-    task::{JoinHandle, yield_now},
-    time::{Instant, sleep, sleep_until, timeout_at},
+    sync::{oneshot, watch},
+    task::yield_now,
+    time::{Instant, sleep, timeout_at},
 };
 
-use self::engine::{
-    Action, Condition, Engine, Outcome, Put, Read, Refusal, Relation, Span, Target, Transaction,
+use self::{
+    engine::{
+        Action, Condition, Delete, Engine, MAX_REQUEST_BYTES, Outcome, Put, Read, Refusal, Relation, Span,
+        Target, Transaction,
+    },
+    live::{Live, Watching},
+    watchers::Bell,
 };
 use super::{
     Backend, Changes, Compare, Header, Keys, LeaseId, Operation, OperationResult, Range, RangeResult,
@@ -56,26 +62,19 @@ enum Mode {
     Stopped,
 }
 
+#[derive(Debug)]
 struct Shared {
+    live: Arc<Live>,
     state: Mutex<State>,
-    origin: Instant,
-    /// Woken when a lease ends earlier than the expiry task expects, and when the service is dropped.
-    sooner: Arc<Notify>,
     /// Counts the changes of mode, which calls that hang look at.
     mode_changes: watch::Sender<u64>,
 }
 
+#[derive(Clone, Copy, Debug)]
 struct State {
-    engine: Engine,
     mode: Mode,
     /// Counts the times that every watch broke.
     epoch: u64,
-    /// Who is to be woken by a change, by the keys they watch: nodes of a run all watch the same few.
-    watches: BTreeMap<Span, BTreeMap<u64, Arc<Notify>>>,
-    next_watch: u64,
-    /// When the expiry task will look by itself.
-    armed: Option<Duration>,
-    expiry: Option<JoinHandle<()>>,
 }
 
 impl Default for MemoryService {
@@ -92,19 +91,9 @@ impl MemoryService {
 
     /// A store that runs on this engine.
     pub fn with_engine(engine: Engine) -> Self {
-        let state = State {
-            engine,
-            mode: Mode::Running,
-            epoch: 0,
-            watches: BTreeMap::new(),
-            next_watch: 0,
-            armed: None,
-            expiry: None,
-        };
         let shared = Shared {
-            state: Mutex::new(state),
-            origin: Instant::now(),
-            sooner: Arc::default(),
+            live: Live::new(engine),
+            state: Mutex::new(State { mode: Mode::Running, epoch: 0 }),
             mode_changes: watch::Sender::new(0),
         };
         Self { shared: Arc::new(shared) }
@@ -123,15 +112,15 @@ impl MemoryService {
 
     /// Lose everything: an empty store at revision 1, no leases, under the same cluster id; all watches break.
     pub fn wipe(&self) {
-        self.shared.reshape(|state, _| {
-            state.engine = Engine::default();
+        self.shared.reshape(|state, engine, _| {
+            *engine = Engine::new(engine.bounds());
             state.epoch += 1;
         });
     }
 
     /// Refuse every call and break every watch, until [`Self::start`].
     pub fn stop(&self) {
-        self.shared.reshape(|state, _| {
+        self.shared.reshape(|state, _, _| {
             state.mode = Mode::Stopped;
             state.epoch += 1;
         });
@@ -139,22 +128,22 @@ impl MemoryService {
 
     /// Serve again after [`Self::stop`], with what was there; every lease has its full TTL, as after etcd's restart.
     pub fn start(&self) {
-        self.shared.reshape(|state, now| {
+        self.shared.reshape(|state, engine, now| {
             state.mode = Mode::Running;
-            state.engine.renew_all(now);
+            engine.renew_all(now);
         });
     }
 
     /// Answer nobody, as a process that was sent SIGSTOP, until [`Self::resume`].
     pub fn pause(&self) {
-        self.shared.reshape(|state, _| state.mode = Mode::Paused);
+        self.shared.reshape(|state, _, _| state.mode = Mode::Paused);
     }
 
     /// Go on after [`Self::pause`]. Leases that came due meanwhile are revoked first, as etcd does on waking.
     pub fn resume(&self) {
-        self.shared.reshape(|state, now| {
+        self.shared.reshape(|state, engine, now| {
             state.mode = Mode::Running;
-            state.engine.expire(now);
+            engine.expire(now, usize::MAX);
         });
     }
 
@@ -163,127 +152,42 @@ impl MemoryService {
     /// # Errors
     /// [`Error::Compacted`] if that was forgotten before, [`Error::FutureRevision`] if it is not reached yet.
     pub fn compact(&self, revision: Revision) -> Result<()> {
-        self.shared.reshape(|state, _| state.engine.compact(revision)).map_err(refused)
+        self.shared.reshape(|_, engine, _| engine.compact(revision)).map_err(refused)
     }
 
     /// The store's revision.
     pub fn revision(&self) -> Revision {
-        self.shared.lock().engine.revision()
+        self.shared.live.look(|engine, _| engine.revision())
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code under the lock can leave a half-done change behind, so a poisoned state is still a sound one.
+        // Two plain values, whole at any time.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Duration {
-        self.origin.elapsed()
-    }
-
     /// Changes the service itself: everybody looks again.
-    fn reshape<T>(&self, change: impl FnOnce(&mut State, Duration) -> T) -> T {
+    fn reshape<T>(&self, change: impl FnOnce(&mut State, &mut Engine, Duration) -> T) -> T {
         let mut state = self.lock();
-        let answer = change(&mut state, self.now());
-        for watch in state.watches.values().flat_map(BTreeMap::values) {
-            watch.notify_one();
-        }
+        let mut after = *state;
+        let answer = self.live.reshape(|engine, now| {
+            let answer = change(&mut after, engine, now);
+            (answer, after.mode != Mode::Running)
+        });
+        *state = after;
         drop(state);
         self.mode_changes.send_modify(|count| *count += 1);
-        self.sooner.notify_one();
         answer
     }
 
     /// One access of a client, with the epoch it was in; or none of it: `None` while the service is paused.
-    fn access<T>(
-        self: &Arc<Self>,
-        access: impl FnOnce(&mut Engine, Duration) -> T,
-    ) -> Result<Option<(T, u64)>> {
-        let mut state = self.lock();
-        match state.mode {
-            Mode::Stopped => return Err(unavailable("connection refused", Applied::No)),
-            Mode::Paused => return Ok(None),
-            Mode::Running => {}
-        }
-        let now = self.now();
-        let before = state.engine.revision();
-        state.engine.expire(now);
-        let answer = access(&mut state.engine, now);
-        state.tell(before);
-        self.arm(&mut state);
-        Ok(Some((answer, state.epoch)))
-    }
-
-    /// Sees to it that the next lease to end is looked at in time.
-    fn arm(self: &Arc<Self>, state: &mut State) {
-        let Some(deadline) = state.engine.next_deadline() else { return };
-        // The task ends with the runtime it was started on, which may be another one than this call's.
-        if state.expiry.as_ref().is_none_or(JoinHandle::is_finished) {
-            state.armed = Some(deadline);
-            state.expiry = Some(tokio::spawn(expire_in_time(Arc::downgrade(self), Arc::clone(&self.sooner))));
-        } else if state.armed.is_none_or(|armed| deadline < armed) {
-            self.sooner.notify_one();
-        }
-    }
-}
-
-impl State {
-    /// Wakes the watches of what changed since.
-    fn tell(&self, since: Revision) {
-        if self.engine.revision() == since {
-            return;
-        }
-        for key in self.engine.changed_keys(since) {
-            for (_, watches) in self.watches.iter().filter(|(span, _)| span.contains(key)) {
-                for watch in watches.values() {
-                    watch.notify_one();
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.sooner.notify_one();
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn access<T>(&self, access: impl FnOnce(&mut Engine, Duration) -> T) -> Result<Option<(T, u64)>> {
         let state = self.lock();
-        let mut debug = formatter.debug_struct("Shared");
-        debug.field("mode", &state.mode).field("revision", &state.engine.revision()).finish_non_exhaustive()
-    }
-}
-
-/// Revokes leases when they end, also when nobody calls, so that watches learn it on time. Ends with the service.
-async fn expire_in_time(service: Weak<Shared>, sooner: Arc<Notify>) {
-    loop {
-        let deadline = {
-            let Some(shared) = service.upgrade() else { return };
-            let mut state = shared.lock();
-            if state.mode == Mode::Running {
-                let before = state.engine.revision();
-                state.engine.expire(shared.now());
-                state.tell(before);
-                state.armed = state.engine.next_deadline();
-            } else {
-                state.armed = None;
-            }
-            state.armed.map(|deadline| shared.origin + deadline)
-        };
-        let next = async {
-            match deadline {
-                Some(deadline) => sleep_until(deadline).await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = sooner.notified() => {}
-            () = next => {}
+        match state.mode {
+            Mode::Stopped => Err(unavailable("connection refused", Applied::No)),
+            Mode::Paused => Ok(None),
+            Mode::Running => Ok(Some((self.live.access(access), state.epoch))),
         }
     }
 }
@@ -514,21 +418,23 @@ async fn while_cut(link: &Link) {
 impl Backend for MemoryBackend {
     async fn range(&self, range: Range) -> Result<RangeResult> {
         let read = Read {
-            span: Span::try_from(&range.keys).map_err(refused)?,
             revision: range.revision,
             limit: usize::try_from(range.limit).unwrap_or(0),
             keys_only: range.keys_only,
+            ..Read::all(Span::try_from(&range.keys).map_err(refused)?)
         };
         self.call(Call::Range, move |engine, _| {
             let found = engine.read(&read)?;
-            let more = found.more();
-            Ok(RangeResult { header: header(engine.revision()), items: found.items, more })
+            Ok(RangeResult { header: header(found.revision), items: found.items, more: found.more })
         })
         .await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult> {
         let transaction = transaction(txn).map_err(refused)?;
+        if transaction.writes() && transaction.size() > MAX_REQUEST_BYTES {
+            return Err(refused(Refusal::TooLarge));
+        }
         self.call(Call::Txn, move |engine, _| {
             let done = engine.transact(&transaction)?;
             let results = done.outcomes.into_iter().map(result).collect();
@@ -555,15 +461,11 @@ impl Backend for MemoryBackend {
         let span = Span::try_from(&keys).map_err(refused)?;
         let (revision, epoch) = self.attempt(Call::Watch, |engine, _| Ok(engine.revision())).await?;
         let position = if start > 0 { start } else { revision + 1 };
-        let notify = Arc::new(Notify::new());
-        let mut state = self.shared.lock();
-        let id = state.next_watch;
-        state.next_watch += 1;
-        state.watches.entry(span.clone()).or_default().insert(id, Arc::clone(&notify));
-        drop(state);
+        let bell = Arc::new(Bell::default());
+        let watching = self.shared.live.watch(span, &bell, 0);
         let (shared, link) = (Arc::clone(&self.shared), Arc::clone(&self.link));
         let changes = link.changes.subscribe();
-        Ok(Box::new(MemoryWatch { shared, link, changes, connection, epoch, span, position, id, notify }))
+        Ok(Box::new(MemoryWatch { shared, link, changes, connection, epoch, watching, position, bell }))
     }
 
     async fn status(&self) -> Result<Status> {
@@ -573,7 +475,8 @@ impl Backend for MemoryBackend {
                 cluster_id: CLUSTER_ID,
                 member_id: MEMBER_ID,
                 leader: MEMBER_ID,
-                db_size: i64::try_from(engine.size()).unwrap_or(i64::MAX),
+                db_size: i64::try_from(engine.usage().live_bytes + engine.usage().history_bytes)
+                    .unwrap_or(i64::MAX),
                 errors: Vec::new(),
             })
         })
@@ -596,11 +499,10 @@ struct MemoryWatch {
     changes: watch::Receiver<u64>,
     connection: u64,
     epoch: u64,
-    span: Span,
+    watching: Watching,
     /// The first revision not reported yet.
     position: Revision,
-    id: u64,
-    notify: Arc<Notify>,
+    bell: Arc<Bell>,
 }
 
 impl MemoryWatch {
@@ -622,10 +524,11 @@ impl MemoryWatch {
         if state.mode == Mode::Paused {
             return Ok(None);
         }
-        let events = state.engine.changes(&self.span, self.position).map_err(refused)?;
-        let revision = state.engine.revision();
-        self.position = self.position.max(revision + 1);
-        Ok((!events.is_empty()).then_some(Changes { revision, events }))
+        let look =
+            |engine: &Engine, _| engine.changes(self.watching.span(), self.position, usize::MAX, usize::MAX);
+        let batch = self.shared.live.look(look).map_err(refused)?;
+        self.position = batch.next;
+        Ok((!batch.events.is_empty()).then_some(Changes { revision: batch.next - 1, events: batch.events }))
     }
 }
 
@@ -639,7 +542,7 @@ impl WatchStream for MemoryWatch {
             }
             tokio::select! {
                 biased;
-                () = self.notify.notified() => {}
+                () = self.bell.heard() => {}
                 _ = self.changes.changed() => {}
             }
         }
@@ -651,18 +554,6 @@ impl WatchStream for MemoryWatch {
 
     fn connection(&self) -> u64 {
         self.connection
-    }
-}
-
-impl Drop for MemoryWatch {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        if let Some(watches) = state.watches.get_mut(&self.span) {
-            watches.remove(&self.id);
-            if watches.is_empty() {
-                state.watches.remove(&self.span);
-            }
-        }
     }
 }
 
@@ -697,15 +588,16 @@ fn action(operation: Operation) -> Result<Action, Refusal> {
             Action::Put(Put { key, ignore_value: true, ignore_lease: true, ..Put::default() })
         }
         Operation::Get(keys) => Action::Read(Read::all(Span::try_from(&keys)?)),
-        Operation::Delete(keys) => Action::Delete { span: Span::try_from(&keys)?, previous: false },
+        Operation::Delete(keys) => Action::Delete(Delete { span: Span::try_from(&keys)?, previous: false }),
     })
 }
 
 fn result(outcome: Outcome) -> OperationResult {
     match outcome {
-        Outcome::Put(_) => OperationResult::Put,
+        // No transaction is nested in ours.
+        Outcome::Put(..) | Outcome::Transaction(..) => OperationResult::Put,
         Outcome::Read(found) => OperationResult::Get(found.items),
-        Outcome::Deleted(count, _) => OperationResult::Delete(i64::try_from(count).unwrap_or(i64::MAX)),
+        Outcome::Deleted(_, count, _) => OperationResult::Delete(i64::try_from(count).unwrap_or(i64::MAX)),
     }
 }
 

@@ -1,0 +1,54 @@
+//! Why the engine does not do what was asked, in etcd's own words (`rpctypes/error.go`).
+
+use super::Revision;
+use crate::backend::LeaseId;
+
+/// Why the engine does not do what was asked; each has etcd's own text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The revision is compacted.
+    #[error("etcdserver: mvcc: required revision has been compacted")]
+    Compacted {
+        /// The oldest revision that can be read.
+        oldest: Revision,
+    },
+    /// The revision is beyond the store's.
+    #[error("etcdserver: mvcc: required revision is a future revision")]
+    FutureRevision,
+    /// No such lease.
+    #[error("etcdserver: requested lease not found")]
+    LeaseNotFound(LeaseId),
+    /// A lease of that id exists.
+    #[error("etcdserver: lease already exists")]
+    LeaseExists(LeaseId),
+    /// The TTL is beyond what etcd accepts.
+    #[error("etcdserver: too large lease TTL")]
+    TtlTooLarge,
+    /// An empty key.
+    #[error("etcdserver: key is not provided")]
+    EmptyKey,
+    /// A put that keeps a value or a lease, of a key that is not there.
+    #[error("etcdserver: key not found")]
+    KeyNotFound,
+    /// A value with a put that keeps the present one.
+    #[error("etcdserver: value is provided")]
+    ValueProvided,
+    /// A lease with a put that keeps the present one.
+    #[error("etcdserver: lease is provided")]
+    LeaseProvided,
+    /// One key twice among the writes of one branch.
+    #[error("etcdserver: duplicate key given in txn request")]
+    DuplicateKey,
+    /// More than [`super::MAX_OPERATIONS`].
+    #[error("etcdserver: too many operations in txn request")]
+    TooManyOperations,
+    /// More than [`super::MAX_REQUEST_BYTES`].
+    #[error("etcdserver: request is too large")]
+    TooLarge,
+    /// An order of a read that etcd does not have.
+    #[error("etcdserver: invalid sort option")]
+    InvalidOrder,
+    /// More than [`super::Bounds::live_bytes`].
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
+}

@@ -1,0 +1,244 @@
+//! An engine that lives: on tokio's clock, shared, with leases that end by themselves and watches that are woken.
+//!
+//! One lock, held for one request or for one batch of ended leases; nothing waits under it. What a watch is told it reads
+//! from the engine's log at its own pace ([`Live::look`]), so that a slow reader costs nobody anything: it is behind, and
+//! once history was compacted past it, it is told so.
+
+use std::{
+    fmt,
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    engine::{Engine, Span},
+    watchers::{Bell, Watchers},
+};
+
+/// How many leases are ended while others wait; the rest follow when they had their turn.
+const LEASES_AT_ONCE: usize = 500;
+/// How often an engine that looks after itself looks whether it was paused.
+const HEARTBEAT: Duration = Duration::from_millis(200);
+
+/// The engine, its clock and its watches.
+pub struct Live {
+    state: Mutex<State>,
+    origin: Instant,
+    /// Woken when a lease ends earlier than the expiry task expects, and when this is dropped.
+    sooner: Arc<Notify>,
+    /// Whether time in which this process did not run is given back to the leases.
+    gives_time_back: bool,
+}
+
+struct State {
+    engine: Engine,
+    watchers: Watchers,
+    /// No lease ends by itself meanwhile.
+    frozen: bool,
+    /// When this process was last seen to run.
+    alive: Duration,
+    /// When the expiry task will look by itself.
+    armed: Option<Duration>,
+    expiry: Option<JoinHandle<()>>,
+}
+
+impl Live {
+    /// One whose leases end whatever happens, as etcd's do.
+    pub fn new(engine: Engine) -> Arc<Self> {
+        Arc::new(Self::of(engine, false))
+    }
+
+    /// One that gives leases the time back in which its process was paused: nobody could renew them.
+    pub fn looking_after_itself(engine: Engine) -> Arc<Self> {
+        Arc::new(Self::of(engine, true))
+    }
+
+    fn of(engine: Engine, gives_time_back: bool) -> Self {
+        let state = State {
+            engine,
+            watchers: Watchers::default(),
+            frozen: false,
+            alive: Duration::ZERO,
+            armed: None,
+            expiry: None,
+        };
+        Self { state: Mutex::new(state), origin: Instant::now(), sooner: Arc::default(), gives_time_back }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code under the lock can leave a half-done change behind, so a poisoned state is still a sound one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// One access of a client: leases that are over have ended before it, watches are woken after it.
+    pub fn access<T>(self: &Arc<Self>, access: impl FnOnce(&mut Engine, Duration) -> T) -> T {
+        let mut state = self.lock();
+        let now = self.now();
+        let before = state.engine.revision();
+        self.expire(&mut state, now);
+        let answer = access(&mut state.engine, now);
+        state.tell(before);
+        self.arm(&mut state);
+        answer
+    }
+
+    /// Looks without touching: nothing ends, nobody is woken.
+    pub fn look<T>(&self, look: impl FnOnce(&Engine, Duration) -> T) -> T {
+        let state = self.lock();
+        look(&state.engine, self.now())
+    }
+
+    /// Changes the engine itself, with no lease ending before: everybody looks again. The change also says whether it is
+    /// frozen from now on, that is whether no lease ends by itself.
+    pub fn reshape<T>(&self, change: impl FnOnce(&mut Engine, Duration) -> (T, bool)) -> T {
+        let mut state = self.lock();
+        let (answer, frozen) = change(&mut state.engine, self.now());
+        state.frozen = frozen;
+        state.watchers.tell_all();
+        drop(state);
+        self.sooner.notify_one();
+        answer
+    }
+
+    /// Rings a bell with this number whenever one of these keys changes, until what is returned is dropped.
+    pub fn watch(self: &Arc<Self>, span: Span, bell: &Arc<Bell>, watch: i64) -> Watching {
+        let number = self.lock().watchers.add(&span, Arc::clone(bell), watch);
+        Watching { live: Arc::clone(self), span, number }
+    }
+
+    /// How many watches there are.
+    pub fn watches(&self) -> usize {
+        self.lock().watchers.len()
+    }
+
+    /// Ends what is over, a bounded number at once. Returns whether there may be more.
+    fn expire(&self, state: &mut State, now: Duration) -> bool {
+        if self.gives_time_back {
+            // Twice, so that a late wake-up is not taken for a pause.
+            let lost = now.saturating_sub(state.alive);
+            if lost > HEARTBEAT * 2 {
+                let leases = state.engine.give_back(now, lost);
+                if leases > 0 {
+                    tracing::warn!(leases, "was paused; leases get that time back: {} ms", lost.as_millis());
+                }
+            }
+            state.alive = now;
+        }
+        let ended = state.engine.expire(now, LEASES_AT_ONCE);
+        if ended > 0 {
+            tracing::debug!(ended, "leases ended");
+        }
+        ended == LEASES_AT_ONCE
+    }
+
+    /// Sees to it that the next lease to end is looked at in time.
+    fn arm(self: &Arc<Self>, state: &mut State) {
+        let Some(deadline) = state.engine.next_deadline() else { return };
+        // The task ends with the runtime it was started on, which may be another one than this call's.
+        if state.expiry.as_ref().is_none_or(JoinHandle::is_finished) {
+            state.armed = Some(deadline);
+            state.expiry = Some(tokio::spawn(expire_in_time(Arc::downgrade(self), Arc::clone(&self.sooner))));
+        } else if state.armed.is_none_or(|armed| deadline < armed) {
+            self.sooner.notify_one();
+        }
+    }
+
+    /// What the expiry task does: ends what is over. Returns when to look again.
+    fn look_at_leases(&self) -> Option<Instant> {
+        let mut state = self.lock();
+        let now = self.now();
+        let mut next = None;
+        if !state.frozen {
+            let before = state.engine.revision();
+            let more = self.expire(&mut state, now);
+            state.tell(before);
+            next = if more { Some(now) } else { state.engine.next_deadline() };
+        }
+        if self.gives_time_back {
+            next = next.map(|next| next.min(now + HEARTBEAT));
+        }
+        state.armed = next;
+        next.map(|next| self.origin + next)
+    }
+}
+
+impl State {
+    /// Wakes the watches of what changed since.
+    fn tell(&self, since: i64) {
+        if self.engine.revision() != since {
+            for key in self.engine.changed_keys(since) {
+                self.watchers.tell(key);
+            }
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.sooner.notify_one();
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        let mut debug = formatter.debug_struct("Live");
+        debug
+            .field("revision", &state.engine.revision())
+            .field("watches", &state.watchers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A registered watch. Dropping it ends it.
+#[derive(Debug)]
+pub struct Watching {
+    live: Arc<Live>,
+    span: Span,
+    number: u64,
+}
+
+impl Watching {
+    /// Which keys it is for.
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.live.lock().watchers.remove(&self.span, self.number);
+    }
+}
+
+/// Revokes leases when they end, also when nobody calls, so that watches learn it on time. Ends with the engine.
+async fn expire_in_time(live: Weak<Live>, sooner: Arc<Notify>) {
+    loop {
+        let deadline = {
+            let Some(live) = live.upgrade() else { return };
+            live.look_at_leases()
+        };
+        let next = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = sooner.notified() => {}
+            () = next => {}
+        }
+    }
+}

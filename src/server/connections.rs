@@ -1,0 +1,181 @@
+//! Accepting connections and serving each, with bounds on what one that says nothing, or nonsense, may cost.
+//!
+//! A connection has [`PATIENCE`] for its handshake and its first words. Later a peer that is gone is found by HTTP/2
+//! pings. When the server stops, clients are told, then have [`GRACE`] to end.
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tonic::body::Body;
+
+use super::{
+    api::{Api, Counted, stopped},
+    dispatch::dispatch,
+};
+
+/// How long a client may take to begin.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long clients may take to end.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often a silent client is asked whether it is there, and how long it may take to say so.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// After a failure to accept: most often there are too many open files, and trying at once would take a whole core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// The words an HTTP/2 client begins with.
+const PREFACE_BYTES: usize = 24;
+/// Calls at once on one connection: every wait of a run's store is one.
+const STREAMS_PER_CONNECTION: u32 = 10_000;
+
+/// Serves until it is stopped, and is then done when the last client is gone or its grace is over.
+pub(super) async fn serve(api: Arc<Api>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    let mut stopping = api.stopping.clone();
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stopped(&mut stopping) => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let counted = Counted::new(&api, |api| &api.connections);
+                    connections.spawn(connection(Arc::clone(&api), stream, tls.clone(), counted));
+                }
+                Err(error) => {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    // What is left after the grace ends with the set.
+    let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+async fn connection(api: Arc<Api>, stream: TcpStream, tls: Option<TlsAcceptor>, _counted: Counted) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("a connection ended at once: {error}");
+        return;
+    }
+    match tls {
+        None => converse(api, stream).await,
+        Some(tls) => match timeout(PATIENCE, tls.accept(stream)).await {
+            Ok(Ok(stream)) => converse(api, stream).await,
+            Ok(Err(error)) => tracing::debug!("a client was refused, no TLS came about: {error}"),
+            Err(_) => tracing::debug!("a client was left, it did not finish its TLS handshake"),
+        },
+    }
+}
+
+/// Serves HTTP/1 or HTTP/2, whichever the client speaks.
+async fn converse(api: Arc<Api>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION);
+    let mut stopping = api.stopping.clone();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let io = TokioIo::new(Heard { io, bytes: Arc::clone(&heard) });
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        dispatch(Arc::clone(&api), request.map(Body::new))
+    });
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut patience = pin!(sleep(PATIENCE));
+    let (mut begun, mut told) = (false, false);
+    loop {
+        tokio::select! {
+            biased;
+            end = connection.as_mut() => {
+                if let Err(error) = end {
+                    tracing::debug!("a connection broke: {error}");
+                }
+                return;
+            }
+            () = patience.as_mut(), if !begun => {
+                if heard.load(Ordering::Relaxed) < PREFACE_BYTES {
+                    tracing::debug!("a client was left, it said nothing");
+                    return;
+                }
+                begun = true;
+            }
+            () = stopped(&mut stopping), if !told => {
+                connection.as_mut().graceful_shutdown();
+                told = true;
+            }
+        }
+    }
+}
+
+/// Counts what is read.
+struct Heard<T> {
+    io: T,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let end = Pin::new(&mut self.io).poll_read(context, buffer);
+        self.bytes.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        end
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

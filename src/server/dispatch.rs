@@ -1,0 +1,165 @@
+//! From a path to what serves it: etcd's calls that are served, HTTP pages, and for all else a word of what it is.
+//!
+//! Calls are served by hand instead of by generated service traits: two of `Auth`'s messages have no public name in
+//! etcd-client, 30 of its methods would be stubs, and the generated codecs take 16 KB of buffers for each stream.
+
+use std::{
+    convert::Infallible,
+    future::ready,
+    marker::PhantomData,
+    sync::{Arc, atomic::Ordering},
+    task,
+};
+
+use etcd_client::proto::{PbLeaseLeasesRequest, PbMemberListRequest, PbStatusRequest};
+use futures_util::Stream;
+use prost::Message;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codec::{BufferSettings, Codec},
+    codegen::{Service, http},
+    server::Grpc,
+};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use super::{api::Api, pages, requests::Call};
+use crate::backend::memory::engine::MAX_REQUEST_BYTES;
+
+/// What etcd takes on the wire: the largest request, and half a MiB around it.
+const MOST_MESSAGE_BYTES: usize = MAX_REQUEST_BYTES + 512 * 1024;
+/// Buffers begin this small: most messages are, and most streams are silent.
+const BUFFER_BYTES: usize = 256;
+const YIELD_BYTES: usize = 32 * 1024;
+
+type Reply = http::Response<Body>;
+
+/// Serves one request.
+pub(super) async fn dispatch(api: Arc<Api>, request: http::Request<Body>) -> Result<Reply, Infallible> {
+    let path = request.uri().path();
+    let Some(call) = Call::of_path(path) else {
+        return Ok(pages::page(&api, &request).unwrap_or_else(|| unserved(path)));
+    };
+    if let Err(status) = admit(&api, call, request.headers()) {
+        return Ok(status.into_http());
+    }
+    api.counters.count(call);
+    Ok(match call {
+        Call::Range => unary(api, request, Api::range).await,
+        Call::Put => unary(api, request, Api::put).await,
+        Call::DeleteRange => unary(api, request, Api::delete_range).await,
+        Call::Txn => unary(api, request, Api::txn).await,
+        Call::Compact => unary(api, request, Api::compact).await,
+        Call::Watch => streaming(api, request, Api::watch).await,
+        Call::LeaseGrant => unary(api, request, Api::lease_grant).await,
+        Call::LeaseRevoke => unary(api, request, Api::lease_revoke).await,
+        Call::LeaseKeepAlive => streaming(api, request, Api::lease_keep_alive).await,
+        Call::LeaseTimeToLive => {
+            unary(api, request, |api, request| Ok(api.lease_time_to_live(&request))).await
+        }
+        Call::LeaseLeases => unary(api, request, |api, _: PbLeaseLeasesRequest| Ok(api.lease_leases())).await,
+        Call::MemberList => unary(api, request, |api, _: PbMemberListRequest| Ok(api.member_list())).await,
+        Call::Status => unary(api, request, |api, _: PbStatusRequest| Ok(api.status())).await,
+        Call::Authenticate => unary(api, request, |api, request| api.authenticate(&request)).await,
+    })
+}
+
+/// Who it is it says to everybody, as etcd does; all else only once it is admitted, and to those who may.
+fn admit(api: &Api, call: Call, headers: &http::HeaderMap) -> Result<(), Status> {
+    if call == Call::Status || call == Call::Authenticate {
+        return Ok(());
+    }
+    if !api.admitted.load(Ordering::Acquire) {
+        return Err(Status::unavailable("etcdserver: not serving yet"));
+    }
+    api.gatekeeper.admit(headers)
+}
+
+fn unserved(path: &str) -> Reply {
+    let text = format!(
+        "the embedded store of lattice-rdzv does not serve this call; an etcd does: {}",
+        path.trim_start_matches('/')
+    );
+    Status::unimplemented(text).into_http()
+}
+
+/// Answers one message with one.
+async fn unary<Q, A>(
+    api: Arc<Api>,
+    request: http::Request<Body>,
+    answer: fn(&Api, Q) -> Result<A, Status>,
+) -> Reply
+where
+    Q: Message + Default + 'static,
+    A: Message + 'static,
+{
+    let handler = Handler(move |request: Request<Q>| answer(&api, request.into_inner()).map(Response::new));
+    grpc().unary(handler, request).await
+}
+
+/// Answers a stream of messages with one.
+async fn streaming<Q, A, S>(
+    api: Arc<Api>,
+    request: http::Request<Body>,
+    answer: fn(Arc<Api>, Streaming<Q>) -> S,
+) -> Reply
+where
+    Q: Message + Default + 'static,
+    A: Message + 'static,
+    S: Stream<Item = Result<A, Status>> + Send + 'static,
+{
+    let handler = Handler(move |request: Request<Streaming<Q>>| {
+        Ok(Response::new(answer(Arc::clone(&api), request.into_inner())))
+    });
+    grpc().streaming(handler, request).await
+}
+
+fn grpc<A, Q>() -> Grpc<SmallBuffers<A, Q>>
+where
+    Q: Message + Default + 'static,
+    A: Message + 'static,
+{
+    Grpc::new(SmallBuffers(PhantomData)).max_decoding_message_size(MOST_MESSAGE_BYTES)
+}
+
+/// What tonic asks of a method: a service that is always ready.
+struct Handler<F>(F);
+
+impl<F, Q, A> Service<Request<Q>> for Handler<F>
+where
+    F: FnMut(Request<Q>) -> Result<Response<A>, Status>,
+{
+    type Response = Response<A>;
+    type Error = Status;
+    type Future = std::future::Ready<Result<Response<A>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> task::Poll<Result<(), Status>> {
+        task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        ready((self.0)(request))
+    }
+}
+
+/// Protobuf, with buffers that begin small.
+struct SmallBuffers<A, Q>(PhantomData<(A, Q)>);
+
+impl<A, Q> Codec for SmallBuffers<A, Q>
+where
+    Q: Message + Default + 'static,
+    A: Message + 'static,
+{
+    type Encode = A;
+    type Decode = Q;
+    type Encoder = ProstEncoder<A>;
+    type Decoder = ProstDecoder<Q>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<A, Q>::raw_encoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<A, Q>::raw_decoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+    }
+}

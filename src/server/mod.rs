@@ -1,0 +1,215 @@
+//! The embedded store: the engine of [`crate::backend::memory`] behind etcd's own v3 API, so that whoever speaks to etcd
+//! can speak to it: our client, `etcdctl`, any language's.
+//!
+//! It is for one machine's memory. There are no files: when the process ends all is gone, and the next one has another
+//! cluster id. Whoever needs more runs etcd. Served are KV, Watch, Lease, `Auth.Authenticate` (one user),
+//! `Maintenance.Status` and `Cluster.MemberList`; all else answers Unimplemented and says what it is. Answers, codes,
+//! texts and limits are etcd's; its policy about pings is not, because it cuts off clients that mean well. Memory is
+//! bounded ([`Bounds`]) and can be watched at `/metrics`.
+
+mod api;
+mod auth;
+mod connections;
+mod dispatch;
+mod kv;
+mod lease;
+mod member;
+mod pages;
+mod refusals;
+mod requests;
+mod tls;
+mod watch;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    net::{TcpListener, TcpSocket, lookup_host},
+    sync::watch::Sender,
+    task::JoinHandle,
+    time::Instant,
+};
+
+use self::{api::Api, auth::Gatekeeper, requests::Counters};
+pub use self::{
+    api::{Contents, VERSION},
+    tls::ServerTls,
+};
+pub use crate::backend::{etcd::Credentials, memory::engine::Bounds};
+use crate::error::{Error, Result};
+
+/// Where it listens unless told otherwise: not 2379, which is where an etcd would be.
+pub const DEFAULT_PORT: u16 = 29400;
+/// Clients that connect at the same moment.
+const BACKLOG: u32 = 4096;
+
+/// How to serve. The default is everybody, in plain text, and an empty store.
+#[derive(Clone, Debug, Default)]
+pub struct ServerOptions {
+    /// Speak TLS.
+    pub tls: Option<ServerTls>,
+    /// Ask for this user's password.
+    pub user: Option<Credentials>,
+    /// How much is kept.
+    pub bounds: Bounds,
+    /// Begin with this instead of an empty store: what a server of this process held before.
+    pub contents: Option<Contents>,
+    /// Until [`Server::admit`] only say who it is (`Maintenance.Status`), and serve nobody.
+    pub held: bool,
+}
+
+/// Binds the address that is named, and no other.
+///
+/// # Errors
+/// [`Error::Setting`] if there is no such address here, or another process has it.
+pub async fn bind(host: &str, port: u16) -> Result<TcpListener> {
+    let wrong = |error: &dyn std::fmt::Display| Error::Setting {
+        message: format!(
+            "cannot listen on port {port} of `{host}`; expected an address of this machine and a free port: {error}"
+        ),
+    };
+    let mut last = None;
+    for address in lookup_host((host, port)).await.map_err(|error| wrong(&error))? {
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.map_or_else(|| wrong(&"the name has no address"), |error| wrong(&error)))
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Where one has just ended, its port is still busy with connections that are over.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A server that runs. Dropping it ends it at once; [`Self::stop`] tells its clients first.
+#[derive(Debug)]
+pub struct Server {
+    api: Arc<Api>,
+    address: SocketAddr,
+    stop: Sender<bool>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves on a listener, which [`bind`] makes, as tasks of the present tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if certificates cannot be read or used, or the listener is none.
+    pub fn start(listener: TcpListener, options: ServerOptions) -> Result<Self> {
+        let ServerOptions { tls, user, bounds, contents, held } = options;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Error::Setting { message: format!("the listener has no address: {error}") })?;
+        let acceptor = tls.as_ref().map(ServerTls::acceptor).transpose()?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        if !address.ip().is_loopback() && tls.is_none() && user.is_none() {
+            tracing::warn!(
+                "whoever reaches this address can read and change every run: there is neither TLS nor a password; give certificates or a user, or listen on 127.0.0.1: {address}"
+            );
+        }
+        let contents = match contents {
+            None => Contents::new(bounds),
+            Some(contents) => {
+                // As etcd does when it starts: nobody could renew them.
+                contents.live.reshape(|engine, now| (engine.renew_all(now), false));
+                contents
+            }
+        };
+        let (stop, stopping) = tokio::sync::watch::channel(false);
+        let api = Arc::new(Api {
+            contents,
+            gatekeeper: Gatekeeper::new(user),
+            counters: Counters::default(),
+            endpoint: format!("{scheme}://{}", reachable(address)),
+            admitted: AtomicBool::new(!held),
+            connections: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            began: Instant::now(),
+            stopping,
+        });
+        let client_certificates = tls.is_some_and(|tls| tls.client_ca.is_some());
+        tracing::info!(
+            endpoint = api.endpoint,
+            member = format!("{:x}", api.contents.member_id),
+            password = api.gatekeeper.asks(),
+            client_certificates,
+            "the embedded store serves on {address}"
+        );
+        let task = tokio::spawn(connections::serve(Arc::clone(&api), listener, acceptor));
+        Ok(Self { api, address, stop, task: Some(task) })
+    }
+
+    /// Where clients on this machine reach it.
+    pub fn endpoint(&self) -> &str {
+        &self.api.endpoint
+    }
+
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its member id: what [`crate::backend::Status`] of a client says, if it is this server that answers.
+    pub fn member_id(&self) -> u64 {
+        self.api.contents.member_id
+    }
+
+    /// Its cluster id, in the head of every answer.
+    pub fn cluster_id(&self) -> u64 {
+        self.api.contents.cluster_id
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.api.connections.load(Ordering::Relaxed)
+    }
+
+    /// What it holds, to go on with it in this process.
+    pub fn contents(&self) -> Contents {
+        self.api.contents.clone()
+    }
+
+    /// Serves everybody from now on, if it was held.
+    pub fn admit(&self) {
+        self.api.admitted.store(true, Ordering::Release);
+    }
+
+    /// Tells its clients, and ends within two seconds.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let Some(task) = self.task.take() {
+            // A task that panicked has stopped as well.
+            let _ = task.await;
+        }
+        tracing::info!("the embedded store has stopped; what it held is gone: {}", self.api.endpoint);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// An address as a client would write it: one that is all of this machine's is reached as the local one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

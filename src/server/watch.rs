@@ -1,0 +1,332 @@
+//! etcd's Watch service: any number of watches on one stream.
+//!
+//! A stream has no task and no queue of events. It is polled while its client takes what it is sent, and reads the next
+//! batch from the engine's history then. So a client that is stuck costs its position in history, nobody waits for it,
+//! and when history was compacted past it, its watch is cancelled with the revision that it can go on from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use etcd_client::proto::{PbEvent, PbKeyValue, PbWatchRequest, PbWatchRequestUnion, PbWatchResponse};
+use futures_util::{Stream, stream::unfold};
+use prost::Message;
+use tokio::{
+    sync::watch::Receiver,
+    time::{Interval, MissedTickBehavior, interval_at},
+};
+use tonic::{Status, Streaming};
+
+use super::{
+    api::{Api, Counted, stopped},
+    kv::key_value,
+};
+use crate::backend::{
+    Event, Revision,
+    memory::{
+        engine::{Engine, Refusal, Span},
+        live::Watching,
+        watchers::Bell,
+    },
+};
+
+/// How much is read from history at once.
+const BATCH_BYTES: usize = 512 * 1024;
+const BATCH_REVISIONS: usize = 1000;
+/// Beyond it an answer is cut where the client asked for that.
+const FRAGMENT_BYTES: usize = 1024 * 1024;
+/// etcd's interval of unasked progress notes.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
+/// A client with more is broken, and each costs memory.
+const MOST_WATCHES: usize = 100_000;
+/// etcd's number for what is about no watch, or about all of them.
+const NO_WATCH: i64 = -1;
+
+/// One watch of a stream.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "etcd's options of a watch, none of which depends on another"
+)]
+struct Watch {
+    watching: Watching,
+    /// The first revision not reported yet.
+    position: Revision,
+    puts: bool,
+    deletes: bool,
+    previous: bool,
+    progress: bool,
+    fragment: bool,
+}
+
+/// One stream.
+struct Session {
+    api: Arc<Api>,
+    requests: Streaming<PbWatchRequest>,
+    stopping: Receiver<bool>,
+    bell: Arc<Bell>,
+    watches: BTreeMap<i64, Watch>,
+    next_id: i64,
+    /// Watches whose history is to be looked at.
+    due: BTreeSet<i64>,
+    /// The client asked how far all its watches are.
+    progress_asked: bool,
+    progress: Interval,
+    answers: VecDeque<PbWatchResponse>,
+    _counted: Counted,
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<PbWatchResponse, Status>> + Send>>;
+
+impl Api {
+    /// Serves one stream.
+    pub(super) fn watch(self: Arc<Self>, requests: Streaming<PbWatchRequest>) -> Answers {
+        let mut progress = interval_at(tokio::time::Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let session = Session {
+            requests,
+            stopping: self.stopping.clone(),
+            bell: Arc::default(),
+            watches: BTreeMap::new(),
+            next_id: 0,
+            due: BTreeSet::new(),
+            progress_asked: false,
+            progress,
+            answers: VecDeque::new(),
+            _counted: Counted::new(&self, |api| &api.streams),
+            api: self,
+        };
+        Box::pin(unfold(Some(session), |session| async {
+            let mut session = session?;
+            match session.next().await {
+                Some(Ok(answer)) => Some((Ok(answer), Some(session))),
+                Some(Err(status)) => Some((Err(status), None)),
+                None => None,
+            }
+        }))
+    }
+}
+
+enum News {
+    Request(Result<Option<PbWatchRequest>, Status>),
+    Stopping,
+    Due,
+    Rung,
+    Progress,
+}
+
+impl Session {
+    /// The next answer; nothing once the client has ended its side.
+    async fn next(&mut self) -> Option<Result<PbWatchResponse, Status>> {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Some(Ok(answer));
+            }
+            let due = !self.due.is_empty() || self.progress_asked;
+            let news = tokio::select! {
+                biased;
+                () = stopped(&mut self.stopping) => News::Stopping,
+                request = self.requests.message() => News::Request(request),
+                () = std::future::ready(()), if due => News::Due,
+                () = self.bell.heard() => News::Rung,
+                _ = self.progress.tick() => News::Progress,
+            };
+            match news {
+                News::Stopping => return Some(Err(Status::unavailable("etcdserver: server stopped"))),
+                News::Request(Ok(Some(request))) => self.take(request),
+                News::Request(Ok(None)) => return None,
+                News::Request(Err(status)) => return Some(Err(status)),
+                News::Due => match self.due.pop_first() {
+                    Some(id) => self.look(id),
+                    None => self.tell_progress(),
+                },
+                News::Rung => self.due.extend(self.bell.take()),
+                News::Progress => self.tell_unasked(),
+            }
+        }
+    }
+
+    fn take(&mut self, request: PbWatchRequest) {
+        match request.request_union {
+            Some(PbWatchRequestUnion::CreateRequest(request)) => {
+                let span = watched(request.key, request.range_end);
+                let (id, cause) = match self.number(request.watch_id, &span) {
+                    Ok(id) => (id, String::new()),
+                    Err(cause) => (NO_WATCH, cause.to_owned()),
+                };
+                let revision = self.api.access(|engine, _| engine.revision());
+                if id != NO_WATCH {
+                    let watching = self.api.contents.live.watch(span, &self.bell, id);
+                    let start = request.start_revision;
+                    let watch = Watch {
+                        watching,
+                        position: if start > 0 { start } else { revision + 1 },
+                        // etcd's filters: 0 leaves puts out, 1 deletes.
+                        puts: !request.filters.contains(&0),
+                        deletes: !request.filters.contains(&1),
+                        previous: request.prev_kv,
+                        progress: request.progress_notify,
+                        fragment: request.fragment,
+                    };
+                    self.watches.insert(id, watch);
+                    self.due.insert(id);
+                }
+                self.answers.push_back(PbWatchResponse {
+                    header: self.api.header_at(revision),
+                    watch_id: id,
+                    created: true,
+                    canceled: id == NO_WATCH,
+                    cancel_reason: cause,
+                    ..Default::default()
+                });
+            }
+            Some(PbWatchRequestUnion::CancelRequest(request)) => {
+                let id = request.watch_id;
+                if self.watches.remove(&id).is_some() {
+                    self.due.remove(&id);
+                    let header = self.api.header();
+                    let answer =
+                        PbWatchResponse { header, watch_id: id, canceled: true, ..Default::default() };
+                    self.answers.push_back(answer);
+                }
+            }
+            Some(PbWatchRequestUnion::ProgressRequest(_)) => {
+                self.progress_asked = true;
+                self.due.extend(self.watches.keys());
+            }
+            None => {}
+        }
+    }
+
+    /// The number of a new watch, or etcd's reason why there is none.
+    fn number(&mut self, asked: i64, span: &Span) -> Result<i64, &'static str> {
+        if span.is_empty() {
+            return Err("mvcc: watcher range is empty");
+        }
+        if self.watches.len() >= MOST_WATCHES {
+            return Err("too many watches on one stream");
+        }
+        if asked != 0 {
+            let taken = self.watches.contains_key(&asked);
+            return if taken {
+                Err("mvcc: duplicate watch ID provided on the WatchStream")
+            } else {
+                Ok(asked)
+            };
+        }
+        while self.watches.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        Ok(self.next_id - 1)
+    }
+
+    /// Reads one batch of a watch from history. If there is more, it stays due.
+    fn look(&mut self, id: i64) {
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        let read = |engine: &Engine, _| {
+            let batch =
+                engine.changes(watch.watching.span(), watch.position, BATCH_REVISIONS, BATCH_BYTES)?;
+            Ok::<_, Refusal>((watch.messages(engine, batch.events), batch.next, engine.revision()))
+        };
+        let Ok((events, next, revision)) = self.api.contents.live.look(read) else {
+            let compact_revision = self.api.contents.live.look(|engine, _| engine.compacted());
+            self.watches.remove(&id);
+            // As etcd's, this head bears no revision.
+            let header = self.api.header_at(0);
+            let answer = PbWatchResponse {
+                header,
+                watch_id: id,
+                canceled: true,
+                compact_revision,
+                ..Default::default()
+            };
+            self.answers.push_back(answer);
+            return;
+        };
+        if next <= revision {
+            self.due.insert(id);
+        }
+        watch.position = next;
+        let header = self.api.header_at(revision);
+        let pieces = if watch.fragment { fragments(events) } else { vec![events] };
+        let last = pieces.len() - 1;
+        for (index, events) in pieces.into_iter().enumerate().filter(|(_, events)| !events.is_empty()) {
+            let fragment = index < last;
+            let answer = PbWatchResponse { header, watch_id: id, fragment, events, ..Default::default() };
+            self.answers.push_back(answer);
+        }
+    }
+
+    /// Says how far all watches are, once they are all as far.
+    fn tell_progress(&mut self) {
+        let (rung, revision) = self.api.contents.live.look(|engine, _| (self.bell.take(), engine.revision()));
+        if !rung.is_empty() {
+            self.due.extend(rung);
+            return;
+        }
+        self.progress_asked = false;
+        self.answers.push_back(self.progress_note(NO_WATCH, revision));
+    }
+
+    /// What etcd says unasked every ten minutes to whoever wants it.
+    fn tell_unasked(&mut self) {
+        self.due.extend(self.bell.take());
+        for (id, watch) in &self.watches {
+            if watch.progress && !self.due.contains(id) {
+                self.answers.push_back(self.progress_note(*id, watch.position - 1));
+            }
+        }
+    }
+
+    fn progress_note(&self, watch_id: i64, revision: Revision) -> PbWatchResponse {
+        PbWatchResponse { header: self.api.header_at(revision), watch_id, ..Default::default() }
+    }
+}
+
+impl Watch {
+    /// What it reports of these changes.
+    fn messages(&self, engine: &Engine, events: Vec<Event>) -> Vec<PbEvent> {
+        let wanted = |event: &Event| if matches!(event, Event::Put(_)) { self.puts } else { self.deletes };
+        events.into_iter().filter(wanted).map(|event| self.message(engine, event)).collect()
+    }
+
+    fn message(&self, engine: &Engine, event: Event) -> PbEvent {
+        let creates = matches!(&event, Event::Put(item) if item.version == 1);
+        let previous = (self.previous && !creates)
+            .then(|| engine.at(event.key(), event.revision() - 1).cloned().map(key_value))
+            .flatten();
+        let (kind, item) = match event {
+            Event::Put(item) => (0, key_value(item)),
+            Event::Delete { key, revision } => {
+                (1, PbKeyValue { key, mod_revision: revision, ..Default::default() })
+            }
+        };
+        PbEvent { r#type: kind, kv: Some(item), prev_kv: previous }
+    }
+}
+
+/// What a request to watch means: without a key it is all of them.
+fn watched(key: Vec<u8>, range_end: Vec<u8>) -> Span {
+    Span::of_request(if key.is_empty() { vec![0] } else { key }, range_end)
+}
+
+/// Events in pieces of a bounded size; one event is never cut.
+fn fragments(events: Vec<PbEvent>) -> Vec<Vec<PbEvent>> {
+    let mut pieces = vec![Vec::new()];
+    let mut bytes = 0;
+    for event in events {
+        let size = event.encoded_len();
+        if bytes > 0 && bytes + size > FRAGMENT_BYTES {
+            pieces.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(piece) = pieces.last_mut() {
+            piece.push(event);
+        }
+    }
+    pieces
+}

@@ -1,0 +1,66 @@
+//! The embedded store for tests, as a server in this process on a free port.
+
+use std::net::SocketAddr;
+
+use lattice_rdzv::{
+    backend::etcd::{EtcdBackend, EtcdOptions},
+    server::{Contents, Server, ServerOptions, bind},
+};
+
+/// One that can be stopped and started again with what it held.
+pub(crate) struct Embedded {
+    address: SocketAddr,
+    contents: Contents,
+    server: Option<Server>,
+}
+
+impl Embedded {
+    /// One that serves plain HTTP.
+    pub(crate) async fn start() -> Self {
+        Self::with(ServerOptions::default()).await
+    }
+
+    /// One with these options.
+    pub(crate) async fn with(options: ServerOptions) -> Self {
+        let server = Server::start(bind("127.0.0.1", 0).await.unwrap(), options).unwrap();
+        Self { address: server.address(), contents: server.contents(), server: Some(server) }
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    /// Where it serves.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A new client of it.
+    pub(crate) fn backend(&self) -> EtcdBackend {
+        EtcdBackend::connect(EtcdOptions::new([self.endpoint()])).unwrap()
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop().await;
+        }
+    }
+
+    /// Serves again where it did, with what it held.
+    pub(crate) async fn go_on(&mut self) {
+        self.serve(Some(self.contents.clone())).await;
+    }
+
+    /// Serves again where it did, as a new process would.
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.serve(None).await;
+    }
+
+    async fn serve(&mut self, contents: Option<Contents>) {
+        let listener = bind("127.0.0.1", self.address.port()).await.unwrap();
+        let server = Server::start(listener, ServerOptions { contents, ..ServerOptions::default() }).unwrap();
+        self.contents = server.contents();
+        self.server = Some(server);
+    }
+}
