@@ -13,6 +13,7 @@
 //! | [`run`], [`lease`] | what the tasks of a node share, and the keeping of its lease |
 //! | [`store`] | a run's key-value space, in which every write applies once |
 //! | [`coordinator`] | the task that one node of a run carries, which decides its rounds |
+//! | [`server`], [`hosting`] | the memory backend behind etcd's API, and the node that serves it to the others |
 //! | [`node`] | one node's session: lease, membership, its view of the run, its next world |
 //! | [`status`] | what can be said of a service and of a run without joining it |
 //!
@@ -22,6 +23,7 @@ pub mod backend;
 pub mod coordinator;
 pub mod discovery;
 pub mod error;
+pub mod hosting;
 pub mod lease;
 pub mod node;
 pub mod protocol;

@@ -36,6 +36,9 @@ pub const SERVICE_NAME: &str = "lattice-rdzv-client";
 /// The namespace that the chart is installed in by its own instructions.
 pub const SERVICE_NAMESPACE: &str = "lattice";
 
+/// Where a service is that a node hosts, or `lattice-rdzv serve`: c10d's port, and not etcd's.
+pub const HOSTING_PORT: u16 = 29400;
+
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 /// What the caller knows before looking anywhere; [`crate::settings::Connection::asked`] makes it.
@@ -109,6 +112,10 @@ pub struct Source {
     pub needs_dns: bool,
     /// Whether nobody wrote it: if its name does not exist, the next source is looked at.
     pub guessed: bool,
+    /// Whether somebody wrote it for this job, or nobody wrote anything, so that a node may host the service there.
+    pub hostable: bool,
+    /// Where the service is hosted if nobody listens here: only for the default outside a cluster.
+    pub otherwise: Option<Box<Source>>,
     /// The same Service by its DNS name, for when the address that a service variable holds is silent for
     /// [`Source::SILENCE_SECONDS`]: such a variable is a snapshot of the container's start. Never another namespace's.
     pub fallback: Option<Box<Source>>,
@@ -120,7 +127,19 @@ impl Source {
 
     fn new(name: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
         let needs_dns = endpoints.iter().any(|endpoint| endpoint.host.needs_dns());
-        Self { name: name.into(), endpoints, needs_dns, guessed: false, fallback: None }
+        Self {
+            name: name.into(),
+            endpoints,
+            needs_dns,
+            guessed: false,
+            hostable: false,
+            otherwise: None,
+            fallback: None,
+        }
+    }
+
+    fn hostable(self) -> Self {
+        Self { hostable: true, ..self }
     }
 }
 
@@ -152,13 +171,13 @@ pub fn candidates(
     let origin = if asked.origin.is_empty() { "argument `endpoint`" } else { &asked.origin };
     if let Some(text) = search.look(origin, argument) {
         let endpoints = search.list(origin, &text)?;
-        return Ok(search.found(vec![Source::new(origin, endpoints)]));
+        return Ok(search.found(vec![Source::new(origin, endpoints).hostable()]));
     }
 
     let name = format!("environment variable `{ENDPOINTS}`");
     if let Some(text) = search.look_variable(ENDPOINTS) {
         let endpoints = search.list(&name, &text)?;
-        return Ok(search.found(vec![Source::new(name, endpoints)]));
+        return Ok(search.found(vec![Source::new(name, endpoints).hostable()]));
     }
 
     if let Some(source) = search.service_variables(pod)? {
@@ -169,13 +188,14 @@ pub fn candidates(
     }
 
     if !pod.in_pod {
-        let endpoint = search.endpoint(Host::Name("localhost".to_owned()), DEFAULT_PORT);
-        search.looked_at.push(Looked {
-            name: "the default outside a cluster".to_owned(),
-            held: Some(endpoint.to_string()),
-            outcome: None,
-        });
-        return Ok(search.found(vec![Source::new("the default outside a cluster", vec![endpoint])]));
+        let name = "the default outside a cluster";
+        let endpoint = |port| search.endpoint(Host::Name("localhost".to_owned()), port);
+        let (etcds, hosted) = (endpoint(DEFAULT_PORT), endpoint(HOSTING_PORT));
+        let held = Some(format!("{etcds}, else {hosted}"));
+        search.looked_at.push(Looked { name: name.to_owned(), held, outcome: None });
+        let mut source = Source::new(name, vec![etcds]);
+        source.otherwise = Some(Box::new(Source::new(name, vec![hosted]).hostable()));
+        return Ok(search.found(vec![source]));
     }
     let mut names = vec![own_name(pod)?];
     let shared = format!("{SERVICE_NAME}.{SERVICE_NAMESPACE}.svc");
@@ -435,7 +455,10 @@ mod tests {
         assert!(discovery.sources.iter().all(|source| source.guessed && source.needs_dns));
         let outside = only(&none, &pairs, &PodFacts::default());
         assert_eq!(shown_endpoints(&outside), ["http://localhost:2379"]);
-        assert!(!outside.needs_dns);
+        assert!(!outside.needs_dns && !outside.hostable);
+        let hosted = outside.otherwise.unwrap();
+        assert_eq!(shown_endpoints(&hosted), ["http://localhost:29400"]);
+        assert!(hosted.hostable);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub use crate::backend::{etcd::Credentials, memory::engine::Bounds};
 use crate::error::{Error, Result};
 
 /// Where it listens unless told otherwise: not 2379, which is where an etcd would be.
-pub const DEFAULT_PORT: u16 = 29400;
+pub use crate::discovery::HOSTING_PORT as DEFAULT_PORT;
 /// Clients that connect at the same moment.
 const BACKLOG: u32 = 4096;
 
@@ -83,7 +83,8 @@ pub async fn bind(host: &str, port: u16) -> Result<TcpListener> {
     Err(last.map_or_else(|| wrong(&"the name has no address"), |error| wrong(&error)))
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// Listens on one address.
+pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Where one has just ended, its port is still busy with connections that are over.
     socket.set_reuseaddr(true)?;

@@ -27,6 +27,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { name: "max_nodes", variable: None, flag: Some("--nnodes") },
     // Its variable is looked at by discovery, with the other sources of endpoints.
     Key { name: "endpoint", variable: None, flag: Some("--rdzv-endpoint") },
+    key("is_host"),
     with_variable("backend", "LATTICE_RDZV_BACKEND"),
     with_variable("cacert", "LATTICE_RDZV_CACERT"),
     with_variable("cert", "LATTICE_RDZV_CERT"),
@@ -75,7 +76,6 @@ const LEASES: Foreign = Foreign::NoEffect("how soon a silent node counts as lost
 /// means the same: `join_timeout`, `last_call_timeout`, `close_timeout`, `cert`, `key`, `cacert`. `protocol` and
 /// `timeout` are read on their own.
 pub(super) const FOREIGN: &[(&str, Foreign)] = &[
-    ("is_host", Foreign::NoEffect("the service is an etcd, which no node hosts")),
     ("store_type", Foreign::NoEffect("the run's store is in the service")),
     (
         "read_timeout",

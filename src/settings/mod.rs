@@ -134,6 +134,9 @@ pub struct Connection {
     pub endpoint_origin: String,
     /// The scheme that `protocol` or TLS credentials demand.
     pub scheme: Option<RequiredScheme>,
+    /// Whether this node hosts the service at the endpoint, should nobody serve there: `is_host`. Default: if the one
+    /// endpoint that was passed is an address of this machine, with a port other than etcd's.
+    pub is_host: Option<bool>,
     /// What is behind the endpoints: `backend`, `LATTICE_RDZV_BACKEND`. Default `etcd`.
     pub backend: BackendKind,
     /// Who we are.
@@ -149,7 +152,8 @@ pub struct Connection {
 pub struct RunName {
     /// Keeps the runs of one group apart from another's: `tenant`, `LATTICE_RDZV_TENANT`. Default `default`.
     pub tenant: String,
-    /// The run: `run_id`, `LATTICE_RDZV_ID`. At most [`LONGEST_NAME_BYTES`], no control characters.
+    /// The run: `run_id`, `LATTICE_RDZV_ID`. torchrun's `none` is nobody's, and fit only for a service that this run
+    /// hosts for itself. At most [`LONGEST_NAME_BYTES`], no control characters.
     pub run_id: String,
 }
 
@@ -296,6 +300,22 @@ impl Settings {
             leave_on_signal: input.read("leave_on_signal", parse::boolean)?.unwrap_or(true),
             ignored: input.ignored,
         })
+    }
+}
+
+impl Login {
+    /// The user with the password that the file holds now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`]: the file cannot be read.
+    pub fn read(&self) -> Result<crate::backend::etcd::Credentials> {
+        let path = &self.password_file;
+        let password = std::fs::read_to_string(path).map_err(|error| Error::Setting {
+            message: format!("the password file cannot be read ({error}): `{}`", path.display()),
+        })?;
+        let password = password.trim_end_matches(['\r', '\n']).to_owned();
+        Ok(crate::backend::etcd::Credentials { user: self.user.clone(), password })
     }
 }
 
@@ -587,6 +607,7 @@ impl<'a> Input<'a> {
         let endpoint = self.given("endpoint").map(|given| given.value);
         let connection = Connection {
             endpoint,
+            is_host: self.read("is_host", parse::boolean)?,
             endpoint_origin: self.origin.describe("endpoint"),
             scheme,
             backend,
@@ -969,7 +990,8 @@ mod tests {
             &[("timeout", "900"), ("is_host", "true"), ("store_type", "tcp"), ("read_timeout", "60")],
         );
         let ignored: Vec<String> = c10d.unwrap().ignored.into_iter().map(|ignored| ignored.key).collect();
-        assert_eq!(ignored, ["is_host", "store_type", "read_timeout"]);
+        assert_eq!(ignored, ["store_type", "read_timeout"]);
+        assert_eq!(c10d.connection.is_host, Some(true));
 
         let etcd_v2 = run_with(
             CONF,

@@ -1,0 +1,218 @@
+//! Hosting the service, as c10d does: the node whose address the endpoint names serves it from its own process, and no
+//! etcd is needed.
+//!
+//! Which node that is, nobody has to say: it is the one that can listen on the named address. Whether it is the *only* one
+//! is not taken from that. A name may lead elsewhere than this machine thinks, and then two stores would split the job:
+//! so a host first serves nobody, dials the endpoint as written, and admits clients only when its own id answers there.
+//!
+//! [`hosted_at`] is pure; [`Host`] binds, confirms, lingers and stops.
+
+use std::{io::ErrorKind, time::Duration};
+
+use tokio::{
+    net::{TcpListener, lookup_host},
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    backend::{
+        Backend, Keys, Range,
+        etcd::Pem,
+        retry::{RetryPolicy, retry},
+    },
+    discovery::{DEFAULT_PORT, Endpoint, Source},
+    error::{Error, Result},
+    protocol::keys::RunKeys,
+    server::{self, Credentials, Server, ServerOptions, ServerTls},
+    settings::{Connection, Credentials as Files},
+};
+
+/// Between two looks whether the others have gone.
+const LINGER_PAUSE: Duration = Duration::from_millis(100);
+
+/// The endpoint that a node would host, if it is its own. `is_host` is what was set: none leaves it to the address.
+///
+/// # Errors
+/// [`Error::Setting`] if this node is to be the host, and it is not said of which one endpoint.
+pub fn hosted_at(source: &Source, is_host: Option<bool>) -> Result<Option<&Endpoint>> {
+    match (is_host, source.endpoints.as_slice()) {
+        (Some(false), _) => Ok(None),
+        // 2379 is where an etcd is: to take its place there must be asked for.
+        (None, [endpoint]) if source.hostable && endpoint.port != DEFAULT_PORT => Ok(Some(endpoint)),
+        (None, _) => Ok(None),
+        (Some(true), [endpoint]) => Ok(Some(endpoint)),
+        (Some(true), several) => Err(Error::Setting {
+            message: format!(
+                "`is_host` says that this node hosts the service, for which {} must name one endpoint, and names: {}",
+                source.name,
+                several.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            ),
+        }),
+    }
+}
+
+/// A service that this node serves to all nodes. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct Host {
+    server: Server,
+    endpoint: String,
+}
+
+impl Host {
+    /// Serves at this endpoint if it is an address of this machine and nobody is there yet: still nobody but those who
+    /// ask who it is.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: credentials cannot be used; or this node is to be the host (`is_host`) and cannot listen there.
+    pub async fn begin(endpoint: &Endpoint, connection: &Connection, deadline: Instant) -> Result<Option<Self>> {
+        let Some(listener) = listen(endpoint, connection.is_host == Some(true), deadline).await? else {
+            return Ok(None);
+        };
+        let (tls, user) = credentials(&connection.credentials)?;
+        let server = Server::start(listener, ServerOptions { tls, user, held: true, ..Default::default() })?;
+        Ok(Some(Self { server, endpoint: endpoint.to_string() }))
+    }
+
+    /// Whether it is this one that answers at the endpoint, by `backend`, which dials it. If so it serves everybody from
+    /// now on; else it has stopped, for this node is a client like the others.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and its like if nobody answers there in time.
+    pub async fn confirm(self, backend: &dyn Backend, seed: u64, deadline: Instant) -> Result<Option<Self>> {
+        let status = retry(RetryPolicy::default(), seed, deadline, || backend.status()).await?;
+        if status.member_id == self.server.member_id() {
+            self.server.admit();
+            tracing::info!("this node hosts the service, and the run ends with it: {}", self.endpoint);
+            return Ok(Some(self));
+        }
+        tracing::warn!(
+            "`{}` is an address of this machine, but leads to another service; this node does not host one",
+            self.endpoint
+        );
+        self.server.stop().await;
+        Ok(None)
+    }
+
+    /// Waits until no node of the run is left: who came to the end later still reads what the others wrote.
+    pub async fn linger(&self, backend: &dyn Backend, keys: &RunKeys, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut told = false;
+        loop {
+            let nodes = Range { limit: 1, keys_only: true, ..Range::new(Keys::prefix(keys.nodes())) };
+            match timeout_at(deadline, backend.range(nodes)).await {
+                Ok(Ok(answer)) if answer.items.is_empty() => return,
+                Ok(_) if Instant::now() + LINGER_PAUSE < deadline => {}
+                _ => {
+                    tracing::warn!("this node hosted the service, and ends it though others have not left yet");
+                    return;
+                }
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!("this node hosts the service, and waits until the others have left");
+            }
+            sleep(LINGER_PAUSE).await;
+        }
+    }
+
+    /// Ends it.
+    pub async fn stop(self) {
+        self.server.stop().await;
+    }
+}
+
+/// Whether a service of this version is one that [`Host`] or `lattice-rdzv serve` serves.
+pub fn is_embedded(version: &str) -> bool {
+    version.contains("+lattice-rdzv")
+}
+
+/// Listens where the endpoint says, if that is here and free. `demanded`: it must be.
+async fn listen(endpoint: &Endpoint, demanded: bool, deadline: Instant) -> Result<Option<TcpListener>> {
+    let (host, port) = (endpoint.host.to_string(), endpoint.port);
+    let host = host.trim_matches(['[', ']']);
+    // A name that cannot be looked up is no business of hosting: connecting says what is wrong with it.
+    let Ok(Ok(addresses)) = timeout_at(deadline, lookup_host((host, port))).await else { return Ok(None) };
+    let mut refusal = None;
+    for address in addresses {
+        match server::listen(address) {
+            Ok(listener) => {
+                if address.ip().is_loopback() && endpoint.host.needs_dns() {
+                    tracing::warn!(
+                        "`{host}` is {} on this machine, where other machines do not reach the service that this node \
+                         hosts; name it by an address that they reach",
+                        address.ip()
+                    );
+                }
+                return Ok(Some(listener));
+            }
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Ok(None),
+            Err(error) => refusal = Some(error),
+        }
+    }
+    match refusal {
+        Some(error) if demanded => Err(Error::Setting {
+            message: format!(
+                "`is_host` says that this node hosts the service, and it cannot listen there ({error}); expected an \
+                 address of this machine: {endpoint}"
+            ),
+        }),
+        Some(error) if error.kind() != ErrorKind::AddrNotAvailable => {
+            tracing::info!("this node does not host the service at {endpoint}: {error}");
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What clients show is what a host asks for: all nodes have the same files.
+fn credentials(files: &Files) -> Result<(Option<ServerTls>, Option<Credentials>)> {
+    let tls = match (&files.certificate, &files.cacert) {
+        (Some(certificate), cacert) => Some(ServerTls {
+            cert: Pem::File(certificate.cert.clone()),
+            key: Pem::File(certificate.key.clone()),
+            client_ca: cacert.clone().map(Pem::File),
+        }),
+        (None, None) => None,
+        (None, Some(_)) => {
+            return Err(Error::Setting {
+                message: "this node would host the service, and TLS (`cacert`) needs a certificate to serve with: pass \
+                          `cert` and `key` as well, or `is_host=0` where another node or an etcd serves"
+                    .to_owned(),
+            });
+        }
+    };
+    Ok((tls, files.login.as_ref().map(crate::settings::Login::read).transpose()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discovery::{Asked, PodFacts, candidates};
+
+    fn source(endpoint: &str) -> Source {
+        let asked = Asked { endpoint: Some(endpoint.to_owned()), ..Asked::default() };
+        candidates(&asked, &std::collections::BTreeMap::new(), &PodFacts::default()).unwrap().sources.remove(0)
+    }
+
+    #[test]
+    fn one_named_endpoint_that_is_not_etcds_port_may_be_hosted() {
+        let may = |endpoint: &str, is_host| hosted_at(&source(endpoint), is_host).unwrap().is_some();
+        assert!(may("node0:29400", None));
+        assert!(!may("node0:29400", Some(false)));
+        assert!(!may("node0:2379", None));
+        assert!(!may("node0", None));
+        assert!(may("node0:2379", Some(true)));
+        assert!(!may("node0:29400,node1:29400", None));
+        let error = hosted_at(&source("node0:29400,node1:29400"), Some(true)).unwrap_err().to_string();
+        assert!(error.contains("`is_host`") && error.ends_with("http://node0:29400,http://node1:29400"), "{error}");
+    }
+
+    #[test]
+    fn nobody_hosts_what_kubernetes_names() {
+        let variables = std::collections::BTreeMap::from([
+            (crate::discovery::SERVICE_HOST.to_owned(), "10.0.0.7".to_owned()),
+            (crate::discovery::SERVICE_PORT.to_owned(), "29400".to_owned()),
+        ]);
+        let found = candidates(&Asked::default(), &variables, &PodFacts::default()).unwrap();
+        assert!(hosted_at(&found.sources[0], None).unwrap().is_none());
+    }
+}
