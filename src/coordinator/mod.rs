@@ -7,7 +7,7 @@
 mod office;
 mod survey;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -53,7 +53,7 @@ pub enum End {
 /// be expressed.
 const OFFICE_BEGINS: Moment = Duration::from_secs(24 * 3600);
 
-/// How often all nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13, 3.5.18; #18089).
+/// How often nodes and finished nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13, 3.5.18; #18089).
 const LISTING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Decides rounds until the term ends. `trusted` says that this node saw the office before under its present lease, so
@@ -100,6 +100,8 @@ struct Term {
     renew: RenewHandle,
     began: Instant,
     roster: Roster,
+    /// The mod revisions of the nodes' records that were seen, also of those that cannot be read.
+    revisions: BTreeMap<NodeId, Revision>,
     round_revision: Revision,
     run_lease: LeaseId,
     run_lease_due: Instant,
@@ -139,6 +141,7 @@ impl Term {
             renew,
             began: now,
             roster: Roster::default(),
+            revisions: BTreeMap::new(),
             round_revision: 0,
             run_lease: 0,
             run_lease_due: now,
@@ -184,6 +187,7 @@ impl Term {
         for id in gone {
             self.roster.remove_node(now, id, policy);
         }
+        self.revisions = survey.revisions;
         for (id, (record, created)) in survey.nodes {
             self.roster.put_node(id, record, created);
         }
@@ -267,12 +271,16 @@ impl Term {
         for event in events.iter().filter(|event| event.revision() > self.read_revision) {
             match event {
                 Event::Put(item) => {
+                    if let Some(id) = RunKeys::node_of(&item.key) {
+                        self.revisions.insert(id, item.mod_revision);
+                    }
                     if let Some((id, record)) = survey::node_of(item) {
                         self.roster.put_node(id, record, item.create_revision);
                     }
                 }
                 Event::Delete { key, .. } => {
                     if let Some(id) = RunKeys::node_of(key) {
+                        self.revisions.remove(&id);
                         self.roster.remove_node(now, id, policy);
                     }
                 }
@@ -303,9 +311,12 @@ impl Term {
 
     async fn check_listing(&mut self) -> Result<()> {
         self.listing_due = Instant::now() + LISTING_INTERVAL;
-        let listed = survey::node_ids(&self.context).await?;
-        let known = listed.iter().filter(|id| self.roster.nodes.contains_key(id)).count();
-        if known != listed.len() || known != self.roster.nodes.len() {
+        if let Some(round) = self.roster.round.as_ref().filter(|round| round.has_world()) {
+            for id in survey::finished(&self.context, &round.life, 0).await? {
+                self.roster.put_finished(id);
+            }
+        }
+        if survey::listing(&self.context).await? != self.revisions {
             tracing::debug!("the listing of nodes differs from what was watched; reading everything again");
             self.read_again().await?;
         }

@@ -1,4 +1,5 @@
 //! Nodes on the memory service, as a test tells of them.
+#![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

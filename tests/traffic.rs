@@ -1,0 +1,73 @@
+//! Stories in which single messages are lost, refused or late, and what the run makes of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
+
+mod support {
+    pub(crate) mod nodes;
+    pub(crate) mod tapped;
+}
+
+use std::{sync::Arc, time::Duration};
+
+use lattice_rdzv::{
+    backend::{Backend as _, Event, Operation, Txn, memory::MemoryService},
+    node::{Node, State},
+    run::Entropy,
+};
+use support::{
+    nodes::{Agent, TTL, settings},
+    tapped::Tapped,
+};
+use tokio::time::{sleep, timeout};
+
+/// Two nodes in their world: the first decides, and its traffic is tapped.
+async fn two(service: &MemoryService) -> (Node, Tapped, Agent) {
+    let link = Tapped::new(service.connect_with(TTL / 4));
+    let backend = Arc::new(link.clone());
+    let times = [("rejoin_timeout", "1000")];
+    let settings = |name| settings(name, "2:3", &times);
+    let first = Node::join(backend, settings("a"), Entropy::seeded(1), "a.test".into(), 1).await.unwrap();
+    let second = Agent::join(service, settings("b"), 2).await.unwrap();
+    let worlds = tokio::join!(first.next_world(None, None), second.node.next_world(None, None));
+    worlds.0.expect("a world");
+    worlds.1.expect("a world");
+    (first, link, second)
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_member_seeks_is_found_by_the_listing() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    link.tap().loses = Some(Box::new(
+        |event| matches!(event, Event::Put(item) if String::from_utf8_lossy(&item.key).contains("/nodes/")),
+    ));
+    let again = async { tokio::join!(second.node.next_world(None, None), first.next_world(None, None)) };
+    let (world, _) = timeout(Duration::from_secs(100), again).await.expect("the next round");
+    assert_eq!(world.unwrap().place.round, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_member_has_finished_is_found_by_the_listing() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    link.tap().loses = Some(Box::new(|event| String::from_utf8_lossy(event.key()).contains("/finished/")));
+    let world = second.node.subscribe().borrow().world.clone().expect("a world");
+    let store = second.node.round_store(&world, false);
+    store.add("barrier", 1, true, TTL).await.expect("its exit barrier");
+    sleep(Duration::from_secs(40)).await;
+    assert!(second.node.leave(None).await);
+    sleep(TTL * 2).await;
+    assert_eq!(first.num_nodes_waiting(), 0, "{:?}", first.change());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_read_is_no_lost_event() {
+    let service = MemoryService::new();
+    let (first, link, _second) = two(&service).await;
+    let put = Operation::put("/lattice/rdzv/default/run/nodes/00000000000000aa", "{}", 0);
+    service.connect().txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    let before = link.tap().watches;
+    sleep(Duration::from_secs(200)).await;
+    assert_eq!(link.tap().watches, before, "nothing was read again");
+    assert_eq!(first.subscribe().borrow().state, State::Member);
+}
