@@ -7,10 +7,18 @@ mod support {
     pub(crate) mod tapped;
 }
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use lattice_rdzv::{
+    Error,
     backend::{Backend as _, Event, Operation, Txn, memory::MemoryService},
+    error::Applied,
     node::{Node, State},
     run::Entropy,
 };
@@ -18,7 +26,19 @@ use support::{
     nodes::{Agent, TTL, settings},
     tapped::Tapped,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+
+fn away() -> Error {
+    Error::Unavailable { endpoint: "memory".into(), cause: "a test".into(), applied: Applied::No }
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(100);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
 
 /// Two nodes in their world: the first decides, and its traffic is tapped.
 async fn two(service: &MemoryService) -> (Node, Tapped, Agent) {
@@ -70,4 +90,22 @@ async fn a_record_that_cannot_be_read_is_no_lost_event() {
     sleep(Duration::from_secs(200)).await;
     assert_eq!(link.tap().watches, before, "nothing was read again");
     assert_eq!(first.subscribe().borrow().state, State::Member);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_decides_nothing_after_its_node_is_gone() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    link.tap().refuses = Some(Box::new(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Some(away())
+    }));
+    drop(second);
+    until("the loss is to be told", || asked.load(Ordering::Relaxed) > 0).await;
+    assert!(!first.leave(Some(Duration::from_millis(500))).await);
+    let before = asked.load(Ordering::Relaxed);
+    sleep(TTL * 3).await;
+    assert_eq!(asked.load(Ordering::Relaxed), before, "transactions of a node that has left");
 }

@@ -106,10 +106,17 @@ struct Identity {
     breaks: u64,
 }
 
-/// A coordinator's task.
+/// A coordinator's task. Dropping it ends the task, and not the office.
 struct Serving {
     office: Office,
     task: JoinHandle<End>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // A task that is merely let go of would decide on without its node.
+        self.task.abort();
+    }
 }
 
 struct Closing {

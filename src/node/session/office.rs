@@ -110,14 +110,13 @@ impl Session {
 
     pub(super) fn stop_serving(&mut self) {
         if let Some(serving) = self.serving.take() {
-            serving.task.abort();
-            self.ended_terms.insert(serving.office.record.nonce);
+            self.ended_terms.insert(serving.office.record.nonce.clone());
         }
     }
 
     pub(super) fn term_ended(&mut self, end: Option<End>) {
         if let Some(serving) = self.serving.take() {
-            self.ended_terms.insert(serving.office.record.nonce);
+            self.ended_terms.insert(serving.office.record.nonce.clone());
         }
         self.campaign_at = Some(Instant::now() + LONGEST_BACKOFF);
         match end {
