@@ -284,3 +284,25 @@ async fn a_node_that_was_dropped_from_a_run_that_then_closed_ends_with_it() {
     let error = agents[1].node.next_world(None, Some(Duration::from_secs(100))).await.unwrap_err();
     assert!(matches!(error, Error::Closed { outcome, .. } if outcome == "succeeded"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_goes_back_to_a_backup_moves_nobody_back() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    ranks(&agents).await;
+    let backup = service.backup();
+    // The backup knows nothing of the next round, and nothing of this node.
+    agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());
+    assert_eq!(ranks(&agents).await, [0, 1, 2, 3]);
+    service.restore(backup);
+    sleep(TTL * 6).await;
+    for agent in &agents {
+        let seen = agent.node.subscribe().borrow().clone();
+        assert_eq!((seen.state, agent.node.num_nodes_waiting()), (State::Member, 0), "{seen:?}");
+        assert_eq!(seen.round.map(|round| round.round), Some(2), "the later round was put back");
+    }
+    drop(agents.remove(3));
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(20))).await.is_some());
+    assert_eq!(ranks(&agents).await, [0, 1, 2]);
+}

@@ -109,6 +109,8 @@ struct Term {
     nodes: Watcher,
     finished: Watcher,
     reason: String,
+    /// The lease's breaks that were looked into.
+    breaks: u64,
     /// Everything was read at this revision; what a watch reports of before is older.
     read_revision: Revision,
 }
@@ -147,9 +149,10 @@ impl Term {
             run_lease_due: now,
             listing_due: now + LISTING_INTERVAL,
             reason: String::new(),
+            breaks: 0,
             read_revision: 0,
         };
-        term.hear_of_lease();
+        term.breaks = term.hear_of_lease();
         term.take_over(survey);
         term.roster.count_absent(OFFICE_BEGINS, trusted, &context.policy);
         Ok(term)
@@ -170,7 +173,11 @@ impl Term {
         let policy = &self.context.policy;
         self.read_revision = survey.revision;
         self.roster.past_lives = survey.past_lives;
+        let mut other_world = false;
         if let Some((round, revision, lease)) = survey.round {
+            let known = self.roster.round.as_ref();
+            other_world =
+                known.is_some_and(|known| (known.round, &known.world) != (round.round, &round.world));
             self.round_revision = revision;
             self.run_lease = lease;
             self.roster.set_round(now, round, survey.world);
@@ -191,17 +198,31 @@ impl Term {
         for (id, (record, created)) in survey.nodes {
             self.roster.put_node(id, record, created);
         }
+        if other_world {
+            // Nobody else writes `ctl/round` while this office stands: what it committed is lost, or an attempt of its
+            // own landed that it had given up, and was not watched over.
+            self.roster.committed = false;
+            self.roster.count_absent(now, true, policy);
+        }
     }
 
-    fn hear_of_lease(&mut self) {
+    /// How many breaks the lease has had.
+    fn hear_of_lease(&mut self) -> u64 {
         let state = self.lease.borrow_and_update().clone();
         self.roster.acknowledged = self.moment(state.acknowledged);
         self.roster.disturbed = state.disturbed.map(|ended| self.moment(ended));
+        state.breaks
     }
 
     /// One decision, and carrying it out or waiting for news.
     async fn step(&mut self) -> Result<Option<End>> {
-        self.hear_of_lease();
+        let breaks = self.hear_of_lease();
+        if breaks != self.breaks {
+            // The service may be back at an earlier state, with this office in it: there a watch that is merely taken
+            // up again is accepted, and silent until the old revision is reached.
+            self.read_again().await?;
+            self.breaks = breaks;
+        }
         if Instant::now() >= self.run_lease_due {
             self.renew_run_lease().await?;
         }

@@ -90,7 +90,8 @@ impl Roster {
         }
         if !same {
             let stay: BTreeSet<NodeId> = world.iter().map(|entry| entry.id).collect();
-            self.left_out.extend(self.world.keys().filter(|id| !stay.contains(id)));
+            self.left_out.extend(self.world.keys());
+            self.left_out.retain(|id| !stay.contains(id));
             self.absences.clear();
             self.departures = None;
             self.change_told = None;
@@ -123,6 +124,7 @@ impl Roster {
             let entry =
                 PlanEntry { id, name: record.name.clone(), label: record.topology.clone(), rank: own.rank };
             self.world.entry(id).or_insert(entry);
+            self.left_out.remove(&id);
         }
     }
 

@@ -48,8 +48,10 @@ impl Session {
     pub(super) fn has_unread_round(&self) -> bool {
         self.control.round_record().is_some_and(|round| {
             let mine = self.world.as_ref().is_some_and(|world| world.place.is_of(round));
+            // Back at a backup: the coordinator puts the later world back, and nobody is to be moved back before.
+            let older = self.older_until.is_some_and(|until| Instant::now() < until);
             // While a world is put back a newer one may turn up; who is in it is settled after that.
-            let known = mine || round.phase == Phase::Restoring;
+            let known = mine || older || round.phase == Phase::Restoring;
             round.has_world() && !known && self.read_world.as_ref() != Some(&round.world)
         })
     }

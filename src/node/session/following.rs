@@ -1,5 +1,7 @@
 //! Following `ctl/` and the lease: what a node makes of what it sees. No I/O; what must be done is left to [`Work`](super::Work).
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{CLOSING_RENEWAL, Session};
@@ -109,6 +111,11 @@ impl Session {
                 || (round.record.round == place.round && round.record.world != place.world)
         };
         let other = self.world.as_ref().is_some_and(|world| !same_life || other(world));
+        let older = |world: &Arc<WorldFacts>| same_life && round.record.round < world.place.round;
+        self.older_until = self.world.as_ref().filter(|world| older(world)).map(|_| {
+            let window = self.context.policy.return_window;
+            self.older_until.unwrap_or_else(|| Instant::now() + window)
+        });
         if other {
             // Once a revision: what the reading of it brings up is acted upon, and the coordinator does the rest.
             self.doubt |= self.doubted_round != round.revision;

@@ -160,6 +160,8 @@ pub(super) struct Session {
     read_world: Option<String>,
     doubt: bool,
     doubted_round: Revision,
+    /// While the store has an older round of this life than the one that this node is in, and may be put right.
+    older_until: Option<Instant>,
     record_due: bool,
     before: Before,
 
@@ -223,6 +225,7 @@ impl Session {
             read_world: None,
             doubt: false,
             doubted_round: 0,
+            older_until: None,
             record_due: false,
             before: Before::default(),
             serving: None,
@@ -349,6 +352,7 @@ impl Session {
         let never = Instant::now() + Duration::from_secs(3600);
         let retry_at = self.retry_at.filter(|_| work_waits).unwrap_or(never);
         let campaign_at = self.campaign_at.filter(|at| *at > Instant::now()).unwrap_or(never);
+        let older_until = self.older_until.filter(|at| *at > Instant::now()).unwrap_or(never);
         let uncertain_at = match &self.identity {
             Some(identity) if !self.uncertain && self.end.is_none() => identity.lease.borrow().uncertain_at(),
             _ => never,
@@ -364,6 +368,7 @@ impl Session {
             ended = ended(&mut self.serving) => self.term_ended(ended),
             () = sleep_until(retry_at) => {}
             () = sleep_until(campaign_at) => {}
+            () = sleep_until(older_until) => {}
             () = sleep_until(renew_closing_at) => self.renew_closing().await,
             () = sleep_until(uncertain_at) => self.become_uncertain(),
             watched = next_change(&mut self.watcher, self.watch_at) => self.follow(watched),
