@@ -1,12 +1,14 @@
 //! Closing the run and leaving it.
 
+use std::sync::Arc;
+
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{CLOSING_RENEWAL, RESTORE_PAUSE, Session};
 use crate::{
     backend::{Compare, Operation, Txn},
     error::{Error, Result},
-    node::control::Control,
+    node::{control::Control, shared::WorldFacts},
     protocol::{
         identity::NodeId,
         records::{ChangeKind, ChangeRecord, ClosedRecord, NodeRecord, Phase, Record, RoundRecord},
@@ -67,6 +69,19 @@ impl Session {
                 self.retry_at = Some(Instant::now() + RESTORE_PAUSE);
             } else {
                 answer(self, false);
+            }
+            return Ok(());
+        }
+        let moved_on =
+            |world: &Arc<WorldFacts>| control.round_record().filter(|round| !world.place.is_of(round));
+        if let Some(round) = self.world.as_ref().and_then(moved_on) {
+            if self.read_world.as_ref() == Some(&round.world) {
+                // The others have formed without this node, which waits in its own world for its exit barrier.
+                answer(self, false);
+            } else {
+                // Whether it is in that world its shard tells.
+                self.control.round = control.round;
+                self.retry_at = Some(Instant::now() + RESTORE_PAUSE);
             }
             return Ok(());
         }

@@ -266,9 +266,10 @@ impl Session {
     /// What is to be done, the most urgent first.
     fn next_work(&self) -> Option<Work> {
         if self.closing.is_some() {
-            // A store that lost the run must be put back before the run can be closed in it.
+            // A store that lost the run must be put back before the run can be closed in it; and who was left out of a
+            // later round must learn it before closing what is no longer its own.
             return match self.upkeep() {
-                Some(work @ (Work::Return | Work::Record | Work::Campaign)) => Some(work),
+                Some(work @ (Work::Return | Work::Record | Work::Shard | Work::Campaign)) => Some(work),
                 _ => Some(Work::Close),
             };
         }
