@@ -198,14 +198,19 @@ impl Node {
         self.shared.change()
     }
 
-    /// Waits for a change, at most for so long.
+    /// Waits for a change, at most for so long. None also when there can be no more: the run is closed, or this node's
+    /// part in it is over.
     pub async fn wait_change(&self, limit: Option<Duration>) -> Option<(LastWorld, ChangeRecord)> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut snapshot = self.shared.subscribe();
         loop {
-            snapshot.borrow_and_update();
-            if let Some(change) = self.change() {
-                return Some(change);
+            let over = {
+                let seen = snapshot.borrow_and_update();
+                seen.closed.is_some() || seen.end.is_some()
+            };
+            let change = self.change();
+            if change.is_some() || over {
+                return change;
             }
             let changed = snapshot.changed();
             let ended = match deadline {
