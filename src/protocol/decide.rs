@@ -173,12 +173,15 @@ fn tell(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> D
         let why = format!("lost {nameless} nodes that did not return after the service came back empty");
         return tell(ChangeKind::Lost, why, Vec::new());
     }
-    if heed_loss && !lost.is_empty() {
-        let latest = lost.iter().filter_map(|id| roster.absences.get(id)).map(|absence| absence.since).max();
-        if latest.is_some_and(|since| roster.acknowledged < since) {
-            return Decision::now(Action::Renew, format!("{} may be lost", listed(&lost)));
-        }
-        return tell(ChangeKind::Lost, format!("lost {}", listed(&lost)), names(&lost));
+    // While losses keep coming the latest is always younger than the last renewal: those before it are told all the same.
+    let (proven, unproven): (Vec<NodeId>, Vec<NodeId>) = lost
+        .into_iter()
+        .partition(|id| roster.absences.get(id).is_none_or(|absence| roster.acknowledged >= absence.since));
+    if heed_loss && !proven.is_empty() {
+        return tell(ChangeKind::Lost, format!("lost {}", listed(&proven)), names(&proven));
+    }
+    if heed_loss && !unproven.is_empty() {
+        return Decision::now(Action::Renew, format!("{} may be lost", listed(&unproven)));
     }
     let announced = roster.world.keys().filter(|id| {
         !roster.finished.contains(id) && roster.nodes.get(id).is_some_and(|node| node.record.leaving)
@@ -440,6 +443,16 @@ mod tests {
         let due = decide(&roster, seconds(11.0), &policy()).wake.unwrap();
         assert_eq!(due, seconds(11.5), "a member seeks, so it settles quickly");
         assert_eq!(formed(&roster, due), [(0, "n3".to_owned()), (1, "n2".to_owned())]);
+    }
+
+    #[test]
+    fn losses_that_keep_coming_do_not_put_off_telling_those_before_the_renewal() {
+        let mut roster = running(4);
+        roster.remove_node(seconds(10.0), id(1), &policy());
+        roster.acknowledged = seconds(10.1);
+        roster.remove_node(seconds(10.2), id(2), &policy());
+        roster.observe(seconds(10.2), &policy());
+        assert_eq!(told(&mut roster, seconds(10.2)).names, ["n1"]);
     }
 
     #[test]
