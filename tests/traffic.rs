@@ -17,7 +17,7 @@ use std::{
 
 use lattice_rdzv::{
     Error,
-    backend::{Backend as _, Event, Operation, Txn, memory::MemoryService},
+    backend::{Backend as _, Event, Keys, Operation, Txn, memory::MemoryService},
     error::Applied,
     node::{Node, State},
     run::Entropy,
@@ -108,4 +108,28 @@ async fn a_coordinator_decides_nothing_after_its_node_is_gone() {
     let before = asked.load(Ordering::Relaxed);
     sleep(TTL * 3).await;
     assert_eq!(asked.load(Ordering::Relaxed), before, "transactions of a node that has left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_office_that_cannot_be_given_back_at_once_is_given_back_later() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    // Roles are edited: for a while the first may not write what only a coordinator writes, nor give its office back.
+    let denied = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&denied);
+    link.tap().refuses = Some(Box::new(move |txn| {
+        let touches = |operation: &Operation, part: &str| match operation {
+            Operation::Put { key, .. } | Operation::Delete(Keys::One(key)) => {
+                String::from_utf8_lossy(key).contains(part)
+            }
+            _ => false,
+        };
+        let decides = |operation| touches(operation, "ctl/round") || touches(operation, "ctl/coordinator");
+        (txn.then.iter().any(decides) && count.fetch_add(1, Ordering::Relaxed) < 5)
+            .then(|| Error::Denied { endpoint: "memory".into(), cause: "permission denied".into() })
+    }));
+    let again = async { tokio::join!(second.node.next_world(None, None), first.next_world(None, None)) };
+    let (world, _) = timeout(Duration::from_secs(100), again).await.expect("somebody decides again");
+    assert_eq!(world.unwrap().place.round, 2);
+    assert!(denied.load(Ordering::Relaxed) > 2, "resigning was denied as well");
 }

@@ -56,7 +56,7 @@ const OFFICE_BEGINS: Moment = Duration::from_secs(24 * 3600);
 /// How often nodes and finished nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13, 3.5.18; #18089).
 const LISTING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Decides rounds until the term ends. `trusted` says that this node saw the office before under its present lease, so
+/// Decides rounds until the term ends; giving the office back is then its node's duty. `trusted` says that this node saw the office before under its present lease, so
 /// that it need not wait for nodes that may be returning from a break.
 pub async fn serve(
     context: Arc<Context>,
@@ -70,7 +70,7 @@ pub async fn serve(
         match Term::begin(&context, &office, lease.clone(), renew.clone(), trusted).await {
             Ok(term) => break term,
             Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
-            Err(error) => return ended(&context, &office, End::Failed(error)).await,
+            Err(error) => return ended(End::Failed(error)),
         }
     };
     let end = loop {
@@ -81,14 +81,11 @@ pub async fn serve(
             Err(error) => break End::Failed(error),
         }
     };
-    ended(&context, &office, end).await
+    ended(end)
 }
 
-async fn ended(context: &Context, office: &Office, end: End) -> End {
+fn ended(end: End) -> End {
     tracing::debug!(?end, "this term of office is over");
-    if !matches!(end, End::OutOfOffice(_)) {
-        office.resign(context).await;
-    }
     end
 }
 

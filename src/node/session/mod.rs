@@ -86,6 +86,8 @@ enum Work {
     Record,
     /// Read this node's shard of the plan.
     Shard,
+    /// Give back an office of this node whose term is over.
+    Resign,
     /// Try to become coordinator.
     Campaign,
 }
@@ -269,7 +271,9 @@ impl Session {
             // A store that lost the run must be put back before the run can be closed in it; and who was left out of a
             // later round must learn it before closing what is no longer its own.
             return match self.upkeep() {
-                Some(work @ (Work::Return | Work::Record | Work::Shard | Work::Campaign)) => Some(work),
+                Some(work @ (Work::Return | Work::Record | Work::Shard | Work::Resign | Work::Campaign)) => {
+                    Some(work)
+                }
                 _ => Some(Work::Close),
             };
         }
@@ -296,6 +300,9 @@ impl Session {
         if self.has_unread_round() {
             return Some(Work::Shard);
         }
+        if self.office_to_give_back().is_some() {
+            return Some(Work::Resign);
+        }
         let may_campaign = self.control.coordinator.is_none() && self.control.closed.is_none();
         let due = self.campaign_at.is_none_or(|at| at <= Instant::now());
         (may_campaign && due && self.serving.is_none() && !self.leaving).then_some(Work::Campaign)
@@ -309,6 +316,7 @@ impl Session {
             Work::Join => self.join().await,
             Work::Record => self.put_record().await,
             Work::Shard => self.read_shard().await,
+            Work::Resign => self.resign().await,
             Work::Campaign => self.campaign().await,
         };
         match result {
