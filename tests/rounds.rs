@@ -368,3 +368,25 @@ async fn nonsense(service: &MemoryService, key: &str) {
     let txn = lattice_rdzv::backend::Txn { then: vec![put], ..Default::default() };
     service.connect().txn(txn).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_members_of_a_world_are_those_of_one_attempt_at_its_plan() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    let worlds = join_all(agents.iter().map(world)).await;
+    // The first that is back brings the world with it, alone; the plan is written again when all are.
+    let later = &agents[1..];
+    later.iter().for_each(|agent| agent.link.cut());
+    service.wipe();
+    sleep(TTL / 2).await;
+    later.iter().for_each(|agent| agent.link.mend());
+    sleep(TTL * 5).await;
+    agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());
+    assert_eq!(ranks(&agents).await.len(), 4);
+    let members = agents[2].node.members(&worlds[2], TTL).await.expect("the plan of the last round");
+    let names: Vec<_> = members.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    let other = WorldFacts { node: members[0].id, ..(*worlds[2]).clone() };
+    assert!(matches!(agents[2].node.members(&other, TTL).await, Err(Error::Rejected { .. })));
+}

@@ -9,6 +9,7 @@ mod shared;
 mod waiting;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -273,14 +274,15 @@ impl Node {
         tokio::time::timeout(limit, ask).await.ok().flatten()
     }
 
-    /// All members of a world, by rank, read from the service now.
+    /// All members of a world that this node was given, by rank, read from the service now.
     ///
     /// # Errors
     /// [`Error::Timeout`] if the service does not answer in time; [`Error::Rejected`] if the run has moved on so far
     /// that the plan is gone.
-    pub async fn members(&self, world: &LastWorld, limit: Duration) -> Result<Vec<PlanEntry>> {
+    pub async fn members(&self, world: &WorldFacts, limit: Duration) -> Result<Vec<PlanEntry>> {
         let context = &self.context;
         let keys = &context.keys;
+        let place = &world.place;
         let read = async |range: Range| {
             let deadline = Instant::now() + limit;
             let range = || context.backend.range(range.clone());
@@ -289,30 +291,51 @@ impl Node {
         let found = read(Range::new(Keys::one(keys.round()))).await?;
         let round =
             found.items.first().map(|item| RoundRecord::decode(&keys.round(), &item.value)).transpose()?;
-        let prefix = match round.filter(|round| round.life == world.life && round.round == world.round) {
-            Some(round) => keys.plan(&round.life, round.round, &round.attempt),
-            None => keys.plan_round(&world.life, world.round),
+        let present = round.filter(|round| place.is_of(round)).map(|round| round.attempt);
+        let all = keys.plan_round(&place.life, place.round);
+        let attempt_of = |key: &str| key.strip_prefix(&all)?.split('/').next().map(str::to_owned);
+        let prefix = match &present {
+            Some(attempt) => keys.plan(&place.life, place.round, attempt),
+            None => all.clone(),
         };
-        let mut members: Vec<PlanEntry> = Vec::new();
-        for item in read(Range::new(Keys::prefix(prefix.clone()))).await?.items {
-            members.extend(PlanShard::decode(&prefix, &item.value)?.nodes);
+        let mut attempts: BTreeMap<String, Vec<PlanEntry>> = BTreeMap::new();
+        for item in read(Range::new(Keys::prefix(prefix))).await?.items {
+            let key = String::from_utf8_lossy(&item.key).into_owned();
+            let nodes = PlanShard::decode(&key, &item.value)?.nodes;
+            attempts.entry(attempt_of(&key).unwrap_or_default()).or_default().extend(nodes);
         }
-        if members.is_empty() {
-            return Err(Error::Rejected {
-                endpoint: context.backend.endpoint(),
-                cause: format!("the plan of round {} is gone: the run has moved on", world.round),
-            });
-        }
+        // What `ctl/round` names; once it has moved on, what can only be the plan of this world: others are left of
+        // attempts that were given up, and of other worlds of this number.
+        let is_whole = |plan: &Vec<PlanEntry>| {
+            plan.len() == place.size as usize
+                && plan.iter().any(|entry| entry.id == world.node && entry.rank == place.rank)
+        };
+        let plan = match present {
+            Some(attempt) => attempts.remove(&attempt),
+            None => attempts.into_values().find(is_whole),
+        };
+        let mut members = plan.ok_or_else(|| self.moved_on(place))?;
         members.sort_by_key(|entry| entry.rank);
         Ok(members)
     }
 
-    /// The names of the members of a world that are still there and have not asked for their exit barrier.
+    fn moved_on(&self, world: &LastWorld) -> Error {
+        Error::Rejected {
+            endpoint: self.context.backend.endpoint(),
+            cause: format!("the plan of round {} is gone: the run has moved on", world.round),
+        }
+    }
+
+    /// The names of the members of this node's world that are still there and have not asked for their exit barrier.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and its like, after one attempt.
+    /// [`Error::Unavailable`] and its like, after one attempt; [`Error::Rejected`] if the run has moved on.
     pub async fn unfinished(&self, world: &LastWorld) -> Result<Vec<String>> {
         let keys = &self.context.keys;
+        let known = self.shared.subscribe().borrow().world.clone();
+        let Some(facts) = known.filter(|known| known.place.is_same_world(world)) else {
+            return Err(self.moved_on(world));
+        };
         let ids = async |prefix: String| -> Result<Vec<_>> {
             let range = Range { keys_only: true, ..Range::new(Keys::prefix(prefix)) };
             let items = self.context.backend.range(range).await?.items;
@@ -320,7 +343,7 @@ impl Node {
         };
         let here = ids(keys.nodes()).await?;
         let finished = ids(keys.finished(&world.life, world.round)).await?;
-        let members = self.members(world, self.context.limits.attempt_timeout).await?;
+        let members = self.members(&facts, self.context.limits.attempt_timeout).await?;
         let unfinished = members.into_iter().filter(|m| here.contains(&m.id) && !finished.contains(&m.id));
         Ok(unfinished.map(|entry| entry.name).collect())
     }
