@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     Error,
+    discovery::SystemLookup,
     node::{Node as CoreNode, connect, local_address},
     protocol::{keys::RunKeys, records::Outcome},
     run::Entropy,
@@ -61,7 +62,7 @@ impl Node {
             let entropy = Entropy::from_system();
             let key = RunKeys::new(&core.run.tenant, &core.run.run_id).round();
             let found = connect(&core.connection, core.lease_ttl, &key, environment, &entropy).await?;
-            let address = local_address(core, &found.source).await;
+            let address = local_address(core, &found.source, &SystemLookup).await;
             CoreNode::join(found.backend, core.clone(), entropy, address, port.unwrap_or(0)).await
         })??;
         let joined = Joined {
