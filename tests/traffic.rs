@@ -17,9 +17,13 @@ use std::{
 
 use lattice_rdzv::{
     Error,
-    backend::{Backend as _, Event, Keys, Operation, Txn, memory::MemoryService},
+    backend::{
+        Backend as _, Event, Keys, Operation, Txn,
+        memory::{Call, Fate, MemoryService},
+    },
     error::Applied,
     node::{Node, State},
+    protocol::records::Outcome,
     run::Entropy,
 };
 use support::{
@@ -132,4 +136,25 @@ async fn an_office_that_cannot_be_given_back_at_once_is_given_back_later() {
     let (world, _) = timeout(Duration::from_secs(100), again).await.expect("somebody decides again");
     assert_eq!(world.unwrap().place.round, 2);
     assert!(denied.load(Ordering::Relaxed) > 2, "resigning was denied as well");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closing_is_renewed_at_once_and_soon_again_when_that_fails() {
+    let service = MemoryService::new();
+    let (first, link, _second) = two(&service).await;
+    let run_lease = first.subscribe().borrow().run_lease;
+    let renewals = || link.tap().renewed.iter().filter(|lease| **lease == run_lease).count();
+    link.inner.interfere(Some(Box::new(|call| Fate {
+        request_lost: call == Call::LeaseKeepAlive,
+        ..Fate::default()
+    })));
+    let before = renewals();
+    assert!(first.close(Outcome::Succeeded, "", None).await);
+    sleep(TTL * 2).await;
+    assert!(renewals() >= before + 2, "{} of two", renewals() - before);
+    link.inner.interfere(None);
+    sleep(TTL).await;
+    let done = renewals();
+    sleep(Duration::from_secs(15)).await;
+    assert_eq!(renewals(), done, "no more than there is need of");
 }

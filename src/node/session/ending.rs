@@ -6,7 +6,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{CLOSING_RENEWAL, RESTORE_PAUSE, Session};
 use crate::{
-    backend::{Compare, Operation, Txn},
+    backend::{Compare, Operation, Txn, retry::LONGEST_BACKOFF},
     error::{Error, Result},
     node::{control::Control, shared::WorldFacts},
     protocol::{
@@ -125,6 +125,9 @@ impl Session {
         for lease in self.closing_leases.clone() {
             if let Err(error) = self.context.backend.lease_keep_alive(lease).await {
                 tracing::debug!(%error, "renewing the closing failed");
+                if error.is_transient() {
+                    self.renew_closing_at = Instant::now() + LONGEST_BACKOFF;
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{CLOSING_RENEWAL, Session};
+use super::Session;
 use crate::{
     backend::{LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
     error::{Error, Result},
@@ -166,7 +166,8 @@ impl Session {
         self.stop_serving();
         let leases = [lease, self.run_lease];
         self.closing_leases = leases.into_iter().filter(|lease| *lease != 0).collect();
-        self.renew_closing_at = Instant::now() + CLOSING_RENEWAL;
+        // At once: the coordinator's last renewal of the run's lease may be a third of its life ago.
+        self.renew_closing_at = Instant::now();
         self.closed = Some(closed);
     }
 }
