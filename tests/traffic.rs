@@ -8,6 +8,7 @@ mod support {
 }
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -157,4 +158,20 @@ async fn a_closing_is_renewed_at_once_and_soon_again_when_that_fails() {
     let done = renewals();
     sleep(Duration::from_secs(15)).await;
     assert_eq!(renewals(), done, "no more than there is need of");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closing_takes_one_lease_however_many_attempts_it_takes() {
+    let service = MemoryService::new();
+    let (first, link, _second) = two(&service).await;
+    let before = link.tap().granted.len();
+    let mut refused = 0;
+    link.tap().refuses = Some(Box::new(move |txn| {
+        let closes = |operation: &Operation| matches!(operation, Operation::Put { key, .. } if key.ends_with(b"closed"));
+        refused += usize::from(txn.then.iter().any(closes));
+        (txn.then.iter().any(closes) && refused <= 3).then(away)
+    }));
+    assert!(first.close(Outcome::Failed, "", None).await);
+    let granted: BTreeSet<_> = link.tap().granted.drain(before..).collect();
+    assert_eq!(granted.len(), 1);
 }

@@ -10,7 +10,6 @@ use crate::{
     error::{Error, Result},
     node::{control::Control, shared::WorldFacts},
     protocol::{
-        identity::NodeId,
         records::{ChangeKind, ChangeRecord, ClosedRecord, NodeRecord, Phase, Record, RoundRecord},
         returning::CLOSED_LIFETIME,
     },
@@ -92,8 +91,11 @@ impl Session {
             outcome: closing.outcome,
             submission: self.context.settings.submission.clone(),
         };
-        let lease = NodeId::from_random(self.context.entropy.bits()).first_lease();
-        self.context.backend.lease_grant(lease, CLOSED_LIFETIME).await?;
+        let lease = closing.lease;
+        match self.context.backend.lease_grant(lease, CLOSED_LIFETIME).await {
+            Ok(_) | Err(Error::LeaseExists { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let txn = Txn {
             when: vec![
                 Compare::Exists(keys.node(identity.id).into()),
@@ -108,14 +110,10 @@ impl Session {
             self.be_closed(record, lease);
             answer(self, true);
         } else if written.found(0).is_empty() && self.end.is_some() {
-            self.give_back(lease);
             answer(self, false);
         } else if written.found(0).is_empty() {
             // The lease is lost, or this node was dropped: coming back tells which, and whether the run is still its own.
-            self.give_back(lease);
             self.doubt = true;
-        } else {
-            self.give_back(lease);
         }
         Ok(())
     }

@@ -124,7 +124,15 @@ impl Drop for Serving {
 struct Closing {
     outcome: Outcome,
     why: String,
+    /// Of the closing's record, the same in all attempts. Nobody revokes it: one of them may have landed, or may yet.
+    lease: LeaseId,
     done: Option<oneshot::Sender<bool>>,
+}
+
+impl Closing {
+    fn new(context: &Context, outcome: Outcome, why: String, done: Option<oneshot::Sender<bool>>) -> Self {
+        Self { outcome, why, lease: NodeId::from_random(context.entropy.bits()).first_lease(), done }
+    }
 }
 
 /// One node's session.
@@ -414,7 +422,7 @@ impl Session {
                 if self.closed.is_some() {
                     let _ = done.send(true);
                 } else {
-                    self.closing = Some(Closing { outcome, why, done: Some(done) });
+                    self.closing = Some(Closing::new(&self.context, outcome, why, Some(done)));
                     self.retry_at = None;
                 }
             }
