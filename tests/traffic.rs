@@ -24,7 +24,7 @@ use lattice_rdzv::{
     },
     error::Applied,
     node::{Node, State},
-    protocol::records::Outcome,
+    protocol::records::{ChangeKind, Outcome},
     run::Entropy,
 };
 use support::{
@@ -174,4 +174,33 @@ async fn a_closing_takes_one_lease_however_many_attempts_it_takes() {
     assert!(first.close(Outcome::Failed, "", None).await);
     let granted: BTreeSet<_> = link.tap().granted.drain(before..).collect();
     assert_eq!(granted.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_long_ago_do_not_make_a_coordinator_slow() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    // Seven listings fail, half a minute apart.
+    let failed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&failed);
+    link.inner.interfere(Some(Box::new(move |call| {
+        let answer_lost = call == Call::Range && count.fetch_add(1, Ordering::Relaxed) < 7;
+        Fate { answer_lost, ..Fate::default() }
+    })));
+    let deadline = Instant::now() + Duration::from_secs(400);
+    while failed.load(Ordering::Relaxed) < 7 {
+        assert!(Instant::now() < deadline, "waited in vain for listings");
+        sleep(Duration::from_millis(1)).await;
+    }
+    // The last of them ends now, with its attempt.
+    sleep(TTL / 4).await;
+    let began = Instant::now();
+    let (_, change) = tokio::join!(second.node.next_world(None, None), async {
+        let change = first.wait_change(Some(TTL)).await.expect("told");
+        let took = began.elapsed();
+        first.next_world(None, None).await.expect("a world");
+        (took, change.1.kind)
+    });
+    assert_eq!(change.1, ChangeKind::Seeking);
+    assert!(change.0 < Duration::from_millis(200), "{:?}", change.0);
 }

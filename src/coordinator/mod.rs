@@ -75,7 +75,7 @@ pub async fn serve(
     };
     let end = loop {
         match term.step().await {
-            Ok(None) => {}
+            Ok(None) => backoff.reset(),
             Ok(Some(end)) => break end,
             Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
             Err(error) => break End::Failed(error),
