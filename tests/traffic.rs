@@ -204,3 +204,17 @@ async fn errors_of_long_ago_do_not_make_a_coordinator_slow() {
     assert_eq!(change.1, ChangeKind::Seeking);
     assert!(change.0 < Duration::from_millis(200), "{:?}", change.0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_having_lost_its_office_unnoticed_says_so_all_the_same() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    let office = "/lattice/rdzv/default/run/ctl/coordinator";
+    link.tap().loses = Some(Box::new(|event| event.key() == office.as_bytes()));
+    let delete = Txn { then: vec![Operation::delete(office)], ..Txn::default() };
+    service.connect().txn(delete).await.unwrap();
+    sleep(Duration::from_millis(500)).await;
+    assert!(first.leave(None).await);
+    let (_, change) = second.node.wait_change(Some(TTL)).await.expect("told");
+    assert_eq!(change.kind, ChangeKind::Leaving);
+}

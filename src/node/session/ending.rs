@@ -150,11 +150,10 @@ impl Session {
         let office =
             serving.or_else(|| control.coordinator.clone().filter(|office| office.record.node == id));
         self.stop_serving();
-        let mut when = Vec::new();
-        let mut then = vec![Operation::delete(keys.node(id))];
+        let mut said = told.is_none();
         if let Some(office) = &office {
-            when.extend(office.holds(&self.context));
-            then.push(Operation::delete(keys.coordinator()));
+            let mut when = office.holds(&self.context);
+            let mut then = vec![Operation::delete(keys.node(id)), Operation::delete(keys.coordinator())];
             if let (Some(change), Some(round)) = (told, &control.round) {
                 when.push(Compare::ModRevision(keys.round().into(), round.revision));
                 let record = RoundRecord { change: Some(change), ..round.record.clone() };
@@ -166,7 +165,10 @@ impl Session {
                 // `ctl/round` moved in between: read again.
                 return Ok(());
             }
-        } else if told.is_some() {
+            // Otherwise another has the office by now, and is told as any other would be.
+            said |= answer.succeeded;
+        }
+        if !said {
             let record = NodeRecord { leaving: true, ..self.desired() };
             let txn = Txn {
                 when: vec![Compare::Exists(keys.node(id).into())],
