@@ -218,3 +218,26 @@ async fn who_leaves_having_lost_its_office_unnoticed_says_so_all_the_same() {
     let (_, change) = second.node.wait_change(Some(TTL)).await.expect("told");
     assert_eq!(change.kind, ChangeKind::Leaving);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_may_be_lost_decides_nothing() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    // Its renewals arrive, so that its office stands, but it hears of none.
+    link.inner.interfere(Some(Box::new(|call| Fate {
+        answer_lost: call == Call::LeaseKeepAlive,
+        ..Fate::default()
+    })));
+    sleep(TTL * 2).await;
+    assert_eq!(first.subscribe().borrow().state, State::Uncertain);
+    let again = async {
+        tokio::join!(second.node.next_world(None, None), async {
+            assert!(first.wait_change(Some(TTL)).await.is_none(), "{:?}", first.change());
+            link.inner.interfere(None);
+            assert!(first.wait_change(Some(TTL)).await.is_some(), "it decides again");
+            first.next_world(None, None).await
+        })
+    };
+    let (world, _) = timeout(Duration::from_secs(100), again).await.expect("the next round");
+    assert_eq!(world.unwrap().place.round, 2);
+}

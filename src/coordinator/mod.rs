@@ -223,6 +223,10 @@ impl Term {
         if Instant::now() >= self.run_lease_due {
             self.renew_run_lease().await?;
         }
+        if Instant::now() >= self.lease.borrow().uncertain_at() {
+            // Its writes may pass all the same, but who may be lost decides nothing. The renewals go on.
+            return self.news(None).await;
+        }
         let now = self.moment(Instant::now());
         self.roster.observe(now, &self.context.policy);
         let decision = decide(&self.roster, now, &self.context.policy);
