@@ -36,11 +36,10 @@ const LINGER_PAUSE: Duration = Duration::from_millis(100);
 /// [`Error::Setting`] if this node is to be the host, and it is not said of which one endpoint.
 pub fn hosted_at(source: &Source, is_host: Option<bool>) -> Result<Option<&Endpoint>> {
     match (is_host, source.endpoints.as_slice()) {
-        (Some(false), _) => Ok(None),
+        (Some(true), [endpoint]) => Ok(Some(endpoint)),
         // 2379 is where an etcd is: to take its place there must be asked for.
         (None, [endpoint]) if source.hostable && endpoint.port != DEFAULT_PORT => Ok(Some(endpoint)),
-        (None, _) => Ok(None),
-        (Some(true), [endpoint]) => Ok(Some(endpoint)),
+        (None | Some(false), _) => Ok(None),
         (Some(true), several) => Err(Error::Setting {
             message: format!(
                 "`is_host` says that this node hosts the service, for which {} must name one endpoint, and names: {}",
@@ -64,7 +63,11 @@ impl Host {
     ///
     /// # Errors
     /// [`Error::Setting`]: credentials cannot be used; or this node is to be the host (`is_host`) and cannot listen there.
-    pub async fn begin(endpoint: &Endpoint, connection: &Connection, deadline: Instant) -> Result<Option<Self>> {
+    pub async fn begin(
+        endpoint: &Endpoint,
+        connection: &Connection,
+        deadline: Instant,
+    ) -> Result<Option<Self>> {
         let Some(listener) = listen(endpoint, connection.is_host == Some(true), deadline).await? else {
             return Ok(None);
         };
@@ -103,7 +106,9 @@ impl Host {
                 Ok(Ok(answer)) if answer.items.is_empty() => return,
                 Ok(_) if Instant::now() + LINGER_PAUSE < deadline => {}
                 _ => {
-                    tracing::warn!("this node hosted the service, and ends it though others have not left yet");
+                    tracing::warn!(
+                        "this node hosted the service, and ends it though others have not left yet"
+                    );
                     return;
                 }
             }
@@ -190,7 +195,10 @@ mod tests {
 
     fn source(endpoint: &str) -> Source {
         let asked = Asked { endpoint: Some(endpoint.to_owned()), ..Asked::default() };
-        candidates(&asked, &std::collections::BTreeMap::new(), &PodFacts::default()).unwrap().sources.remove(0)
+        candidates(&asked, &std::collections::BTreeMap::new(), &PodFacts::default())
+            .unwrap()
+            .sources
+            .remove(0)
     }
 
     #[test]
@@ -203,7 +211,10 @@ mod tests {
         assert!(may("node0:2379", Some(true)));
         assert!(!may("node0:29400,node1:29400", None));
         let error = hosted_at(&source("node0:29400,node1:29400"), Some(true)).unwrap_err().to_string();
-        assert!(error.contains("`is_host`") && error.ends_with("http://node0:29400,http://node1:29400"), "{error}");
+        assert!(
+            error.contains("`is_host`") && error.ends_with("http://node0:29400,http://node1:29400"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct Context {
     pub limits: Limits,
     /// Randomness.
     pub entropy: Entropy,
+    /// Whether this node hosts the service.
+    pub hosts: bool,
 }
 
 impl Context {
@@ -82,6 +84,7 @@ impl Context {
             limits: Limits::for_ttl(settings.lease_ttl),
             settings,
             entropy,
+            hosts: false,
         }
     }
 

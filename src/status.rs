@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     backend::{Backend, Keys, Operation, Range, Txn},
     error::{Applied, Error, Result},
-    node::connect,
+    node::Search,
     protocol::{
         identity::{NodeId, nonce},
         keys::RunKeys,
@@ -36,7 +36,9 @@ pub async fn probe(
     // A run of its own, that no job has.
     let trial = RunKeys::new(tenant, &format!("probe-{}", nonce(entropy.bits())));
     let asked = async {
-        let found = connect(connection, TRIAL_TTL, &trial.round(), environment, entropy).await?;
+        let key = trial.round();
+        let search = Search { connection, environment, ttl: TRIAL_TTL, key: &key, entropy };
+        let found = search.connect().await?;
         let status = found.backend.status().await?;
         Ok((found, status))
     };
@@ -101,7 +103,8 @@ pub async fn run(
     let deadline = Instant::now() + limit;
     let connection = &patient(connection, limit);
     let read = async {
-        let found = connect(connection, limit, &keys.round(), environment, entropy).await?;
+        let key = keys.round();
+        let found = Search { connection, environment, ttl: limit, key: &key, entropy }.connect().await?;
         read_run(found.backend.as_ref(), keys).await
     };
     within(deadline, limit, None, read).await

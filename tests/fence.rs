@@ -4,24 +4,33 @@
 
 mod support {
     pub(crate) mod nodes;
+    pub(crate) mod tapped;
 }
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use lattice_rdzv::{
+    Error,
     backend::{
-        Backend as _, Compare, Keys, Operation, Range, Txn,
+        Backend as _, Keys, Operation, Range, Txn,
         memory::{Call, Fate, MemoryBackend, MemoryService},
     },
     coordinator::{Office, Written},
-    node::{Node, State},
+    error::Applied,
+    node::Node,
     protocol::{
         identity::NodeId,
         records::{CoordinatorRecord, NodeRecord, Record as _},
     },
     run::{Context, Entropy},
 };
-use support::nodes::{Agent, TTL, settings};
+use support::{
+    nodes::{Agent, TTL, place, settings},
+    tapped::Tapped,
+};
 use tokio::time::sleep;
 
 /// A coordinator's key and a round's, written by `nonce` as the first things in an empty store.
@@ -78,30 +87,53 @@ async fn nothing_is_decided_in_a_closed_run() -> Result<(), lattice_rdzv::Error>
 #[tokio::test(start_paused = true)]
 async fn a_decision_that_lands_after_a_wipe_changes_nothing() -> Result<(), lattice_rdzv::Error> {
     let service = MemoryService::new();
-    let first = Agent::join(&service, settings("a", "2:3", &[("last_call_timeout", "1")]), 1).await?;
-    let second = Agent::join(&service, settings("b", "2:3", &[("last_call_timeout", "1")]), 2).await?;
-    let (_, _) = tokio::join!(first.node.next_world(None, None), second.node.next_world(None, None));
+    let settings = |name| settings(name, "2:3", &[("last_call_timeout", "1")]);
+    let link = Tapped::new(service.connect_with(TTL / 4));
+    let backend = Arc::new(link.clone());
+    let first = Node::join(backend, settings("a"), Entropy::seeded(1), place("a")).await?;
+    let second = Agent::join(&service, settings("b"), 2).await?;
+    let third = Agent::join(&service, settings("c"), 3).await?;
+    let worlds = tokio::join!(
+        first.next_world(None, None),
+        second.node.next_world(None, None),
+        third.node.next_world(None, None)
+    );
+    assert_eq!(worlds.0?.place.size, 3);
 
-    // The coordinator's next decision travels for eight seconds; meanwhile the store is wiped and put back.
-    let mut delayed = false;
-    first.link.interfere(Some(Box::new(move |call| {
-        let late = call == Call::Txn && !std::mem::replace(&mut delayed, call == Call::Txn);
-        Fate { request_delay: if late { Duration::from_secs(8) } else { Duration::ZERO }, ..Fate::default() }
-    })));
-    second.link.cut();
-    sleep(TTL + Duration::from_millis(500)).await;
-    service.wipe();
-    first.link.interfere(None);
-    second.link.mend();
-    sleep(TTL * 6).await;
-    for agent in [&first, &second] {
-        assert_eq!(
-            (agent.node.num_nodes_waiting(), agent.node.subscribe().borrow().state),
-            (0, State::Member)
-        );
+    // The coordinator's next decision, that the third is lost, is on its way when the store is wiped.
+    let caught = Arc::new(Mutex::new(None));
+    let catch = Arc::clone(&caught);
+    let round = "/lattice/rdzv/default/run/ctl/round";
+    link.tap().refuses = Some(Box::new(move |txn| {
+        let decision = txn.then.iter().find_map(|operation| match operation {
+            Operation::Put { key, lease, .. } if key == round.as_bytes() => Some(*lease),
+            _ => None,
+        });
+        let lease = decision?;
+        catch.lock().expect("whole").get_or_insert((txn.clone(), lease));
+        Some(Error::Unavailable {
+            endpoint: "memory".into(),
+            cause: "late".into(),
+            applied: Applied::Unknown,
+        })
+    }));
+    drop(third);
+    while caught.lock().expect("whole").is_none() {
+        sleep(Duration::from_millis(10)).await;
     }
-    let when = vec![Compare::Exists("/lattice/rdzv/default/run/ctl/round".into())];
-    assert!(service.connect().txn(Txn { when, ..Txn::default() }).await?.succeeded);
+    link.tap().refuses = None;
+    service.wipe();
+    sleep(TTL * 6).await;
+
+    // Everything but the fence lets it in: also the lease that it puts the round under is there.
+    let (late, lease) = caught.lock().expect("whole").take().expect("a decision");
+    let client = service.connect();
+    client.lease_grant(lease, TTL * 10).await?;
+    let read = async || client.range(Range::new(Keys::one(round))).await.map(|found| found.items);
+    let before = read().await?;
+    assert_eq!(before.len(), 1, "the world was put back");
+    assert!(!client.txn(late).await?.succeeded, "it must be refused by what it compares");
+    assert_eq!(read().await?, before);
     Ok(())
 }
 
@@ -117,7 +149,7 @@ async fn a_join_that_lands_late_does_not_bring_back_what_the_node_said_first()
         Fate { request_delay: if late { TTL } else { Duration::ZERO }, ..Fate::default() }
     })));
     let settings = settings("a", "1:2", &[("last_call_timeout", "0")]);
-    let node = Node::join(Arc::clone(&link) as _, settings, Entropy::seeded(1), "a.test".into(), 1).await?;
+    let node = Node::join(Arc::clone(&link) as _, settings, Entropy::seeded(1), place("a")).await?;
     assert_eq!(node.next_world(None, None).await?.place.rank, 0);
     assert_eq!(node.next_world(Some(2), None).await?.place.round, 2);
     sleep(TTL * 2).await;

@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     reason = "a test ends by a panic, and reports"
 )]
@@ -274,9 +275,7 @@ async fn a_record_that_cannot_be_read_keeps_nobody_from_leaving() {
     let service = MemoryService::new();
     let agents = joined(&service, "2", &["a", "b"]).await;
     ranks(&agents).await;
-    let put = lattice_rdzv::backend::Operation::put("/lattice/rdzv/default/run/ctl/round", "no json", 0);
-    let nonsense = lattice_rdzv::backend::Txn { then: vec![put], ..Default::default() };
-    service.connect().txn(nonsense).await.unwrap();
+    nonsense(&service, "ctl/round").await;
     let before = service.revision();
     assert!(!agents[0].node.close(Outcome::Failed, "", Some(Duration::from_secs(1))).await);
     assert!(agents[0].node.leave(Some(Duration::from_secs(1))).await);
@@ -296,4 +295,111 @@ async fn a_node_that_was_dropped_from_a_run_that_then_closed_ends_with_it() {
     sleep(TTL * 2).await;
     let error = agents[1].node.next_world(None, Some(Duration::from_secs(100))).await.unwrap_err();
     assert!(matches!(error, Error::Closed { outcome, .. } if outcome == "succeeded"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_goes_back_to_a_backup_moves_nobody_back() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    ranks(&agents).await;
+    let backup = service.backup();
+    // The backup knows nothing of the next round, and nothing of this node.
+    agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());
+    assert_eq!(ranks(&agents).await, [0, 1, 2, 3]);
+    service.restore(backup);
+    sleep(TTL * 6).await;
+    for agent in &agents {
+        let seen = agent.node.subscribe().borrow().clone();
+        assert_eq!((seen.state, agent.node.num_nodes_waiting()), (State::Member, 0), "{seen:?}");
+        assert_eq!(seen.round.map(|round| round.round), Some(2), "the later round was put back");
+    }
+    drop(agents.remove(3));
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(20))).await.is_some());
+    assert_eq!(ranks(&agents).await, [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_seek_again_in_time_is_left_out_learns_it_and_closes_nothing() {
+    let service = MemoryService::new();
+    let mut agents = Vec::new();
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        let times = [("last_call_timeout", "2"), ("rejoin_timeout", "1"), ("grow_delay", "1000")];
+        agents.push(Agent::join(&service, settings(name, "2:3", &times), seed).await.expect("joined"));
+    }
+    assert_eq!(ranks(&agents).await, [0, 1, 2]);
+    let late = agents.pop().expect("three");
+    // Its agent hangs, and then fails while the link is cut, which is for less time than its lease lives.
+    late.link.cut();
+    let (link, closing) =
+        (Arc::clone(&late.link), async { late.node.close(Outcome::Failed, "failed", None).await });
+    let others = async {
+        assert_eq!(ranks(&agents).await, [0, 1]);
+        link.mend();
+    };
+    let (closed, ()) = tokio::join!(closing, others);
+    assert!(!closed, "the run is no longer its own");
+    let why = agents[0].node.subscribe().borrow().world.clone().expect("a world").why.clone();
+    assert!(why.ends_with("dropped for not seeking again in time: c"), "{why}");
+    assert_eq!(late.node.change().map(|(_, change)| change.kind), Some(ChangeKind::Replaced));
+    sleep(TTL * 2).await;
+    for agent in &agents {
+        assert_eq!(
+            (agent.node.num_nodes_waiting(), agent.node.subscribe().borrow().state),
+            (0, State::Member)
+        );
+    }
+    assert_eq!(agents[0].node.subscribe().borrow().resets, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_change_ends_when_there_can_be_none_any_more() {
+    let change_of = async |end: &str| {
+        let service = MemoryService::new();
+        let agents = joined(&service, "2", &["a", "b"]).await;
+        ranks(&agents).await;
+        let waiting = agents[1].node.wait_change(None);
+        let ending = async {
+            sleep(Duration::from_secs(1)).await;
+            match end {
+                "succeeded" => assert!(agents[0].node.close(Outcome::Succeeded, "", None).await),
+                "left" => assert!(agents[1].node.leave(None).await),
+                _ => nonsense(&service, "ctl/round").await,
+            }
+        };
+        let waited = async { tokio::join!(waiting, ending).0 };
+        tokio::time::timeout(Duration::from_secs(100), waited).await
+    };
+    for end in ["succeeded", "left", "an error"] {
+        assert!(change_of(end).await.unwrap_or_else(|_| panic!("waits on: {end}")).is_none(), "{end}");
+    }
+}
+
+/// Puts what nobody can read.
+async fn nonsense(service: &MemoryService, key: &str) {
+    let put = lattice_rdzv::backend::Operation::put(format!("/lattice/rdzv/default/run/{key}"), "no json", 0);
+    let txn = lattice_rdzv::backend::Txn { then: vec![put], ..Default::default() };
+    service.connect().txn(txn).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_members_of_a_world_are_those_of_one_attempt_at_its_plan() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    let worlds = join_all(agents.iter().map(world)).await;
+    // The first that is back brings the world with it, alone; the plan is written again when all are.
+    let later = &agents[1..];
+    later.iter().for_each(|agent| agent.link.cut());
+    service.wipe();
+    sleep(TTL / 2).await;
+    later.iter().for_each(|agent| agent.link.mend());
+    sleep(TTL * 5).await;
+    agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());
+    assert_eq!(ranks(&agents).await.len(), 4);
+    let members = agents[2].node.members(&worlds[2], TTL).await.expect("the plan of the last round");
+    let names: Vec<_> = members.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    let other = WorldFacts { node: members[0].id, ..(*worlds[2]).clone() };
+    assert!(matches!(agents[2].node.members(&other, TTL).await, Err(Error::Rejected { .. })));
 }

@@ -65,6 +65,10 @@ class Settings:
     @property
     def on_node_failure(self) -> Literal["close", "leave"]: ...
     @property
+    def hosted_at(self) -> str | None:
+        """The endpoint at which a node would host the service, should nobody serve there; `None` if none would."""
+
+    @property
     def endpoints(self) -> list[str]:
         """The endpoints of the source that discovery chose, before names are resolved."""
     @property

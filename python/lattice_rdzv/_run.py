@@ -39,8 +39,10 @@ def join(
     Args:
         run_id: Which run. Default: `LATTICE_RDZV_ID`.
         nnodes: How many nodes: `2`, `"2:4"` or `(2, 4)` for at least 2 and at most 4. Default: `LATTICE_NNODES`.
-        endpoint: Where the service is: `host:port`, several with commas or as a list. Default: as found in the
-            environment (`LATTICE_RDZV_ENDPOINTS`, the service's variables, its DNS name, `localhost:2379`).
+        endpoint: Where the service is: `host:port`, several with commas or as a list. If it is one, with another port
+            than 2379, the node whose address that is hosts the service there, should nobody serve yet; `is_host` says
+            so where the address does not. Default: as found in the environment (`LATTICE_RDZV_ENDPOINTS`, the service's
+            variables, its DNS name; outside a cluster `localhost:2379`, or hosted at `localhost:29400`).
         node_name: What this node is called. Default: `LATTICE_RDZV_NODE_NAME`, else the host's name.
         local_address: Where its peers reach it. Default: `POD_IP`, else the address it reaches the service from.
         port: Where it would serve as master. Default: a free one.

@@ -4,9 +4,9 @@
 //! [`Watcher`] opens the next one at the revision after the last that it saw, so that its owner receives every change
 //! once and in order, or is told that history was compacted away and that it must list again.
 //!
-//! What it cannot know is whether the store is still the same one: on a wiped store a resumed watch is accepted and
-//! silently misses everything until the old revision is reached again. Therefore it tells on which connection it
-//! stands ([`Watcher::resumed_on`]), and its owner counts on it only after renewing the same lease on that connection.
+//! What it cannot know is whether the store is still the same one: on a wiped store, or one that is back at a backup, a
+//! resumed watch is accepted and silently misses everything until the old revision is reached again. Therefore its owner
+//! reads everything again, and restarts it from there, whenever its lease was renewed on another connection.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl Watcher {
         }
     }
 
-    /// The number of the connection that the present stream was opened on; 0 while there is none. See
+    /// The number of the connection that the present stream was opened on; 0 while there is none: for tests. See
     /// [`Backend::connection`].
     pub fn resumed_on(&self) -> u64 {
         self.stream.as_ref().map_or(0, |stream| stream.connection())

@@ -7,7 +7,7 @@
 mod office;
 mod survey;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -29,6 +29,7 @@ use crate::{
         identity::{NodeId, nonce},
         keys::RunKeys,
         plan,
+        policy::Policy,
         records::{
             ChangeRecord, HistoryRecord, LastWorld, NAMES, Phase, PlanEntry, PlanShard, Record, RoundRecord,
             some_names,
@@ -53,10 +54,10 @@ pub enum End {
 /// be expressed.
 const OFFICE_BEGINS: Moment = Duration::from_secs(24 * 3600);
 
-/// How often all nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13, 3.5.18; #18089).
+/// How often nodes and finished nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13, 3.5.18; #18089).
 const LISTING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Decides rounds until the term ends. `trusted` says that this node saw the office before under its present lease, so
+/// Decides rounds until the term ends; giving the office back is then its node's duty. `trusted` says that this node saw the office before under its present lease, so
 /// that it need not wait for nodes that may be returning from a break.
 pub async fn serve(
     context: Arc<Context>,
@@ -70,25 +71,22 @@ pub async fn serve(
         match Term::begin(&context, &office, lease.clone(), renew.clone(), trusted).await {
             Ok(term) => break term,
             Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
-            Err(error) => return ended(&context, &office, End::Failed(error)).await,
+            Err(error) => return ended(End::Failed(error)),
         }
     };
     let end = loop {
         match term.step().await {
-            Ok(None) => {}
+            Ok(None) => backoff.reset(),
             Ok(Some(end)) => break end,
             Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
             Err(error) => break End::Failed(error),
         }
     };
-    ended(&context, &office, end).await
+    ended(end)
 }
 
-async fn ended(context: &Context, office: &Office, end: End) -> End {
+fn ended(end: End) -> End {
     tracing::debug!(?end, "this term of office is over");
-    if !matches!(end, End::OutOfOffice(_)) {
-        office.resign(context).await;
-    }
     end
 }
 
@@ -100,6 +98,8 @@ struct Term {
     renew: RenewHandle,
     began: Instant,
     roster: Roster,
+    /// The mod revisions of the nodes' records that were seen, also of those that cannot be read.
+    revisions: BTreeMap<NodeId, Revision>,
     round_revision: Revision,
     run_lease: LeaseId,
     run_lease_due: Instant,
@@ -107,6 +107,8 @@ struct Term {
     nodes: Watcher,
     finished: Watcher,
     reason: String,
+    /// The lease's breaks that were looked into.
+    breaks: u64,
     /// Everything was read at this revision; what a watch reports of before is older.
     read_revision: Revision,
 }
@@ -139,14 +141,16 @@ impl Term {
             renew,
             began: now,
             roster: Roster::default(),
+            revisions: BTreeMap::new(),
             round_revision: 0,
             run_lease: 0,
             run_lease_due: now,
             listing_due: now + LISTING_INTERVAL,
             reason: String::new(),
+            breaks: 0,
             read_revision: 0,
         };
-        term.hear_of_lease();
+        term.breaks = term.hear_of_lease();
         term.take_over(survey);
         term.roster.count_absent(OFFICE_BEGINS, trusted, &context.policy);
         Ok(term)
@@ -167,7 +171,11 @@ impl Term {
         let policy = &self.context.policy;
         self.read_revision = survey.revision;
         self.roster.past_lives = survey.past_lives;
+        let mut other_world = false;
         if let Some((round, revision, lease)) = survey.round {
+            let known = self.roster.round.as_ref();
+            other_world =
+                known.is_some_and(|known| (known.round, &known.world) != (round.round, &round.world));
             self.round_revision = revision;
             self.run_lease = lease;
             self.roster.set_round(now, round, survey.world);
@@ -184,22 +192,41 @@ impl Term {
         for id in gone {
             self.roster.remove_node(now, id, policy);
         }
+        self.revisions = survey.revisions;
         for (id, (record, created)) in survey.nodes {
             self.roster.put_node(id, record, created);
         }
+        if other_world {
+            // Nobody else writes `ctl/round` while this office stands: what it committed is lost, or an attempt of its
+            // own landed that it had given up, and was not watched over.
+            self.roster.committed = false;
+            self.roster.count_absent(now, true, policy);
+        }
     }
 
-    fn hear_of_lease(&mut self) {
+    /// How many breaks the lease has had.
+    fn hear_of_lease(&mut self) -> u64 {
         let state = self.lease.borrow_and_update().clone();
         self.roster.acknowledged = self.moment(state.acknowledged);
         self.roster.disturbed = state.disturbed.map(|ended| self.moment(ended));
+        state.breaks
     }
 
     /// One decision, and carrying it out or waiting for news.
     async fn step(&mut self) -> Result<Option<End>> {
-        self.hear_of_lease();
+        let breaks = self.hear_of_lease();
+        if breaks != self.breaks {
+            // The service may be back at an earlier state, with this office in it: there a watch that is merely taken
+            // up again is accepted, and silent until the old revision is reached.
+            self.read_again().await?;
+            self.breaks = breaks;
+        }
         if Instant::now() >= self.run_lease_due {
             self.renew_run_lease().await?;
+        }
+        if Instant::now() >= self.lease.borrow().uncertain_at() {
+            // Its writes may pass all the same, but who may be lost decides nothing. The renewals go on.
+            return self.news(None).await;
         }
         let now = self.moment(Instant::now());
         self.roster.observe(now, &self.context.policy);
@@ -267,12 +294,16 @@ impl Term {
         for event in events.iter().filter(|event| event.revision() > self.read_revision) {
             match event {
                 Event::Put(item) => {
+                    if let Some(id) = RunKeys::node_of(&item.key) {
+                        self.revisions.insert(id, item.mod_revision);
+                    }
                     if let Some((id, record)) = survey::node_of(item) {
                         self.roster.put_node(id, record, item.create_revision);
                     }
                 }
                 Event::Delete { key, .. } => {
                     if let Some(id) = RunKeys::node_of(key) {
+                        self.revisions.remove(&id);
                         self.roster.remove_node(now, id, policy);
                     }
                 }
@@ -303,9 +334,12 @@ impl Term {
 
     async fn check_listing(&mut self) -> Result<()> {
         self.listing_due = Instant::now() + LISTING_INTERVAL;
-        let listed = survey::node_ids(&self.context).await?;
-        let known = listed.iter().filter(|id| self.roster.nodes.contains_key(id)).count();
-        if known != listed.len() || known != self.roster.nodes.len() {
+        if let Some(round) = self.roster.round.as_ref().filter(|round| round.has_world()) {
+            for id in survey::finished(&self.context, &round.life, 0).await? {
+                self.roster.put_finished(id);
+            }
+        }
+        if survey::listing(&self.context).await? != self.revisions {
             tracing::debug!("the listing of nodes differs from what was watched; reading everything again");
             self.read_again().await?;
         }
@@ -339,21 +373,10 @@ impl Term {
     }
 
     fn record(&self, life: String, round: u64) -> RoundRecord {
-        RoundRecord {
-            life,
-            round,
-            world: String::new(),
-            attempt: nonce(self.context.entropy.bits()),
-            shards: 0,
-            size: 0,
-            master_address: String::new(),
-            master_port: 0,
-            min: self.context.policy.min_nodes,
-            max: self.context.policy.max_nodes,
-            phase: Phase::Forming,
-            why: String::new(),
-            change: None,
-        }
+        let Policy { min_nodes, max_nodes, .. } = self.context.policy;
+        let attempt = nonce(self.context.entropy.bits());
+        let host = self.roster.host().map(str::to_owned);
+        RoundRecord { host, ..RoundRecord::forming(life, round, attempt, min_nodes, max_nodes) }
     }
 
     /// Puts `ctl/round` with its plan and whatever goes with it: the commit. What does not fit into one transaction

@@ -120,13 +120,13 @@ impl Office {
         }
     }
 
-    /// Gives the office back, if it still is this one. One attempt: otherwise it goes with the node's lease, and whoever
-    /// sees it standing deletes it.
-    pub async fn resign(&self, context: &Context) {
+    /// Gives the office back, if it still is this one. One attempt, which may be repeated.
+    ///
+    /// # Errors
+    /// What the attempt ended with.
+    pub async fn resign(&self, context: &Context) -> Result<()> {
         let then = vec![Operation::delete(context.keys.coordinator())];
         let txn = Txn { when: self.holds(context), then, otherwise: Vec::new() };
-        if let Err(error) = context.backend.txn(txn).await {
-            tracing::debug!(%error, "resigning was not acknowledged");
-        }
+        context.backend.txn(txn).await.map(|_| ())
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Survey {
     pub(super) world: Vec<PlanEntry>,
     /// All nodes, with their create revisions.
     pub(super) nodes: BTreeMap<NodeId, (NodeRecord, Revision)>,
+    /// The mod revisions of all nodes' records, also of those that cannot be read.
+    pub(super) revisions: BTreeMap<NodeId, Revision>,
     /// The members that have finished.
     pub(super) finished: Vec<NodeId>,
     /// Lives that are over.
@@ -35,7 +37,8 @@ impl Survey {
     pub(super) async fn read(context: &Context) -> Result<Self> {
         let keys = &context.keys;
         let (items, revision) = pages(context, keys.nodes(), 0, false).await?;
-        let mut survey = Self { revision, nodes: nodes(&items), ..Self::default() };
+        let (nodes, revisions) = (nodes(&items), revisions(&items));
+        let mut survey = Self { revision, nodes, revisions, ..Self::default() };
         let round = Range { revision, ..Range::new(Keys::one(keys.round())) };
         if let [item, ..] = context.backend.range(round).await?.items.as_slice() {
             let record = RoundRecord::decode(&keys.round(), &item.value)?;
@@ -44,9 +47,7 @@ impl Survey {
                 for shard in pages(context, plan.clone(), revision, false).await?.0 {
                     survey.world.extend(PlanShard::decode(&plan, &shard.value)?.nodes);
                 }
-                let finished = keys.finished_life(&record.life);
-                let items = pages(context, finished, revision, true).await?.0;
-                survey.finished = items.iter().filter_map(|item| RunKeys::node_of(&item.key)).collect();
+                survey.finished = finished(context, &record.life, revision).await?;
             }
             survey.round = Some((record, item.mod_revision, item.lease));
         }
@@ -59,9 +60,14 @@ impl Survey {
     }
 }
 
-/// The ids of all nodes that are there.
-pub(super) async fn node_ids(context: &Context) -> Result<Vec<NodeId>> {
-    let (items, _) = pages(context, context.keys.nodes(), 0, true).await?;
+/// All nodes that are there now, each with its record's mod revision: what tells of every event that a watch has lost.
+pub(super) async fn listing(context: &Context) -> Result<BTreeMap<NodeId, Revision>> {
+    Ok(revisions(&pages(context, context.keys.nodes(), 0, true).await?.0))
+}
+
+/// The nodes of a life that have finished, at a revision (0: now).
+pub(super) async fn finished(context: &Context, life: &str, revision: Revision) -> Result<Vec<NodeId>> {
+    let items = pages(context, context.keys.finished_life(life), revision, true).await?.0;
     Ok(items.iter().filter_map(|item| RunKeys::node_of(&item.key)).collect())
 }
 
@@ -81,6 +87,10 @@ pub(super) fn node_of(item: &KeyValue) -> Option<(NodeId, NodeRecord)> {
 fn nodes(items: &[KeyValue]) -> BTreeMap<NodeId, (NodeRecord, Revision)> {
     let node = |item| node_of(item).map(|(id, record)| (id, (record, item.create_revision)));
     items.iter().filter_map(node).collect()
+}
+
+fn revisions(items: &[KeyValue]) -> BTreeMap<NodeId, Revision> {
+    items.iter().filter_map(|item| Some((RunKeys::node_of(&item.key)?, item.mod_revision))).collect()
 }
 
 /// All keys with a prefix at one revision (0: now), page by page, and that revision.

@@ -125,7 +125,7 @@ impl Source {
     /// For how long an address from a service variable may be silent before [`Source::fallback`] is tried.
     pub const SILENCE_SECONDS: u64 = 5;
 
-    fn new(name: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
+    pub(crate) fn new(name: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
         let needs_dns = endpoints.iter().any(|endpoint| endpoint.host.needs_dns());
         Self {
             name: name.into(),

@@ -9,7 +9,8 @@ mod shared;
 mod waiting;
 
 use std::{
-    sync::{Arc, OnceLock},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -20,8 +21,8 @@ use tokio::{
 };
 
 pub use self::{
-    connect::{connect, local_address},
-    shared::{Snapshot, State, WorldFacts},
+    connect::{Found, Search, check_run_id, local_address},
+    shared::{HostLost, Snapshot, State, WorldFacts},
 };
 use self::{
     session::{Command, Session},
@@ -32,7 +33,8 @@ use crate::{
         Backend, Keys, Range,
         retry::{RetryPolicy, retry},
     },
-    error::{Error, Result},
+    error::{Applied, Error, Result},
+    hosting::Host,
     protocol::{
         identity::NodeId,
         keys::RunKeys,
@@ -52,11 +54,22 @@ pub struct Node {
     session: JoinHandle<()>,
     left: OnceLock<bool>,
     address: String,
+    host: Mutex<Option<Host>>,
+}
+
+/// Where a node is, and what it brings along.
+#[derive(Debug)]
+pub struct Place {
+    /// Where it would serve as master.
+    pub address: String,
+    /// On which port.
+    pub port: u16,
+    /// The service, if this node hosts it: for as long as the node is there, and the others after the end.
+    pub host: Option<Host>,
 }
 
 impl Node {
     /// Joins the run that the settings name: takes a lease and puts the node's record, after which it seeks a world.
-    /// `address` and `port` are where it would serve as master.
     ///
     /// # Errors
     /// At once: [`Error::Denied`], [`Error::NotEtcd`], [`Error::Record`], [`Error::Mismatch`], and [`Error::Closed`] if
@@ -66,17 +79,27 @@ impl Node {
         backend: Arc<dyn Backend>,
         settings: Settings,
         entropy: Entropy,
-        address: String,
-        port: u16,
+        place: Place,
     ) -> Result<Self> {
+        let Place { address, port, host } = place;
         let began = Instant::now();
-        let context = Arc::new(Context::new(backend, settings, entropy));
+        let mut context = Context::new(backend, settings, entropy);
+        context.hosts = host.is_some();
+        let context = Arc::new(context);
         let shared = Arc::new(Shared::new());
         let (commands, received) = mpsc::channel(16);
         let session =
             Session::new(Arc::clone(&context), Arc::clone(&shared), received, address.clone(), port);
         let session = tokio::spawn(session.run());
-        let node = Self { context, shared, commands, session, left: OnceLock::new(), address };
+        let node = Self {
+            context,
+            shared,
+            commands,
+            session,
+            left: OnceLock::new(),
+            address,
+            host: Mutex::new(host),
+        };
         let settings = &node.context.settings;
         let (connect_by, join_by) =
             (began + settings.connection.connect_timeout, began + settings.join_timeout);
@@ -144,7 +167,7 @@ impl Node {
                 biased;
                 changed = snapshot.changed() => changed.map_err(|_| Error::Left)?,
                 () = sleep_until(deadline.unwrap_or(speak_at + waiting::NEXT_LINES)), if deadline.is_some() => {
-                    return Err(self.timed_out(began, seen.trouble).await);
+                    return Err(self.timed_out(began, seen).await);
                 }
                 () = sleep_until(speak_at) => {
                     speak_at = Instant::now() + waiting::NEXT_LINES;
@@ -174,11 +197,26 @@ impl Node {
             State::Spare => settings.spare_timeout,
             _ => Some(settings.join_timeout),
         });
-        limit.map(|limit| began + limit)
+        let deadline = limit.map(|limit| began + limit);
+        match &seen.host_lost {
+            Some(lost) if seen.state == State::Uncertain => {
+                let given_up = lost.since + settings.host_timeout;
+                Some(deadline.map_or(given_up, |deadline| deadline.min(given_up)))
+            }
+            _ => deadline,
+        }
     }
 
-    async fn timed_out(&self, began: Instant, trouble: Option<Error>) -> Error {
-        if let Some(trouble) = trouble.filter(Error::is_transient) {
+    async fn timed_out(&self, began: Instant, seen: Snapshot) -> Error {
+        if let Some(HostLost { host, .. }) = seen.host_lost.filter(|_| seen.state == State::Uncertain) {
+            let cause = format!(
+                "`{host}`, which hosted it, is lost and has not come back within {:.0} s (`host_timeout`); an etcd, or \
+                 `lattice-rdzv serve` on a machine that stays, outlives any node",
+                self.context.settings.host_timeout.as_secs_f64()
+            );
+            return Error::Unavailable { endpoint: self.endpoint(), cause, applied: Applied::No };
+        }
+        if let Some(trouble) = seen.trouble.filter(Error::is_transient) {
             return trouble;
         }
         let who = waiting::describe(&self.context).await;
@@ -197,14 +235,19 @@ impl Node {
         self.shared.change()
     }
 
-    /// Waits for a change, at most for so long.
+    /// Waits for a change, at most for so long. None also when there can be no more: the run is closed, or this node's
+    /// part in it is over.
     pub async fn wait_change(&self, limit: Option<Duration>) -> Option<(LastWorld, ChangeRecord)> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut snapshot = self.shared.subscribe();
         loop {
-            snapshot.borrow_and_update();
-            if let Some(change) = self.change() {
-                return Some(change);
+            let over = {
+                let seen = snapshot.borrow_and_update();
+                seen.closed.is_some() || seen.end.is_some()
+            };
+            let change = self.change();
+            if change.is_some() || over {
+                return change;
             }
             let changed = snapshot.changed();
             let ended = match deadline {
@@ -234,6 +277,7 @@ impl Node {
     pub async fn leave(&self, limit: Option<Duration>) -> bool {
         let (done, answer) = oneshot::channel();
         let limit = limit.unwrap_or(self.context.settings.close_timeout);
+        let began = Instant::now();
         if let Some(left) = self.left.get() {
             return *left;
         }
@@ -247,7 +291,20 @@ impl Node {
                 limit.as_secs_f64()
             );
         }
-        *self.left.get_or_init(|| left)
+        let left = *self.left.get_or_init(|| left);
+        self.stop_hosting(limit.saturating_sub(began.elapsed())).await;
+        left
+    }
+
+    /// Ends the service that this node hosts; after the run's end once the others have left, too.
+    async fn stop_hosting(&self, limit: Duration) {
+        let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(host) = host else { return };
+        let closed = self.shared.subscribe().borrow().closed.is_some();
+        if closed {
+            host.linger(self.context.backend.as_ref(), &self.context.keys, limit).await;
+        }
+        host.stop().await;
     }
 
     /// Closes the run for good; whether it is closed, by whomever. Not if this node is no longer in the life that it
@@ -267,14 +324,15 @@ impl Node {
         tokio::time::timeout(limit, ask).await.ok().flatten()
     }
 
-    /// All members of a world, by rank, read from the service now.
+    /// All members of a world that this node was given, by rank, read from the service now.
     ///
     /// # Errors
     /// [`Error::Timeout`] if the service does not answer in time; [`Error::Rejected`] if the run has moved on so far
     /// that the plan is gone.
-    pub async fn members(&self, world: &LastWorld, limit: Duration) -> Result<Vec<PlanEntry>> {
+    pub async fn members(&self, world: &WorldFacts, limit: Duration) -> Result<Vec<PlanEntry>> {
         let context = &self.context;
         let keys = &context.keys;
+        let place = &world.place;
         let read = async |range: Range| {
             let deadline = Instant::now() + limit;
             let range = || context.backend.range(range.clone());
@@ -283,30 +341,51 @@ impl Node {
         let found = read(Range::new(Keys::one(keys.round()))).await?;
         let round =
             found.items.first().map(|item| RoundRecord::decode(&keys.round(), &item.value)).transpose()?;
-        let prefix = match round.filter(|round| round.life == world.life && round.round == world.round) {
-            Some(round) => keys.plan(&round.life, round.round, &round.attempt),
-            None => keys.plan_round(&world.life, world.round),
+        let present = round.filter(|round| place.is_of(round)).map(|round| round.attempt);
+        let all = keys.plan_round(&place.life, place.round);
+        let attempt_of = |key: &str| key.strip_prefix(&all)?.split('/').next().map(str::to_owned);
+        let prefix = match &present {
+            Some(attempt) => keys.plan(&place.life, place.round, attempt),
+            None => all.clone(),
         };
-        let mut members: Vec<PlanEntry> = Vec::new();
-        for item in read(Range::new(Keys::prefix(prefix.clone()))).await?.items {
-            members.extend(PlanShard::decode(&prefix, &item.value)?.nodes);
+        let mut attempts: BTreeMap<String, Vec<PlanEntry>> = BTreeMap::new();
+        for item in read(Range::new(Keys::prefix(prefix))).await?.items {
+            let key = String::from_utf8_lossy(&item.key).into_owned();
+            let nodes = PlanShard::decode(&key, &item.value)?.nodes;
+            attempts.entry(attempt_of(&key).unwrap_or_default()).or_default().extend(nodes);
         }
-        if members.is_empty() {
-            return Err(Error::Rejected {
-                endpoint: context.backend.endpoint(),
-                cause: format!("the plan of round {} is gone: the run has moved on", world.round),
-            });
-        }
+        // What `ctl/round` names; once it has moved on, what can only be the plan of this world: others are left of
+        // attempts that were given up, and of other worlds of this number.
+        let is_whole = |plan: &Vec<PlanEntry>| {
+            plan.len() == place.size as usize
+                && plan.iter().any(|entry| entry.id == world.node && entry.rank == place.rank)
+        };
+        let plan = match present {
+            Some(attempt) => attempts.remove(&attempt),
+            None => attempts.into_values().find(is_whole),
+        };
+        let mut members = plan.ok_or_else(|| self.moved_on(place))?;
         members.sort_by_key(|entry| entry.rank);
         Ok(members)
     }
 
-    /// The names of the members of a world that are still there and have not asked for their exit barrier.
+    fn moved_on(&self, world: &LastWorld) -> Error {
+        Error::Rejected {
+            endpoint: self.context.backend.endpoint(),
+            cause: format!("the plan of round {} is gone: the run has moved on", world.round),
+        }
+    }
+
+    /// The names of the members of this node's world that are still there and have not asked for their exit barrier.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and its like, after one attempt.
+    /// [`Error::Unavailable`] and its like, after one attempt; [`Error::Rejected`] if the run has moved on.
     pub async fn unfinished(&self, world: &LastWorld) -> Result<Vec<String>> {
         let keys = &self.context.keys;
+        let known = self.shared.subscribe().borrow().world.clone();
+        let Some(facts) = known.filter(|known| known.place.is_same_world(world)) else {
+            return Err(self.moved_on(world));
+        };
         let ids = async |prefix: String| -> Result<Vec<_>> {
             let range = Range { keys_only: true, ..Range::new(Keys::prefix(prefix)) };
             let items = self.context.backend.range(range).await?.items;
@@ -314,7 +393,7 @@ impl Node {
         };
         let here = ids(keys.nodes()).await?;
         let finished = ids(keys.finished(&world.life, world.round)).await?;
-        let members = self.members(world, self.context.limits.attempt_timeout).await?;
+        let members = self.members(&facts, self.context.limits.attempt_timeout).await?;
         let unfinished = members.into_iter().filter(|m| here.contains(&m.id) && !finished.contains(&m.id));
         Ok(unfinished.map(|entry| entry.name).collect())
     }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     backend::LeaseId,
@@ -71,6 +71,17 @@ pub struct WorldFacts {
     pub master_port: u16,
     /// Why the round was formed.
     pub why: String,
+    /// The node that hosts the service, if one does.
+    pub host: Option<String>,
+}
+
+/// That the node which hosts the service has been silent for longer than a lease lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLost {
+    /// Its name.
+    pub host: String,
+    /// Since when it counts as lost.
+    pub since: Instant,
 }
 
 /// What a session knows.
@@ -88,6 +99,8 @@ pub struct Snapshot {
     pub closed: Option<ClosedRecord>,
     /// Why the node is no longer in the world that it was in.
     pub dropped: Option<String>,
+    /// That its world has lost the service with the node that hosts it.
+    pub host_lost: Option<HostLost>,
     /// Why the session is over.
     pub end: Option<Error>,
     /// What the service last failed with, while it does.
@@ -237,7 +250,12 @@ fn change_of_returned(
 ) -> Option<(LastWorld, ChangeRecord)> {
     let world = returned?.clone();
     let closed = snapshot.closed.as_ref();
-    let change = change_of(&world, snapshot.round.as_ref(), closed).or_else(|| {
+    let lost = snapshot.host_lost.as_ref().filter(|_| closed.is_none()).map(|lost| ChangeRecord {
+        kind: ChangeKind::Lost,
+        why: format!("lost {}, which hosts the service", lost.host),
+        names: vec![lost.host.clone()],
+    });
+    let change = change_of(&world, snapshot.round.as_ref(), closed).or(lost).or_else(|| {
         let later = snapshot.world.as_ref().filter(|later| !later.place.is_same_world(&world));
         let formed =
             |later: &Arc<WorldFacts>| format!("round {} was formed: {}", later.place.round, later.why);

@@ -87,13 +87,16 @@ pub fn decide(roster: &Roster, now: Moment, policy: &Policy) -> Decision {
     if round.change.is_some() { form(roster, round, now, policy) } else { tell(roster, round, now, policy) }
 }
 
-/// A world that is newer than what stands in the store: the store has lost it.
+/// A world that is newer than what stands in the store: the store has lost it, with everything or back to a backup.
 fn restore(roster: &Roster) -> Option<Decision> {
-    let put_back = match &roster.round {
-        None => None,
-        Some(round) if !round.has_world() => None,
-        Some(round) if round.phase == Phase::Restoring => Some(round),
-        Some(_) => return None,
+    let round = roster.round.as_ref().filter(|round| round.has_world());
+    let is_newer = |world: &LastWorld| match round {
+        None => true,
+        Some(round) if round.phase == Phase::Restoring => {
+            world.order() > (round.round, &round.life, &round.world)
+        }
+        // A world that runs gives way to a later one of its own life only: of another's it is the rightful heir.
+        Some(round) => world.life == round.life && world.round > round.round,
     };
     if roster.committed {
         return None;
@@ -102,10 +105,8 @@ fn restore(roster: &Roster) -> Option<Decision> {
         let of_this_life = roster.nodes.iter().filter(|(_, node)| roster.is_of_this_life(node));
         of_this_life.filter_map(|(id, node)| Some((*id, &node.record, node.record.world.as_ref()?)))
     };
-    let (_, _, world) = records().max_by_key(|(_, _, world)| world.order())?;
-    if put_back.is_some_and(|round| world.order() <= (round.round, &round.life, &round.world)) {
-        return None;
-    }
+    let newer = records().filter(|(_, _, world)| is_newer(world));
+    let (_, _, world) = newer.max_by_key(|(_, _, world)| world.order())?;
     let members = records().filter(|(_, _, own)| own.is_same_world(world));
     let members = members.map(|(id, record, own)| PlanEntry {
         id,
@@ -115,7 +116,18 @@ fn restore(roster: &Roster) -> Option<Decision> {
     });
     Some(Decision::now(
         Action::Restore { world: world.clone(), members: members.collect() },
-        format!("the service came back empty; round {} of {} nodes is put back", world.round, world.size),
+        match round {
+            Some(older) if older.phase != Phase::Restoring => format!(
+                "the service went back to round {}; round {} of {} nodes is put back",
+                older.round, world.round, world.size
+            ),
+            _ => {
+                format!(
+                    "the service came back empty; round {} of {} nodes is put back",
+                    world.round, world.size
+                )
+            }
+        },
     ))
 }
 
@@ -161,12 +173,15 @@ fn tell(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> D
         let why = format!("lost {nameless} nodes that did not return after the service came back empty");
         return tell(ChangeKind::Lost, why, Vec::new());
     }
-    if heed_loss && !lost.is_empty() {
-        let latest = lost.iter().filter_map(|id| roster.absences.get(id)).map(|absence| absence.since).max();
-        if latest.is_some_and(|since| roster.acknowledged < since) {
-            return Decision::now(Action::Renew, format!("{} may be lost", listed(&lost)));
-        }
-        return tell(ChangeKind::Lost, format!("lost {}", listed(&lost)), names(&lost));
+    // While losses keep coming the latest is always younger than the last renewal: those before it are told all the same.
+    let (proven, unproven): (Vec<NodeId>, Vec<NodeId>) = lost
+        .into_iter()
+        .partition(|id| roster.absences.get(id).is_none_or(|absence| roster.acknowledged >= absence.since));
+    if heed_loss && !proven.is_empty() {
+        return tell(ChangeKind::Lost, format!("lost {}", listed(&proven)), names(&proven));
+    }
+    if heed_loss && !unproven.is_empty() {
+        return Decision::now(Action::Renew, format!("{} may be lost", listed(&unproven)));
     }
     let announced = roster.world.keys().filter(|id| {
         !roster.finished.contains(id) && roster.nodes.get(id).is_some_and(|node| node.record.leaving)
@@ -233,6 +248,10 @@ fn form(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> D
         return Decision::wait("the world has finished; waiting for its closing", None);
     }
 
+    if let (Some(host), None) = (&round.host, roster.host()) {
+        // A world without it would lose its service as soon as that node's process ends.
+        return Decision::wait(format!("waiting for `{host}`, which hosts the service, to come back"), None);
+    }
     if let Some((first, last)) = roster.departures.filter(|_| round.has_world()) {
         let due = (last + GATHER_QUIET).min(first + GATHER_LIMIT);
         if now < due {
@@ -317,6 +336,7 @@ mod tests {
             seeks: 0,
             world: None,
             leaving: false,
+            hosts: false,
         }
     }
 
@@ -334,6 +354,7 @@ mod tests {
             max: 4,
             phase: if size == 0 { Phase::Forming } else { Phase::Running },
             why: String::new(),
+            host: None,
             change: None,
         }
     }
@@ -371,7 +392,11 @@ mod tests {
     }
 
     fn seek(roster: &mut Roster, now: Moment, number: u64) {
-        roster.put_node(id(number), NodeRecord { seeks: 2, ..record(number) }, 1);
+        seek_round(roster, now, number, 2);
+    }
+
+    fn seek_round(roster: &mut Roster, now: Moment, number: u64, seeks: u64) {
+        roster.put_node(id(number), NodeRecord { seeks, ..record(number) }, 1);
         roster.observe(now, &policy());
     }
 
@@ -380,6 +405,30 @@ mod tests {
             Action::Form(form) => form.members.into_iter().map(|entry| (entry.rank, entry.name)).collect(),
             other => panic!("expected a world, not {other:?}"),
         }
+    }
+
+    #[test]
+    fn no_world_is_formed_without_the_node_that_hosts_the_service() {
+        let mut roster = running(3);
+        let round = RoundRecord { host: Some("n1".into()), ..roster.round.clone().unwrap() };
+        let world = roster.world.values().cloned().collect();
+        roster.set_round(Moment::ZERO, round, world);
+        roster.remove_node(seconds(5.0), id(1), &policy());
+        roster.acknowledged = seconds(5.1);
+        roster.observe(seconds(5.1), &policy());
+        told(&mut roster, seconds(5.1));
+        for number in [2, 3] {
+            roster.put_node(id(number), NodeRecord { seeks: 2, ..record(number) }, 9);
+        }
+        roster.observe(seconds(6.0), &policy());
+        let decision = decide(&roster, seconds(60.0), &policy());
+        assert_eq!(decision.action, Action::Wait);
+        assert!(decision.reason.contains("`n1`, which hosts"), "{}", decision.reason);
+
+        roster.put_node(id(4), NodeRecord { name: "n1".into(), hosts: true, ..record(4) }, 10);
+        roster.observe(seconds(60.0), &policy());
+        let Action::Form(form) = decide(&roster, seconds(70.0), &policy()).action else { panic!("no world") };
+        assert_eq!(form.members.len(), 3);
     }
 
     #[test]
@@ -424,6 +473,16 @@ mod tests {
         let due = decide(&roster, seconds(11.0), &policy()).wake.unwrap();
         assert_eq!(due, seconds(11.5), "a member seeks, so it settles quickly");
         assert_eq!(formed(&roster, due), [(0, "n3".to_owned()), (1, "n2".to_owned())]);
+    }
+
+    #[test]
+    fn losses_that_keep_coming_do_not_put_off_telling_those_before_the_renewal() {
+        let mut roster = running(4);
+        roster.remove_node(seconds(10.0), id(1), &policy());
+        roster.acknowledged = seconds(10.1);
+        roster.remove_node(seconds(10.2), id(2), &policy());
+        roster.observe(seconds(10.2), &policy());
+        assert_eq!(told(&mut roster, seconds(10.2)).names, ["n1"]);
     }
 
     #[test]
@@ -531,6 +590,46 @@ mod tests {
             "nothing is told meanwhile"
         );
         assert_eq!(decide(&roster, seconds(7.0), &policy()).action, Action::EndRestoring);
+    }
+
+    #[test]
+    fn a_later_world_of_the_life_is_put_back_over_one_that_runs_unless_this_term_made_that() {
+        let world =
+            |life: &str, round| LastWorld { life: life.into(), round, world: "x".into(), rank: 0, size: 2 };
+        let with = |world: LastWorld| {
+            let mut roster = running(2);
+            roster.put_node(id(1), NodeRecord { seeks: world.round, world: Some(world), ..record(1) }, 1);
+            roster.observe(seconds(1.0), &policy());
+            roster
+        };
+        let restored = |roster: &Roster| match decide(roster, seconds(1.0), &policy()).action {
+            Action::Restore { world, members } => Some((world.round, members.len())),
+            _ => None,
+        };
+        assert_eq!(restored(&with(world("l", 3))), Some((3, 1)));
+        assert_eq!(restored(&Roster { committed: true, ..with(world("l", 3)) }), None);
+        assert_eq!(restored(&with(world("l", 1))), None, "of one number the one that runs goes on");
+        assert_eq!(restored(&with(world("k", 3))), None, "another life's is not put over it");
+
+        let mut roster = with(world("l", 3));
+        let Action::Restore { members, .. } = decide(&roster, seconds(1.0), &policy()).action else {
+            panic!("expected a restore");
+        };
+        let back = RoundRecord { phase: Phase::Restoring, world: "x".into(), ..round(3, 2) };
+        roster.set_round(seconds(1.0), back, members);
+        let other = LastWorld { rank: 1, ..world("l", 3) };
+        roster.put_node(id(2), NodeRecord { seeks: 3, world: Some(other), ..record(2) }, 2);
+        let running = RoundRecord { world: "x".into(), ..round(3, 2) };
+        let members = roster.world.values().cloned().collect();
+        roster.set_round(seconds(2.0), running, members);
+        seek_round(&mut roster, seconds(3.0), 1, 4);
+        seek_round(&mut roster, seconds(3.0), 2, 4);
+        told(&mut roster, seconds(3.0));
+        assert_eq!(
+            formed(&roster, seconds(4.0)).len(),
+            2,
+            "who returned to its world is not left out of the next"
+        );
     }
 
     #[test]

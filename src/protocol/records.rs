@@ -126,12 +126,35 @@ pub struct RoundRecord {
     pub phase: Phase,
     /// Why the round was formed.
     pub why: String,
+    /// The node that hosts the service, if one does: the world is lost with it, whoever else is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// That the world is about to be replaced.
     pub change: Option<ChangeRecord>,
 }
 impl Record for RoundRecord {}
 
 impl RoundRecord {
+    /// A round of which nothing is decided yet.
+    pub fn forming(life: String, round: u64, attempt: String, min: u32, max: u32) -> Self {
+        Self {
+            life,
+            round,
+            world: String::new(),
+            attempt,
+            shards: 0,
+            size: 0,
+            master_address: String::new(),
+            master_port: 0,
+            min,
+            max,
+            phase: Phase::Forming,
+            why: String::new(),
+            host: None,
+            change: None,
+        }
+    }
+
     /// Whether a world is committed.
     pub fn has_world(&self) -> bool {
         self.size > 0
@@ -248,6 +271,9 @@ pub struct NodeRecord {
     pub world: Option<LastWorld>,
     /// It is about to go.
     pub leaving: bool,
+    /// It hosts the service.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hosts: bool,
 }
 impl Record for NodeRecord {}
 

@@ -130,6 +130,7 @@ mod tests {
             max: 2,
             phase: Phase::Running,
             why: String::new(),
+            host: None,
             change: None,
         }
     }

@@ -90,7 +90,8 @@ impl Roster {
         }
         if !same {
             let stay: BTreeSet<NodeId> = world.iter().map(|entry| entry.id).collect();
-            self.left_out.extend(self.world.keys().filter(|id| !stay.contains(id)));
+            self.left_out.extend(self.world.keys());
+            self.left_out.retain(|id| !stay.contains(id));
             self.absences.clear();
             self.departures = None;
             self.change_told = None;
@@ -123,6 +124,7 @@ impl Roster {
             let entry =
                 PlanEntry { id, name: record.name.clone(), label: record.topology.clone(), rank: own.rank };
             self.world.entry(id).or_insert(entry);
+            self.left_out.remove(&id);
         }
     }
 
@@ -137,6 +139,12 @@ impl Roster {
             let announced = gone.record.leaving;
             self.absences.insert(id, Absence { since: now, believed: now + wait, announced });
         }
+    }
+
+    /// The name of the node that hosts the service, if one does and means to stay.
+    pub fn host(&self) -> Option<&str> {
+        let hosts = |node: &&Present| node.record.hosts && !node.record.leaving;
+        self.nodes.values().find(hosts).map(|node| node.record.name.as_str())
     }
 
     /// A member has asked for its exit barrier.

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     Error,
-    node::{Node as CoreNode, connect, local_address},
+    discovery::SystemLookup,
+    node::{Node as CoreNode, Place, Search, check_run_id, local_address},
     protocol::{keys::RunKeys, records::Outcome},
     run::Entropy,
 };
@@ -60,9 +61,18 @@ impl Node {
             let Settings { core, environment, .. } = settings;
             let entropy = Entropy::from_system();
             let key = RunKeys::new(&core.run.tenant, &core.run.run_id).round();
-            let found = connect(&core.connection, core.lease_ttl, &key, environment, &entropy).await?;
-            let address = local_address(core, &found.source).await;
-            CoreNode::join(found.backend, core.clone(), entropy, address, port.unwrap_or(0)).await
+            let search = Search {
+                connection: &core.connection,
+                environment,
+                ttl: core.lease_ttl,
+                key: &key,
+                entropy: &entropy,
+            };
+            let (found, host) = search.connect_or_host().await?;
+            check_run_id(core, &found, &entropy).await?;
+            let address = local_address(core, &found.source, &SystemLookup).await;
+            let place = Place { address, port: port.unwrap_or(0), host };
+            CoreNode::join(found.backend, core.clone(), entropy, place).await
         })??;
         let joined = Joined {
             core: Arc::new(core),

@@ -10,6 +10,7 @@ use pyo3::{
 
 use crate::{
     discovery::{candidates, pod_facts},
+    hosting::hosted_at,
     settings::{Arguments, Certificate, Credentials, NodeFailure, Origin, Settings as CoreSettings},
 };
 
@@ -22,6 +23,7 @@ pub(super) struct Settings {
     pub(super) environment: BTreeMap<String, String>,
     endpoints: Vec<String>,
     endpoints_source: String,
+    hosted_at: Option<String>,
 }
 
 #[pymethods]
@@ -47,10 +49,14 @@ impl Settings {
         let core = CoreSettings::resolve(&Arguments { values: texts(arguments)?, origin }, &environment)?;
         let discovery = candidates(&core.connection.asked(), &environment, &pod_facts(&environment))?;
         let source = discovery.sources.into_iter().next();
+        // Where the default outside a cluster is not taken, it is its other half that a node would host.
+        let hosted = source.as_ref().map(|source| source.otherwise.as_deref().unwrap_or(source));
+        let hosted = hosted.map(|source| hosted_at(source, core.connection.is_host)).transpose()?.flatten();
+        let hosted_at = hosted.map(ToString::to_string);
         let (endpoints, endpoints_source) = source.map_or_else(Default::default, |source| {
             (source.endpoints.iter().map(ToString::to_string).collect(), source.name)
         });
-        Ok(Self { core, environment, endpoints, endpoints_source })
+        Ok(Self { core, environment, endpoints, endpoints_source, hosted_at })
     }
 
     #[getter]
@@ -130,6 +136,12 @@ impl Settings {
     #[getter]
     fn endpoints(&self) -> Vec<String> {
         self.endpoints.clone()
+    }
+
+    /// The endpoint at which a node would host the service, should nobody serve there.
+    #[getter]
+    fn hosted_at(&self) -> Option<&str> {
+        self.hosted_at.as_deref()
     }
 
     /// Where they came from, for example `environment LATTICE_RDZV_ENDPOINTS`.

@@ -186,7 +186,7 @@ impl World {
     fn members(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<Member>> {
         let limit = duration(timeout_seconds)?;
         let joined = &self.own.get()?.joined;
-        let members = block_on(py, Some(&joined.interrupt), joined.core.members(&self.facts.place, limit))??;
+        let members = block_on(py, Some(&joined.interrupt), joined.core.members(&self.facts, limit))??;
         Ok(members.into_iter().map(Member).collect())
     }
 

@@ -988,10 +988,11 @@ mod tests {
         let c10d = run_with(
             CONF,
             &[("timeout", "900"), ("is_host", "true"), ("store_type", "tcp"), ("read_timeout", "60")],
-        );
-        let ignored: Vec<String> = c10d.unwrap().ignored.into_iter().map(|ignored| ignored.key).collect();
-        assert_eq!(ignored, ["store_type", "read_timeout"]);
+        )
+        .unwrap();
         assert_eq!(c10d.connection.is_host, Some(true));
+        let ignored: Vec<String> = c10d.ignored.into_iter().map(|ignored| ignored.key).collect();
+        assert_eq!(ignored, ["store_type", "read_timeout"]);
 
         let etcd_v2 = run_with(
             CONF,

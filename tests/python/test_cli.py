@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness.etcd import Etcd, etcd_binary
+from harness.ports import free_port
 from harness.silent import http_endpoint
 
 from lattice_rdzv import _core
@@ -180,11 +181,18 @@ def test_what_is_no_etcd_is_told_as_that(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_nobody_at_the_endpoint_is_a_failure_that_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--endpoint", NOBODY, "--timeout", "2"]) == 1
+    assert main(["doctor", "--endpoint", f"{NOBODY},127.0.0.1:10", "--timeout", "2"]) == 1
     told = capsys.readouterr().out
     assert "fail  service:" in told
     assert "127.0.0.1:9" in told
     assert "--rdzv-endpoint" in told
+
+
+def test_where_an_agent_would_host_the_service_nobody_has_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--endpoint", f"127.0.0.1:{free_port()}", "--timeout", "2"]) == 0
+    finding = printed_findings(capsys)["service"]
+    assert finding["status"] == "warn"
+    assert "hosts it" in finding["advice"]
 
 
 def test_a_wrong_setting_is_a_finding_and_not_a_traceback(

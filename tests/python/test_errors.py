@@ -35,7 +35,7 @@ def test_settings_that_are_not_the_runs(join: JoinNode) -> None:
 
 def test_a_service_that_is_not_there() -> None:
     with pytest.raises(errors.UnreachableError, match="not available"):
-        lattice_rdzv.join("a", nnodes=1, endpoint="127.0.0.1:1", connect_timeout=1)
+        lattice_rdzv.join("a", nnodes=1, endpoint="127.0.0.1:1", connect_timeout=1, is_host=False)
 
 
 def test_a_service_whose_name_does_not_exist() -> None:

@@ -97,7 +97,7 @@ def meet(*handlers: RendezvousHandler) -> list[Any]:
     ("given", "expected"),
     [
         ({"run_id": ""}, "--rdzv-id"),
-        ({"run_id": "none"}, "--rdzv-id"),
+        ({"run_id": "none", "endpoint": ""}, "--rdzv-id"),
         ({"run_id": "x" * 300}, "300"),
         ({"run_id": "a/b"}, "'/'"),
         ({"run_id": "a\nb"}, r"\\n"),
@@ -188,7 +188,7 @@ def test_a_service_port_that_is_none_is_named(make: MakeHandler, monkeypatch: py
 
 def test_nobody_listens(make: MakeHandler) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
-    _is_unreachable(make(endpoint=endpoint, connect_timeout="2"), endpoint, 10)
+    _is_unreachable(make(endpoint=endpoint, connect_timeout="2", is_host="0"), endpoint, 10)
 
 
 @pytest.mark.parametrize("wrong", [silent_endpoint, http_endpoint])
@@ -224,6 +224,21 @@ def test_it_is_no_etcd_in_our_own_api(wrong: Callable[[], AbstractContextManager
 
 
 # --- the run and its records
+
+
+def test_a_run_without_an_id_of_its_own_is_refused_on_an_etcd(make: MakeHandler) -> None:
+    with pytest.raises(RendezvousStateError, match="--rdzv-id") as caught:
+        make(run_id="none").next_rendezvous()
+    assert is_alone(caught.value)
+
+
+def test_a_run_that_hosts_its_service_needs_no_id(make: MakeHandler) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    first, second = (make(name, run_id="none", endpoint=endpoint, min_nodes=2, max_nodes=2) for name in ("a", "b"))
+    infos = meet(first, second)
+    together(*[lambda info=info: exit_barrier(info) for info in infos])
+    # The one that hosts waits for the other.
+    assert together(first.shutdown, second.shutdown) == [True, True]
 
 
 def test_another_agent_with_other_counts(make: MakeHandler) -> None:

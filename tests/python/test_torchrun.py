@@ -228,13 +228,14 @@ def test_a_member_is_terminated(job: MakeJob, capsys: pytest.CaptureFixture[str]
 
 def test_the_first_waiter_is_terminated(job: MakeJob, etcd: Etcd, run_id: str) -> None:
     run = job(nnodes="2")
-    agent = run.start("node-1")
+    # A lease that outlives the test: what is gone was given back.
+    agent = run.start("node-1", conf={"lease_ttl": "300"})
     prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
     wait_for("node-1 waits", lambda: etcd.keys_under(prefix), timeout_seconds=60, detail=run.describe)
     agent.terminate()
     assert agent.wait(20) != 0
     assert "SIGTERM" in agent.log
-    wait_for("nothing of it is left", lambda: not etcd.keys_under(prefix), timeout_seconds=1.5)
+    wait_for("nothing of it is left", lambda: not etcd.keys_under(prefix), detail=run.describe)
 
 
 def test_a_spare_is_terminated(job: MakeJob, etcd: Etcd, run_id: str) -> None:
@@ -257,13 +258,14 @@ def test_torchrun_as_process_1_is_terminated(job: MakeJob, etcd: Etcd, run_id: s
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a process namespace needs root and unshare")
     run = job(nnodes="2")
-    agent = run.start("node-1", wrapper=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
+    unshare = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    agent = run.start("node-1", conf={"lease_ttl": "300"}, wrapper=unshare)
     prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
     wait_for("node-1 waits", lambda: etcd.keys_under(prefix), timeout_seconds=60, detail=run.describe)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     os.kill(int(children[0]), 15)
     assert agent.wait(20) != 0
-    wait_for("nothing of it is left", lambda: not etcd.keys_under(prefix), timeout_seconds=1.5)
+    wait_for("nothing of it is left", lambda: not etcd.keys_under(prefix), detail=run.describe)
 
 
 # --- the end

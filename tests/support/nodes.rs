@@ -1,11 +1,12 @@
 //! Nodes on the memory service, as a test tells of them.
+#![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lattice_rdzv::{
     Result,
     backend::memory::{MemoryBackend, MemoryService},
-    node::Node,
+    node::{Node, Place},
     run::Entropy,
     settings::{Arguments, Origin, Settings},
 };
@@ -26,6 +27,11 @@ pub(crate) fn settings(name: &str, nnodes: &str, more: &[(&str, &str)]) -> Setti
         .expect("good settings")
 }
 
+/// Where a node of this name is.
+pub(crate) fn place(name: &str) -> Place {
+    Place { address: format!("{name}.test"), port: 29500, host: None }
+}
+
 /// A node with the connection that a test plays tricks on.
 pub(crate) struct Agent {
     pub(crate) link: Arc<MemoryBackend>,
@@ -37,8 +43,8 @@ impl Agent {
     pub(crate) async fn join(service: &MemoryService, settings: Settings, seed: u64) -> Result<Self> {
         let link = Arc::new(service.connect_with(TTL / 4));
         let entropy = Entropy::seeded(seed);
-        let address = format!("{}.test", settings.node_name);
-        let node = Node::join(Arc::clone(&link) as _, settings, entropy, address, 29500).await?;
+        let place = place(&settings.node_name);
+        let node = Node::join(Arc::clone(&link) as _, settings, entropy, place).await?;
         Ok(Self { link, node })
     }
 }

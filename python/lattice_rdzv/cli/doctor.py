@@ -180,8 +180,19 @@ WHAT_TO_DO = {
 }
 
 
-def judge_service(probe: Probe) -> list[Finding]:
-    """Whether it answers, which release it is, whether it lets us write."""
+def judge_service(probe: Probe, *, hosted_at: str = "") -> list[Finding]:
+    """Whether it answers, which release it is, whether it lets us write; or, if it is not there, whether a node would
+    host it at `hosted_at`."""
+    if probe.kind == "unavailable" and hosted_at:
+        return [
+            Finding(
+                "service",
+                "warn",
+                f"nobody serves yet at {hosted_at}",
+                "the first agent on the machine whose address that is hosts it for all; if an etcd is meant, start it, "
+                "or name it with `--rdzv-endpoint`",
+            )
+        ]
     if probe.error:
         return [Finding("service", "fail", probe.error, WHAT_TO_DO.get(probe.kind, WHAT_TO_DO["unavailable"]))]
     findings = [Finding("service", "ok", f"{probe.endpoint} answers"), judge_etcd(probe.version)]
@@ -317,7 +328,7 @@ def find_service(arguments: argparse.Namespace) -> list[Finding]:
         probe = Probe.from_json(_core.probe(settings, timeout_seconds=arguments.timeout), endpoint=endpoints)
     except Exception as error:  # any failure is a finding, not an end
         probe = Probe(endpoint=endpoints, error=str(error))
-    return findings + judge_service(probe)
+    return findings + judge_service(probe, hosted_at=settings.hosted_at or "")
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
         # The core takes it from us, as what to fall back on.
         raise ValueError(f"`host_name` of `{ORIGIN}` is no known setting; a node is named by: `node_name`")
     arguments = {key: as_text(value) for key, value in parameters.config.items() if value is not None}
-    arguments["run_id"] = _run_id(parameters.run_id)
+    arguments["run_id"] = _run_id(parameters.run_id, own_service=bool(parameters.endpoint.strip()))
     # torchrun passes 1:1 where nobody passed `--nnodes`: then the environment may still say it.
     if (parameters.min_nodes, parameters.max_nodes) != (1, 1) or not os.environ.get("LATTICE_NNODES", "").strip():
         arguments["min_nodes"] = str(parameters.min_nodes)
@@ -55,12 +55,16 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
     return settings
 
 
-def _run_id(passed: str) -> str:
+def _run_id(passed: str, *, own_service: bool) -> str:
     source = "`--rdzv-id`"
     run_id = passed
     if passed.strip() in ("", _NO_RUN_ID):
         source = "environment `LATTICE_RDZV_ID`"
         run_id = os.environ.get("LATTICE_RDZV_ID", "")
+        if not run_id and passed and own_service:
+            # Where it is the service of this job alone, one that a node hosts, it needs no name; on an etcd the core
+            # refuses it.
+            return _NO_RUN_ID
         if not run_id:
             raise ValueError(
                 "the run has no id: pass `--rdzv-id`, the same on every node and another for every job, or set "

@@ -118,6 +118,21 @@ impl MemoryService {
         });
     }
 
+    /// What the store holds now, for [`Self::restore`].
+    pub fn backup(&self) -> Engine {
+        self.shared.live.look(|engine, _| engine.clone())
+    }
+
+    /// Go back to what the store held, as etcd's `snapshot restore` does: every lease of then has its full TTL, and all
+    /// watches break.
+    pub fn restore(&self, backup: Engine) {
+        self.shared.reshape(|state, engine, now| {
+            *engine = backup;
+            engine.renew_all(now);
+            state.epoch += 1;
+        });
+    }
+
     /// Refuse every call and break every watch, until [`Self::start`].
     pub fn stop(&self) {
         self.shared.reshape(|state, _, _| {

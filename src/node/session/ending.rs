@@ -1,14 +1,15 @@
 //! Closing the run and leaving it.
 
+use std::sync::Arc;
+
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{CLOSING_RENEWAL, RESTORE_PAUSE, Session};
 use crate::{
-    backend::{Compare, Operation, Txn},
+    backend::{Compare, Operation, Txn, retry::LONGEST_BACKOFF},
     error::{Error, Result},
-    node::control::Control,
+    node::{control::Control, shared::WorldFacts},
     protocol::{
-        identity::NodeId,
         records::{ChangeKind, ChangeRecord, ClosedRecord, NodeRecord, Phase, Record, RoundRecord},
         returning::CLOSED_LIFETIME,
     },
@@ -70,6 +71,19 @@ impl Session {
             }
             return Ok(());
         }
+        let moved_on =
+            |world: &Arc<WorldFacts>| control.round_record().filter(|round| !world.place.is_of(round));
+        if let Some(round) = self.world.as_ref().and_then(moved_on) {
+            if self.read_world.as_ref() == Some(&round.world) {
+                // The others have formed without this node, which waits in its own world for its exit barrier.
+                answer(self, false);
+            } else {
+                // Whether it is in that world its shard tells.
+                self.control.round = control.round;
+                self.retry_at = Some(Instant::now() + RESTORE_PAUSE);
+            }
+            return Ok(());
+        }
         let record = ClosedRecord {
             life,
             by: self.context.settings.node_name.clone(),
@@ -77,8 +91,11 @@ impl Session {
             outcome: closing.outcome,
             submission: self.context.settings.submission.clone(),
         };
-        let lease = NodeId::from_random(self.context.entropy.bits()).first_lease();
-        self.context.backend.lease_grant(lease, CLOSED_LIFETIME).await?;
+        let lease = closing.lease;
+        match self.context.backend.lease_grant(lease, CLOSED_LIFETIME).await {
+            Ok(_) | Err(Error::LeaseExists { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let txn = Txn {
             when: vec![
                 Compare::Exists(keys.node(identity.id).into()),
@@ -93,14 +110,10 @@ impl Session {
             self.be_closed(record, lease);
             answer(self, true);
         } else if written.found(0).is_empty() && self.end.is_some() {
-            self.give_back(lease);
             answer(self, false);
         } else if written.found(0).is_empty() {
             // The lease is lost, or this node was dropped: coming back tells which, and whether the run is still its own.
-            self.give_back(lease);
             self.doubt = true;
-        } else {
-            self.give_back(lease);
         }
         Ok(())
     }
@@ -110,6 +123,9 @@ impl Session {
         for lease in self.closing_leases.clone() {
             if let Err(error) = self.context.backend.lease_keep_alive(lease).await {
                 tracing::debug!(%error, "renewing the closing failed");
+                if error.is_transient() {
+                    self.renew_closing_at = Instant::now() + LONGEST_BACKOFF;
+                }
             }
         }
     }
@@ -134,11 +150,10 @@ impl Session {
         let office =
             serving.or_else(|| control.coordinator.clone().filter(|office| office.record.node == id));
         self.stop_serving();
-        let mut when = Vec::new();
-        let mut then = vec![Operation::delete(keys.node(id))];
+        let mut said = told.is_none();
         if let Some(office) = &office {
-            when.extend(office.holds(&self.context));
-            then.push(Operation::delete(keys.coordinator()));
+            let mut when = office.holds(&self.context);
+            let mut then = vec![Operation::delete(keys.node(id)), Operation::delete(keys.coordinator())];
             if let (Some(change), Some(round)) = (told, &control.round) {
                 when.push(Compare::ModRevision(keys.round().into(), round.revision));
                 let record = RoundRecord { change: Some(change), ..round.record.clone() };
@@ -150,7 +165,10 @@ impl Session {
                 // `ctl/round` moved in between: read again.
                 return Ok(());
             }
-        } else if told.is_some() {
+            // Otherwise another has the office by now, and is told as any other would be.
+            said |= answer.succeeded;
+        }
+        if !said {
             let record = NodeRecord { leaving: true, ..self.desired() };
             let txn = Txn {
                 when: vec![Compare::Exists(keys.node(id).into())],

@@ -35,6 +35,7 @@ impl Session {
             seeks: self.seeks,
             world: self.world.as_ref().map(|world| world.place.clone()),
             leaving: self.leaving,
+            hosts: self.context.hosts,
         }
     }
 
@@ -48,8 +49,10 @@ impl Session {
     pub(super) fn has_unread_round(&self) -> bool {
         self.control.round_record().is_some_and(|round| {
             let mine = self.world.as_ref().is_some_and(|world| world.place.is_of(round));
+            // Back at a backup: the coordinator puts the later world back, and nobody is to be moved back before.
+            let older = self.older_until.is_some_and(|until| Instant::now() < until);
             // While a world is put back a newer one may turn up; who is in it is settled after that.
-            let known = mine || round.phase == Phase::Restoring;
+            let known = mine || older || round.phase == Phase::Restoring;
             round.has_world() && !known && self.read_world.as_ref() != Some(&round.world)
         })
     }
@@ -237,7 +240,7 @@ impl Session {
     }
 
     pub(super) fn enter(&mut self, node: NodeId, name: String, rank: u32, round: &RoundRecord) {
-        let RoundRecord { life, round: number, size, master_address, master_port, why, .. } = round;
+        let RoundRecord { life, round: number, size, master_address, master_port, why, host, .. } = round;
         let place =
             LastWorld { life: life.clone(), round: *number, world: round.world.clone(), rank, size: *size };
         tracing::info!(
@@ -251,11 +254,13 @@ impl Session {
             master_address: master_address.clone(),
             master_port: *master_port,
             why: why.clone(),
+            host: host.clone(),
         }));
         self.before.life = Some(life.clone());
         self.before.world = Some(place);
         self.seeking = false;
         self.dropped = None;
+        self.host_lost = None;
     }
 
     /// The world has moved on without this node.

@@ -1,12 +1,14 @@
 //! Following `ctl/` and the lease: what a node makes of what it sees. No I/O; what must be done is left to [`Work`](super::Work).
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
-use super::{CLOSING_RENEWAL, Session};
+use super::Session;
 use crate::{
     backend::{LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
     error::{Error, Result},
-    node::shared::WorldFacts,
+    node::shared::{HostLost, WorldFacts},
     protocol::records::ClosedRecord,
     run::mismatch,
 };
@@ -40,6 +42,13 @@ impl Session {
             self.context.backend.endpoint(),
             silence.as_secs_f64()
         );
+        let host = self.world.as_ref().and_then(|world| world.host.clone()).filter(|_| !self.context.hosts);
+        if let Some(host) = host
+            && self.closed.is_none()
+        {
+            tracing::warn!("`{host}` hosts the service, and is lost: the world has lost a member");
+            self.host_lost = Some(HostLost { host, since: Instant::now() });
+        }
     }
 
     pub(super) fn follow(&mut self, watched: Result<Watched>) {
@@ -109,6 +118,11 @@ impl Session {
                 || (round.record.round == place.round && round.record.world != place.world)
         };
         let other = self.world.as_ref().is_some_and(|world| !same_life || other(world));
+        let older = |world: &Arc<WorldFacts>| same_life && round.record.round < world.place.round;
+        self.older_until = self.world.as_ref().filter(|world| older(world)).map(|_| {
+            let window = self.context.policy.return_window;
+            self.older_until.unwrap_or_else(|| Instant::now() + window)
+        });
         if other {
             // Once a revision: what the reading of it brings up is acted upon, and the coordinator does the rest.
             self.doubt |= self.doubted_round != round.revision;
@@ -159,7 +173,8 @@ impl Session {
         self.stop_serving();
         let leases = [lease, self.run_lease];
         self.closing_leases = leases.into_iter().filter(|lease| *lease != 0).collect();
-        self.renew_closing_at = Instant::now() + CLOSING_RENEWAL;
+        // At once: the coordinator's last renewal of the run's lease may be a third of its life ago.
+        self.renew_closing_at = Instant::now();
         self.closed = Some(closed);
     }
 }

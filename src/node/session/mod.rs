@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     control::Control,
     joining::Joining,
-    shared::{Shared, Snapshot, State, WorldFacts},
+    shared::{HostLost, Shared, Snapshot, State, WorldFacts},
 };
 use crate::{
     backend::{
@@ -86,6 +86,8 @@ enum Work {
     Record,
     /// Read this node's shard of the plan.
     Shard,
+    /// Give back an office of this node whose term is over.
+    Resign,
     /// Try to become coordinator.
     Campaign,
 }
@@ -106,16 +108,31 @@ struct Identity {
     breaks: u64,
 }
 
-/// A coordinator's task.
+/// A coordinator's task. Dropping it ends the task, and not the office.
 struct Serving {
     office: Office,
     task: JoinHandle<End>,
 }
 
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // A task that is merely let go of would decide on without its node.
+        self.task.abort();
+    }
+}
+
 struct Closing {
     outcome: Outcome,
     why: String,
+    /// Of the closing's record, the same in all attempts. Nobody revokes it: one of them may have landed, or may yet.
+    lease: LeaseId,
     done: Option<oneshot::Sender<bool>>,
+}
+
+impl Closing {
+    fn new(context: &Context, outcome: Outcome, why: String, done: Option<oneshot::Sender<bool>>) -> Self {
+        Self { outcome, why, lease: NodeId::from_random(context.entropy.bits()).first_lease(), done }
+    }
 }
 
 /// One node's session.
@@ -153,6 +170,8 @@ pub(super) struct Session {
     read_world: Option<String>,
     doubt: bool,
     doubted_round: Revision,
+    /// While the store has an older round of this life than the one that this node is in, and may be put right.
+    older_until: Option<Instant>,
     record_due: bool,
     before: Before,
 
@@ -165,6 +184,7 @@ pub(super) struct Session {
     closing_leases: Vec<LeaseId>,
     renew_closing_at: Instant,
     dropped: Option<String>,
+    host_lost: Option<HostLost>,
     end: Option<Error>,
     run_lease: LeaseId,
     resets: u64,
@@ -216,6 +236,7 @@ impl Session {
             read_world: None,
             doubt: false,
             doubted_round: 0,
+            older_until: None,
             record_due: false,
             before: Before::default(),
             serving: None,
@@ -226,6 +247,7 @@ impl Session {
             closing_leases: Vec::new(),
             renew_closing_at: now,
             dropped: None,
+            host_lost: None,
             end: None,
             run_lease: 0,
             resets: 0,
@@ -256,9 +278,12 @@ impl Session {
     /// What is to be done, the most urgent first.
     fn next_work(&self) -> Option<Work> {
         if self.closing.is_some() {
-            // A store that lost the run must be put back before the run can be closed in it.
+            // A store that lost the run must be put back before the run can be closed in it; and who was left out of a
+            // later round must learn it before closing what is no longer its own.
             return match self.upkeep() {
-                Some(work @ (Work::Return | Work::Record | Work::Campaign)) => Some(work),
+                Some(work @ (Work::Return | Work::Record | Work::Shard | Work::Resign | Work::Campaign)) => {
+                    Some(work)
+                }
                 _ => Some(Work::Close),
             };
         }
@@ -285,6 +310,9 @@ impl Session {
         if self.has_unread_round() {
             return Some(Work::Shard);
         }
+        if self.office_to_give_back().is_some() {
+            return Some(Work::Resign);
+        }
         let may_campaign = self.control.coordinator.is_none() && self.control.closed.is_none();
         let due = self.campaign_at.is_none_or(|at| at <= Instant::now());
         (may_campaign && due && self.serving.is_none() && !self.leaving).then_some(Work::Campaign)
@@ -298,6 +326,7 @@ impl Session {
             Work::Join => self.join().await,
             Work::Record => self.put_record().await,
             Work::Shard => self.read_shard().await,
+            Work::Resign => self.resign().await,
             Work::Campaign => self.campaign().await,
         };
         match result {
@@ -342,6 +371,7 @@ impl Session {
         let never = Instant::now() + Duration::from_secs(3600);
         let retry_at = self.retry_at.filter(|_| work_waits).unwrap_or(never);
         let campaign_at = self.campaign_at.filter(|at| *at > Instant::now()).unwrap_or(never);
+        let older_until = self.older_until.filter(|at| *at > Instant::now()).unwrap_or(never);
         let uncertain_at = match &self.identity {
             Some(identity) if !self.uncertain && self.end.is_none() => identity.lease.borrow().uncertain_at(),
             _ => never,
@@ -357,6 +387,7 @@ impl Session {
             ended = ended(&mut self.serving) => self.term_ended(ended),
             () = sleep_until(retry_at) => {}
             () = sleep_until(campaign_at) => {}
+            () = sleep_until(older_until) => {}
             () = sleep_until(renew_closing_at) => self.renew_closing().await,
             () = sleep_until(uncertain_at) => self.become_uncertain(),
             watched = next_change(&mut self.watcher, self.watch_at) => self.follow(watched),
@@ -393,7 +424,7 @@ impl Session {
                 if self.closed.is_some() {
                     let _ = done.send(true);
                 } else {
-                    self.closing = Some(Closing { outcome, why, done: Some(done) });
+                    self.closing = Some(Closing::new(&self.context, outcome, why, Some(done)));
                     self.retry_at = None;
                 }
             }
@@ -432,6 +463,7 @@ impl Session {
             round: self.control.round_record().cloned(),
             closed: self.closed.clone(),
             dropped: self.dropped.clone(),
+            host_lost: self.host_lost.clone(),
             end: self.end.clone(),
             trouble: self.trouble.clone(),
             run_lease: self.run_lease,

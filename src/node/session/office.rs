@@ -37,12 +37,28 @@ impl Session {
         }
         if office.record.node != identity.id {
             self.stop_serving();
-        } else if self.ended_terms.contains(&office.record.nonce) {
-            let context = Arc::clone(&self.context);
-            tokio::spawn(async move { office.resign(&context).await });
-        } else if self.serving.as_ref().is_none_or(|serving| serving.office.record != office.record) {
+        } else if !self.ended_terms.contains(&office.record.nonce)
+            && self.serving.as_ref().is_none_or(|serving| serving.office.record != office.record)
+        {
             self.serve(office);
         }
+    }
+
+    /// This node's own office, if it still stands though its term is over: nobody else would decide meanwhile.
+    pub(super) fn office_to_give_back(&self) -> Option<&Office> {
+        let office = self.control.coordinator.as_ref()?;
+        let own = self.identity.as_ref().is_some_and(|identity| identity.id == office.record.node);
+        (own && self.ended_terms.contains(&office.record.nonce)).then_some(office)
+    }
+
+    pub(super) async fn resign(&mut self) -> Result<()> {
+        if let Some(office) = self.office_to_give_back() {
+            office.resign(&self.context).await?;
+            // Whatever stands there now, it is not this office.
+            self.control.coordinator = None;
+            self.campaign_at = Some(Instant::now() + LONGEST_BACKOFF);
+        }
+        Ok(())
     }
 
     pub(super) async fn campaign(&mut self) -> Result<()> {
@@ -110,19 +126,18 @@ impl Session {
 
     pub(super) fn stop_serving(&mut self) {
         if let Some(serving) = self.serving.take() {
-            serving.task.abort();
-            self.ended_terms.insert(serving.office.record.nonce);
+            self.ended_terms.insert(serving.office.record.nonce.clone());
         }
     }
 
     pub(super) fn term_ended(&mut self, end: Option<End>) {
         if let Some(serving) = self.serving.take() {
-            self.ended_terms.insert(serving.office.record.nonce);
+            self.ended_terms.insert(serving.office.record.nonce.clone());
         }
         self.campaign_at = Some(Instant::now() + LONGEST_BACKOFF);
         match end {
             Some(End::Close(why)) if self.closing.is_none() => {
-                self.closing = Some(Closing { outcome: Outcome::Ended, why, done: None });
+                self.closing = Some(Closing::new(&self.context, Outcome::Ended, why, None));
             }
             Some(End::Failed(error)) => tracing::warn!("coordinator: giving the office up: {error}"),
             Some(_) | None => {}

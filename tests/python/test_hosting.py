@@ -1,0 +1,163 @@
+"""No etcd: the node whose address the endpoint names hosts the service for all, and what its loss means."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness.ports import free_port
+from harness.programs import Program
+from harness.together import Pending, together
+from harness.wait import wait_for
+
+import lattice_rdzv
+
+JoinHosted = Callable[..., lattice_rdzv.Run]
+
+SETTINGS: dict[str, object] = {
+    "lease_ttl": 3,
+    "settle_time": 0.1,
+    "last_call_timeout": 1,
+    "grow_delay": 0.1,
+    "join_timeout": 20,
+    "connect_timeout": 5,
+    "close_timeout": 10,
+}
+
+
+@pytest.fixture
+def endpoint() -> str:
+    """An address of this machine where nobody serves."""
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def join_hosted(endpoint: str, run_id: str) -> Iterator[JoinHosted]:
+    """Joins nodes of this test's run without an etcd; the last to be made leaves first, so that hosts leave last."""
+    runs: list[lattice_rdzv.Run] = []
+
+    def join(node_name: str, **settings: object) -> lattice_rdzv.Run:
+        given = {"run_id": run_id, "nnodes": 2, "endpoint": endpoint, **SETTINGS, **settings}
+        run = lattice_rdzv.join(node_name=node_name, **given)  # type: ignore[arg-type]
+        runs.append(run)
+        return run
+
+    yield join
+    for run in reversed(runs):
+        run.leave(timeout_seconds=2)
+
+
+def node_program(folder: Path, endpoint: str, run_id: str, name: str, then: str, nnodes: str = "2") -> Program:
+    """A node in a process of its own, to be killed."""
+    return Program(
+        folder,
+        f"""
+        import lattice_rdzv, time
+        run = lattice_rdzv.join(
+            {run_id!r}, node_name={name!r}, nnodes={nnodes!r}, endpoint={endpoint!r}, **{SETTINGS!r})
+        world = run.next_world()
+        print("rank", world.rank, "round", world.round, flush=True)
+        {then}
+        """,
+    )
+
+
+def test_the_first_node_hosts_and_the_others_are_clients(join_hosted: JoinHosted) -> None:
+    first, second = join_hosted("node-1"), join_hosted("node-2")
+    worlds = together(first.next_world, second.next_world)
+    assert sorted(world.rank for world in worlds) == [0, 1]
+    worlds[0].store.set("key", b"value")
+    assert worlds[1].store.get("key") == b"value"
+
+
+def test_nodes_that_start_together_on_one_machine_have_one_host(endpoint: str, run_id: str) -> None:
+    all_have_it = threading.Barrier(4, timeout=20)
+
+    def node(name: str) -> int:
+        given = {"run_id": run_id, "nnodes": 4, "endpoint": endpoint, **SETTINGS}
+        with lattice_rdzv.join(node_name=name, **given) as run:  # type: ignore[arg-type]
+            size = run.next_world().size
+            all_have_it.wait()
+            assert run.close("succeeded")
+            return size
+
+    # Who closes last, or hosts, waits until the others have left.
+    assert together(*[lambda name=f"node-{n}": node(name) for n in range(4)]) == [4, 4, 4, 4]
+
+
+def test_a_node_that_is_not_to_host_says_that_nobody_serves(endpoint: str, run_id: str) -> None:
+    with pytest.raises(lattice_rdzv.UnreachableError, match=endpoint):
+        lattice_rdzv.join(run_id, nnodes=1, endpoint=endpoint, is_host=False, connect_timeout=1)
+
+
+def test_a_node_that_is_to_host_must_be_able_to(run_id: str) -> None:
+    # An address for documentation, which no machine has.
+    with pytest.raises(lattice_rdzv.SettingsError, match=r"is_host.*http://192\.0\.2\.1:29400"):
+        lattice_rdzv.join(run_id, nnodes=1, endpoint="192.0.2.1:29400", is_host=True, connect_timeout=2)
+    with pytest.raises(lattice_rdzv.SettingsError, match="one endpoint"):
+        lattice_rdzv.join(run_id, nnodes=1, endpoint="127.0.0.1:1,127.0.0.1:2", is_host=True, connect_timeout=2)
+
+
+def test_without_an_endpoint_the_local_service_is_hosted_where_there_is_no_etcd(run_id: str) -> None:
+    with lattice_rdzv.join(run_id, nnodes=1, **SETTINGS) as run:  # type: ignore[arg-type]
+        assert run.endpoint == "http://localhost:29400"
+        assert run.next_world().size == 1
+
+
+def test_the_host_waits_at_the_end_until_the_others_have_left(join_hosted: JoinHosted) -> None:
+    host, other = join_hosted("node-1"), join_hosted("node-2")
+    worlds = together(host.next_world, other.next_world)
+    closing = Pending(lambda: host.close("succeeded"))
+    wait_for("the run is closed", lambda: other.closed is not None)
+    # It still serves: who is late reads what the others left.
+    worlds[1].store.set("late", b"1")
+    assert other.leave()
+    assert closing.result(timeout_seconds=20)
+
+
+def test_survivors_are_told_of_a_lost_host_and_go_on_when_it_is_back(
+    tmp_path: Path, endpoint: str, run_id: str, join_hosted: JoinHosted
+) -> None:
+    host = node_program(tmp_path, endpoint, run_id, "node-1", "time.sleep(600)")
+    wait_for("the host serves", lambda: _answers(endpoint), detail=lambda: host.output)
+    assert "this node hosts the service, and the run ends with it" in host.output
+    other = join_hosted("node-2")
+    before = other.next_world()
+    host.process.kill()
+    host.process.wait()
+
+    change = other.wait_change(timeout_seconds=20)
+    assert change is not None
+    assert change.kind == "lost"
+    assert change.why == "lost node-1, which hosts the service"
+    waiting = Pending(lambda: other.next_world(timeout_seconds=60))
+    again = node_program(tmp_path, endpoint, run_id, "node-1", "run.close('succeeded')")
+    after = waiting.result(timeout_seconds=60)
+    assert (after.size, after.rank) == (2, before.rank)
+    assert after.round > before.round
+    other.leave()
+    assert again.wait() == 0, again.output
+
+
+def test_a_host_that_stays_away_is_given_up(
+    tmp_path: Path, endpoint: str, run_id: str, join_hosted: JoinHosted
+) -> None:
+    host = node_program(tmp_path, endpoint, run_id, "node-1", "time.sleep(600)")
+    wait_for("the host serves", lambda: _answers(endpoint), detail=lambda: host.output)
+    other = join_hosted("node-2", host_timeout=2)
+    other.next_world()
+    host.process.kill()
+    host.process.wait()
+    with pytest.raises(lattice_rdzv.UnreachableError, match=r"node-1.*host_timeout.*lattice-rdzv serve"):
+        other.next_world(timeout_seconds=60)
+
+
+def _answers(endpoint: str) -> bool:
+    import socket
+
+    host, port = endpoint.split(":")
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((host, int(port))) == 0

@@ -1,0 +1,243 @@
+//! Stories in which single messages are lost, refused or late, and what the run makes of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
+
+mod support {
+    pub(crate) mod nodes;
+    pub(crate) mod tapped;
+}
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use lattice_rdzv::{
+    Error,
+    backend::{
+        Backend as _, Event, Keys, Operation, Txn,
+        memory::{Call, Fate, MemoryService},
+    },
+    error::Applied,
+    node::{Node, State},
+    protocol::records::{ChangeKind, Outcome},
+    run::Entropy,
+};
+use support::{
+    nodes::{Agent, TTL, place, settings},
+    tapped::Tapped,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+fn away() -> Error {
+    Error::Unavailable { endpoint: "memory".into(), cause: "a test".into(), applied: Applied::No }
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(100);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Two nodes in their world: the first decides, and its traffic is tapped.
+async fn two(service: &MemoryService) -> (Node, Tapped, Agent) {
+    let link = Tapped::new(service.connect_with(TTL / 4));
+    let backend = Arc::new(link.clone());
+    let times = [("rejoin_timeout", "1000")];
+    let settings = |name| settings(name, "2:3", &times);
+    let first = Node::join(backend, settings("a"), Entropy::seeded(1), place("a")).await.unwrap();
+    let second = Agent::join(service, settings("b"), 2).await.unwrap();
+    let worlds = tokio::join!(first.next_world(None, None), second.node.next_world(None, None));
+    worlds.0.expect("a world");
+    worlds.1.expect("a world");
+    (first, link, second)
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_member_seeks_is_found_by_the_listing() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    link.tap().loses = Some(Box::new(
+        |event| matches!(event, Event::Put(item) if String::from_utf8_lossy(&item.key).contains("/nodes/")),
+    ));
+    let again = async { tokio::join!(second.node.next_world(None, None), first.next_world(None, None)) };
+    let (world, _) = timeout(Duration::from_secs(100), again).await.expect("the next round");
+    assert_eq!(world.unwrap().place.round, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_member_has_finished_is_found_by_the_listing() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    link.tap().loses = Some(Box::new(|event| String::from_utf8_lossy(event.key()).contains("/finished/")));
+    let world = second.node.subscribe().borrow().world.clone().expect("a world");
+    let store = second.node.round_store(&world, false);
+    store.add("barrier", 1, true, TTL).await.expect("its exit barrier");
+    sleep(Duration::from_secs(40)).await;
+    assert!(second.node.leave(None).await);
+    sleep(TTL * 2).await;
+    assert_eq!(first.num_nodes_waiting(), 0, "{:?}", first.change());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_read_is_no_lost_event() {
+    let service = MemoryService::new();
+    let (first, link, _second) = two(&service).await;
+    let put = Operation::put("/lattice/rdzv/default/run/nodes/00000000000000aa", "{}", 0);
+    service.connect().txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    let before = link.tap().watches;
+    sleep(Duration::from_secs(200)).await;
+    assert_eq!(link.tap().watches, before, "nothing was read again");
+    assert_eq!(first.subscribe().borrow().state, State::Member);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_decides_nothing_after_its_node_is_gone() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    link.tap().refuses = Some(Box::new(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Some(away())
+    }));
+    drop(second);
+    until("the loss is to be told", || asked.load(Ordering::Relaxed) > 0).await;
+    assert!(!first.leave(Some(Duration::from_millis(500))).await);
+    let before = asked.load(Ordering::Relaxed);
+    sleep(TTL * 3).await;
+    assert_eq!(asked.load(Ordering::Relaxed), before, "transactions of a node that has left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_office_that_cannot_be_given_back_at_once_is_given_back_later() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    // Roles are edited: for a while the first may not write what only a coordinator writes, nor give its office back.
+    let denied = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&denied);
+    link.tap().refuses = Some(Box::new(move |txn| {
+        let touches = |operation: &Operation, part: &str| match operation {
+            Operation::Put { key, .. } | Operation::Delete(Keys::One(key)) => {
+                String::from_utf8_lossy(key).contains(part)
+            }
+            _ => false,
+        };
+        let decides = |operation| touches(operation, "ctl/round") || touches(operation, "ctl/coordinator");
+        (txn.then.iter().any(decides) && count.fetch_add(1, Ordering::Relaxed) < 5)
+            .then(|| Error::Denied { endpoint: "memory".into(), cause: "permission denied".into() })
+    }));
+    let again = async { tokio::join!(second.node.next_world(None, None), first.next_world(None, None)) };
+    let (world, _) = timeout(Duration::from_secs(100), again).await.expect("somebody decides again");
+    assert_eq!(world.unwrap().place.round, 2);
+    assert!(denied.load(Ordering::Relaxed) > 2, "resigning was denied as well");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closing_is_renewed_at_once_and_soon_again_when_that_fails() {
+    let service = MemoryService::new();
+    let (first, link, _second) = two(&service).await;
+    let run_lease = first.subscribe().borrow().run_lease;
+    let renewals = || link.tap().renewed.iter().filter(|lease| **lease == run_lease).count();
+    link.inner.interfere(Some(Box::new(|call| Fate {
+        request_lost: call == Call::LeaseKeepAlive,
+        ..Fate::default()
+    })));
+    let before = renewals();
+    assert!(first.close(Outcome::Succeeded, "", None).await);
+    sleep(TTL * 2).await;
+    assert!(renewals() >= before + 2, "{} of two", renewals() - before);
+    link.inner.interfere(None);
+    sleep(TTL).await;
+    let done = renewals();
+    sleep(Duration::from_secs(15)).await;
+    assert_eq!(renewals(), done, "no more than there is need of");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closing_takes_one_lease_however_many_attempts_it_takes() {
+    let service = MemoryService::new();
+    let (first, link, _second) = two(&service).await;
+    let before = link.tap().granted.len();
+    let mut refused = 0;
+    link.tap().refuses = Some(Box::new(move |txn| {
+        let closes = |operation: &Operation| matches!(operation, Operation::Put { key, .. } if key.ends_with(b"closed"));
+        refused += usize::from(txn.then.iter().any(closes));
+        (txn.then.iter().any(closes) && refused <= 3).then(away)
+    }));
+    assert!(first.close(Outcome::Failed, "", None).await);
+    let granted: BTreeSet<_> = link.tap().granted.drain(before..).collect();
+    assert_eq!(granted.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_long_ago_do_not_make_a_coordinator_slow() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    // Seven listings fail, half a minute apart.
+    let failed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&failed);
+    link.inner.interfere(Some(Box::new(move |call| {
+        let answer_lost = call == Call::Range && count.fetch_add(1, Ordering::Relaxed) < 7;
+        Fate { answer_lost, ..Fate::default() }
+    })));
+    let deadline = Instant::now() + Duration::from_secs(400);
+    while failed.load(Ordering::Relaxed) < 7 {
+        assert!(Instant::now() < deadline, "waited in vain for listings");
+        sleep(Duration::from_millis(1)).await;
+    }
+    // The last of them ends now, with its attempt.
+    sleep(TTL / 4).await;
+    let began = Instant::now();
+    let (_, change) = tokio::join!(second.node.next_world(None, None), async {
+        let change = first.wait_change(Some(TTL)).await.expect("told");
+        let took = began.elapsed();
+        first.next_world(None, None).await.expect("a world");
+        (took, change.1.kind)
+    });
+    assert_eq!(change.1, ChangeKind::Seeking);
+    assert!(change.0 < Duration::from_millis(200), "{:?}", change.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_having_lost_its_office_unnoticed_says_so_all_the_same() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    let office = "/lattice/rdzv/default/run/ctl/coordinator";
+    link.tap().loses = Some(Box::new(|event| event.key() == office.as_bytes()));
+    let delete = Txn { then: vec![Operation::delete(office)], ..Txn::default() };
+    service.connect().txn(delete).await.unwrap();
+    sleep(Duration::from_millis(500)).await;
+    assert!(first.leave(None).await);
+    let (_, change) = second.node.wait_change(Some(TTL)).await.expect("told");
+    assert_eq!(change.kind, ChangeKind::Leaving);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_may_be_lost_decides_nothing() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    // Its renewals arrive, so that its office stands, but it hears of none.
+    link.inner.interfere(Some(Box::new(|call| Fate {
+        answer_lost: call == Call::LeaseKeepAlive,
+        ..Fate::default()
+    })));
+    sleep(TTL * 2).await;
+    assert_eq!(first.subscribe().borrow().state, State::Uncertain);
+    let again = async {
+        tokio::join!(second.node.next_world(None, None), async {
+            assert!(first.wait_change(Some(TTL)).await.is_none(), "{:?}", first.change());
+            link.inner.interfere(None);
+            assert!(first.wait_change(Some(TTL)).await.is_some(), "it decides again");
+            first.next_world(None, None).await
+        })
+    };
+    let (world, _) = timeout(Duration::from_secs(100), again).await.expect("the next round");
+    assert_eq!(world.unwrap().place.round, 2);
+}
