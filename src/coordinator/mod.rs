@@ -372,21 +372,9 @@ impl Term {
     }
 
     fn record(&self, life: String, round: u64) -> RoundRecord {
-        RoundRecord {
-            life,
-            round,
-            world: String::new(),
-            attempt: nonce(self.context.entropy.bits()),
-            shards: 0,
-            size: 0,
-            master_address: String::new(),
-            master_port: 0,
-            min: self.context.policy.min_nodes,
-            max: self.context.policy.max_nodes,
-            phase: Phase::Forming,
-            why: String::new(),
-            change: None,
-        }
+        let policy = &self.context.policy;
+        let attempt = nonce(self.context.entropy.bits());
+        RoundRecord { round, ..RoundRecord::forming(life, policy.min_nodes, policy.max_nodes, attempt) }
     }
 
     /// Puts `ctl/round` with its plan and whatever goes with it: the commit. What does not fit into one transaction

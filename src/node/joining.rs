@@ -11,7 +11,7 @@ use crate::{
     protocol::{
         closing::{Reuse, reuse},
         identity::{NodeId, nonce},
-        records::{ClosedRecord, CoordinatorRecord, NodeRecord, Phase, Record, RoundRecord},
+        records::{ClosedRecord, CoordinatorRecord, NodeRecord, Record, RoundRecord},
     },
     run::Context,
 };
@@ -141,21 +141,8 @@ impl Joining {
         let settings = &context.settings;
         let run_lease: LeaseId = NodeId::from_random(context.entropy.bits()).first_lease();
         context.backend.lease_grant(run_lease, context.run_lease_ttl()).await?;
-        let round = RoundRecord {
-            life: nonce(context.entropy.bits()),
-            round: 0,
-            world: String::new(),
-            attempt: nonce(context.entropy.bits()),
-            shards: 0,
-            size: 0,
-            master_address: String::new(),
-            master_port: 0,
-            min: settings.min_nodes,
-            max: settings.max_nodes,
-            phase: Phase::Forming,
-            why: String::new(),
-            change: None,
-        };
+        let (life, attempt) = (nonce(context.entropy.bits()), nonce(context.entropy.bits()));
+        let round = RoundRecord::forming(life, settings.min_nodes, settings.max_nodes, attempt);
         let office = office(context, self.id);
         let node_lease = self.id.first_lease();
         let txn = Txn {

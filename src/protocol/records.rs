@@ -132,6 +132,25 @@ pub struct RoundRecord {
 impl Record for RoundRecord {}
 
 impl RoundRecord {
+    /// A round without a world.
+    pub fn forming(life: String, min: u32, max: u32, attempt: String) -> Self {
+        Self {
+            life,
+            round: 0,
+            world: String::new(),
+            attempt,
+            shards: 0,
+            size: 0,
+            master_address: String::new(),
+            master_port: 0,
+            min,
+            max,
+            phase: Phase::Forming,
+            why: String::new(),
+            change: None,
+        }
+    }
+
     /// Whether a world is committed.
     pub fn has_world(&self) -> bool {
         self.size > 0
