@@ -448,6 +448,7 @@ mod tests {
     #[test]
     fn losses_that_keep_coming_do_not_put_off_telling_those_before_the_renewal() {
         let mut roster = running(4);
+        roster.acknowledged = seconds(9.0);
         roster.remove_node(seconds(10.0), id(1), &policy());
         roster.acknowledged = seconds(10.1);
         roster.remove_node(seconds(10.2), id(2), &policy());
