@@ -183,17 +183,12 @@ async fn errors_of_long_ago_do_not_make_a_coordinator_slow() {
     // Seven listings fail, half a minute apart.
     let failed = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&failed);
-    link.inner.interfere(Some(Box::new(move |call| {
-        let answer_lost = call == Call::Range && count.fetch_add(1, Ordering::Relaxed) < 7;
-        Fate { answer_lost, ..Fate::default() }
-    })));
+    link.tap().fails = Some(Box::new(move |_| (count.fetch_add(1, Ordering::Relaxed) < 7).then(away)));
     let deadline = Instant::now() + Duration::from_secs(400);
     while failed.load(Ordering::Relaxed) < 7 {
         assert!(Instant::now() < deadline, "waited in vain for listings");
         sleep(Duration::from_millis(1)).await;
     }
-    // The last of them ends now, with its attempt.
-    sleep(TTL / 4).await;
     let began = Instant::now();
     let (_, change) = tokio::join!(second.node.next_world(None, None), async {
         let change = first.wait_change(Some(TTL)).await.expect("told");
