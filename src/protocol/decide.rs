@@ -474,6 +474,26 @@ mod tests {
     }
 
     #[test]
+    fn a_new_coordinator_believes_absences_at_once_only_if_it_saw_the_last_one() {
+        for (trusted, told_at) in [(true, Moment::ZERO), (false, policy().return_window)] {
+            let mut roster = Roster { acknowledged: Moment::ZERO, ..running(3) };
+            roster.nodes.remove(&id(2));
+            roster.count_absent(Moment::ZERO, trusted, &policy());
+            roster.observe(Moment::ZERO, &policy());
+            let decision = decide(&roster, Moment::ZERO, &policy());
+            assert_eq!(decision.wake, (!trusted).then_some(told_at), "{decision:?}");
+            roster.acknowledged = told_at;
+            assert_eq!(told(&mut roster, told_at).names, ["n2"]);
+        }
+        let mut roster = running(3);
+        roster.nodes.remove(&id(2));
+        roster.disturbed = Some(Moment::ZERO);
+        roster.count_absent(Moment::ZERO, true, &policy());
+        let decision = decide(&roster, Moment::ZERO, &policy());
+        assert_eq!(decision.wake, Some(policy().return_window), "a break has only just ended");
+    }
+
+    #[test]
     fn newcomers_wait_for_the_grow_delay_unless_the_world_would_be_full() {
         let mut roster = running(2);
         roster.put_node(id(3), record(3), 3);
