@@ -403,3 +403,38 @@ async fn the_members_of_a_world_are_those_of_one_attempt_at_its_plan() {
     let other = WorldFacts { node: members[0].id, ..(*worlds[2]).clone() };
     assert!(matches!(agents[2].node.members(&other, TTL).await, Err(Error::Rejected { .. })));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_is_ignored_changes_nothing_and_the_next_round_is_formed_without_the_lost() {
+    let service = MemoryService::new();
+    let mut agents = Vec::new();
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        let given = [("last_call_timeout", "2"), ("on_member_loss", "ignore")];
+        agents.push(Agent::join(&service, settings(name, "2:4", &given), seed).await.unwrap());
+    }
+    ranks(&agents).await;
+    drop(agents.remove(1));
+    assert!(agents[0].node.wait_change(Some(TTL * 20)).await.is_none(), "{:?}", agents[0].node.change());
+    // It is not forgotten: who asks for another round is in one without the lost.
+    assert_eq!(ranks(&agents).await, [0, 1]);
+    drop(agents.remove(1));
+    drop(agents.remove(0));
+    // Nobody is left whom it could not concern.
+    let next = joined(&service, "2:4", &["x", "y"]).await;
+    assert_eq!(ranks(&next).await, [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn newcomers_that_are_ignored_wait_for_the_next_round() {
+    let service = MemoryService::new();
+    let mut agents = Vec::new();
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        let given = [("last_call_timeout", "2"), ("on_newcomer", "ignore"), ("grow_delay", "0")];
+        agents.push(Agent::join(&service, settings(name, "2:4", &given), seed).await.unwrap());
+        if name == "b" {
+            ranks(&agents).await;
+        }
+    }
+    assert!(agents[0].node.wait_change(Some(TTL * 20)).await.is_none(), "{:?}", agents[0].node.change());
+    assert_eq!(ranks(&agents).await, [0, 1, 2]);
+}

@@ -183,17 +183,12 @@ async fn errors_of_long_ago_do_not_make_a_coordinator_slow() {
     // Seven listings fail, half a minute apart.
     let failed = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&failed);
-    link.inner.interfere(Some(Box::new(move |call| {
-        let answer_lost = call == Call::Range && count.fetch_add(1, Ordering::Relaxed) < 7;
-        Fate { answer_lost, ..Fate::default() }
-    })));
+    link.tap().fails = Some(Box::new(move |_| (count.fetch_add(1, Ordering::Relaxed) < 7).then(away)));
     let deadline = Instant::now() + Duration::from_secs(400);
     while failed.load(Ordering::Relaxed) < 7 {
         assert!(Instant::now() < deadline, "waited in vain for listings");
         sleep(Duration::from_millis(1)).await;
     }
-    // The last of them ends now, with its attempt.
-    sleep(TTL / 4).await;
     let began = Instant::now();
     let (_, change) = tokio::join!(second.node.next_world(None, None), async {
         let change = first.wait_change(Some(TTL)).await.expect("told");
@@ -240,4 +235,47 @@ async fn a_coordinator_that_may_be_lost_decides_nothing() {
     };
     let (world, _) = timeout(Duration::from_secs(100), again).await.expect("the next round");
     assert_eq!(world.unwrap().place.round, 2);
+}
+
+/// Counts the warnings of this thread that say this.
+#[derive(Clone)]
+struct Warnings(&'static str, Arc<AtomicUsize>);
+
+impl std::io::Write for Warnings {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.1.fetch_add(usize::from(String::from_utf8_lossy(line).contains(self.0)), Ordering::Relaxed);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_refused_again_and_again_is_warned_of_once() {
+    let service = MemoryService::new();
+    let first = Agent::join(&service, settings("a", "2", &[]), 1).await.unwrap();
+    let link = Tapped::new(service.connect_with(TTL / 4));
+    let backend = Arc::new(link.clone());
+    let second = Node::join(backend, settings("b", "2", &[]), Entropy::seeded(2), "b.test".into(), 1);
+    let second = second.await.unwrap();
+    let worlds = tokio::join!(first.node.next_world(None, None), second.next_world(None, None));
+    assert_eq!(worlds.1.unwrap().place.rank, 1);
+
+    let said = Warnings("watching the run failed", Arc::default());
+    let writer = said.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let denied = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&denied);
+    link.tap().denies = Some(Box::new(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Some(Error::Denied { endpoint: "memory".into(), cause: "permission denied".into() })
+    }));
+    service.stop();
+    service.start();
+    sleep(TTL * 10).await;
+    assert!(denied.load(Ordering::Relaxed) > 5);
+    assert_eq!(said.1.load(Ordering::Relaxed), 1);
 }

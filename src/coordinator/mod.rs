@@ -29,7 +29,6 @@ use crate::{
         identity::{NodeId, nonce},
         keys::RunKeys,
         plan,
-        policy::Policy,
         records::{
             ChangeRecord, HistoryRecord, LastWorld, NAMES, Phase, PlanEntry, PlanShard, Record, RoundRecord,
             some_names,
@@ -373,10 +372,11 @@ impl Term {
     }
 
     fn record(&self, life: String, round: u64) -> RoundRecord {
-        let Policy { min_nodes, max_nodes, .. } = self.context.policy;
+        let policy = &self.context.policy;
         let attempt = nonce(self.context.entropy.bits());
         let host = self.roster.host().map(str::to_owned);
-        RoundRecord { host, ..RoundRecord::forming(life, round, attempt, min_nodes, max_nodes) }
+        let forming = RoundRecord::forming(life, policy.min_nodes, policy.max_nodes, attempt);
+        RoundRecord { round, host, ..forming }
     }
 
     /// Puts `ctl/round` with its plan and whatever goes with it: the commit. What does not fit into one transaction

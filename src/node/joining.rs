@@ -142,7 +142,7 @@ impl Joining {
         let run_lease: LeaseId = NodeId::from_random(context.entropy.bits()).first_lease();
         context.backend.lease_grant(run_lease, context.run_lease_ttl()).await?;
         let (life, attempt) = (nonce(context.entropy.bits()), nonce(context.entropy.bits()));
-        let round = RoundRecord::forming(life, 0, attempt, settings.min_nodes, settings.max_nodes);
+        let round = RoundRecord::forming(life, settings.min_nodes, settings.max_nodes, attempt);
         let office = office(context, self.id);
         let node_lease = self.id.first_lease();
         let txn = Txn {

@@ -478,6 +478,7 @@ mod tests {
     #[test]
     fn losses_that_keep_coming_do_not_put_off_telling_those_before_the_renewal() {
         let mut roster = running(4);
+        roster.acknowledged = seconds(9.0);
         roster.remove_node(seconds(10.0), id(1), &policy());
         roster.acknowledged = seconds(10.1);
         roster.remove_node(seconds(10.2), id(2), &policy());
@@ -500,6 +501,26 @@ mod tests {
         roster.put_node(id(1), record(1), 9);
         roster.observe(seconds(11.0), &policy());
         assert_eq!(decide(&roster, seconds(60.0), &policy()).action, Action::Wait);
+    }
+
+    #[test]
+    fn a_new_coordinator_believes_absences_at_once_only_if_it_saw_the_last_one() {
+        for (trusted, told_at) in [(true, Moment::ZERO), (false, policy().return_window)] {
+            let mut roster = Roster { acknowledged: Moment::ZERO, ..running(3) };
+            roster.nodes.remove(&id(2));
+            roster.count_absent(Moment::ZERO, trusted, &policy());
+            roster.observe(Moment::ZERO, &policy());
+            let decision = decide(&roster, Moment::ZERO, &policy());
+            assert_eq!(decision.wake, (!trusted).then_some(told_at), "{decision:?}");
+            roster.acknowledged = told_at;
+            assert_eq!(told(&mut roster, told_at).names, ["n2"]);
+        }
+        let mut roster = running(3);
+        roster.nodes.remove(&id(2));
+        roster.disturbed = Some(Moment::ZERO);
+        roster.count_absent(Moment::ZERO, true, &policy());
+        let decision = decide(&roster, Moment::ZERO, &policy());
+        assert_eq!(decision.wake, Some(policy().return_window), "a break has only just ended");
     }
 
     #[test]

@@ -135,11 +135,11 @@ pub struct RoundRecord {
 impl Record for RoundRecord {}
 
 impl RoundRecord {
-    /// A round of which nothing is decided yet.
-    pub fn forming(life: String, round: u64, attempt: String, min: u32, max: u32) -> Self {
+    /// A round without a world.
+    pub fn forming(life: String, min: u32, max: u32, attempt: String) -> Self {
         Self {
             life,
-            round,
+            round: 0,
             world: String::new(),
             attempt,
             shards: 0,

@@ -23,6 +23,8 @@ pub(crate) struct Tap {
     pub(crate) loses: Option<Box<dyn FnMut(&Event) -> bool + Send>>,
     /// What a transaction fails with, instead of being sent.
     pub(crate) refuses: Option<Box<dyn FnMut(&Txn) -> Option<Error> + Send>>,
+    /// What a read fails with.
+    pub(crate) fails: Option<Box<dyn FnMut(&Range) -> Option<Error> + Send>>,
     /// What opening a watch fails with.
     pub(crate) denies: Option<Box<dyn FnMut(&Keys) -> Option<Error> + Send>>,
     /// Each lease that was to be renewed.
@@ -59,7 +61,11 @@ impl fmt::Debug for Tapped {
 #[async_trait]
 impl Backend for Tapped {
     async fn range(&self, range: Range) -> Result<RangeResult> {
-        self.inner.range(range).await
+        let failure = self.tap().fails.as_mut().and_then(|fails| fails(&range));
+        match failure {
+            Some(error) => Err(error),
+            None => self.inner.range(range).await,
+        }
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult> {

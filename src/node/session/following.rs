@@ -54,6 +54,7 @@ impl Session {
     pub(super) fn follow(&mut self, watched: Result<Watched>) {
         match watched {
             Ok(Watched::Changes(changes)) => {
+                self.watch_trouble = None;
                 let read = self.read_revision;
                 for event in changes.events.iter().filter(|event| event.revision() > read) {
                     if let Err(error) = self.control.apply(&self.context.keys, event) {
@@ -68,7 +69,11 @@ impl Session {
                 self.watch_at = Instant::now() + LONGEST_BACKOFF;
             }
             Err(error) => {
-                tracing::warn!("watching the run failed: {error}");
+                let trouble = error.to_string();
+                if self.watch_trouble.as_ref() != Some(&trouble) {
+                    tracing::warn!("watching the run failed, and is tried on: {trouble}");
+                    self.watch_trouble = Some(trouble);
+                }
                 self.watch_at = Instant::now() + LONGEST_BACKOFF;
             }
         }

@@ -161,6 +161,8 @@ pub(super) struct Session {
     control: Control,
     watcher: Option<Watcher>,
     watch_at: Instant,
+    /// What watching last failed with, said once.
+    watch_trouble: Option<String>,
     /// `ctl/` was read at this revision; what a watch reports of before is older.
     read_revision: Revision,
     life: Option<String>,
@@ -229,6 +231,7 @@ impl Session {
             control: Control::default(),
             watcher: None,
             watch_at: now,
+            watch_trouble: None,
             read_revision: 0,
             life: None,
             past_life: None,

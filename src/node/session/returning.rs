@@ -59,7 +59,6 @@ impl Session {
                 self.note(answer.header);
                 self.take_record(answer.found(3));
                 self.watch_from(answer.header.revision + 1);
-                // Its round may be gone while its own lease lives: then its record brings the world back.
                 // The store may have lost this node's world while its own lease lived: then its record brings it back.
                 let round = self.control.round_record();
                 let lost = |world: &Arc<WorldFacts>| {
