@@ -80,15 +80,9 @@ fn client(
         cert: files.certificate.as_ref().map(|certificate| Pem::File(certificate.cert.clone())),
         key: files.certificate.as_ref().map(|certificate| Pem::File(certificate.key.clone())),
     });
-    let mut credentials = None;
-    if let Some(login) = &files.login {
-        let path = &login.password_file;
-        let password = std::fs::read_to_string(path).map_err(|error| Error::Setting {
-            message: format!("the password file cannot be read ({error}): `{}`", path.display()),
-        })?;
-        let password = password.trim_end_matches(['\r', '\n']).to_owned();
-        credentials = Some(Credentials { user: login.user.clone(), password });
-    }
+    let login = files.login.as_ref();
+    let credentials =
+        login.map(|login| Credentials::from_file(&login.user, &login.password_file)).transpose()?;
     let options = EtcdOptions {
         endpoints: source.endpoints.iter().map(ToString::to_string).collect(),
         tls,
