@@ -185,7 +185,9 @@ fn credentials(files: &Files) -> Result<(Option<ServerTls>, Option<Credentials>)
             });
         }
     };
-    Ok((tls, files.login.as_ref().map(crate::settings::Login::read).transpose()?))
+    let login = files.login.as_ref();
+    let user = login.map(|login| Credentials::from_file(&login.user, &login.password_file)).transpose()?;
+    Ok((tls, user))
 }
 
 #[cfg(test)]

@@ -92,6 +92,7 @@ impl Run {
                     seeks: 0,
                     world: None,
                     leaving: false,
+                    hosts: false,
                 };
                 // Ids are random: their order is not that of arrival.
                 let id = NodeId::from_random(self.arrived.wrapping_mul(0x9e37_79b9_7f4a_7c15));

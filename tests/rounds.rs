@@ -389,10 +389,14 @@ async fn the_members_of_a_world_are_those_of_one_attempt_at_its_plan() {
     let worlds = join_all(agents.iter().map(world)).await;
     // The first that is back brings the world with it, alone; the plan is written again when all are.
     let later = &agents[1..];
-    later.iter().for_each(|agent| agent.link.cut());
+    for agent in later {
+        agent.link.cut();
+    }
     service.wipe();
     sleep(TTL / 2).await;
-    later.iter().for_each(|agent| agent.link.mend());
+    for agent in later {
+        agent.link.mend();
+    }
     sleep(TTL * 5).await;
     agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
     assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());

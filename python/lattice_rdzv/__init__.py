@@ -15,12 +15,14 @@ What is not passed comes from the environment: `LATTICE_RDZV_ENDPOINTS`, `LATTIC
 others. Leaving the `with` block leaves the run and never closes it. `world.store` is a key-value space of that round,
 `run.store` one that outlives rounds. Everything that goes wrong is a `RendezvousError`.
 
+Without an etcd at hand, `with lattice_rdzv.serve() as server:` is one in this process' memory, at `server.endpoint`.
 `lattice_rdzv.aio` is the same to be awaited; `torchrun --rdzv-backend lattice` uses the same core.
 """
 
 from lattice_rdzv import errors
 from lattice_rdzv._core import Change, Member, Store, World, __version__
 from lattice_rdzv._run import Run, join
+from lattice_rdzv._serve import Server, serve
 from lattice_rdzv.errors import (
     ClosedError,
     JoinTimeoutError,
@@ -44,6 +46,7 @@ __all__ = [
     "RecordError",
     "RendezvousError",
     "Run",
+    "Server",
     "SettingsError",
     "Store",
     "StoreResetError",
@@ -53,4 +56,5 @@ __all__ = [
     "__version__",
     "errors",
     "join",
+    "serve",
 ]

@@ -5,6 +5,7 @@ its exception), and takes its limit as `timeout_seconds`.
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Final, Literal, final
 
@@ -12,6 +13,7 @@ __all__ = [
     "Change",
     "Member",
     "Node",
+    "Server",
     "Settings",
     "Store",
     "World",
@@ -231,6 +233,32 @@ class Store:
     def queue_push(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None: ...
     def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float = 300.0) -> bytes | None: ...
     def queue_len(self, key: str, *, timeout_seconds: float = 300.0) -> int: ...
+
+@final
+class Server:
+    """The embedded store as a server of this process. It serves until it is stopped."""
+
+    @staticmethod
+    def start(
+        host: str,
+        port: int,
+        *,
+        cert: str | PathLike[str] | None = None,
+        key: str | PathLike[str] | None = None,
+        client_ca: str | PathLike[str] | None = None,
+        user: str | None = None,
+        password_file: str | PathLike[str] | None = None,
+    ) -> Server: ...
+    @property
+    def endpoint(self) -> str:
+        """Where clients on this machine reach it, for example `http://127.0.0.1:29400`."""
+    @property
+    def member_id(self) -> int:
+        """By which clients tell it from another."""
+    def wait(self, *, timeout_seconds: float | None = None) -> bool:
+        """Waits until it is stopped by another thread; false if the time was over first."""
+    def stop(self) -> None:
+        """Tells its clients and ends, within two seconds. Does nothing in a forked child, nor a second time."""
 
 def probe(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
     """What the service says of itself, as JSON: endpoint, version, cluster id, errors, whether it lets us write

@@ -1,8 +1,9 @@
-"""What this process has joined, so that it leaves once, at exit, and only where it joined.
+"""What this process has joined and serves, so that it leaves and stops once, at exit, and only where it began.
 
 Problem: a node that goes without a word costs its peers a lease's time. Choice: every joined node is kept here until it
-left; the interpreter's exit lets the rest leave, within a bound. Nothing hangs on `__del__`, whose moment nobody
-chooses, and a forked child starts with an empty list: its parent's membership is not its own.
+left, and every server until it stopped; the interpreter's exit lets the rest leave, then stops the servers, which a node
+may need to leave, within a bound. Nothing hangs on `__del__`, whose moment nobody chooses, and a forked child starts
+with empty lists: its parent's membership is not its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ LEAVE_AT_EXIT_SECONDS = 3.0
 
 _lock = threading.Lock()
 _joined: dict[int, _core.Node] = {}
+_serving: dict[int, _core.Server] = {}
 _hooked = False
 
 # Called at exit before anything ends; what they give up leads into the core.
@@ -29,6 +31,29 @@ before_end: list[Callable[[], None]] = []
 def join(settings: _core.Settings, *, port: int) -> _core.Node:
     """Joins, and remembers the node. The first time it starts the logs, so that a join that waits can say so, and
     registers the exit hook, so that an exit ends a join that is pending in another thread."""
+    _begin()
+    node = _core.Node.join(settings, port=port)
+    with _lock:
+        _joined[id(node)] = node
+    return node
+
+
+def serve(start: Callable[[], _core.Server]) -> _core.Server:
+    """Starts a server, and remembers it."""
+    _begin()
+    server = start()
+    with _lock:
+        _serving[id(server)] = server
+    return server
+
+
+def stopped(server: _core.Server) -> None:
+    """Forgets a server that has stopped."""
+    with _lock:
+        _serving.pop(id(server), None)
+
+
+def _begin() -> None:
     from lattice_rdzv import _logs
 
     global _hooked
@@ -38,10 +63,6 @@ def join(settings: _core.Settings, *, port: int) -> _core.Node:
             atexit.register(_at_exit, os.getpid())
             os.register_at_fork(after_in_child=_after_fork_in_child)
     _logs.start()
-    node = _core.Node.join(settings, port=port)
-    with _lock:
-        _joined[id(node)] = node
-    return node
 
 
 def left(node: _core.Node) -> None:
@@ -55,6 +76,7 @@ def _after_fork_in_child() -> None:
     # Another thread of the parent may have held the lock at the moment of the fork.
     _lock = threading.Lock()
     _joined.clear()
+    _serving.clear()
     # The parent's hook is inherited and sees by its pid that it is not meant; a child that joins registers its own.
     _hooked = False
 
@@ -68,10 +90,13 @@ def _at_exit(pid: int) -> None:
         call()
     deadline = time.monotonic() + LEAVE_AT_EXIT_SECONDS
     with _lock:
-        nodes = list(_joined.values())
+        nodes, servers = list(_joined.values()), list(_serving.values())
         _joined.clear()
+        _serving.clear()
     # Or leaving would end what daemon threads wait for, and each would print a traceback.
     _core.end_calls()
     for node in nodes:
         node.leave(timeout_seconds=max(0.1, deadline - time.monotonic()))
+    for server in servers:
+        server.stop()
     _logs.stop(_core.shutdown)

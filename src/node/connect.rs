@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     backend::{
         Backend, Keys, Range,
-        etcd::{EtcdBackend, EtcdOptions, Pem, TlsFiles},
+        etcd::{Credentials, EtcdBackend, EtcdOptions, Pem, TlsFiles},
         limits::Limits,
         retry::{RetryPolicy, retry},
     },
@@ -27,7 +27,7 @@ use crate::{
     error::{Error, Result},
     hosting::{Host, hosted_at, is_embedded},
     run::Entropy,
-    settings::{Connection, Login, Settings},
+    settings::{Connection, Settings},
 };
 
 /// What torchrun passes as the id of a run when nobody passed one.
@@ -130,10 +130,13 @@ impl Search<'_> {
             cert: files.certificate.as_ref().map(|certificate| Pem::File(certificate.cert.clone())),
             key: files.certificate.as_ref().map(|certificate| Pem::File(certificate.key.clone())),
         });
+        let login = files.login.as_ref();
+        let credentials =
+            login.map(|login| Credentials::from_file(&login.user, &login.password_file)).transpose()?;
         let options = EtcdOptions {
             endpoints: source.endpoints.iter().map(ToString::to_string).collect(),
             tls,
-            credentials: files.login.as_ref().map(Login::read).transpose()?,
+            credentials,
             limits: Limits::for_ttl(self.ttl),
             seed: self.entropy.bits(),
         };

@@ -8,6 +8,7 @@ mod errors;
 mod logs;
 mod node;
 mod runtime;
+mod server;
 mod settings;
 mod status;
 mod store;
@@ -22,6 +23,7 @@ mod _core {
     #[pymodule_export]
     use super::{
         node::Node,
+        server::Server,
         settings::Settings,
         store::Store,
         world::{Change, Member, World},

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::Shutdown,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -19,6 +20,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -68,6 +70,7 @@ pub(super) async fn serve(api: Arc<Api>, listener: TcpListener, tls: Option<TlsA
             },
         }
     }
+    end(&SockRef::from(&listener));
     drop(listener);
     // What is left after the grace ends with the set.
     let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
@@ -78,10 +81,12 @@ async fn connection(api: Arc<Api>, stream: TcpStream, tls: Option<TlsAcceptor>, 
         tracing::debug!("a connection ended at once: {error}");
         return;
     }
+    let heard = Arc::new(AtomicUsize::new(0));
+    let socket = Socket { stream, heard: Arc::clone(&heard) };
     match tls {
-        None => converse(api, stream).await,
-        Some(tls) => match timeout(PATIENCE, tls.accept(stream)).await {
-            Ok(Ok(stream)) => converse(api, stream).await,
+        None => converse(api, socket, &heard).await,
+        Some(tls) => match timeout(PATIENCE, tls.accept(socket)).await {
+            Ok(Ok(stream)) => converse(api, stream, &heard).await,
             Ok(Err(error)) => tracing::debug!("a client was refused, no TLS came about: {error}"),
             Err(_) => tracing::debug!("a client was left, it did not finish its TLS handshake"),
         },
@@ -89,7 +94,11 @@ async fn connection(api: Arc<Api>, stream: TcpStream, tls: Option<TlsAcceptor>, 
 }
 
 /// Serves HTTP/1 or HTTP/2, whichever the client speaks.
-async fn converse(api: Arc<Api>, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+async fn converse(
+    api: Arc<Api>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    heard: &AtomicUsize,
+) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     builder
@@ -99,12 +108,11 @@ async fn converse(api: Arc<Api>, io: impl AsyncRead + AsyncWrite + Unpin + Send 
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
     let mut stopping = api.stopping.clone();
-    let heard = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(Heard { io, bytes: Arc::clone(&heard) });
+    let before = heard.load(Ordering::Relaxed);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         dispatch(Arc::clone(&api), request.map(Body::new))
     });
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut patience = pin!(sleep(PATIENCE));
     let (mut begun, mut told) = (false, false);
     loop {
@@ -117,7 +125,7 @@ async fn converse(api: Arc<Api>, io: impl AsyncRead + AsyncWrite + Unpin + Send 
                 return;
             }
             () = patience.as_mut(), if !begun => {
-                if heard.load(Ordering::Relaxed) < PREFACE_BYTES {
+                if heard.load(Ordering::Relaxed) < before + PREFACE_BYTES {
                     tracing::debug!("a client was left, it said nothing");
                     return;
                 }
@@ -131,40 +139,53 @@ async fn converse(api: Arc<Api>, io: impl AsyncRead + AsyncWrite + Unpin + Send 
     }
 }
 
-/// Counts what is read.
-struct Heard<T> {
-    io: T,
-    bytes: Arc<AtomicUsize>,
+/// Ends a socket for all who have it: a process that was forked from this one has a copy, which would keep the port
+/// taken and the peer waiting.
+fn end(socket: &SockRef<'_>) {
+    // It may have ended already.
+    let _ = socket.shutdown(Shutdown::Both);
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
+/// A connection that counts what is read.
+struct Socket {
+    stream: TcpStream,
+    heard: Arc<AtomicUsize>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        end(&SockRef::from(&self.stream));
+    }
+}
+
+impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let end = Pin::new(&mut self.io).poll_read(context, buffer);
-        self.bytes.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        let end = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.heard.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
         end
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
+impl AsyncWrite for Socket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -172,10 +193,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        true
     }
 }

@@ -303,22 +303,6 @@ impl Settings {
     }
 }
 
-impl Login {
-    /// The user with the password that the file holds now.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Setting`]: the file cannot be read.
-    pub fn read(&self) -> Result<crate::backend::etcd::Credentials> {
-        let path = &self.password_file;
-        let password = std::fs::read_to_string(path).map_err(|error| Error::Setting {
-            message: format!("the password file cannot be read ({error}): `{}`", path.display()),
-        })?;
-        let password = password.trim_end_matches(['\r', '\n']).to_owned();
-        Ok(crate::backend::etcd::Credentials { user: self.user.clone(), password })
-    }
-}
-
 impl RunName {
     /// Which run, for a command that looks at one without joining it.
     ///

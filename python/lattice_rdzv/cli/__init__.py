@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from . import demo, doctor, status
+from . import demo, doctor, serve, status
 
 
 class Command(NamedTuple):
@@ -21,6 +21,11 @@ COMMANDS = {
     ),
     "doctor": Command(
         "Look for what would keep a job from meeting, and say what to do about it.", doctor.add_arguments, doctor.run
+    ),
+    "serve": Command(
+        "Serve the embedded store: what an etcd would be, in memory, until it is stopped.",
+        serve.add_arguments,
+        serve.run,
     ),
     "status": Command("Show a run as the service has it: round, nodes, history.", status.add_arguments, status.run),
 }

@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -90,6 +90,20 @@ pub struct Credentials {
     pub user: String,
     /// Its password.
     pub password: String,
+}
+
+impl Credentials {
+    /// A user whose password is in a file; a line's end behind it is not part of it.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the file cannot be read.
+    pub fn from_file(user: impl Into<String>, path: &Path) -> Result<Self> {
+        let password = std::fs::read_to_string(path).map_err(|error| Error::Setting {
+            message: format!("the password file cannot be read ({error}): `{}`", path.display()),
+        })?;
+        let password = password.trim_end_matches(['\r', '\n']).to_owned();
+        Ok(Self { user: user.into(), password })
+    }
 }
 
 impl fmt::Debug for Credentials {

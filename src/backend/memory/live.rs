@@ -242,3 +242,31 @@ async fn expire_in_time(live: Weak<Live>, sooner: Arc<Notify>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Whether leases of 6 s and of 60 s live after 7 s in which nothing ran, and how long the second still has.
+    async fn after_a_pause(live: Arc<Live>) -> (bool, Duration) {
+        live.access(|engine, now| engine.grant(now, 1, 6).and_then(|_| engine.grant(now, 2, 60))).unwrap();
+        tokio::time::advance(SECOND * 7).await;
+        live.access(|engine, now| (engine.lease(now, 1).is_some(), engine.lease(now, 2).unwrap().remaining))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_was_long_for_a_lease_is_given_back() {
+        let live = Live::looking_after_itself(Engine::default());
+        assert_eq!(after_a_pause(Arc::clone(&live)).await, (true, SECOND * 53));
+        // In time in which it runs, leases end.
+        tokio::time::sleep(SECOND * 7).await;
+        assert!(live.look(|engine, now| engine.lease(now, 1)).is_none());
+        assert_eq!(
+            after_a_pause(Live::new(Engine::default())).await,
+            (false, SECOND * 53),
+            "etcd gives nothing"
+        );
+    }
+}

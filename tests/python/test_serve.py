@@ -1,0 +1,212 @@
+"""The embedded store as other people's tests and `lattice-rdzv serve` have it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from harness.certificates import Certificates
+from harness.ports import free_port
+from harness.programs import Program
+from harness.together import together
+from harness.wait import wait_for
+
+import lattice_rdzv
+from lattice_rdzv.cli import serve as command
+
+
+def join(endpoint: str, name: str, **settings: str) -> lattice_rdzv.Run:
+    return lattice_rdzv.join(
+        "served", nnodes=2, endpoint=endpoint, node_name=name, local_address="127.0.0.1", lease_ttl=3, settle_time=0.1,
+        connect_timeout=3, **settings,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def meet(endpoint: str, **settings: str) -> None:
+    """Two nodes form a world there."""
+    with join(endpoint, "node-1", **settings) as one, join(endpoint, "node-2", **settings) as two:
+        worlds = together(one.next_world, two.next_world)
+        assert sorted(world.rank for world in worlds) == [0, 1]
+        worlds[0].store.set("key", b"value")
+        assert worlds[1].store.get("key") == b"value"
+
+
+def answers(endpoint: str) -> bool:
+    parts = urlsplit(endpoint)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def test_nodes_meet_without_an_etcd() -> None:
+    with lattice_rdzv.serve(port=0) as server:
+        meet(server.endpoint)
+        with urllib.request.urlopen(f"{server.endpoint}/metrics", timeout=5) as page:
+            assert b"lattice_rdzv_leases" in page.read()
+    assert not answers(server.endpoint)
+    server.stop()
+    assert server.wait(timeout_seconds=0)
+
+
+def test_it_listens_where_it_was_told_and_is_another_one_each_time() -> None:
+    with lattice_rdzv.serve(port=free_port()) as server:
+        port = urlsplit(server.endpoint).port or 0
+        with pytest.raises(lattice_rdzv.SettingsError, match=str(port)):
+            lattice_rdzv.serve(port=port)
+        assert not server.wait(timeout_seconds=0.01)
+        first = server._native.member_id
+    with lattice_rdzv.serve(port=port) as server:
+        assert server._native.member_id != first
+    with pytest.raises(lattice_rdzv.SettingsError, match=r"192\.0\.2\.1"):
+        lattice_rdzv.serve("192.0.2.1", 0)
+
+
+def test_half_of_a_pair_is_an_error() -> None:
+    for half in ({"cert": "a.pem"}, {"key": "a.key"}, {"client_ca": "a.pem"}):
+        with pytest.raises(lattice_rdzv.SettingsError, match="`cert` and `key`"):
+            lattice_rdzv.serve(port=0, **half)
+    for half in ({"user": "me"}, {"password_file": "file"}):
+        with pytest.raises(lattice_rdzv.SettingsError, match="`password_file`"):
+            lattice_rdzv.serve(port=0, **half)
+    with pytest.raises(lattice_rdzv.SettingsError, match="/nowhere/password"):
+        lattice_rdzv.serve(port=0, user="me", password_file="/nowhere/password")
+    with pytest.raises(lattice_rdzv.SettingsError, match="/nowhere/cert"):
+        lattice_rdzv.serve(port=0, cert="/nowhere/cert", key="/nowhere/key")
+
+
+def test_certificates_in_both_directions(certificates: Certificates) -> None:
+    with lattice_rdzv.serve(
+        port=0, cert=certificates.server, key=certificates.server_key, client_ca=certificates.authority
+    ) as server:
+        authority = str(certificates.authority)
+        meet(server.endpoint, cacert=authority, cert=str(certificates.client), key=str(certificates.client_key))
+        with pytest.raises(lattice_rdzv.UnreachableError):
+            join(server.endpoint, "stranger", cacert=authority)
+
+
+def test_a_password(tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text("secret\n")
+    wrong.write_text("guess\n")
+    with lattice_rdzv.serve(port=0, user="me", password_file=right) as server:
+        meet(server.endpoint, user="me", password_file=str(right))
+        with pytest.raises(lattice_rdzv.UnreachableError, match="refuses us"):
+            join(server.endpoint, "stranger", user="me", password_file=str(wrong))
+        with pytest.raises(lattice_rdzv.UnreachableError, match="refuses us"):
+            join(server.endpoint, "stranger")
+
+
+def test_exits_are_quiet_and_let_a_node_leave_first(tmp_path: Path) -> None:
+    source = """
+        import lattice_rdzv, sys, threading
+        server = lattice_rdzv.serve(port=0)
+        run = lattice_rdzv.join("alone", nnodes=1, endpoint=server.endpoint, local_address="127.0.0.1", settle_time=0.1)
+        run.next_world()
+        threading.Thread(target=server.wait, daemon=True).start()
+    """
+    programs = [Program(tmp_path, source) for _ in range(4)]
+    for one in programs:
+        assert one.wait() == 0, one.output
+        assert "has stopped" in one.output
+        for word in ("Traceback", "panicked", "WARNING"):
+            assert word not in one.output, one.output
+
+
+def test_a_forked_child_neither_stops_it_nor_keeps_its_port(tmp_path: Path) -> None:
+    source = """
+        import lattice_rdzv, os, sys, time, urllib.request
+        from urllib.parse import urlsplit
+        asks, told = os.pipe()
+        with lattice_rdzv.serve(port=0) as server:
+            child = os.fork()
+            if child:
+                urllib.request.urlopen(server.endpoint + "/health", timeout=5).close()
+        # The child has left the block too, and holds what it inherited until it is told.
+        if child == 0:
+            os.read(asks, 1)
+            os._exit(0)
+        with lattice_rdzv.serve(port=urlsplit(server.endpoint).port) as again:
+            urllib.request.urlopen(again.endpoint + "/health", timeout=5).close()
+            os.write(told, b".")
+            os.waitpid(child, 0)
+            urllib.request.urlopen(again.endpoint + "/health", timeout=5).close()
+        print("done", flush=True)
+    """
+    program = Program(tmp_path, source)
+    assert program.wait() == 0, program.output
+    assert "done" in program.output, program.output
+
+
+class Serve:
+    """The command, in a process of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._log = folder / "serve.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lattice_rdzv.cli", "serve", *arguments],
+                stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "LATTICE_RDZV_LOG": "info"},
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        self.endpoint = self.process.stdout.readline().decode().strip()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(20)
+        finally:
+            self.process.kill()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    serve = Serve(tmp_path, "--listen", "127.0.0.1:0")
+    meet(serve.endpoint)
+    assert serve.end(number) == 0, serve.log
+    lines = serve.log.splitlines()
+    assert len(lines) == 2, serve.log
+    assert "serves on 127.0.0.1" in lines[0]
+    assert "has stopped" in lines[1]
+
+
+def test_the_command_warns_once_where_everybody_may_come_in(tmp_path: Path) -> None:
+    serve = Serve(tmp_path, "--listen", "0.0.0.0:0")
+    wait_for("a warning", lambda: "WARNING" in serve.log, detail=lambda: serve.log)
+    assert serve.end(signal.SIGTERM) == 0
+    assert serve.log.count("neither TLS nor a password") == 1
+    assert urlsplit(serve.endpoint).hostname == "127.0.0.1", "this is how this machine reaches it"
+
+
+def test_a_port_that_is_taken_ends_the_command(tmp_path: Path) -> None:
+    with lattice_rdzv.serve(port=0) as server:
+        port = urlsplit(server.endpoint).port
+        serve = Serve(tmp_path, "--listen", f"127.0.0.1:{port}")
+        assert serve.end(signal.SIGTERM) == 1
+        assert f"port {port}" in serve.log
+
+
+def test_addresses() -> None:
+    assert command.address("node0:29400") == ("node0", 29400)
+    assert command.address("node0") == ("node0", 29400)
+    assert command.address(":7") == ("127.0.0.1", 7)
+    assert command.address("[::1]:7") == ("::1", 7)
+    assert command.address("[::1]") == ("::1", 29400)
+    for wrong in ("node0:x", "node0:70000", "node0:-1"):
+        with pytest.raises(argparse.ArgumentTypeError, match=wrong):
+            command.address(wrong)
