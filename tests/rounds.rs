@@ -421,11 +421,13 @@ async fn a_loss_that_is_ignored_changes_nothing_and_the_next_round_is_formed_wit
     assert!(agents[0].node.wait_change(Some(TTL * 20)).await.is_none(), "{:?}", agents[0].node.change());
     // It is not forgotten: who asks for another round is in one without the lost.
     assert_eq!(ranks(&agents).await, [0, 1]);
-    drop(agents.remove(1));
-    drop(agents.remove(0));
-    // Nobody is left whom it could not concern.
-    let next = joined(&service, "2:4", &["x", "y"]).await;
-    assert_eq!(ranks(&next).await, [0, 1]);
+    // Where nobody is left it concerns those who come.
+    agents.clear();
+    for (name, seed) in [("x", 11), ("y", 12)] {
+        let given = [("last_call_timeout", "2"), ("on_member_loss", "ignore"), ("on_newcomer", "ignore")];
+        agents.push(Agent::join(&service, settings(name, "2:4", &given), seed).await.unwrap());
+    }
+    assert_eq!(ranks(&agents).await, [0, 1]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -215,8 +215,8 @@ pub async fn local_address(settings: &Settings, source: &Source, names: &impl Lo
         Some(address) if !address.is_loopback() => address.to_string(),
         own => {
             let host = settings.host_name.as_deref().unwrap_or(&settings.node_name);
-            let known = look_up(names, host, 0, Instant::now() + OWN_NAME_LIMIT).await;
-            let outside = known.into_iter().find(|address| !address.ip().is_loopback());
+            let found = look_up(names, host, 0, Instant::now() + OWN_NAME_LIMIT).await;
+            let outside = found.into_iter().find(|address| !address.ip().is_loopback());
             let loopback = own.map_or_else(|| "127.0.0.1".to_owned(), |own| own.to_string());
             if outside.is_none() && settings.max_nodes > 1 {
                 tracing::info!(

@@ -41,7 +41,11 @@ pub(crate) struct Agent {
 impl Agent {
     /// Joins; the seed decides everything random about it.
     pub(crate) async fn join(service: &MemoryService, settings: Settings, seed: u64) -> Result<Self> {
-        let link = Arc::new(service.connect_with(TTL / 4));
+        Self::join_over(Arc::new(service.connect_with(TTL / 4)), settings, seed).await
+    }
+
+    /// The same over a connection that may have its tricks already.
+    pub(crate) async fn join_over(link: Arc<MemoryBackend>, settings: Settings, seed: u64) -> Result<Self> {
         let entropy = Entropy::seeded(seed);
         let place = place(&settings.node_name);
         let node = Node::join(Arc::clone(&link) as _, settings, entropy, place).await?;

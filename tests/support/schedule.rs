@@ -9,11 +9,14 @@ use std::{
 use lattice_rdzv::{
     Error,
     backend::{
-        Backend as _, Keys, Range,
-        memory::{Call, Fate, MemoryService},
+        Backend as _, Event, Keys, Range,
+        memory::{Call, Fate, MemoryBackend, MemoryService},
     },
     node::{State, WorldFacts},
-    protocol::records::{ChangeKind, LastWorld, Outcome},
+    protocol::{
+        keys::RunKeys,
+        records::{ChangeKind, LastWorld, Outcome, PlanShard, Record as _, RoundRecord},
+    },
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
@@ -54,10 +57,15 @@ struct Ledger {
     broken: Vec<String>,
     /// By life, round and name.
     worlds: BTreeMap<(String, u64, String), World>,
-    /// The highest round of each closed life when it was closed.
+    /// The last round of each life that was closed, and not wiped since.
     closed: BTreeMap<String, u64>,
-    /// The lives of the runs that were begun, in the order of their first world.
-    ends: BTreeMap<String, String>,
+    /// Whether the service lost everything: then there may be two worlds of one number that do not know of each other,
+    /// and a life whose closing was forgotten.
+    wiped: bool,
+    /// Whether somebody has asked for the run to be closed: only then may an agent's life end by itself.
+    closing: bool,
+    /// Who has ended.
+    ends: BTreeSet<String>,
 }
 
 #[derive(Clone)]
@@ -90,6 +98,10 @@ impl Book {
                 wrong.push(format!("round {round} was formed in a closed life"));
             }
             let key = (life.clone(), *round, label.clone());
+            let mut others = ledger.worlds.keys().filter(|(of, number, _)| (of, number) == (life, round));
+            if !ledger.wiped && others.any(|other| *other != key) {
+                wrong.push(format!("round {round} was formed twice"));
+            }
             let (known_size, master, ranks) = ledger
                 .worlds
                 .entry(key)
@@ -113,13 +125,30 @@ impl Book {
         }
     }
 
-    fn closing(&self, life: &str, round: u64) {
+    fn closing(&self) {
+        self.ledger.lock().unwrap().closing = true;
+    }
+
+    fn closed(&self, life: &str, round: u64) {
         self.ledger.lock().unwrap().closed.entry(life.to_owned()).or_insert(round);
+    }
+
+    fn wiped(&self) {
+        let mut ledger = self.ledger.lock().unwrap();
+        ledger.wiped = true;
+        ledger.closed.clear();
     }
 
     fn ended(&self, name: &str, error: &Error) {
         self.write(format!("{name}: ends: {error}"));
-        self.ledger.lock().unwrap().ends.insert(name.to_owned(), error.to_string());
+        let closing = {
+            let mut ledger = self.ledger.lock().unwrap();
+            ledger.ends.insert(name.to_owned());
+            ledger.closing
+        };
+        if !(closing && matches!(error, Error::Closed { .. })) {
+            self.broken(format!("{name} ended, and nobody had closed the run: {error}"));
+        }
     }
 }
 
@@ -180,6 +209,8 @@ struct Schedule {
     weather: Weather,
     wipes: usize,
     noise: bool,
+    /// Which start of the job this is.
+    submission: u64,
 }
 
 impl Schedule {
@@ -198,20 +229,24 @@ impl Schedule {
         let seed = self.random.next_u64();
         let labels = [("topology", "x"), ("topology", "y")];
         let label = labels[usize::try_from(self.below(2)).unwrap()];
-        let times = [("last_call_timeout", "2"), ("rejoin_timeout", "8"), ("reuse_delay", "2"), label];
+        let submission = self.submission.to_string();
+        let times = [
+            ("last_call_timeout", "2"),
+            ("rejoin_timeout", "8"),
+            ("reuse_delay", "2"),
+            ("submission", submission.as_str()),
+            label,
+        ];
         let settings = settings(&name, &self.nnodes, &times);
         self.book.write(format!("{name}: starts"));
-        let service = self.service.clone();
-        let join = timeout(Duration::from_secs(60), Agent::join(&service, settings, seed)).await;
-        match join {
-            Ok(Ok(agent)) => {
-                if self.noise {
-                    let mut random = StdRng::seed_from_u64(seed);
-                    agent.link.interfere(Some(Box::new(move |call| noise(&mut random, call))));
-                }
-                self.agents.push(Living::start(&self.book, &name, agent));
-            }
-            Ok(Err(error)) => self.book.write(format!("{name}: did not join: {error}")),
+        let link = Arc::new(self.service.connect_with(TTL / 4));
+        if self.noise {
+            let mut random = StdRng::seed_from_u64(seed);
+            link.interfere(Some(Box::new(move |call| noise(&mut random, call))));
+        }
+        match timeout(Duration::from_secs(60), Agent::join_over(link, settings, seed)).await {
+            Ok(Ok(agent)) => self.agents.push(Living::start(&self.book, &name, agent)),
+            Ok(Err(error)) => self.book.broken(format!("{name} did not join: {error}")),
             Err(_) => self.book.broken(format!("{name}: joining hangs")),
         }
     }
@@ -225,11 +260,10 @@ impl Schedule {
         let pause = self.seconds(4.0);
         sleep(pause).await;
         let kind = match self.weather {
-            Weather::Stormy => self.below(12),
+            Weather::Stormy => self.below(15),
             Weather::ServiceOnly => 7 + self.below(5),
         };
         match kind {
-            0..=1 => self.start().await,
             2 => {
                 if let Some(index) = self.one() {
                     let gone = self.agents.remove(index);
@@ -270,6 +304,7 @@ impl Schedule {
             7 => {
                 self.book.write("service: wiped");
                 self.wipes += 1;
+                self.book.wiped();
                 self.service.wipe();
                 if self.weather == Weather::ServiceOnly {
                     sleep(TTL * 5).await;
@@ -280,6 +315,7 @@ impl Schedule {
                 self.book.write(format!("service: paused for {:.1} s", time.as_secs_f64()));
                 self.service.pause();
                 sleep(time).await;
+                self.check_uncertain(time);
                 self.service.resume();
                 if self.weather == Weather::ServiceOnly {
                     sleep(TTL * 5).await;
@@ -292,9 +328,62 @@ impl Schedule {
                 sleep(time).await;
                 self.service.start();
             }
-            _ => {
+            11 => {
                 self.book.write("service: compacted");
                 let _ = self.service.compact(self.service.revision());
+            }
+            12 => {
+                if let Some(index) = self.one() {
+                    let gone = self.agents.remove(index);
+                    self.book.write(format!("{}: is about to leave", gone.name));
+                    gone.agent.node.mark_leaving(Duration::from_secs(1)).await;
+                    let grace = self.seconds(2.0);
+                    sleep(grace).await;
+                    self.book.write(format!("{}: is killed in its grace period", gone.name));
+                    gone.kill();
+                }
+            }
+            13 => self.close_by_somebody().await,
+            _ => self.start().await,
+        }
+    }
+
+    /// Somebody closes the run in the middle of everything, and the job is started again.
+    async fn close_by_somebody(&mut self) {
+        // Not too often: what happens to a run is more than its ends.
+        let Some(index) = self.one().filter(|_| self.submission < 3) else { return };
+        let closer = Arc::clone(&self.agents[index].agent);
+        self.book.write(format!("{}: closes", self.agents[index].name));
+        self.book.closing();
+        let limit = self.seconds(4.0);
+        let acknowledged = closer.node.close(Outcome::Failed, "the storm", Some(limit)).await;
+        let record = closer.node.subscribe().borrow().closed.clone();
+        self.book.write(format!("closed: {acknowledged}"));
+        if let Some(closed) = record.filter(|_| acknowledged)
+            && let Some(round) = self.stored_round().await.filter(|round| round.life == closed.life)
+        {
+            self.book.closed(&closed.life, round.round);
+        }
+        self.submission += 1;
+        self.start().await;
+    }
+
+    /// What stands at `ctl/round` now.
+    async fn stored_round(&self) -> Option<RoundRecord> {
+        let key = keys().round();
+        let found = self.service.connect().range(Range::new(Keys::one(key.as_str()))).await.ok()?;
+        RoundRecord::decode(&key, &found.items.first()?.value).ok()
+    }
+
+    /// Whoever has heard nothing for longer than its lease lives must know that it may be lost.
+    fn check_uncertain(&self, silence: Duration) {
+        if silence < TTL * 2 {
+            return;
+        }
+        for living in &self.agents {
+            if matches!(living.state(), State::Member | State::Seeking | State::Spare) {
+                let state = living.state();
+                self.book.broken(format!("{} is {state:?} after {silence:?} of silence", living.name));
             }
         }
     }
@@ -307,7 +396,9 @@ impl Schedule {
             living.cut = false;
         }
         self.book.write("all faults end");
-        let ended: Vec<String> = self.book.ledger.lock().unwrap().ends.keys().cloned().collect();
+        // Who is to learn of a closing has done so when what happened last was noticed.
+        sleep(TTL * 3).await;
+        let ended = self.book.ledger.lock().unwrap().ends.clone();
         self.agents.retain(|living| !ended.contains(&living.name));
         while (self.agents.len() as u64) < u64::from(self.book.min) {
             self.start().await;
@@ -318,6 +409,7 @@ impl Schedule {
         loop {
             let unsettled = self.unsettled();
             if unsettled.is_empty() {
+                self.check_ranks().await;
                 break;
             }
             if Instant::now() > deadline {
@@ -355,6 +447,54 @@ impl Schedule {
         }
     }
 
+    /// Each rank was given once, and everybody reads the same plan.
+    async fn check_ranks(&self) {
+        let members = || self.agents.iter().filter(|living| living.state() == State::Member);
+        let places: Vec<LastWorld> = members().filter_map(|living| living.world.borrow().clone()).collect();
+        let mut ranks: Vec<u32> = places.iter().map(|place| place.rank).collect();
+        ranks.sort_unstable();
+        let size = u32::try_from(ranks.len()).unwrap();
+        if ranks.iter().copied().ne(0..size) || places.iter().any(|place| place.size != size) {
+            self.book.broken(format!("the places are not one each of {size}: {places:?}"));
+        }
+        let mut plans = BTreeSet::new();
+        for living in members() {
+            let Some(facts) = living.agent.node.subscribe().borrow().world.clone() else { continue };
+            match living.agent.node.members(&facts, TTL).await {
+                Ok(members) => {
+                    plans.insert(members.iter().map(|entry| (entry.rank, entry.id)).collect::<Vec<_>>());
+                }
+                Err(error) => self.book.broken(format!("{} cannot read the plan: {error}", living.name)),
+            }
+        }
+        if plans.len() != 1 || plans.iter().any(|plan| plan.len() != ranks.len()) {
+            self.book.broken(format!("there is not one plan of {size}: {plans:?}"));
+        }
+    }
+
+    /// Everybody in the world asks for its exit barrier, and goes; nobody starts again because of it.
+    async fn finish(&mut self) {
+        let members: Vec<_> = self.agents.iter().filter(|living| living.state() == State::Member).collect();
+        for living in &members {
+            let facts = living.agent.node.subscribe().borrow().world.clone().expect("a member's world");
+            let store = living.agent.node.round_store(&facts, true);
+            self.book.write(format!("{}: finishes", living.name));
+            if let Err(error) = store.add("barrier", 1, true, Duration::from_secs(30)).await {
+                self.book.broken(format!("{} cannot finish: {error}", living.name));
+            }
+        }
+        for living in members.iter().skip(1) {
+            self.book.write(format!("{}: leaves, finished", living.name));
+            living.task.abort();
+            living.agent.node.leave(None).await;
+        }
+        sleep(TTL * 2).await;
+        let Some(last) = members.first() else { return };
+        if let Some((_, change)) = last.agent.node.change() {
+            self.book.broken(format!("{} was told though all had finished: {}", last.name, change.why));
+        }
+    }
+
     /// The run is closed by one, all others end with it, and in time nothing is left of it.
     async fn close(&mut self) {
         let Some(closer) = self
@@ -366,7 +506,8 @@ impl Schedule {
             return;
         };
         let world = closer.node.subscribe().borrow().world.clone().expect("a member's world");
-        self.book.closing(&world.place.life, world.place.round);
+        self.book.closing();
+        self.book.closed(&world.place.life, world.place.round);
         self.book.write("closing");
         if !closer.node.close(Outcome::Failed, "the end", None).await {
             self.book.broken("closing was not acknowledged".into());
@@ -390,6 +531,76 @@ impl Schedule {
             let key = String::from_utf8_lossy(&item.key).into_owned();
             self.book.broken(format!("{} keys are left of the run, such as {key}", left.len()));
         }
+    }
+}
+
+fn keys() -> RunKeys {
+    RunKeys::new("default", "run")
+}
+
+/// Looks at what stands in the store: decisions follow from each other, each is whole, and none follows a closing.
+async fn witness(service: MemoryService, book: Book) {
+    let client = service.connect();
+    let keys = keys();
+    loop {
+        let (mut last, mut closed): (Option<RoundRecord>, bool) = (None, false);
+        let Ok(mut watch) = client.watch(keys.control(), 0).await else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        while let Ok(changes) = watch.next().await {
+            let is_closed = |event: &Event| event.key() == keys.closed().as_bytes();
+            // A new life is begun in the transaction that puts the closing away.
+            let reopened: BTreeSet<i64> = changes
+                .events
+                .iter()
+                .filter(|event| is_closed(event) && matches!(event, Event::Delete { .. }))
+                .map(Event::revision)
+                .collect();
+            for event in changes.events {
+                if is_closed(&event) {
+                    closed = matches!(event, Event::Put(_));
+                }
+                let Event::Put(item) = event else { continue };
+                if item.key == keys.round().as_bytes() {
+                    let round = RoundRecord::decode("ctl/round", &item.value).expect("a record");
+                    if closed && !reopened.contains(&item.mod_revision) {
+                        book.broken(format!("round {} was written into a closed run", round.round));
+                    }
+                    if let Some(last) = last.as_ref().filter(|last| last.life == round.life) {
+                        let same = (last.round, &last.world) == (round.round, &round.world);
+                        if round.round < last.round || (round.round == last.round && !same) {
+                            book.broken(format!("round {} follows round {}", round.round, last.round));
+                        }
+                        if same && last.change.is_some() && round.change != last.change {
+                            book.broken(format!("the change of round {} was taken back", round.round));
+                        }
+                    }
+                    check_plan(&client, &keys, &round, item.mod_revision, &book).await;
+                    last = Some(round);
+                }
+            }
+        }
+    }
+}
+
+/// With the round its whole plan is there.
+async fn check_plan(client: &MemoryBackend, keys: &RunKeys, round: &RoundRecord, revision: i64, book: &Book) {
+    if !round.has_world() || book.ledger.lock().unwrap().wiped {
+        return;
+    }
+    let plan = keys.plan(&round.life, round.round, &round.attempt);
+    let range = Range { revision, ..Range::new(Keys::prefix(plan.as_str())) };
+    // Compacted, or wiped just now.
+    let Ok(found) = client.range(range).await else { return };
+    let shards = found.items.iter().map(|item| PlanShard::decode(&plan, &item.value).expect("a shard"));
+    let mut ranks: Vec<u32> = shards.flat_map(|shard| shard.nodes).map(|entry| entry.rank).collect();
+    ranks.sort_unstable();
+    if ranks.iter().copied().ne(0..round.size) && !book.ledger.lock().unwrap().wiped {
+        book.broken(format!(
+            "round {} of {} was committed with the ranks {ranks:?}",
+            round.round, round.size
+        ));
     }
 }
 
@@ -423,7 +634,9 @@ async fn run(seed: u64, weather: Weather) -> Report {
         weather,
         wipes: 0,
         noise,
+        submission: 1,
     };
+    let witness = tokio::spawn(witness(schedule.service.clone(), book.clone()));
     let first = if weather == Weather::ServiceOnly { max } else { min };
     for _ in 0..first {
         schedule.start().await;
@@ -441,7 +654,11 @@ async fn run(seed: u64, weather: Weather) -> Report {
     if weather == Weather::ServiceOnly && rounds != settled {
         book.broken(format!("{} rounds were formed though nobody died", rounds - settled));
     }
+    if schedule.below(2) == 0 {
+        schedule.finish().await;
+    }
     schedule.close().await;
+    witness.abort();
     let ledger = std::mem::take(&mut *book.ledger.lock().unwrap());
     Report {
         worlds: ledger.worlds.values().map(|(_, _, ranks)| ranks.len()).sum(),

@@ -16,17 +16,20 @@ use lattice_rdzv::{
     },
 };
 
+/// What becomes of one message, where a test has a say.
+type Rule<M, F> = Option<Box<dyn FnMut(&M) -> F + Send>>;
+
 /// What a test does about the traffic; what it leaves alone goes its way.
 #[derive(Default)]
 pub(crate) struct Tap {
     /// Whether an event of a watch is lost, as etcd has lost some.
-    pub(crate) loses: Option<Box<dyn FnMut(&Event) -> bool + Send>>,
+    pub(crate) loses: Rule<Event, bool>,
     /// What a transaction fails with, instead of being sent.
-    pub(crate) refuses: Option<Box<dyn FnMut(&Txn) -> Option<Error> + Send>>,
+    pub(crate) refuses: Rule<Txn, Option<Error>>,
     /// What a read fails with.
-    pub(crate) fails: Option<Box<dyn FnMut(&Range) -> Option<Error> + Send>>,
+    pub(crate) fails: Rule<Range, Option<Error>>,
     /// What opening a watch fails with.
-    pub(crate) denies: Option<Box<dyn FnMut(&Keys) -> Option<Error> + Send>>,
+    pub(crate) denies: Rule<Keys, Option<Error>>,
     /// Each lease that was to be renewed.
     pub(crate) renewed: Vec<LeaseId>,
     /// Each lease that was to be granted.
