@@ -258,7 +258,7 @@ async fn a_watch_that_is_refused_again_and_again_is_warned_of_once() {
     let first = Agent::join(&service, settings("a", "2", &[]), 1).await.unwrap();
     let link = Tapped::new(service.connect_with(TTL / 4));
     let backend = Arc::new(link.clone());
-    let second = Node::join(backend, settings("b", "2", &[]), Entropy::seeded(2), "b.test".into(), 1);
+    let second = Node::join(backend, settings("b", "2", &[]), Entropy::seeded(2), place("b"));
     let second = second.await.unwrap();
     let worlds = tokio::join!(first.node.next_world(None, None), second.next_world(None, None));
     assert_eq!(worlds.1.unwrap().place.rank, 1);
