@@ -50,6 +50,15 @@ pub fn hosted_at(source: &Source, is_host: Option<bool>) -> Result<Option<&Endpo
     }
 }
 
+/// What came of trying to host.
+#[derive(Debug)]
+pub enum Begun {
+    /// This node serves, so far only who it is.
+    Host(Host),
+    /// It is a client; the reason is told where it was to be the host.
+    Client(Option<String>),
+}
+
 /// A service that this node serves to all nodes. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct Host {
@@ -62,18 +71,24 @@ impl Host {
     /// ask who it is.
     ///
     /// # Errors
-    /// [`Error::Setting`]: credentials cannot be used; or this node is to be the host (`is_host`) and cannot listen there.
-    pub async fn begin(
-        endpoint: &Endpoint,
-        connection: &Connection,
-        deadline: Instant,
-    ) -> Result<Option<Self>> {
-        let Some(listener) = listen(endpoint, connection.is_host == Some(true), deadline).await? else {
-            return Ok(None);
+    /// [`Error::Setting`]: credentials cannot be used.
+    pub async fn begin(endpoint: &Endpoint, connection: &Connection, deadline: Instant) -> Result<Begun> {
+        let demanded = connection.is_host == Some(true);
+        let listener = match listen(endpoint, deadline).await {
+            Ok(listener) => listener,
+            Err(None) => return Ok(Begun::Client(None)),
+            Err(Some(error)) => {
+                let told = demanded || error.kind() != ErrorKind::AddrNotAvailable;
+                let why = format!("this node cannot listen at {endpoint}: {error}");
+                if told {
+                    tracing::warn!("{why}; it is a client of whoever serves there");
+                }
+                return Ok(Begun::Client(demanded.then_some(why)));
+            }
         };
         let (tls, user) = credentials(&connection.credentials)?;
         let server = Server::start(listener, ServerOptions { tls, user, held: true, ..Default::default() })?;
-        Ok(Some(Self { server, endpoint: endpoint.to_string() }))
+        Ok(Begun::Host(Self { server, endpoint: endpoint.to_string() }))
     }
 
     /// Whether it is this one that answers at the endpoint, by `backend`, which dials it. If so it serves everybody from
@@ -130,12 +145,12 @@ pub fn is_embedded(version: &str) -> bool {
     version.contains("+lattice-rdzv")
 }
 
-/// Listens where the endpoint says, if that is here and free. `demanded`: it must be.
-async fn listen(endpoint: &Endpoint, demanded: bool, deadline: Instant) -> Result<Option<TcpListener>> {
+/// Listens where the endpoint says; the error is none where another is there already, or nobody can know.
+async fn listen(endpoint: &Endpoint, deadline: Instant) -> Result<TcpListener, Option<std::io::Error>> {
     let (host, port) = (endpoint.host.to_string(), endpoint.port);
     let host = host.trim_matches(['[', ']']);
     // A name that cannot be looked up is no business of hosting: connecting says what is wrong with it.
-    let Ok(Ok(addresses)) = timeout_at(deadline, lookup_host((host, port))).await else { return Ok(None) };
+    let Ok(Ok(addresses)) = timeout_at(deadline, lookup_host((host, port))).await else { return Err(None) };
     let mut refusal = None;
     for address in addresses {
         match server::listen(address) {
@@ -147,25 +162,13 @@ async fn listen(endpoint: &Endpoint, demanded: bool, deadline: Instant) -> Resul
                         address.ip()
                     );
                 }
-                return Ok(Some(listener));
+                return Ok(listener);
             }
-            Err(error) if error.kind() == ErrorKind::AddrInUse => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(None),
             Err(error) => refusal = Some(error),
         }
     }
-    match refusal {
-        Some(error) if demanded => Err(Error::Setting {
-            message: format!(
-                "`is_host` says that this node hosts the service, and it cannot listen there ({error}); expected an \
-                 address of this machine: {endpoint}"
-            ),
-        }),
-        Some(error) if error.kind() != ErrorKind::AddrNotAvailable => {
-            tracing::info!("this node does not host the service at {endpoint}: {error}");
-            Ok(None)
-        }
-        _ => Ok(None),
-    }
+    Err(refusal)
 }
 
 /// What clients show is what a host asks for: all nodes have the same files.

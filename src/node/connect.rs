@@ -25,7 +25,7 @@ use crate::{
     },
     discovery::{Answer, Lookup, Resolved, Source, SystemLookup, candidates, pod_facts},
     error::{Error, Result},
-    hosting::{Host, hosted_at, is_embedded},
+    hosting::{Begun, Host, hosted_at, is_embedded},
     run::Entropy,
     settings::{Connection, Settings},
 };
@@ -74,7 +74,7 @@ impl Search<'_> {
     /// The same, but hosts the service first if that is this node's part.
     ///
     /// # Errors
-    /// As [`Self::connect`], and [`Error::Setting`] if this node is to host the service and cannot.
+    /// As [`Self::connect`].
     pub async fn connect_or_host(self) -> Result<(Found, Option<Host>)> {
         self.look(true).await
     }
@@ -102,14 +102,20 @@ impl Search<'_> {
         {
             source = *otherwise;
         }
-        let mut host = None;
+        let (mut host, mut no_host) = (None, None);
         if let Some(endpoint) = hosted_at(&source, connection.is_host)?.filter(|_| may_host) {
-            host = Host::begin(endpoint, connection, deadline).await?;
+            match Host::begin(endpoint, connection, deadline).await? {
+                Begun::Host(begun) => host = Some(begun),
+                Begun::Client(why) => no_host = why,
+            }
         }
         let backend = self.client(&source)?;
         let with_sources = |error| match error {
             Error::Unavailable { endpoint, cause, applied } => {
-                let cause = format!("{cause}; tried for {:.0} s, {looked_at}", patience.as_secs_f64());
+                let mut cause = format!("{cause}; tried for {:.0} s, {looked_at}", patience.as_secs_f64());
+                if let Some(why) = &no_host {
+                    cause = format!("{cause}; `is_host` says that this node hosts it, and {why}");
+                }
                 Error::Unavailable { endpoint, cause, applied }
             }
             other => other,

@@ -413,6 +413,7 @@ mod tests {
         let round = RoundRecord { host: Some("n1".into()), ..roster.round.clone().unwrap() };
         let world = roster.world.values().cloned().collect();
         roster.set_round(Moment::ZERO, round, world);
+        roster.acknowledged = seconds(4.9);
         roster.remove_node(seconds(5.0), id(1), &policy());
         roster.acknowledged = seconds(5.1);
         roster.observe(seconds(5.1), &policy());

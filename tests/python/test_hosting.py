@@ -92,10 +92,10 @@ def test_a_node_that_is_not_to_host_says_that_nobody_serves(endpoint: str, run_i
         lattice_rdzv.join(run_id, nnodes=1, endpoint=endpoint, is_host=False, connect_timeout=1)
 
 
-def test_a_node_that_is_to_host_must_be_able_to(run_id: str) -> None:
+def test_a_node_that_is_to_host_and_cannot_says_so_where_nobody_else_does(run_id: str) -> None:
     # An address for documentation, which no machine has.
-    with pytest.raises(lattice_rdzv.SettingsError, match=r"is_host.*http://192\.0\.2\.1:29400"):
-        lattice_rdzv.join(run_id, nnodes=1, endpoint="192.0.2.1:29400", is_host=True, connect_timeout=2)
+    with pytest.raises(lattice_rdzv.UnreachableError, match=r"is_host.*cannot listen at http://192\.0\.2\.1:29400"):
+        lattice_rdzv.join(run_id, nnodes=1, endpoint="192.0.2.1:29400", is_host=True, connect_timeout=1)
     with pytest.raises(lattice_rdzv.SettingsError, match="one endpoint"):
         lattice_rdzv.join(run_id, nnodes=1, endpoint="127.0.0.1:1,127.0.0.1:2", is_host=True, connect_timeout=2)
 

@@ -46,7 +46,7 @@ impl Session {
         if let Some(host) = host
             && self.closed.is_none()
         {
-            tracing::warn!("`{host}` hosts the service, and is lost: the world has lost a member");
+            tracing::warn!("lost {host}, which hosts the service: the world has lost a member");
             self.host_lost = Some(HostLost { host, since: Instant::now() });
         }
     }

@@ -103,8 +103,9 @@ class Job:
         conf: dict[str, str] | None = None,
         environment: dict[str, str] | None = None,
         wrapper: tuple[str, ...] = (),
+        address: str = "127.0.0.1",
     ) -> Agent:
-        """Starts an agent that is called `name`."""
+        """Starts an agent that is called `name`, and that its peers reach at `address`."""
         settings = {"lease_ttl": f"{LEASE_SECONDS:g}", "node_name": name, "last_call_timeout": "1", "grow_delay": "0.2"}
         settings.update(conf or {})
         command = [
@@ -116,7 +117,7 @@ class Job:
             "--nnodes", self.nnodes,
             "--nproc-per-node", str(workers),
             "--max-restarts", str(max_restarts),
-            "--local-addr", "127.0.0.1",
+            "--local-addr", address,
             "--rdzv-conf", ",".join(f"{key}={value}" for key, value in settings.items()),
             str(TRAIN),
             "--out", str(self.out),

@@ -1,0 +1,58 @@
+"""Machines of a test's own: network namespaces on one bridge, each with an address that only they reach."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One of them."""
+
+    namespace: str
+    address: str
+
+    @property
+    def wrapper(self) -> tuple[str, ...]:
+        """What a command is started with to run there."""
+        return ("ip", "netns", "exec", self.namespace)
+
+
+def why_not() -> str:
+    """Why there can be no machines here, or nothing."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    return "" if shutil.which("ip") else "network namespaces need the program `ip`"
+
+
+@contextmanager
+def machines(count: int) -> Iterator[list[Machine]]:
+    """That many machines, gone with all their interfaces at the end."""
+    prefix = f"lattice-{os.getpid()}"
+    hub = f"{prefix}-hub"
+    made = [Machine(f"{prefix}-{number}", f"10.77.0.{number + 1}") for number in range(count)]
+    try:
+        _ip("netns", "add", hub)
+        _ip("-n", hub, "link", "add", "bridge0", "type", "bridge")
+        _ip("-n", hub, "link", "set", "bridge0", "up")
+        for number, machine in enumerate(made):
+            cable = f"cable{number}"
+            _ip("netns", "add", machine.namespace)
+            _ip("-n", hub, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", machine.namespace)
+            _ip("-n", hub, "link", "set", cable, "master", "bridge0", "up")
+            _ip("-n", machine.namespace, "address", "add", f"{machine.address}/24", "dev", "eth0")
+            for interface in ("lo", "eth0"):
+                _ip("-n", machine.namespace, "link", "set", interface, "up")
+        yield made
+    finally:
+        for namespace in [hub, *(machine.namespace for machine in made)]:
+            subprocess.run(["ip", "netns", "delete", namespace], check=False, capture_output=True)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
