@@ -50,7 +50,14 @@ pub async fn probe(
                 | Error::Rejected { endpoint, .. } => endpoint.as_str(),
                 _ => "",
             };
-            return json!({ "endpoint": endpoint, "error": error.to_string() });
+            let kind = match &error {
+                Error::Unavailable { .. } | Error::NotFound { .. } | Error::Timeout { .. } => "unavailable",
+                Error::NotEtcd { .. } => "not_etcd",
+                Error::Denied { .. } => "denied",
+                Error::Setting { .. } => "setting",
+                _ => "other",
+            };
+            return json!({ "endpoint": endpoint, "error": error.to_string(), "kind": kind });
         }
     };
     let written = within(deadline, limit, Some(&found.backend), try_writing(&found.backend, &trial, entropy));

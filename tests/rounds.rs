@@ -258,6 +258,19 @@ async fn a_spare_outlives_any_wait_and_an_outage_and_still_comes_in() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_spare_whose_world_is_gone_waits_as_long_as_for_a_first_place() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "2", &["a", "b"]).await;
+    ranks(&agents).await;
+    let spare = Agent::join(&service, settings("c", "2", &[("join_timeout", "60")]), 30).await.unwrap();
+    drop(agents);
+    let end = spare.node.next_world(None, None);
+    let error =
+        tokio::time::timeout(TTL * 3 + Duration::from_secs(61), end).await.expect("an end").unwrap_err();
+    assert!(matches!(&error, Error::Timeout { .. }) && error.to_string().contains("1 missing"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_that_cannot_be_read_keeps_nobody_from_leaving() {
     let service = MemoryService::new();
     let agents = joined(&service, "2", &["a", "b"]).await;

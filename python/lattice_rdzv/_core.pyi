@@ -230,7 +230,8 @@ class Store:
 
 def probe(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
     """What the service says of itself, as JSON: endpoint, version, cluster id, errors, whether it lets us write
-    (a key of our own under a short lease), or the error."""
+    (a key of our own under a short lease), or the error and its kind (`unavailable`, `not_etcd`, `denied`, `setting`,
+    `other`)."""
 
 def status(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
     """The run as the service has it, as JSON: round, coordinator, nodes, history, closing."""

@@ -9,9 +9,9 @@
 Problem: a thread that waits cannot be cancelled; asyncio has few threads, and waits for them when it ends. Choice: waits
 have daemon threads of their own, or a few of them would keep every other call of the program waiting. A task that is
 cancelled interrupts the waits of its node until its thread has ended; another task's wait on the same node, interrupted
-with it, begins again with what is left of its time. Writes are not interrupted: they are short, and half a write helps
-nobody. A `queue_pop` both waits and writes: a value that it takes at the very moment when it is cancelled or interrupted
-is lost.
+with it, begins again with what is left of its time. A world that comes at the very moment when its wait is cancelled is
+returned by the next one. Writes are not interrupted: they are short, and half a write helps nobody. A `queue_pop` both
+waits and writes: a value that it takes at the moment when it is cancelled or interrupted is lost.
 """
 
 from __future__ import annotations
@@ -53,13 +53,33 @@ class Run:
 
     def __init__(self, run: _run.Run) -> None:
         self._run = run
+        # A wait for a world that was cancelled: interrupted, it ends soon, but a world may have come before that.
+        self._cancelled: asyncio.Future[_core.World] | None = None
 
     async def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> World:
         """Waits for the next world; see `lattice_rdzv.Run.next_world`."""
-        world = await _wait(
-            self._run._node, timeout_seconds, lambda left: self._run.next_world(port=port, timeout_seconds=left)
-        )
+        world = await self._world_of_cancelled()
+        if world is None:
+            world = await _wait(
+                self._run._node,
+                timeout_seconds,
+                lambda left: self._run.next_world(port=port, timeout_seconds=left),
+                cancelled=self._keep,
+            )
         return World(self._run._node, world)
+
+    def _keep(self, cancelled: asyncio.Future[_core.World]) -> None:
+        self._cancelled = cancelled
+
+    async def _world_of_cancelled(self) -> _core.World | None:
+        cancelled = self._cancelled
+        if cancelled is None:
+            return None
+        # What it failed with, if it was no interrupt, this call will fail with as well.
+        await asyncio.wait([cancelled])
+        self._cancelled = None
+        world = cancelled.result() if cancelled.exception() is None else None
+        return None if world is None or self._run.changing else world
 
     @property
     def changing(self) -> bool:
@@ -284,20 +304,32 @@ class Store:
         return repr(self._store)
 
 
-async def _wait(node: _core.Node, timeout_seconds: float | None, call: Callable[[float | None], T]) -> T:
-    """Runs a call that waits, with what is left of its time; interrupts the node's waits if this task is cancelled."""
+async def _wait(
+    node: _core.Node,
+    timeout_seconds: float | None,
+    call: Callable[[float | None], T],
+    *,
+    cancelled: Callable[[asyncio.Future[T]], None] | None = None,
+) -> T:
+    """Runs a call that waits, with what is left of its time; interrupts the node's waits if this task is cancelled, and
+    has `cancelled` told of the future of the call that is left behind."""
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         waiting = _Thread(functools.partial(call, left))
         try:
-            return await waiting.future
+            # The future is the thread's, and outlives the task that waits for it.
+            await asyncio.wait([waiting.future])
+        except asyncio.CancelledError:
+            waiting.abandon(interrupt=node.interrupt)
+            if cancelled is not None:
+                cancelled(waiting.future)
+            raise
+        try:
+            return waiting.future.result()
         except InterruptedError:
             # Another task of this node was cancelled, not this one.
             continue
-        except asyncio.CancelledError:
-            waiting.abandon(interrupt=node.interrupt)
-            raise
 
 
 class _Thread(Generic[T]):
@@ -312,6 +344,8 @@ class _Thread(Generic[T]):
         self._late: Callable[[T], object] | None = None
         self._answers: list[T] = []
         self.future: asyncio.Future[T] = self._loop.create_future()
+        # Or asyncio complains of what nobody waits for any more.
+        self.future.add_done_callback(lambda future: future.cancelled() or future.exception())
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._run,), name="lattice-rdzv-wait", daemon=True).start()
 
@@ -339,7 +373,7 @@ class _Thread(Generic[T]):
         try:
             with self._lock:
                 if self._abandoned and self._late is None:
-                    return
+                    raise InterruptedError("abandoned before it began")
             answer = self._call()
         except Exception as error:
             self._tell(functools.partial(self.future.set_exception, error))

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -105,7 +108,18 @@ fn client(
 }
 
 async fn answers(backend: &Arc<dyn Backend>, key: &str, deadline: Instant, entropy: &Entropy) -> Result<()> {
-    let read = || backend.range(Range::new(Keys::one(key)));
+    let told = AtomicBool::new(false);
+    let read = || async {
+        let answer = backend.range(Range::new(Keys::one(key))).await;
+        if let Err(error) = &answer
+            && error.is_transient()
+            && !told.swap(true, Ordering::Relaxed)
+        {
+            let left = deadline.saturating_duration_since(Instant::now());
+            tracing::info!("{error}; trying for another {:.0} s", left.as_secs_f64());
+        }
+        answer
+    };
     retry(RetryPolicy::default(), entropy.bits(), deadline, read).await.map(|_| ())
 }
 

@@ -172,8 +172,7 @@ impl Node {
     fn deadline(&self, seen: &Snapshot, began: Instant, limit: Option<Duration>) -> Option<Instant> {
         let settings = &self.context.settings;
         let limit = limit.or(match seen.state {
-            // With one place, which torchrun's default means, a second node is a mistake more often than a spare.
-            State::Spare if settings.max_nodes > 1 => settings.spare_timeout,
+            State::Spare => settings.spare_timeout,
             _ => Some(settings.join_timeout),
         });
         limit.map(|limit| began + limit)

@@ -65,6 +65,9 @@ pub(super) enum Foreign {
     NoEffect(&'static str),
 }
 
+// torch documents them, and its handler takes both numbers from `--nnodes`.
+const WORKERS: Foreign =
+    Foreign::NoEffect("how many nodes there are is `--nnodes`, as for torch's own handler");
 const LEASES: Foreign = Foreign::NoEffect("how soon a silent node counts as lost is `lease_ttl`");
 
 /// The keys of torch's own backends that are not ours as well, from `c10d_rendezvous_backend.py`,
@@ -91,8 +94,8 @@ pub(super) const FOREIGN: &[(&str, Foreign)] = &[
         "etcd_prefix",
         Foreign::NoEffect("keys are under `/lattice/rdzv/<tenant>/<run_id>/`; `tenant` keeps runs apart"),
     ),
-    ("min_workers", Foreign::Is("min_nodes")),
-    ("max_workers", Foreign::Is("max_nodes")),
+    ("min_workers", WORKERS),
+    ("max_workers", WORKERS),
 ];
 
 /// etcd-v2's and the legacy etcd's: the scheme of the endpoints.

@@ -200,7 +200,8 @@ pub struct Settings {
     /// meanwhile.
     #[serde(serialize_with = "seconds")]
     pub join_timeout: Duration,
-    /// For how long a spare waits. Default `off`: as long as the run lasts, which is what a spare is for.
+    /// For how long a spare waits. Default `off`: as long as the run lasts, which is what a spare is for; but
+    /// `join_timeout` where `max_nodes` is 1, torchrun's default, with which a second node is a mistake more often.
     #[serde(serialize_with = "optional_seconds")]
     pub spare_timeout: Option<Duration>,
     /// How long to wait for more nodes once `min_nodes` seek, one of the last world among them. Default 0.5 s: who
@@ -256,6 +257,7 @@ impl Settings {
         let (min_nodes, max_nodes) = input.nodes()?;
         let reactions = [("restart", Reaction::Restart), ("ignore", Reaction::Ignore)];
         let failures = [("close", NodeFailure::Close), ("leave", NodeFailure::Leave)];
+        let join_timeout = input.duration("join_timeout", 1.0..=LONGEST_SECONDS, 600.0)?;
         input.one_way_to_say_the_port()?;
         Ok(Self {
             run,
@@ -273,8 +275,8 @@ impl Settings {
             lease_ttl: input
                 .read("lease_ttl", |given| parse::whole_seconds(given, &(2.0..=3600.0)))?
                 .unwrap_or(Duration::from_secs(10)),
-            join_timeout: input.duration("join_timeout", 1.0..=LONGEST_SECONDS, 600.0)?,
-            spare_timeout: input.spare_timeout()?,
+            join_timeout,
+            spare_timeout: input.spare_timeout((max_nodes == 1).then_some(join_timeout))?,
             settle_time: input.duration("settle_time", 0.0..=LONGEST_SECONDS, 0.5)?,
             last_call_timeout: input.duration("last_call_timeout", 0.0..=LONGEST_SECONDS, 30.0)?,
             rejoin_timeout: input.duration("rejoin_timeout", 0.0..=LONGEST_SECONDS, 90.0)?,
@@ -515,15 +517,15 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn spare_timeout(&self) -> Result<Option<Duration>> {
-        let Some(given) = self.given("spare_timeout") else { return Ok(None) };
+    fn spare_timeout(&self, default: Option<Duration>) -> Result<Option<Duration>> {
+        let Some(given) = self.given("spare_timeout") else { return Ok(default) };
         if matches!(given.value.trim().to_ascii_lowercase().as_str(), "off" | "none") {
             return Ok(None);
         }
         parse::duration(&given, &(0.0..=LONGEST_SECONDS)).map(Some).map_err(|_| {
             given.wrong(
                 &format!("`off`, or seconds as a decimal number from 0 to {LONGEST_SECONDS}"),
-                "leave it out to have a spare wait as long as the run lasts",
+                "`off` has a spare wait as long as the run lasts",
             )
         })
     }
@@ -677,10 +679,7 @@ mod tests {
     /// With what every run needs, beside what the test is about.
     fn run_with(origin: Origin, passed: &[(&str, &str)]) -> Result<Settings> {
         let mut values = map(&[("run_id", "run"), ("host_name", "host-1")]);
-        if !["nnodes", "min_nodes", "max_nodes", "min_workers"]
-            .iter()
-            .any(|key| map(passed).contains_key(*key))
-        {
+        if !["nnodes", "min_nodes", "max_nodes"].iter().any(|key| map(passed).contains_key(*key)) {
             values.extend(map(&[("min_nodes", "2"), ("max_nodes", "4")]));
         }
         values.extend(map(passed));
@@ -827,7 +826,6 @@ mod tests {
         assert_eq!(ends(&[("nnodes", "3")]).unwrap(), (3, 3));
         assert_eq!(ends(&[("min_nodes", "3")]).unwrap(), (3, 3));
         assert_eq!(ends(&[("nnodes", "2:4"), ("min_nodes", "2"), ("max_nodes", "4")]).unwrap(), (2, 4));
-        assert_eq!(ends(&[("min_workers", "2"), ("max_workers", "4")]).unwrap(), (2, 4));
         refused(
             run_with(Origin::Argument, &[("nnodes", "2:4"), ("max_nodes", "5")]),
             &["`nnodes`", "`max_nodes`", "contradict"],
@@ -868,6 +866,13 @@ mod tests {
         assert_eq!(settings.settle_time, Duration::from_millis(250));
         assert_eq!(settings.spare_timeout, Some(Duration::from_secs(60)));
         assert_eq!(run_with(CONF, &[("spare_timeout", "off")]).unwrap().spare_timeout, None);
+        let one = |more: &[(&str, &str)]| {
+            let nodes = [("min_nodes", "1"), ("max_nodes", "1"), ("join_timeout", "7")];
+            run_with(CONF, &[&nodes, more].concat()).unwrap().spare_timeout
+        };
+        assert_eq!(one(&[]), Some(Duration::from_secs(7)));
+        assert_eq!(one(&[("spare_timeout", "60")]), Some(Duration::from_secs(60)));
+        assert_eq!(one(&[("spare_timeout", "off")]), None);
     }
 
     #[test]
@@ -994,9 +999,17 @@ mod tests {
 
         let legacy = run_with(
             CONF,
-            &[("protocol", "http"), ("etcd_prefix", "custom"), ("timeout", "300"), ("min_workers", "2")],
+            &[
+                ("min_nodes", "2"),
+                ("protocol", "http"),
+                ("etcd_prefix", "custom"),
+                ("timeout", "300"),
+                // torch's own handler does not look at it either.
+                ("min_workers", "1"),
+            ],
         )
         .unwrap();
+        assert_eq!((legacy.min_nodes, legacy.max_nodes), (2, 2));
         assert_eq!(legacy.join_timeout, Duration::from_secs(300));
         assert_eq!(legacy.connection.scheme.map(|required| required.scheme), Some(Scheme::Http));
     }

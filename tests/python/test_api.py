@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from typing import Any
 
 import pytest
 from conftest import JoinNode
@@ -269,6 +271,34 @@ def test_the_same_awaited(etcd: Etcd, run_id: str) -> None:
     assert sorted(rank for rank, _, _ in answers) == [0, 1]
     assert {size for _, size, _ in answers} == {2}
     assert max(total for _, _, total in answers) == 3
+
+
+def test_a_world_that_comes_as_its_wait_is_cancelled_is_returned_next(
+    etcd: Etcd, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, go_on = threading.Event(), threading.Event()
+    next_world = lattice_rdzv.Run.next_world
+
+    def held_up(run: lattice_rdzv.Run, **arguments: Any) -> Any:
+        world = next_world(run, **arguments)
+        here.set()
+        go_on.wait(20)
+        return world
+
+    async def story() -> tuple[int, bool]:
+        async with await aio.join(run_id, nnodes=1, endpoint=etcd.endpoint, node_name="node-1") as run:
+            monkeypatch.setattr(lattice_rdzv.Run, "next_world", held_up)
+            cancelled = asyncio.create_task(run.next_world())
+            await asyncio.to_thread(here.wait, 20)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            monkeypatch.setattr(lattice_rdzv.Run, "next_world", next_world)
+            again = asyncio.create_task(run.next_world())
+            go_on.set()
+            return (await again).round, run.changing
+
+    assert asyncio.run(story()) == (1, False)
 
 
 def test_an_awaited_call_can_be_cancelled(etcd: Etcd, run_id: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness.etcd import Etcd, etcd_binary
+from harness.silent import http_endpoint
 
 from lattice_rdzv import _core
 from lattice_rdzv.cli import demo, doctor, etcd_versions, main, status
@@ -52,7 +53,18 @@ def test_an_endpoint_of_torchruns_own_hides_our_variables() -> None:
 
 
 def test_an_endpoint_of_torchruns_own_hides_nothing_where_nothing_of_ours_is_set() -> None:
-    assert by_check(doctor.judge_environment({"PET_RDZV_ENDPOINT": "head:29400"})).keys() == {"environment"}
+    findings = by_check(doctor.judge_environment({"PET_RDZV_ENDPOINT": "head:29400"}))
+    assert findings.keys() == {"environment"}
+    assert "PET_RDZV_ENDPOINT=head:29400" in findings["environment"].found
+
+
+@pytest.mark.parametrize("name", ["LATTICE_RDZV_ENDPOINTS", "PET_RDZV_ENDPOINT"])
+def test_a_password_in_an_endpoint_is_not_repeated(name: str) -> None:
+    told = doctor.describe(
+        doctor.judge_environment({name: "http://user:s3cret@etcd:2379", "LATTICE_RDZV_CLIENT_PORT": "tcp://etcd:1"})
+    )
+    assert f"{name}=***@etcd:2379" in told
+    assert "s3cret" not in told
 
 
 def test_a_password_by_value_fails_and_is_not_repeated() -> None:
@@ -109,6 +121,21 @@ def test_torch_is_judged_by_whether_it_loads_entry_points(version: str | None, e
     assert doctor.judge_torch(version).status == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("unavailable", "start the service"),
+        ("not_etcd", "client port"),
+        ("denied", "LATTICE_RDZV_PASSWORD_FILE"),
+        ("setting", "which setting"),
+    ],
+)
+def test_the_advice_is_for_what_is_wrong(kind: str, advice: str) -> None:
+    (finding,) = doctor.judge_service(doctor.Probe("etcd:2379", error="it failed", kind=kind))
+    assert finding.status == "fail"
+    assert advice in finding.advice
+
+
 def test_a_service_that_reads_only_fails_with_its_reason() -> None:
     text = json.dumps({"endpoint": "e:1", "version": "3.5.23", "writable": False, "errors": ["permission denied"]})
     finding = by_check(doctor.judge_service(doctor.Probe.from_json(text, endpoint="e:1")))["permission to write"]
@@ -133,6 +160,23 @@ def test_the_environment_is_asked_as_an_agent_asks_it(
     monkeypatch.setenv("LATTICE_RDZV_ENDPOINTS", etcd.endpoint)
     assert main(["doctor", "--json"]) == 0
     assert "LATTICE_RDZV_ENDPOINTS" in printed_findings(capsys)["settings"]["found"]
+
+
+def test_the_service_of_torchruns_own_variable_is_the_one_that_is_asked(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PET_RDZV_ENDPOINT", etcd.endpoint)
+    monkeypatch.setenv("LATTICE_RDZV_ENDPOINTS", "127.0.0.1:1")
+    assert main(["doctor", "--json", "--timeout", "0.9"]) == 0
+    findings = printed_findings(capsys)
+    assert etcd.endpoint in findings["service"]["found"]
+    assert findings["torchrun's own variables"]["status"] == "warn"
+
+
+def test_what_is_no_etcd_is_told_as_that(capsys: pytest.CaptureFixture[str]) -> None:
+    with http_endpoint() as endpoint:
+        assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "2"]) == 1
+    assert "client port" in printed_findings(capsys)["service"]["advice"]
 
 
 def test_nobody_at_the_endpoint_is_a_failure_that_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.certificates import Certificates
 from harness.etcd import Etcd
 from harness.ports import free_port
+from harness.programs import Program
 from harness.silent import http_endpoint, silent_endpoint
 from harness.together import Pending, together
 from harness.wait import wait_for
@@ -94,7 +96,7 @@ def meet(*handlers: RendezvousHandler) -> list[Any]:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"run_id": ""}, "run id"),
+        ({"run_id": ""}, "--rdzv-id"),
         ({"run_id": "none"}, "--rdzv-id"),
         ({"run_id": "x" * 300}, "300"),
         ({"run_id": "a/b"}, "'/'"),
@@ -137,6 +139,21 @@ def test_a_run_id_comes_from_the_environment_when_torchrun_has_none(
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_ID", run_id)
     assert make(run_id="none").get_run_id() == run_id
+
+
+def test_an_empty_run_id_is_none(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="LATTICE_RDZV_ID"):
+        make(run_id="")
+    monkeypatch.setenv("LATTICE_RDZV_ID", "from-the-environment")
+    assert make(run_id="").get_run_id() == "from-the-environment"
+
+
+def test_the_number_of_nodes_comes_from_the_environment_when_torchrun_has_none(
+    make: MakeHandler, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATTICE_NNODES", "2")
+    assert [info.world_size for info in meet(make("node-1"), make("node-2"))] == [2, 2]
+    assert make(run_id=f"{run_id}-2", min_nodes=1, max_nodes=2).next_rendezvous().world_size == 1
 
 
 def test_keys_of_other_backends_are_accepted(make: MakeHandler) -> None:
@@ -212,14 +229,13 @@ def test_it_is_no_etcd_in_our_own_api(wrong: Callable[[], AbstractContextManager
 def test_another_agent_with_other_counts(make: MakeHandler) -> None:
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
     meet(first, second)
-    with pytest.raises(RendezvousStateError, match="2") as caught:
+    with pytest.raises(RendezvousStateError, match="nnodes 2:2, and this node has 2:3"):
         make("node-3", min_nodes=2, max_nodes=3).next_rendezvous()
-    assert "3" in str(caught.value)
     assert first.num_nodes_waiting() == second.num_nodes_waiting() == 0
 
 
 @pytest.mark.parametrize(
-    ("record", "expected"), [(b"not json at all", "JSON|read|record"), (b'{"version": 999}', "999|version")]
+    ("record", "expected"), [(b"not json at all", "JSON"), (b'{"version": 999}', "major version 999")]
 )
 def test_a_record_that_cannot_be_read(make: MakeHandler, etcd: Etcd, run_id: str, record: bytes, expected: str) -> None:
     etcd.put(f"/lattice/rdzv/default/{run_id}/ctl/round", record)
@@ -273,7 +289,7 @@ def test_a_second_node_where_one_is_enough_is_told_the_option(make: MakeHandler)
     first = make("node-1")
     meet(first)
     with pytest.raises(RendezvousTimeoutError, match="--nnodes"):
-        make("node-2", spare_timeout="1").next_rendezvous()
+        make("node-2", join_timeout="1").next_rendezvous()
     assert first.num_nodes_waiting() == 0
 
 
@@ -293,6 +309,7 @@ def test_the_service_is_gone_while_training_and_at_the_end(own_etcd: Etcd, make:
     handler = make(endpoint=own_etcd.endpoint)
     info = handler.next_rendezvous()
     own_etcd.kill()
+    wait_for("the node is uncertain", lambda: node(handler).state == "uncertain")
     # Training goes on: nothing is told for as long as nothing is known.
     assert handler.num_nodes_waiting() == 0
     began = time.monotonic()
@@ -391,6 +408,42 @@ def test_a_finished_node_is_not_waited_for(make: MakeHandler) -> None:
     leave(second)
     # Nobody is left who could fill the barrier.
     finishing.result(timeout_seconds=20)
+
+
+def test_who_came_last_and_died_before_it_said_so_holds_up_nobody(
+    make: MakeHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lattice_store, "_COUNT_SECONDS", 0.5)
+    first, second = make("node-1", max_nodes=2, min_nodes=2), make("node-2", max_nodes=2, min_nodes=2)
+    infos = meet(first, second)
+    finishing = Pending(lambda: exit_barrier(infos[0]))
+    wait_for("node-1 asked for its exit barrier", lambda: infos[1].store.check([lattice_store.EXIT_BARRIER_COUNT]))
+    # And never comes to say that it was the last.
+    assert infos[1].store.add(lattice_store.EXIT_BARRIER_COUNT, 1) == 2
+    finishing.result(timeout_seconds=20)
+    assert first.shutdown()
+    assert node(first).closed[0] == "succeeded"
+
+
+def test_with_losses_ignored_the_exit_barrier_ends_all_the_same(
+    make: MakeHandler, etcd: Etcd, run_id: str, tmp_path: Path
+) -> None:
+    mortal = Program(
+        tmp_path,
+        f"""
+        import lattice_rdzv
+        run = lattice_rdzv.join({run_id!r}, nnodes=2, endpoint={etcd.endpoint!r}, node_name="mortal", lease_ttl=3)
+        run.next_world()
+        run.wait_change()
+        """,
+    )
+    handler = make("node-1", min_nodes=2, max_nodes=2, on_member_loss="ignore")
+    info = handler.next_rendezvous()
+    mortal.process.kill()
+    mortal.process.wait()
+    # Ignored while anybody trains; with the last one done, it is told that nobody else will come.
+    exit_barrier(info, timeout_seconds=60)
+    assert handler.shutdown()
 
 
 def test_a_spare_that_is_not_needed_ends_with_status_0(make: MakeHandler, etcd: Etcd, run_id: str) -> None:
@@ -506,10 +559,9 @@ def test_a_signal_ends_the_wait_with_torchs_exception(make: MakeHandler) -> None
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     handler = make(min_nodes=2, max_nodes=2)
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    began = time.monotonic()
+    # Without the signal it would be a time-out after 20 s.
     with pytest.raises(SignalException) as caught:
         handler.next_rendezvous()
-    assert time.monotonic() - began < 0.5 + 0.3
     assert caught.value.sigval == signal.SIGTERM
     leave(handler)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -593,6 +645,24 @@ def test_a_listener_for_wakeups_that_was_gone_before_ends_no_rendezvous(make: Ma
     handler = make()
     assert handler.next_rendezvous().world_size == 1
     assert leave(handler)
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_descriptor_that_somebody_replaced_is_put_in_again(make: MakeHandler) -> None:
+    handler = make()
+    handler.next_rendezvous()
+    ours = signal.set_wakeup_fd(-1)
+    assert ours != -1
+    handler.next_rendezvous()
+    assert signal.set_wakeup_fd(-1) != -1
+
+
+def test_two_handlers_may_end_in_the_order_in_which_they_were_made(make: MakeHandler, run_id: str) -> None:
+    first, second = make("node-1"), make("node-1", run_id=f"{run_id}-2")
+    first.next_rendezvous()
+    second.next_rendezvous()
+    leave(first)
+    leave(second)
     assert signal.set_wakeup_fd(-1) == -1
 
 
@@ -707,11 +777,11 @@ def node_keys(etcd: Etcd, run_id: str) -> list[str]:
     return [key for key in etcd.keys_under("/lattice/") if f"/{run_id}/nodes/" in key]
 
 
-def exit_barrier(info: Any) -> None:
+def exit_barrier(info: Any, *, timeout_seconds: float = 20) -> None:
     """What torch's agent does when its workers have succeeded."""
     from torch.distributed.elastic.utils import store as store_utilities
 
-    store_utilities.barrier(info.store, info.world_size, "torchelastic/agent/terminal_state", 20)
+    store_utilities.barrier(info.store, info.world_size, "torchelastic/agent/terminal_state", timeout_seconds)
 
 
 def fail(handler: RendezvousHandler, *, exit_code: int) -> None:

@@ -73,14 +73,17 @@ def test_growing_while_training(job: MakeJob) -> None:
     assert {line.restart_count for line in run.lines()} == {0}
     run.finish()
     assert set(run.wait_all().values()) == {0}, run.describe()
-    assert "node-3" in run.agents[0].log
+    assert "the workers restart: node-3 wants to join" in run.agents[0].log
+    assert "the workers restart: node-4 wants to join" in run.agents[2].log
 
 
-def test_two_jobs_without_ids_never_meet(job: MakeJob, etcd: Etcd) -> None:
-    run = job(nnodes="1", run_id="none")
-    agent = run.start("node-1")
-    assert agent.wait() != 0
-    assert "--rdzv-id" in agent.log
+def test_two_jobs_without_ids_never_meet(job: MakeJob) -> None:
+    jobs = [job(nnodes="1:2", run_id="none") for _ in range(2)]
+    agents = [run.start("node-1") for run in jobs]
+    for agent in agents:
+        assert agent.wait() != 0
+        assert "--rdzv-id" in agent.log
+    assert not any(run.lines() for run in jobs)
 
 
 LAUNCH = """
@@ -146,7 +149,8 @@ def test_losing_a_node(job: MakeJob, victim_rank: int, how: str) -> None:
     assert sorted(line.group_rank for line in after.values()) == [0, 1]
     kept = [name for name in rest if before[name] < 2]
     assert all(after[name].group_rank == before[name] for name in kept)
-    assert any(victim in agents[name].log for name in rest)
+    # Workers that fail on a dead peer may come first; then the loss is in the reason of the round.
+    assert all(f"lost {victim}" in agents[name].log for name in rest), run.describe()
     run.finish()
     assert {agents[name].wait() for name in rest} == {0}, run.describe()
 
@@ -207,11 +211,13 @@ def test_losing_the_coordinator(job: MakeJob, etcd: Etcd, run_id: str) -> None:
 
 def test_a_member_is_terminated(job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
     run = job(nnodes="2:3")
-    agents = {name: run.start(name) for name in ("node-1", "node-2", "node-3")}
+    agents = {name: run.start(name) for name in ("node-1", "node-2")}
+    agents["node-3"] = run.start("node-3", stubborn_seconds=10)
     run.wait_trains(*agents)
     at = agents["node-3"].terminate()
-    run.wait_log(agents["node-1"], "the workers restart", timeout_seconds=20)
+    run.wait_log(agents["node-1"], "the workers restart: node-3 leaving", timeout_seconds=9)
     took = time.monotonic() - at
+    assert agents["node-3"].process.poll() is None, "its peers are told before its workers have stopped"
     run.wait_trains("node-1", "node-2", since=at)
     assert agents["node-3"].wait() != 0
     run.finish()
@@ -379,15 +385,14 @@ def test_the_service_is_lost_and_nobody_restarts(job: MakeJob, own_etcd: Etcd, f
     run.start("node-1")
     run.start("node-2")
     before = ranks(run.wait_trains("node-1", "node-2"))
-    away_seconds = 3 * LEASE_SECONDS
 
     if fault == "killed":
         own_etcd.kill()
-        _let_pass(away_seconds)
+        _let_pass(30)
         own_etcd.start()
     elif fault == "paused":
         own_etcd.pause()
-        _let_pass(away_seconds)
+        _let_pass(3 * LEASE_SECONDS)
         own_etcd.resume()
     else:
         own_etcd.wipe()
@@ -451,4 +456,4 @@ def test_a_password(job: MakeJob, own_etcd: Etcd, tmp_path: Path) -> None:
     run.wait_trains("node-1", "node-2")
     run.finish()
     assert set(run.wait_all().values()) == {0}, run.describe()
-    assert "s3cret" not in run.describe()
+    assert not any("s3cret" in agent.log for agent in run.agents)

@@ -178,10 +178,7 @@ class Job:
     def kill(self, node: int) -> None:
         """As if its machine had gone: the agent and its worker, which is in a session of its own."""
         self.killed.add(node)
-        with suppress(ProcessLookupError):
-            os.killpg(self.agents[node].pid, signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            os.kill(self.workers[node], signal.SIGKILL)
+        self._end(node)
 
     def wait_for_world(self, what: str, wanted: Callable[[list[int]], bool]) -> list[int]:
         """The nodes by rank, once the workers are in a new world that is the wanted one."""
@@ -200,11 +197,22 @@ class Job:
         return {node: agent.wait() for node, agent in sorted(self.agents.items())}
 
     def stop(self) -> None:
-        """Ends what is left, agents first, as they would start their workers anew."""
+        """Ends what is left."""
         for node in self.agents:
-            self.kill(node) if node in self.workers else self.agents[node].kill()
+            self._end(node)
         for agent in self.agents.values():
             agent.wait()
+
+    def _end(self, node: int) -> None:
+        """Ends an agent, which would start its worker anew, and then that. Their numbers may be others' by now: an agent
+        that was waited for is left alone, and so is a process that is not of this job."""
+        if self.agents[node].poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.agents[node].pid, signal.SIGKILL)
+        worker = self.workers.get(node)
+        if worker is not None and str(self.folder) in command_line(worker):
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
     def _wait(self, what: str, happened: Callable[[], bool]) -> None:
         deadline = time.monotonic() + STEP_DEADLINE_SECONDS
@@ -298,6 +306,14 @@ def expect(condition: bool, otherwise: str) -> None:
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
+
+
+def command_line(pid: int) -> str:
+    """What a process was started with; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def say(job: Job, text: str) -> None:

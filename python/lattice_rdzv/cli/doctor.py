@@ -64,6 +64,7 @@ class Probe(NamedTuple):
     has_leader: bool = True
     writable: bool | None = None
     error: str = ""
+    kind: str = ""
 
     @classmethod
     def from_json(cls, text: str, *, endpoint: str) -> "Probe":
@@ -77,6 +78,7 @@ class Probe(NamedTuple):
             has_leader=bool(document.get("has_leader", True)),
             writable=document.get("writable"),
             error=str(document.get("error") or ""),
+            kind=str(document.get("kind") or ""),
         )
 
 
@@ -94,10 +96,12 @@ def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
     """What an agent would read here, what hides it, and what nobody reads."""
     findings = []
     known = ENDPOINT_VARIABLES + OTHER_VARIABLES
-    found = {name: environment[name] for name in known if environment.get(name)}
+    found = {name: without_user(environment[name]) for name in known if environment.get(name)}
     shown = ", ".join(f"{name}={value}" for name, value in found.items())
-    if any(name in found for name in ENDPOINT_VARIABLES):
-        findings.append(Finding("environment", "ok", shown))
+    passed = environment.get("PET_RDZV_ENDPOINT")
+    if passed or any(name in found for name in ENDPOINT_VARIABLES):
+        own = f"PET_RDZV_ENDPOINT={without_user(passed)}, which torchrun passes as `--rdzv-endpoint`" if passed else ""
+        findings.append(Finding("environment", "ok", ", ".join(filter(None, (shown, own)))))
     else:
         findings.append(
             Finding(
@@ -120,7 +124,7 @@ def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
                 Finding(
                     "torchrun's own variables",
                     "warn",
-                    f"{name}={environment[name]} hides {', '.join(hidden)}",
+                    f"{name}={without_user(environment[name])} hides {', '.join(hidden)}",
                     f"torchrun passes {name} to every backend as if it had been an option, and options win: `unset {name}`",
                 )
             )
@@ -160,17 +164,26 @@ def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
+def without_user(value: str) -> str:
+    """A value without what may be a user and a password in front of a host: what doctor prints goes into issues."""
+    before, at, host = value.rpartition("@")
+    return f"***@{host}" if at and before else value
+
+
+WHAT_TO_DO = {
+    "unavailable": "start the service, or name it with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS)",
+    "not_etcd": "name etcd's client port with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS); 2379 by "
+    "default, while 2380 is for its peers",
+    "denied": "the service is there: look at LATTICE_RDZV_USER and LATTICE_RDZV_PASSWORD_FILE, or at LATTICE_RDZV_CACERT, "
+    "_CERT and _KEY, and at what that user may do",
+    "setting": "the message says which setting, and what it may be",
+}
+
+
 def judge_service(probe: Probe) -> list[Finding]:
     """Whether it answers, which release it is, whether it lets us write."""
     if probe.error:
-        return [
-            Finding(
-                "service",
-                "fail",
-                probe.error,
-                "start the service, or name it with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS)",
-            )
-        ]
+        return [Finding("service", "fail", probe.error, WHAT_TO_DO.get(probe.kind, WHAT_TO_DO["unavailable"]))]
     findings = [Finding("service", "ok", f"{probe.endpoint} answers"), judge_etcd(probe.version)]
     if not probe.has_leader:
         findings.append(

@@ -22,10 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def settings(arguments: argparse.Namespace, *, run_id: str = "", tenant: str = "") -> _core.Settings:
     """The settings that an agent would have here. Raises what an agent would raise."""
     given = {
-        "endpoint": arguments.endpoint,
+        # What torchrun would pass on as `--rdzv-endpoint`.
+        "endpoint": arguments.endpoint or os.environ.get("PET_RDZV_ENDPOINT", ""),
         "run_id": run_id,
         "tenant": tenant,
-        "connect_timeout": str(arguments.timeout),
+        # `--timeout` bounds the whole of a command; a first connection has a least time of its own.
+        "connect_timeout": str(max(1.0, arguments.timeout)),
         "host_name": socket.gethostname(),
     }
     if not run_id and not os.environ.get("LATTICE_RDZV_ID"):

@@ -122,7 +122,8 @@ class LatticeRendezvousHandler(RendezvousHandler):
             self._signals.restore()
         if not self._done:
             raise RendezvousConnectionError(
-                f"run `{self.get_run_id()}` could not be closed within {self._settings.close_timeout_seconds:g} s"
+                f"run `{self.get_run_id()}` was not closed: either this node is not in it any more, or the service did "
+                f"not acknowledge it within `close_timeout`, which is {self._settings.close_timeout_seconds:g} s"
             )
 
     def shutdown(self) -> bool:

@@ -34,8 +34,10 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
         raise ValueError(f"`host_name` of `{ORIGIN}` is no known setting; a node is named by: `node_name`")
     arguments = {key: as_text(value) for key, value in parameters.config.items() if value is not None}
     arguments["run_id"] = _run_id(parameters.run_id)
-    arguments["min_nodes"] = str(parameters.min_nodes)
-    arguments["max_nodes"] = str(parameters.max_nodes)
+    # torchrun passes 1:1 where nobody passed `--nnodes`: then the environment may still say it.
+    if (parameters.min_nodes, parameters.max_nodes) != (1, 1) or not os.environ.get("LATTICE_NNODES", "").strip():
+        arguments["min_nodes"] = str(parameters.min_nodes)
+        arguments["max_nodes"] = str(parameters.max_nodes)
     if parameters.endpoint and parameters.endpoint.strip():
         arguments["endpoint"] = parameters.endpoint
     if parameters.local_addr:
@@ -56,16 +58,14 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
 def _run_id(passed: str) -> str:
     source = "`--rdzv-id`"
     run_id = passed
-    if passed == _NO_RUN_ID:
+    if passed.strip() in ("", _NO_RUN_ID):
         source = "environment `LATTICE_RDZV_ID`"
         run_id = os.environ.get("LATTICE_RDZV_ID", "")
         if not run_id:
             raise ValueError(
                 "the run has no id: pass `--rdzv-id`, the same on every node and another for every job, or set "
-                "`LATTICE_RDZV_ID`; torchrun's default is one that every job would share: `none`"
+                f"`LATTICE_RDZV_ID`; torchrun's default is one that every job would share, `none`; passed was: `{passed}`"
             )
-    if not run_id:
-        raise ValueError("the run id must not be empty: pass `--rdzv-id`, the same on every node")
     too_long = len(run_id.encode("utf-8", "surrogateescape")) - _RUN_ID_MAX_BYTES
     if too_long > 0:
         raise ValueError(

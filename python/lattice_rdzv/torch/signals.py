@@ -39,6 +39,10 @@ class Signals:
         self._installed: list[signal.Signals] = []
         self._descriptor = -1
         self._before = -1
+        # Whose descriptor `_before` is, if it is one of ours.
+        self._beneath: Signals | None = None
+        # The descriptor is the node's, and its number another file's once that is gone.
+        self._node: _core.Node | None = None
         self._told: list[signal.Signals] = []
 
     def install(self) -> None:
@@ -58,7 +62,7 @@ class Signals:
             return
         told = [number for number in _torchs_signals() if _ends_us(number)]
         if self._descriptor != -1:
-            if told == self._told:
+            if told == self._told and self._is_current():
                 return
             self._let_go()
         before = signal.set_wakeup_fd(-1)
@@ -73,6 +77,8 @@ class Signals:
             _put_back(before)
             raise
         self._before, self._descriptor, self._told = before, descriptor, told
+        self._beneath = _owner if _owner is not None and _owner is not self and before != -1 else None
+        self._node = node
         _owner = self
         if not _hooked:
             _hooked = True
@@ -97,7 +103,20 @@ class Signals:
             return
         descriptor, self._descriptor = self._descriptor, -1
         current = signal.set_wakeup_fd(-1)
-        _put_back(self._before if current == descriptor else current)
+        _put_back(self._what_was_before() if current == descriptor else current)
+        self._node = None
+
+    def _is_current(self) -> bool:
+        current = signal.set_wakeup_fd(-1)
+        _put_back(current)
+        return current == self._descriptor
+
+    def _what_was_before(self) -> int:
+        # Another of ours that was let go of meanwhile listens no more; what was before it may.
+        beneath = self._beneath
+        if beneath is None or beneath._descriptor == self._before:
+            return self._before
+        return beneath._what_was_before()
 
     def _may_act(self) -> bool:
         return os.getpid() == self._pid and threading.current_thread() is threading.main_thread()

@@ -7,7 +7,7 @@ Choice: the calls go to the core unchanged, but for the agent's own keys, which 
 - `role_info` and `assigned_ranks`, read in a round that has lost a member, are answered with stand-ins of the right
   form. The workers start, and a tenth of a second later the agent sees the change and re-forms.
 - the exit barrier's counter marks this node as finished, so that the others go on without it if they have to, and its
-  wait also ends when nobody is left who could end it.
+  wait also ends when nobody is left who could end it, or who counted as the last and died before it said so.
 
 Queues and `list_keys` work here but not through a `PrefixStore`: torch does not forward them to a Python store.
 """
@@ -46,6 +46,10 @@ EXIT_BARRIER_FULL = "torchelastic/agent/terminal_state/last_member"
 # less often in a large round, since a look reads a record of every node.
 _LOOK_SECONDS = 1.0
 _LOOK_SECONDS_PER_NODE = 1.0 / 50.0
+# And whether all have come to it while no change was told: one key, but every node reads it.
+_COUNT_SECONDS = 10.0
+# Whatever the service needs for one answer, so that a look never takes the place of the wait.
+_LOOK_LIMIT_SECONDS = 2.0
 
 # What the core says of a round's plan that was removed, since the run has moved on; there is no class for it.
 _PLAN_IS_GONE = "is gone: the run has moved on"
@@ -275,23 +279,28 @@ class LatticeStore(Store):
 
     def _wait_for_the_others(self, limit_seconds: float) -> None:
         deadline = time.monotonic() + limit_seconds
-        if self._store.get(EXIT_BARRIER_FULL, timeout_seconds=limit_seconds, until_change=True) is not None:
-            self._barrier_full = True
-            return
         between_seconds = max(_LOOK_SECONDS, self._size * _LOOK_SECONDS_PER_NODE)
+        changed = False
         while True:
             left_seconds = deadline - time.monotonic()
             # Or all would look at the same moment, that of the change.
-            look_seconds = between_seconds * random.uniform(1.0, 1.5)
+            look_seconds = (between_seconds if changed else _COUNT_SECONDS) * random.uniform(1.0, 1.5)
+            wait_seconds = max(0.0, min(left_seconds, look_seconds))
             try:
-                self._store.get(EXIT_BARRIER_FULL, timeout_seconds=max(0.0, min(left_seconds, look_seconds)))
+                full = self._store.get(EXIT_BARRIER_FULL, timeout_seconds=wait_seconds, until_change=not changed)
             except StoreTimeoutError:
                 if left_seconds <= look_seconds:
                     raise
             else:
-                self._barrier_full = True
+                if full is not None:
+                    self._barrier_full = True
+                    return
+                changed = True
+                continue
+            if self.exit_barrier_full(timeout_seconds=_LOOK_LIMIT_SECONDS):
+                logger.info("round %d: all have come to the exit, and the last did not say so", self._round_number)
                 return
-            if self._nobody_is_left():
+            if changed and self._nobody_is_left():
                 logger.info("round %d: nobody is left to wait for at the exit", self._round_number)
                 return
 

@@ -448,8 +448,11 @@ impl Session {
         if self.world.is_some() && !self.seeking {
             return State::Member;
         }
-        let full =
-            self.control.round_record().is_some_and(|round| round.has_world() && round.size >= round.max);
+        // Once a change is told the world is about to go, and a node that waits is waiting for a place in the next one.
+        let full = self
+            .control
+            .round_record()
+            .is_some_and(|round| round.has_world() && round.size >= round.max && round.change.is_none());
         if full && self.world.is_none() { State::Spare } else { State::Seeking }
     }
 

@@ -99,6 +99,7 @@ class Job:
         max_restarts: int = 3,
         workers: int = 1,
         linger_seconds: float = 0.0,
+        stubborn_seconds: float = 0.0,
         conf: dict[str, str] | None = None,
         environment: dict[str, str] | None = None,
         wrapper: tuple[str, ...] = (),
@@ -122,6 +123,7 @@ class Job:
             "--until", str(self.until),
             "--called", name,
             "--linger-seconds", str(linger_seconds),
+            "--stubborn-seconds", str(stubborn_seconds),
         ]  # fmt: skip
         inherited = {
             key: value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -20,7 +21,16 @@ def main() -> None:
     parser.add_argument("--called", required=True)
     # How much later than the others this node's workers end.
     parser.add_argument("--linger-seconds", type=float, default=0.0)
+    # How long this node's workers go on after SIGTERM, as those that write a checkpoint do.
+    parser.add_argument("--stubborn-seconds", type=float, default=0.0)
     arguments = parser.parse_args()
+
+    def end_slowly(*_: object) -> None:
+        time.sleep(arguments.stubborn_seconds)
+        os._exit(143)
+
+    if arguments.stubborn_seconds:
+        signal.signal(signal.SIGTERM, end_slowly)
 
     def tell(event: str, **more: object) -> None:
         line = {
