@@ -71,15 +71,31 @@ async fn that_a_member_seeks_is_found_by_the_listing() {
     assert_eq!(world.unwrap().place.round, 2);
 }
 
-#[tokio::test(start_paused = true)]
-async fn that_a_member_has_finished_is_found_by_the_listing() {
-    let service = MemoryService::new();
-    let (first, link, second) = two(&service).await;
+/// The second asks for its exit barrier, and the first does not hear of it.
+async fn finish_unheard(link: &Tapped, second: &Agent) {
     link.tap().loses = Some(Box::new(|event| String::from_utf8_lossy(event.key()).contains("/finished/")));
     let world = second.node.subscribe().borrow().world.clone().expect("a world");
     let store = second.node.round_store(&world, false);
     store.add("barrier", 1, true, TTL).await.expect("its exit barrier");
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_member_has_finished_is_found_by_the_listing() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    finish_unheard(&link, &second).await;
     sleep(Duration::from_secs(40)).await;
+    // Beside who has finished nobody is asked to start again.
+    let _newcomer = Agent::join(&service, settings("c", "2:3", &[]), 3).await.unwrap();
+    sleep(TTL * 2).await;
+    assert_eq!(first.num_nodes_waiting(), 0, "{:?}", first.change());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_having_finished_is_not_lost_in_whatever_order_that_is_heard() {
+    let service = MemoryService::new();
+    let (first, link, second) = two(&service).await;
+    finish_unheard(&link, &second).await;
     assert!(second.node.leave(None).await);
     sleep(TTL * 2).await;
     assert_eq!(first.num_nodes_waiting(), 0, "{:?}", first.change());

@@ -30,8 +30,8 @@ use crate::{
         keys::RunKeys,
         plan,
         records::{
-            ChangeRecord, HistoryRecord, LastWorld, NAMES, Phase, PlanEntry, PlanShard, Record, RoundRecord,
-            some_names,
+            ChangeKind, ChangeRecord, HistoryRecord, LastWorld, NAMES, Phase, PlanEntry, PlanShard, Record,
+            RoundRecord, some_names,
         },
         roster::{Moment, Roster},
     },
@@ -244,6 +244,10 @@ impl Term {
             Action::BeginLife => self.begin_life().await?,
             Action::Restore { world, members } => self.restore(world, members, &decision.reason).await?,
             Action::EndRestoring => self.end_restoring(&decision.reason).await?,
+            // Two watches have no common order: that it had finished may be heard after that it went.
+            Action::Tell(change) if change.kind == ChangeKind::Lost && self.hear_of_finished().await? => {
+                return Ok(None);
+            }
             Action::Tell(change) => self.tell(change).await?,
             Action::Form(form) => self.form(form, decision.reason).await?,
         };
@@ -331,13 +335,21 @@ impl Term {
         Ok(())
     }
 
+    /// Reads who has finished; whether anybody has of whom that was not known.
+    async fn hear_of_finished(&mut self) -> Result<bool> {
+        let Some(round) = self.roster.round.as_ref().filter(|round| round.has_world()) else {
+            return Ok(false);
+        };
+        let known = self.roster.finished.len();
+        for id in survey::finished(&self.context, &round.life, 0).await? {
+            self.roster.put_finished(id);
+        }
+        Ok(self.roster.finished.len() > known)
+    }
+
     async fn check_listing(&mut self) -> Result<()> {
         self.listing_due = Instant::now() + LISTING_INTERVAL;
-        if let Some(round) = self.roster.round.as_ref().filter(|round| round.has_world()) {
-            for id in survey::finished(&self.context, &round.life, 0).await? {
-                self.roster.put_finished(id);
-            }
-        }
+        self.hear_of_finished().await?;
         if survey::listing(&self.context).await? != self.revisions {
             tracing::debug!("the listing of nodes differs from what was watched; reading everything again");
             self.read_again().await?;

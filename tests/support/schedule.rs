@@ -15,7 +15,7 @@ use lattice_rdzv::{
     node::{State, WorldFacts},
     protocol::{
         keys::RunKeys,
-        records::{ChangeKind, LastWorld, Outcome, PlanShard, Record as _, RoundRecord},
+        records::{ChangeKind, LastWorld, Outcome, Phase, PlanShard, Record as _, RoundRecord},
     },
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -542,6 +542,7 @@ fn keys() -> RunKeys {
 async fn witness(service: MemoryService, book: Book) {
     let client = service.connect();
     let keys = keys();
+    let mut restored = BTreeSet::new();
     loop {
         let (mut last, mut closed): (Option<RoundRecord>, bool) = (None, false);
         let Ok(mut watch) = client.watch(keys.control(), 0).await else {
@@ -561,6 +562,11 @@ async fn witness(service: MemoryService, book: Book) {
                 if is_closed(&event) {
                     closed = matches!(event, Event::Put(_));
                 }
+                if matches!(&event, Event::Delete { key, .. } if key == keys.round().as_bytes()) {
+                    // Nobody renewed the run's lease for a minute: that is as good as a wipe.
+                    last = None;
+                    book.wiped();
+                }
                 let Event::Put(item) = event else { continue };
                 if item.key == keys.round().as_bytes() {
                     let round = RoundRecord::decode("ctl/round", &item.value).expect("a record");
@@ -575,6 +581,14 @@ async fn witness(service: MemoryService, book: Book) {
                         if same && last.change.is_some() && round.change != last.change {
                             book.broken(format!("the change of round {} was taken back", round.round));
                         }
+                    }
+                    if round.phase == Phase::Restoring {
+                        restored.insert(round.world.clone());
+                    }
+                    if restored.contains(&round.world) {
+                        // Its nodes come back one by one, or not at all.
+                        last = Some(round);
+                        continue;
                     }
                     check_plan(&client, &keys, &round, item.mod_revision, &book).await;
                     last = Some(round);
