@@ -2,21 +2,20 @@
 
 It runs beside etcd in the pod. `/ready` answers 200 only while an anonymous read is refused, so that a store that is open
 (a new one, or one that lost its data) is in no Service. Whatever it does can be done twice, and by all members at once.
-It speaks to etcd's JSON gateway with the standard library alone.
+It speaks to etcd's JSON gateway, on the pod's own loopback, with the standard library alone.
 """
 
 import base64
 import json
 import os
-import ssl
+import signal
 import sys
 import threading
 import time
-from http.client import HTTPConnection, HTTPSConnection
+from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 PREFIX = "/lattice/rdzv/"
 # How long to wait between two looks at the store, in seconds.
@@ -32,51 +31,30 @@ class Refused(Exception):
 class Etcd:
     """The member in this pod."""
 
-    def __init__(self, url: str, context: ssl.SSLContext | None, tls_name: str | None) -> None:
-        self._url = urlsplit(url)
-        self._context = context
-        self._tls_name = tls_name
-        self.token: str | None = None
+    def __init__(self, address: str, token: str | None = None) -> None:
+        self.address = address
+        self.token = token
 
     def call(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
         """One call; `Refused` with etcd's words, `OSError` if it is not there."""
         headers = {"Content-Type": "application/json"}
         if self.token is not None:
             headers["Authorization"] = self.token
-        connection = self._connect()
+        connection = HTTPConnection(self.address, timeout=TIMEOUT_SECONDS)
         try:
             connection.request("POST", "/v3/" + method, json.dumps(request), headers)
             answer = connection.getresponse()
-            text = answer.read().decode("utf-8", "replace")
+            body = answer.read().decode("utf-8", "replace")
         finally:
             connection.close()
         if answer.status == 200:
-            return dict(json.loads(text))
+            return dict(json.loads(body))
         try:
-            words = json.loads(text)
-            told = words.get("message") or words.get("error") or text
+            words = json.loads(body)
+            told = words.get("message") or words.get("error") or body
         except ValueError:
-            told = text
+            told = body
         raise Refused(str(told).strip())
-
-    def _connect(self) -> HTTPConnection:
-        host, port = str(self._url.hostname), self._url.port
-        if self._context is None:
-            return HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
-        return _NamedConnection(host, port, self._context, self._tls_name or host)
-
-
-class _NamedConnection(HTTPSConnection):
-    """To one address, with the certificate of another name."""
-
-    def __init__(self, host: str, port: int | None, context: ssl.SSLContext, name: str) -> None:
-        super().__init__(host, port, timeout=TIMEOUT_SECONDS, context=context)
-        self._name = name
-        self._tls = context
-
-    def connect(self) -> None:
-        HTTPConnection.connect(self)
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
 
 
 def text(value: str) -> str:
@@ -96,8 +74,7 @@ def end_of(prefix: str) -> str:
 
 def is_closed(etcd: Etcd) -> bool:
     """Whether somebody without a name is refused."""
-    anonymous = Etcd.__new__(Etcd)
-    anonymous.__dict__.update(etcd.__dict__, token=None)
+    anonymous = Etcd(etcd.address)
     try:
         anonymous.call("kv/range", {"key": text(PREFIX), "limit": "1", "keys_only": True, "serializable": True})
     except Refused as refusal:
@@ -199,7 +176,7 @@ def keep(etcd: Etcd, users: list[dict[str, str]], secrets: Path) -> None:
             provide(etcd, users, secrets)
         except Refused as refusal:
             trouble = f"etcd or the Secret says no: {refusal}"
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             trouble = f"etcd does not answer: {error}"
         if trouble and trouble != told:
             say(trouble)
@@ -228,7 +205,7 @@ def handler(etcd: Etcd) -> type:
         def _ready(self) -> tuple[int, str]:
             try:
                 return (200, "closed") if is_closed(etcd) else (503, "open: authentication is not on yet")
-            except (Refused, OSError, ValueError) as error:
+            except (Refused, OSError, HTTPException, ValueError) as error:
                 return 503, f"unknown: {error}"
 
         def log_message(self, *_: Any) -> None:
@@ -239,12 +216,9 @@ def handler(etcd: Etcd) -> type:
 
 def main() -> None:
     """Everything it needs is in the environment."""
-    context = None
-    folder = os.environ.get("AUTH_TLS")
-    if folder:
-        context = ssl.create_default_context(cafile=folder + "/ca.crt")
-        context.load_cert_chain(folder + "/tls.crt", folder + "/tls.key")
-    etcd = Etcd(os.environ["AUTH_URL"], context, os.environ.get("AUTH_TLS_NAME"))
+    # A container's first process is deaf to signals that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    etcd = Etcd(os.environ["AUTH_ETCD"])
     probes = ThreadingHTTPServer(("", int(os.environ["AUTH_PORT"])), handler(etcd))
     threading.Thread(target=probes.serve_forever, daemon=True).start()
     keep(etcd, json.loads(os.environ["AUTH_USERS"]), Path(os.environ["AUTH_SECRETS"]))

@@ -1,3 +1,11 @@
+{{/*
+With TLS, etcd also listens in the clear on the pod's own loopback: its JSON gateway takes no request whose certificate has
+a common name once authentication is on.
+*/}}
+{{- define "lattice.loopbackPort" -}}
+{{- ternary .Values.auth.loopbackPort .Values.clientService.internalPort .Values.tls.client.enabled -}}
+{{- end -}}
+
 {{/* The container that turns authentication on. The pod is not ready, and so in no Service, before it has. */}}
 
 {{- define "lattice.authContainer" -}}
@@ -6,21 +14,14 @@
   imagePullPolicy: {{ .Values.imagePullPolicy }}
   command: ["python3", "-u", "-B", "/opt/lattice-rdzv/auth.py"]
   env:
-    - name: AUTH_URL
-      value: {{ printf "%s://127.0.0.1:%d" (include "lattice.clientScheme" .) (int .Values.clientService.internalPort) | quote }}
+    - name: AUTH_ETCD
+      value: {{ printf "127.0.0.1:%d" (int (include "lattice.loopbackPort" .)) | quote }}
     - name: AUTH_PORT
       value: {{ .Values.auth.port | quote }}
     - name: AUTH_USERS
       value: {{ .Values.auth.users | toJson | quote }}
     - name: AUTH_SECRETS
       value: /etc/lattice-rdzv/auth
-    {{- if .Values.tls.client.enabled }}
-    - name: AUTH_TLS
-      value: /etc/lattice-rdzv/tls/client
-    # Its certificate is for the Service's name, not for 127.0.0.1.
-    - name: AUTH_TLS_NAME
-      value: {{ include "lattice.clientHost" . | quote }}
-    {{- end }}
   ports:
     - name: auth
       containerPort: {{ .Values.auth.port }}
@@ -50,9 +51,4 @@
     - name: auth-script
       mountPath: /opt/lattice-rdzv
       readOnly: true
-    {{- if .Values.tls.client.enabled }}
-    - name: client-tls
-      mountPath: /etc/lattice-rdzv/tls/client
-      readOnly: true
-    {{- end }}
 {{- end -}}

@@ -35,9 +35,11 @@
 {{- $flags = concat $flags (list
   "--cert-file=/etc/lattice-rdzv/tls/client/tls.crt"
   "--key-file=/etc/lattice-rdzv/tls/client/tls.key"
-  "--trusted-ca-file=/etc/lattice-rdzv/tls/client/ca.crt"
-  (printf "--client-cert-auth=%t" $values.tls.client.requireClientCert)
 ) -}}
+{{- /* etcd wants certificates as soon as an authority is named, whatever `--client-cert-auth` says. */ -}}
+{{- if $values.tls.client.requireClientCert -}}
+{{- $flags = concat $flags (list "--trusted-ca-file=/etc/lattice-rdzv/tls/client/ca.crt" "--client-cert-auth=true") -}}
+{{- end -}}
 {{- end -}}
 {{- if $values.tls.peer.enabled -}}
 {{- $flags = concat $flags (list

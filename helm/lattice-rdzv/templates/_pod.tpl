@@ -30,11 +30,11 @@ spec:
       env:
         - name: POD_NAME
           valueFrom: {fieldRef: {fieldPath: metadata.name}}
-        - name: POD_IP
-          valueFrom: {fieldRef: {fieldPath: status.podIP}}
         - name: POD_UID
           valueFrom: {fieldRef: {fieldPath: metadata.uid}}
-        {{- include "lattice.etcdctlEnvironment" . | nindent 8 }}
+        {{- with (include "lattice.etcdctlEnvironment" . | trim) }}
+        {{- . | nindent 8 }}
+        {{- end }}
         {{- with .Values.etcd.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -95,19 +95,23 @@ spec:
 {{- if eq (int .Values.clientService.internalPort) (int .Values.serverService.clientPort.internalPort) -}}client{{- else -}}server-client{{- end -}}
 {{- end -}}
 
-{{/* So that `kubectl exec POD -- etcdctl member list` works in every mode. */}}
+{{/*
+So that `kubectl exec POD -- etcdctl member list` works in every mode. Only what it would not know by itself: a variable and
+the flag of the same meaning exclude each other.
+*/}}
 {{- define "lattice.etcdctlEnvironment" -}}
-- name: ETCDCTL_API
-  value: "3"
+{{- if .Values.tls.client.enabled }}
 - name: ETCDCTL_ENDPOINTS
   value: {{ include "lattice.advertiseClientURL" . | quote }}
-{{- if .Values.tls.client.enabled }}
 - name: ETCDCTL_CACERT
   value: /etc/lattice-rdzv/tls/client/ca.crt
 - name: ETCDCTL_CERT
   value: /etc/lattice-rdzv/tls/client/tls.crt
 - name: ETCDCTL_KEY
   value: /etc/lattice-rdzv/tls/client/tls.key
+{{- else if ne (int .Values.clientService.internalPort) 2379 }}
+- name: ETCDCTL_ENDPOINTS
+  value: {{ printf "http://127.0.0.1:%d" (int .Values.clientService.internalPort) | quote }}
 {{- end }}
 {{- end -}}
 

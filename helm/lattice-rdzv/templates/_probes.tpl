@@ -4,7 +4,12 @@ members: a lost quorum would make Kubernetes restart the rest.
 */}}
 
 {{- define "lattice.livePath" -}}
-{{- if include "lattice.hasLivez" . -}}/livez{{- else -}}/health?serializable=true&exclude=NOSPACE{{- end -}}
+{{- if include "lattice.hasLivez" . -}}/livez
+{{- else if include "lattice.versionIs" (list . ">=3.5.3") -}}/health?serializable=true&exclude=NOSPACE
+{{- else -}}
+{{- /* Older ones overlook `serializable`, and ask the other members. */ -}}
+/metrics
+{{- end -}}
 {{- end -}}
 
 {{/* A full database still serves reads and deletes, so it stays in the Services. */}}

@@ -120,9 +120,9 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- $peer := int .Values.serverService.serverPort.internalPort -}}
 {{- $ports := list (int .Values.clientService.internalPort) (int .Values.serverService.clientPort.internalPort) | uniq -}}
 {{- $ports = concat $ports (list $peer (int .Values.etcd.metricsPort)) -}}
-{{- if .Values.auth.enabled -}}{{- $ports = append $ports (int .Values.auth.port) -}}{{- end -}}
+{{- if .Values.auth.enabled -}}{{- $ports = concat $ports (list (int .Values.auth.port) (int .Values.auth.loopbackPort)) -}}{{- end -}}
 {{- if ne (len $ports) (len (uniq $ports)) -}}
-{{- fail (printf "clients, peers, metrics and `auth.port` need ports of their own; change `clientService.internalPort`, `serverService.clientPort.internalPort`, `serverService.serverPort.internalPort`, `etcd.metricsPort` or `auth.port`. In this order they are: %s" (join ", " $ports)) -}}
+{{- fail (printf "clients, peers, metrics and `auth` need ports of their own; change `clientService.internalPort`, `serverService.clientPort.internalPort`, `serverService.serverPort.internalPort`, `etcd.metricsPort`, `auth.port` or `auth.loopbackPort`. In this order they are: %s" (join ", " $ports)) -}}
 {{- end -}}
 {{- $server := .Values.serverService -}}
 {{- if eq (int $server.clientPort.externalPort) (int $server.serverPort.externalPort) -}}

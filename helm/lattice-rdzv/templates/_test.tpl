@@ -37,9 +37,8 @@ tolerations:
   imagePullPolicy: {{ $root.Values.imagePullPolicy }}
   command: ["etcdctl"]
   args: ["endpoint", "health", {{ printf "--endpoints=%s" (index . 2) | quote }}, "--dial-timeout=20s", "--command-timeout=30s"]
+  {{- if or $root.Values.tls.client.enabled $root.Values.auth.enabled }}
   env:
-    - name: ETCDCTL_API
-      value: "3"
     {{- if $root.Values.tls.client.enabled }}
     - name: ETCDCTL_CACERT
       value: /etc/lattice-rdzv/tls/client/ca.crt
@@ -59,6 +58,7 @@ tolerations:
     - name: ETCDCTL_USER
       value: {{ printf "%s:$(PASSWORD)" (first $root.Values.auth.users).name | quote }}
     {{- end }}
+  {{- end }}
   {{- include "lattice.containerSecurityContext" $root | nindent 2 }}
   {{- if $root.Values.tls.client.enabled }}
   volumeMounts:

@@ -21,6 +21,9 @@
 {{- $ports := list (int .Values.clientService.internalPort) (int .Values.serverService.clientPort.internalPort) | uniq -}}
 {{- $urls := list -}}
 {{- range $ports -}}{{- $urls = append $urls (printf "%s://0.0.0.0:%d" $scheme .) -}}{{- end -}}
+{{- if and .Values.auth.enabled .Values.tls.client.enabled -}}
+{{- $urls = append $urls (printf "http://127.0.0.1:%d" (int .Values.auth.loopbackPort)) -}}
+{{- end -}}
 {{- join "," $urls -}}
 {{- end -}}
 
@@ -33,10 +36,13 @@
 {{- end -}}
 {{- end -}}
 
-{{/* An ephemeral member is alone, and its address needs no DNS; in brackets it is right for IPv4 and IPv6. */}}
+{{/*
+Under which its peers know a member. One alone has none, and its name has to be there before DNS is: some etcds look it up
+before they start. Not its address: IPv6 needs brackets, and etcds built with newer Go do not start with IPv4 in brackets.
+*/}}
 {{- define "lattice.advertisePeerURL" -}}
-{{- $host := "[$(POD_IP)]" -}}
-{{- if include "lattice.stateful" . -}}{{- $host = include "lattice.memberHost" (list "$(POD_NAME)" .) -}}{{- end -}}
+{{- $host := "localhost" -}}
+{{- if include "lattice.several" . -}}{{- $host = include "lattice.memberHost" (list "$(POD_NAME)" .) -}}{{- end -}}
 {{- printf "%s://%s:%d" (include "lattice.peerScheme" .) $host (int .Values.serverService.serverPort.internalPort) -}}
 {{- end -}}
 
