@@ -118,6 +118,13 @@ def test_a_full_database_is_alive_and_ready(cluster: MakeCluster, version: str) 
     assert "NOSPACE" in pod.etcd.execute("etcdctl", "alarm", "list").stdout
     assert pod.etcd.probe("liveness")
     assert pod.etcd.probe("readiness")
+    # docs/runbooks/nospace.md, its commands.
+    revision = str(header(pod)["revision"])
+    for command in (("compaction", revision), ("defrag",), ("alarm", "disarm")):
+        done = pod.etcd.execute("etcdctl", *command)
+        assert done.returncode == 0, done.stderr
+    assert put(pod, "x", "1").returncode == 0
+    assert pod.etcd.execute("etcdctl", "alarm", "list").stdout == ""
 
 
 def started(one: Cluster) -> Any:

@@ -135,9 +135,9 @@ def test_a_member_that_lost_its_volume_comes_back_by_the_runbook(cluster: MakeCl
     assert len(members(one.pods[0])) == 3
 
 
-def test_a_cluster_goes_up_one_minor_release_after_the_other(cluster: MakeCluster) -> None:
+@pytest.mark.parametrize("steps", [["3.4", "3.5.35"], ["3.5.5", "3.5.35", "3.6.16", "3.7.3"]], ids="-".join)
+def test_a_cluster_goes_up_one_minor_release_after_the_other(cluster: MakeCluster, steps: list[str]) -> None:
     """As UPGRADING.md says: the newest of a line first, then the next line, one member at a time, with the check between."""
-    steps = ["3.5.5", "3.5.35", "3.6.16", "3.7.3"]
     # What 3.5 wrote into the log 3.7 cannot read, so 3.6 has to take a snapshot of its own before.
     extra = {"3.6.16": ["--snapshot-count=10"]}
     one = started(cluster(MEMBERS, steps[0]))
@@ -153,8 +153,27 @@ def test_a_cluster_goes_up_one_minor_release_after_the_other(cluster: MakeCluste
         wait_for(f"the cluster speaks {wanted}", lambda wanted=wanted: spoken(one) == {wanted}, timeout_seconds=60)  # type: ignore[misc]
         for _ in range(20):
             put(one.pods[0], "x", step)
-    assert [get(pod, "x") for pod in one.pods] == ["3.7.3"] * 3
+        if step == "3.6.16":
+            for pod in one.pods:
+                wait_for("a snapshot of its own", lambda pod=pod: "saved snapshot" in pod.etcd.log, detail=pod.describe)  # type: ignore[misc]
+    assert [get(pod, "x") for pod in one.pods] == [steps[-1]] * 3
     assert {header(pod)["cluster_id"] for pod in one.pods} == {before}
+
+
+def test_a_store_made_anew_is_another_cluster_under_another_token_alone(cluster: MakeCluster) -> None:
+    """docs/runbooks/quorum-lost.md: with the old token clients would take the empty store for the one they knew."""
+    one = started(cluster(MEMBERS, "3.6.16"))
+    first = header(one.pods[0])["cluster_id"]
+    ids = []
+    for values in (MEMBERS, merged(MEMBERS, {"cluster": {"token": "lattice-rdzv-2"}})):
+        for pod in one.pods:
+            pod.kill()
+        shutil.rmtree(one.folder / "claims")
+        one.objects = Renderer().objects(merged({"image": image_of("3.6.16")}, values))
+        started(one)
+        ids.append(header(one.pods[0])["cluster_id"])
+    assert ids[0] == first
+    assert ids[1] != first
 
 
 def spoken(one: Cluster) -> set[str]:

@@ -59,6 +59,8 @@ tolerations:
       value: {{ printf "%s:$(PASSWORD)" (first $root.Values.auth.users).name | quote }}
     {{- end }}
   {{- end }}
+  # Some namespaces admit no pod without.
+  resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 128Mi}}
   {{- include "lattice.containerSecurityContext" $root | nindent 2 }}
   {{- if $root.Values.tls.client.enabled }}
   volumeMounts:
