@@ -98,7 +98,9 @@ def test_two_agents_meet_with_what_the_chart_gives_them(
     pod.start()
     statuses = {name: container.wait(150) for name, container in pod.containers.items()}
     assert statuses == {"node-1": 0, "node-2": 0}, pod.describe()
-    said = {container.log.split(",")[0] for container in pod.containers.values()}
+    said = {
+        line.split(",")[0] for one in pod.containers.values() for line in one.log.splitlines() if line[:5] == "rank "
+    }
     assert said == {"rank 0 of 2", "rank 1 of 2"}, pod.describe()
 
 
