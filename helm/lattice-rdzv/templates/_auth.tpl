@@ -1,0 +1,54 @@
+{{/*
+With TLS, etcd also listens in the clear on the pod's own loopback: its JSON gateway takes no request whose certificate has
+a common name once authentication is on.
+*/}}
+{{- define "lattice.loopbackPort" -}}
+{{- ternary .Values.auth.loopbackPort .Values.clientService.internalPort .Values.tls.client.enabled -}}
+{{- end -}}
+
+{{/* The container that turns authentication on. The pod is not ready, and so in no Service, before it has. */}}
+
+{{- define "lattice.authContainer" -}}
+- name: auth
+  image: {{ .Values.auth.image | quote }}
+  imagePullPolicy: {{ .Values.imagePullPolicy }}
+  command: ["python3", "-u", "-B", "/opt/lattice-rdzv/auth.py"]
+  env:
+    - name: AUTH_ETCD
+      value: {{ printf "127.0.0.1:%d" (int (include "lattice.loopbackPort" .)) | quote }}
+    - name: AUTH_PORT
+      value: {{ .Values.auth.port | quote }}
+    - name: AUTH_USERS
+      value: {{ .Values.auth.users | toJson | quote }}
+    - name: AUTH_SECRETS
+      value: /etc/lattice-rdzv/auth
+  ports:
+    - name: auth
+      containerPort: {{ .Values.auth.port }}
+  readinessProbe:
+    httpGet:
+      path: /ready
+      port: auth
+    periodSeconds: {{ .Values.probes.readiness.periodSeconds }}
+    timeoutSeconds: {{ .Values.probes.readiness.timeoutSeconds }}
+    failureThreshold: {{ .Values.probes.readiness.failureThreshold }}
+  livenessProbe:
+    httpGet:
+      path: /alive
+      port: auth
+    periodSeconds: {{ .Values.probes.liveness.periodSeconds }}
+    timeoutSeconds: {{ .Values.probes.liveness.timeoutSeconds }}
+    failureThreshold: {{ .Values.probes.liveness.failureThreshold }}
+  {{- with .Values.auth.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- include "lattice.containerSecurityContext" . | nindent 2 }}
+  volumeMounts:
+    - name: auth
+      mountPath: /etc/lattice-rdzv/auth
+      readOnly: true
+    - name: auth-script
+      mountPath: /opt/lattice-rdzv
+      readOnly: true
+{{- end -}}

@@ -1,0 +1,154 @@
+{{/* The one pod template of Deployment and StatefulSet. */}}
+
+{{- define "lattice.pod" -}}
+metadata:
+  labels:
+    {{- include "lattice.podLabels" . | nindent 4 }}
+  {{- with (include "lattice.podAnnotations" .) }}
+  annotations:
+    {{- . | nindent 4 }}
+  {{- end }}
+spec:
+  automountServiceAccountToken: false
+  # etcd takes variables that begin with ETCD_ for its own, and a Service of such a name would make some.
+  enableServiceLinks: false
+  serviceAccountName: {{ include "lattice.serviceAccountName" . }}
+  {{- include "lattice.podSecurityContext" . | nindent 2 }}
+  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  {{- with .Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- include "lattice.spread" . | nindent 2 }}
+  containers:
+    - name: etcd
+      image: {{ .Values.image | quote }}
+      imagePullPolicy: {{ .Values.imagePullPolicy }}
+      command: ["etcd"]
+      args:
+        {{- include "lattice.flags" . | nindent 8 }}
+      env:
+        - name: POD_NAME
+          valueFrom: {fieldRef: {fieldPath: metadata.name}}
+        - name: POD_UID
+          valueFrom: {fieldRef: {fieldPath: metadata.uid}}
+        {{- with (include "lattice.etcdctlEnvironment" . | trim) }}
+        {{- . | nindent 8 }}
+        {{- end }}
+        {{- with .Values.etcd.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      ports:
+        {{- include "lattice.containerPorts" . | nindent 8 }}
+      {{- include "lattice.probes" . | nindent 6 }}
+      {{- with .Values.resources }}
+      resources:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- include "lattice.containerSecurityContext" . | nindent 6 }}
+      volumeMounts:
+        - name: data
+          mountPath: /var/lib/etcd
+        {{- if .Values.tls.client.enabled }}
+        - name: client-tls
+          mountPath: /etc/lattice-rdzv/tls/client
+          readOnly: true
+        {{- end }}
+        {{- if .Values.tls.peer.enabled }}
+        - name: peer-tls
+          mountPath: /etc/lattice-rdzv/tls/peer
+          readOnly: true
+        {{- end }}
+    {{- if .Values.auth.enabled }}
+    {{- include "lattice.authContainer" . | nindent 4 }}
+    {{- end }}
+  {{- with (include "lattice.volumes" . | trim) }}
+  volumes:
+    {{- . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+
+{{/* With the script's checksum: a pod that runs an old one is replaced. */}}
+{{- define "lattice.podAnnotations" -}}
+{{- $annotations := deepCopy .Values.podAnnotations -}}
+{{- if .Values.auth.enabled -}}
+{{- $_ := set $annotations "lattice-rdzv/auth-script" (.Files.Get "files/auth.py" | sha256sum | trunc 16) -}}
+{{- end -}}
+{{- if $annotations -}}{{- toYaml $annotations -}}{{- end -}}
+{{- end -}}
+
+{{- define "lattice.containerPorts" -}}
+- name: client
+  containerPort: {{ .Values.clientService.internalPort }}
+{{- if ne (include "lattice.serverClientPort" .) "client" }}
+- name: {{ include "lattice.serverClientPort" . }}
+  containerPort: {{ .Values.serverService.clientPort.internalPort }}
+{{- end }}
+- name: server
+  containerPort: {{ .Values.serverService.serverPort.internalPort }}
+- name: metrics
+  containerPort: {{ .Values.etcd.metricsPort }}
+{{- end -}}
+
+{{/* The container's port that the server Service sends clients to. */}}
+{{- define "lattice.serverClientPort" -}}
+{{- if eq (int .Values.clientService.internalPort) (int .Values.serverService.clientPort.internalPort) -}}client{{- else -}}server-client{{- end -}}
+{{- end -}}
+
+{{/*
+So that `kubectl exec POD -- etcdctl member list` works in every mode. Only what it would not know by itself: a variable and
+the flag of the same meaning exclude each other.
+*/}}
+{{- define "lattice.etcdctlEnvironment" -}}
+{{- if .Values.tls.client.enabled }}
+- name: ETCDCTL_ENDPOINTS
+  value: {{ include "lattice.advertiseClientURL" . | quote }}
+- name: ETCDCTL_CACERT
+  value: /etc/lattice-rdzv/tls/client/ca.crt
+- name: ETCDCTL_CERT
+  value: /etc/lattice-rdzv/tls/client/tls.crt
+- name: ETCDCTL_KEY
+  value: /etc/lattice-rdzv/tls/client/tls.key
+{{- else if ne (int .Values.clientService.internalPort) 2379 }}
+- name: ETCDCTL_ENDPOINTS
+  value: {{ printf "http://127.0.0.1:%d" (int .Values.clientService.internalPort) | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "lattice.volumes" -}}
+{{- if not .Values.persistence.enabled }}
+- name: data
+  {{- if or (include "lattice.inMemory" .) (include "lattice.ephemeralSize" .) }}
+  emptyDir:
+    {{- if include "lattice.inMemory" . }}
+    medium: Memory
+    {{- end }}
+    {{- with (include "lattice.ephemeralSize" .) }}
+    sizeLimit: {{ . | quote }}
+    {{- end }}
+  {{- else }}
+  emptyDir: {}
+  {{- end }}
+{{- end }}
+{{- if .Values.tls.client.enabled }}
+- name: client-tls
+  secret:
+    secretName: {{ .Values.tls.client.existingSecret }}
+    defaultMode: 0440
+{{- end }}
+{{- if .Values.tls.peer.enabled }}
+- name: peer-tls
+  secret:
+    secretName: {{ .Values.tls.peer.existingSecret }}
+    defaultMode: 0440
+{{- end }}
+{{- if .Values.auth.enabled }}
+- name: auth
+  secret:
+    secretName: {{ .Values.auth.existingSecret }}
+    defaultMode: 0440
+- name: auth-script
+  configMap:
+    name: {{ include "lattice.authConfigMap" . }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,38 @@
+{{/*
+Probes, by plain HTTP on the metrics port, also where clients need TLS. Whether etcd lives never depends on the other
+members: a lost quorum would make Kubernetes restart the rest.
+*/}}
+
+{{- define "lattice.livePath" -}}
+{{- if include "lattice.hasLivez" . -}}/livez
+{{- else if include "lattice.versionIs" (list . ">=3.5.3") -}}/health?serializable=true&exclude=NOSPACE
+{{- else -}}
+{{- /* Older ones overlook `serializable`, and ask the other members. */ -}}
+/metrics
+{{- end -}}
+{{- end -}}
+
+{{/* A full database still serves reads and deletes, so it stays in the Services. */}}
+{{- define "lattice.readyPath" -}}
+{{- if include "lattice.hasLivez" . -}}/readyz{{- else -}}/health?exclude=NOSPACE{{- end -}}
+{{- end -}}
+
+{{/* (list root path "startup") */}}
+{{- define "lattice.probe" -}}
+{{- $times := index (index . 0).Values.probes (index . 2) -}}
+httpGet:
+  path: {{ index . 1 | quote }}
+  port: metrics
+periodSeconds: {{ $times.periodSeconds }}
+timeoutSeconds: {{ $times.timeoutSeconds }}
+failureThreshold: {{ $times.failureThreshold }}
+{{- end -}}
+
+{{- define "lattice.probes" -}}
+startupProbe:
+  {{- include "lattice.probe" (list . (include "lattice.livePath" .) "startup") | nindent 2 }}
+livenessProbe:
+  {{- include "lattice.probe" (list . (include "lattice.livePath" .) "liveness") | nindent 2 }}
+readinessProbe:
+  {{- include "lattice.probe" (list . (include "lattice.readyPath" .) "readiness") | nindent 2 }}
+{{- end -}}

@@ -1,0 +1,1 @@
+"""The chart's tests: what is rendered, what is refused, and the rendered containers run with real etcds."""

@@ -1,0 +1,504 @@
+"""Runs the rendered pods: the very command, arguments, environment, mounts, user and probes, with real binaries.
+
+It is the part of a kubelet that the chart relies on, without Kubernetes. Each pod has a network namespace and an address
+of its own; each container a read-only root with nothing in it but what its image would hold (no shell beside etcd), the
+user that the security context names, and its volumes. Names of Services and members are in /etc/hosts, where Kubernetes
+would have them in DNS. Root is needed for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.wait import wait_for
+
+from chart.render import Object, Objects
+
+T = TypeVar("T")
+
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+NAMESPACE, DOMAIN = "lattice", "cluster.local"
+CLONE_NEWNET = 0x40000000
+
+# Binds what the container sees, makes the rest read-only, and becomes the container's program. Its arguments: the root,
+# the user and group, then for each mount `ro|rw`, source and target, then `--` and the command.
+_CONTAINER = r"""
+set -eu
+root=$1 user=$2 group=$3
+shift 3
+mount --make-rprivate /
+mount --bind "$root" "$root"
+while [ "$1" != -- ]; do
+    mode=$1 source=$2 target=$root$3
+    shift 3
+    mount --rbind "$source" "$target"
+    [ "$mode" = rw ] || mount -o remount,bind,ro "$target"
+done
+shift
+mount -t proc proc "$root/proc"
+mount -o remount,bind,ro "$root"
+exec /usr/sbin/chroot --userspec="$user:$group" --groups="$group" "$root" "$@"
+"""
+
+
+def missing() -> str | None:
+    """Why pods cannot be run here; none if they can."""
+    if os.geteuid() != 0:
+        return "network namespaces and mounts need root"
+    for program in ("ip", "nsenter", "unshare", "chroot"):
+        if shutil.which(program, path=PATH) is None:
+            return f"no program {program}"
+    try:
+        _run("ip", "netns", "add", f"rdzv-{os.getpid()}-try")
+        _run("ip", "netns", "del", f"rdzv-{os.getpid()}-try")
+    except subprocess.CalledProcessError as error:
+        return f"no network namespaces: {error.stderr.strip()}"
+    return None
+
+
+class Cluster:
+    """A network with pods in it."""
+
+    def __init__(
+        self, folder: Path, objects: Objects, etcd: Path, *, secrets: Mapping[str, Mapping[str, str]] = {}
+    ) -> None:
+        self.folder = folder
+        self.objects = objects
+        self.etcd = etcd
+        self.secrets = {name: dict(data) for name, data in secrets.items()}
+        self.pods: list[Pod] = []
+        self._prefix = f"rdzv-{os.getpid()}-{uuid.uuid4().hex[:4]}"
+        self._count = 0
+        self.hosts = folder / "hosts"
+        self.hosts.write_text("127.0.0.1 localhost\n")
+        self._switch = self._namespace("switch")
+        _run("ip", "-n", self._switch, "link", "add", "switch", "type", "bridge")
+        _run("ip", "-n", self._switch, "link", "set", "switch", "up")
+
+    def start(self, *, count: int | None = None) -> list[Pod]:
+        """Makes the workload's pods, as its controller would, and starts them side by side."""
+        workload = self.objects.workload
+        for index in range(count or workload["spec"]["replicas"]):
+            stateful = workload["kind"] == "StatefulSet"
+            self.add(f"lattice-rdzv-{index}" if stateful else "lattice-rdzv-5d8f-x7k2p")
+        for pod in self.pods:
+            pod.start()
+        return self.pods
+
+    def add(self, name: str, template: Object | None = None) -> Pod:
+        """A pod that is not started yet. With a member's name it has the member's volume."""
+        self._count += 1
+        pod = Pod(self, name, template or self.objects.pod, f"10.213.7.{self._count}", self._cable())
+        assert not any(other.name == name and other.running for other in self.pods), f"runs already: {name}"
+        self.pods = [*(other for other in self.pods if other.running or not other.started), pod]
+        self.name_things()
+        return pod
+
+    def close(self) -> None:
+        """Ends everything and removes the network."""
+        for pod in self.pods:
+            pod.kill()
+        listed = _run("ip", "netns", "list").split()
+        for name in listed:
+            if name.startswith(self._prefix):
+                _run("ip", "netns", "del", name)
+
+    def name_things(self) -> None:
+        """Writes who has which name and address, into the file that all containers see."""
+        lines = ["127.0.0.1 localhost"]
+        for pod in self.pods:
+            subdomain = self.objects.workload["spec"].get("serviceName") if pod.is_store else None
+            if subdomain:
+                lines.append(f"{pod.address} {pod.name}.{subdomain}.{NAMESPACE}.svc.{DOMAIN}")
+            lines += [f"{pod.address} {service}.{NAMESPACE}.svc.{DOMAIN}" for service in self.services_of(pod)]
+        self.hosts.write_text("\n".join(lines) + "\n")
+
+    def services_of(self, pod: Pod) -> list[str]:
+        """The Services whose selector finds a pod, ready or not."""
+        return [
+            one["metadata"]["name"]
+            for one in self.objects.all
+            if one["kind"] == "Service" and one["spec"]["selector"].items() <= pod.labels.items()
+        ]
+
+    def endpoints(self, service: str) -> list[Pod]:
+        """The pods that a Service sends to: selected, and ready."""
+        publishes = self.objects.get("Service", service)["spec"].get("publishNotReadyAddresses", False)
+        return [pod for pod in self.pods if service in self.services_of(pod) and (publishes or pod.ready())]
+
+    def wait_ready(self, *, timeout_seconds: float = 60) -> None:
+        """Waits until every pod is ready."""
+        for pod in self.pods:
+            pod.wait_ready(timeout_seconds=timeout_seconds)
+
+    def config_map(self, name: str) -> dict[str, str]:
+        """The data of a rendered ConfigMap."""
+        return dict(self.objects.get("ConfigMap", name)["data"])
+
+    def claim(self, pod: str) -> Path:
+        """The folder that is a member's volume, which outlives its pod."""
+        return self.folder / "claims" / f"data-{pod}"
+
+    def _namespace(self, name: str) -> str:
+        full = f"{self._prefix}-{name}"
+        _run("ip", "netns", "add", full)
+        _run("ip", "-n", full, "link", "set", "lo", "up")
+        return full
+
+    def _cable(self) -> str:
+        number = self._count
+        namespace = self._namespace(str(number))
+        cable = f"pod{number}"
+        _run("ip", "-n", self._switch, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        _run("ip", "-n", self._switch, "link", "set", cable, "master", "switch", "up")
+        _run("ip", "-n", namespace, "address", "add", f"10.213.7.{number}/24", "dev", "eth0")
+        _run("ip", "-n", namespace, "link", "set", "eth0", "up")
+        return namespace
+
+
+class Pod:
+    """One pod. It keeps name, address and UID while its containers are restarted; a new pod is another object."""
+
+    def __init__(self, cluster: Cluster, name: str, template: Object, address: str, namespace: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.address = address
+        self.uid = str(uuid.uuid4())
+        self.started = False
+        self.namespace = namespace
+        self.labels: dict[str, str] = template["metadata"]["labels"]
+        self.spec: Object = template["spec"]
+        self.folder = cluster.folder / f"{name}-{self.uid[:6]}"
+        self.folder.mkdir()
+        self.containers = {one["name"]: Container(self, one) for one in self.spec["containers"]}
+
+    @property
+    def is_store(self) -> bool:
+        """Whether it is a pod of the workload and not one of a test."""
+        return "lattice-rdzv/store" in self.labels
+
+    @property
+    def etcd(self) -> Container:
+        """The container etcd."""
+        return self.containers["etcd"]
+
+    @property
+    def running(self) -> bool:
+        """Whether a container of it runs."""
+        return any(container.running for container in self.containers.values())
+
+    def start(self) -> None:
+        """Starts all containers."""
+        self.started = True
+        for container in self.containers.values():
+            container.start()
+
+    def terminate(self) -> None:
+        """As Kubernetes does it: SIGTERM, which has to be enough within the grace period."""
+        for container in self.containers.values():
+            container.terminate(self.spec["terminationGracePeriodSeconds"])
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        for container in self.containers.values():
+            container.kill()
+
+    def ready(self) -> bool:
+        """Whether every container's readiness probe succeeds."""
+        return all(container.probe("readiness") for container in self.containers.values())
+
+    def wait_ready(self, *, timeout_seconds: float = 60) -> None:
+        """Waits until it is ready."""
+
+        def ready() -> bool:
+            ended = [name for name, one in self.containers.items() if not one.running]
+            assert not ended, f"ended: {ended}\n{self.describe()}"
+            return self.ready()
+
+        wait_for(f"{self.name} is ready", ready, timeout_seconds=timeout_seconds, detail=self.describe)
+
+    def describe(self) -> str:
+        """The ends of its logs."""
+        return "\n".join(f"--- {self.name}/{name}\n{one.log[-3000:]}" for name, one in self.containers.items())
+
+    def inside(self, call: Callable[[], T]) -> T:
+        """Runs something in the pod's network."""
+        answer: list[T] = []
+        trouble: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with Path("/run/netns", self.namespace).open("rb") as namespace:
+                    if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                        raise OSError(ctypes.get_errno(), "setns")
+                answer.append(call())
+            except BaseException as error:
+                trouble.append(error)
+
+        # A namespace is a thread's own, so a new thread has one for itself and takes it along.
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        if trouble:
+            raise trouble[0]
+        return answer[0]
+
+    def get(self, path: str, port: int) -> tuple[int, str]:
+        """A plain HTTP request to the pod's address: status and text."""
+
+        def request() -> tuple[int, str]:
+            try:
+                with urllib.request.urlopen(f"http://{self.address}:{port}{path}", timeout=10) as answer:
+                    return int(answer.status), answer.read().decode()
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, error.read().decode()
+
+        return self.inside(request)
+
+    def volume(self, name: str) -> Path:
+        """The folder that a volume is."""
+        folder = self.folder / "volumes" / name
+        volume = next((one for one in self.spec.get("volumes", []) if one["name"] == name), None)
+        if volume is None:
+            folder = self.cluster.claim(self.name)
+        fresh = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        if volume is None or "emptyDir" in volume:
+            group = self.spec.get("securityContext", {}).get("fsGroup")
+            if fresh and group is not None:
+                os.chown(folder, 0, group)
+                folder.chmod(0o2775)
+            return folder
+        files = (
+            self.cluster.secrets[volume["secret"]["secretName"]]
+            if "secret" in volume
+            else self.cluster.config_map(volume["configMap"]["name"])
+        )
+        source = volume.get("secret") or volume["configMap"]
+        wanted = {one["key"]: one["path"] for one in source.get("items", [])} or {key: key for key in files}
+        for key, path in wanted.items():
+            file = folder / path
+            file.write_text(files[key])
+            os.chown(file, 0, self.spec["securityContext"]["fsGroup"])
+            file.chmod(source.get("defaultMode", 0o644))
+        return folder
+
+
+class Container:
+    """One container, and the process that it is while it runs."""
+
+    def __init__(self, pod: Pod, spec: Object) -> None:
+        self.pod = pod
+        self.spec = spec
+        self.ports = {one["name"]: int(one["containerPort"]) for one in spec.get("ports", [])}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = pod.folder / f"{spec['name']}.log"
+        self._log.touch()
+        self._root = pod.folder / f"{spec['name']}.root"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its variables, with references filled in and `$(NAME)` replaced."""
+        out: dict[str, str] = {}
+        for source in self.spec.get("envFrom", []):
+            out.update(self.pod.cluster.config_map(source["configMapRef"]["name"]))
+        for one in self.spec.get("env", []):
+            out[one["name"]] = expand(self._value(one), {**self.service_variables, **out})
+        return out
+
+    @property
+    def service_variables(self) -> dict[str, str]:
+        """What Kubernetes makes of Services, unless the pod does without. The address is a pod's here."""
+        if self.pod.spec.get("enableServiceLinks") is False:
+            return {}
+        out = {}
+        for one in self.pod.cluster.objects.all:
+            if one["kind"] == "Service" and one["spec"].get("clusterIP") != "None":
+                prefix = one["metadata"]["name"].upper().replace("-", "_")
+                ready = self.pod.cluster.endpoints(one["metadata"]["name"])
+                if ready:
+                    out[f"{prefix}_SERVICE_HOST"] = ready[0].address
+                    out[f"{prefix}_SERVICE_PORT"] = str(one["spec"]["ports"][0]["port"])
+        return out
+
+    @property
+    def command(self) -> list[str]:
+        """Its command line."""
+        variables = {**self.service_variables, **self.environment}
+        return [expand(part, variables) for part in (*self.spec["command"], *self.spec.get("args", []))]
+
+    @property
+    def log(self) -> str:
+        """What it wrote."""
+        return self._log.read_text(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Starts it with a fresh root; volumes are as they were."""
+        context = self.pod.spec["securityContext"]
+        mounts = list(self._mounts())
+        for _, _, target in mounts:
+            place = self._root / target.lstrip("/")
+            if target == "/etc/hosts":
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.touch()
+            elif not target.startswith(("/usr/local/", "/usr/lib")) or not (self._root / "usr").is_mount():
+                place.mkdir(parents=True, exist_ok=True)
+        (self._root / "proc").mkdir(exist_ok=True)
+        for link in ("lib", "lib64", "bin"):
+            with contextlib.suppress(FileExistsError):
+                (self._root / link).symlink_to(f"usr/{link}")
+        variables = {"PATH": PATH, **self.service_variables, **self.environment}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *("nsenter", f"--net=/run/netns/{self.pod.namespace}"),
+                    *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
+                    *("/bin/sh", "-c", _CONTAINER, "container"),
+                    *(str(self._root), str(context["runAsUser"]), str(context["runAsGroup"])),
+                    *(part for mount in mounts for part in mount),
+                    "--",
+                    *self.command,
+                ],
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def terminate(self, grace_seconds: float) -> None:
+        """SIGTERM to its first process, and its end."""
+        if self.running and self._process is not None:
+            os.kill(self._first(), signal.SIGTERM)
+            self._process.wait(grace_seconds)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError, IndexError):
+                os.kill(self._first(), signal.SIGKILL)
+            self._process.kill()
+            self._process.wait()
+
+    def wait(self, timeout_seconds: float = 60) -> int:
+        """Its exit status."""
+        assert self._process is not None
+        return self._process.wait(timeout_seconds)
+
+    def probe(self, kind: str) -> bool:
+        """Whether the probe of that kind succeeds; one that it does not have always does."""
+        probe = self.spec.get(f"{kind}Probe")
+        if probe is None:
+            return True
+        if not self.running:
+            return False
+        try:
+            status, _ = self.pod.get(probe["httpGet"]["path"], self.ports[probe["httpGet"]["port"]])
+        except (OSError, http.client.HTTPException):
+            return False
+        return 200 <= status < 400
+
+    def execute(self, *command: str, variables: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+        """`kubectl exec`: a program of the container's root, in its network and with its variables."""
+        return subprocess.run(
+            ["nsenter", "--target", str(self._first()), "--mount", "--net", "--root", "--wd=/", "--", *command],
+            env={"PATH": PATH, **self.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def _first(self) -> int:
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def _mounts(self) -> Iterator[tuple[str, str, str]]:
+        image = self.spec["image"]
+        yield "ro", str(self.pod.cluster.hosts), "/etc/hosts"
+        if self.spec["command"][0] in ("etcd", "etcdctl"):
+            # Nothing but the two programs, and the C library for Debian's.
+            yield "ro", str(self.pod.cluster.etcd), "/usr/local/bin"
+            yield "ro", "/usr/lib", "/usr/lib"
+            yield "ro", "/usr/lib64", "/usr/lib64"
+        else:
+            assert image, "an image is named"
+            yield "ro", "/usr", "/usr"
+            if not Path("/usr/bin/python3").exists():
+                yield "ro", sys.base_prefix, "/usr/local"
+        for mount in self.spec.get("volumeMounts", []):
+            mode = "ro" if mount.get("readOnly") else "rw"
+            yield mode, str(self.pod.volume(mount["name"])), mount["mountPath"]
+
+    def _value(self, one: Object) -> str:
+        if "value" in one:
+            return str(one["value"])
+        source = one["valueFrom"]
+        if "secretKeyRef" in source:
+            return self.pod.cluster.secrets[source["secretKeyRef"]["name"]][source["secretKeyRef"]["key"]]
+        fields = {
+            "metadata.name": self.pod.name,
+            "metadata.uid": self.pod.uid,
+            "metadata.namespace": NAMESPACE,
+            "status.podIP": self.pod.address,
+        }
+        return fields[source["fieldRef"]["fieldPath"]]
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """`$(NAME)` as Kubernetes fills it in: what is not known stays as it is."""
+    return re.sub(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)", lambda match: variables.get(match[1], match[0]), text)
+
+
+def members(pod: Pod) -> list[dict[str, Any]]:
+    """What a member's etcdctl lists."""
+    done = pod.etcd.execute("etcdctl", "member", "list", "--write-out=json")
+    assert done.returncode == 0, done.stderr + pod.describe()
+    return list(json.loads(done.stdout)["members"])
+
+
+def header(pod: Pod) -> dict[str, Any]:
+    """The header of an answer: cluster, member, revision."""
+    done = pod.etcd.execute("etcdctl", "get", "none", "--write-out=json")
+    assert done.returncode == 0, done.stderr + pod.describe()
+    return dict(json.loads(done.stdout)["header"])
+
+
+def open_port(pod: Pod, port: int) -> bool:
+    """Whether somebody listens on a port of the pod."""
+
+    def connect() -> bool:
+        try:
+            socket.create_connection((pod.address, port), timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+    return pod.inside(connect)
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": PATH}).stdout

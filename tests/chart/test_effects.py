@@ -1,0 +1,239 @@
+"""Every value does something: each is set to another value, and the change has to show where it should."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from chart.render import AUTH, MEMBERS, MTLS, Refused, Renderer, default_values, leaves, merged, nested
+
+PERSISTENT = {"persistence": {"enabled": True}}
+BALANCER = merged(MTLS, {"clientService": {"type": "LoadBalancer"}, "serverService": {"type": "LoadBalancer"}})
+MONITOR = {"metrics": {"serviceMonitor": {"enabled": True}}}
+POLICY = {"networkPolicy": {"enabled": True}}
+EXPOSED = {"type": "LoadBalancer"}
+SELECTOR = {"matchLabels": {"who": "changed"}}
+V36 = {"image": "quay.io/coreos/etcd:v3.6.16"}
+
+# A value: what it is set to, the values around it, and a text that is rendered then and was not before.
+EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "replicaCount": (5, MEMBERS, "replicas: 5"),
+    "image": ("mirror.example/etcd:v3.5.9", {}, "image: mirror.example/etcd:v3.5.9"),
+    "imagePullPolicy": ("Always", {}, "imagePullPolicy: Always"),
+    "imagePullSecrets": ([{"name": "changed"}], {}, "imagePullSecrets:\n      - name: changed"),
+    "resources": ({"limits": {"memory": "99Mi"}}, {}, "memory: 99Mi"),
+    "nodeSelector": ({"disk": "changed"}, {}, "disk: changed"),
+    "affinity": ({"nodeAffinity": {}}, {}, "nodeAffinity: {}"),
+    "clientService.name": ("changed", {}, "name: changed\n"),
+    "clientService.type": ("NodePort", MTLS, "type: NodePort"),
+    "clientService.externalPort": (3379, {}, "port: 3379"),
+    "clientService.internalPort": (3379, {}, "http://0.0.0.0:3379"),
+    "clientService.nodePort": (30079, BALANCER, "nodePort: 30079"),
+    "clientService.loadBalancerSourceRanges": (["10.9.0.0/16"], BALANCER, "- 10.9.0.0/16"),
+    "clientService.annotations": ({"who": "changed"}, {}, "who: changed"),
+    "clientService.labels": ({"who": "changed"}, {}, "who: changed"),
+    "serverService.name": ("changed", {}, "http://changed.lattice.svc.cluster.local:2379"),
+    "serverService.type": ("NodePort", MTLS, "type: NodePort"),
+    "serverService.clientPort.externalPort": (3379, {}, "lattice-rdzv-server.lattice.svc.cluster.local:3379"),
+    "serverService.clientPort.internalPort": (3379, {}, "http://0.0.0.0:2379,http://0.0.0.0:3379"),
+    "serverService.clientPort.nodePort": (30079, BALANCER, "nodePort: 30079"),
+    "serverService.serverPort.externalPort": (3380, {}, "port: 3380"),
+    "serverService.serverPort.internalPort": (3380, {}, "--listen-peer-urls=http://0.0.0.0:3380"),
+    "serverService.serverPort.nodePort": (30080, BALANCER, "nodePort: 30080"),
+    "serverService.loadBalancerSourceRanges": (["10.9.0.0/16"], BALANCER, "- 10.9.0.0/16"),
+    "serverService.annotations": ({"who": "changed"}, {}, "who: changed"),
+    "serverService.labels": ({"who": "changed"}, {}, "who: changed"),
+    "agents.configMap.includeEndpoint": (False, {}, ""),
+    "agents.namespaces": (["team-a"], {}, "namespace: team-a"),
+    "agents.tenant": ("vision", {}, "LATTICE_RDZV_TENANT: vision"),
+    "agents.tlsMountPath": ("/changed", MTLS, "LATTICE_RDZV_CACERT: /changed/ca.crt"),
+    "agents.authMountPath": ("/changed", AUTH, "LATTICE_RDZV_PASSWORD_FILE: /changed/lattice"),
+    "agents.image": ("agent:1", {}, "image: agent:1"),
+    "external.endpoints": (["http://etcd-1:2379"], {}, "LATTICE_RDZV_ENDPOINTS: http://etcd-1:2379"),
+    "etcd.version": ("3.6.4", {}, "path: /livez"),
+    "etcd.enableV2": (False, {}, ""),
+    "etcd.autoCompactionMode": ("revision", {}, "--auto-compaction-mode=revision"),
+    "etcd.autoCompactionRetention": (1000, {}, "--auto-compaction-retention=1000"),
+    # Larger than what a float of six digits shows.
+    "etcd.quotaBackendBytes": (8589934592, {}, "--quota-backend-bytes=8589934592"),
+    "etcd.maxRequestBytes": (10485760, {}, "--max-request-bytes=10485760"),
+    "etcd.unsafeNoFsync": (False, {"ephemeral": {"medium": "Memory"}}, ""),
+    "etcd.logLevel": ("debug", {}, "--log-level=debug"),
+    "etcd.metricsPort": (9381, {}, "--listen-metrics-urls=http://0.0.0.0:9381"),
+    "etcd.extraArgs": (["--heartbeat-interval=200"], {}, "--heartbeat-interval=200"),
+    "etcd.extraEnv": ([{"name": "GOMAXPROCS", "value": "2"}], {}, "name: GOMAXPROCS"),
+    "cluster.token": ("changed", MEMBERS, "--initial-cluster-token=changed"),
+    "cluster.initialState": ("existing", MEMBERS, "--initial-cluster-state=existing"),
+    "clusterDomain": ("changed.local", {}, "lattice-rdzv-client.lattice.svc.changed.local"),
+    "ephemeral.medium": ("Memory", {}, "medium: Memory"),
+    "ephemeral.sizeLimit": ("3Gi", {}, "sizeLimit: 3Gi"),
+    "persistence.enabled": (True, {}, "kind: StatefulSet"),
+    "persistence.size": ("99Gi", PERSISTENT, "storage: 99Gi"),
+    "persistence.storageClass": ("fast", PERSISTENT, "storageClassName: fast"),
+    "persistence.accessModes": (["ReadWriteOncePod"], PERSISTENT, "- ReadWriteOncePod"),
+    "persistence.annotations": ({"who": "changed"}, PERSISTENT, "who: changed"),
+    "persistence.whenDeleted": ("Delete", PERSISTENT, "whenDeleted: Delete"),
+    "tls.client.enabled": (True, {"tls": {"client": {"existingSecret": "s"}}}, "--cert-file="),
+    "tls.client.existingSecret": ("changed", MTLS, "secretName: changed"),
+    "tls.client.requireClientCert": (False, MTLS, ""),
+    "tls.client.caCertificate": ("-----BEGIN CERTIFICATE-----\nQQ==\n", MTLS, "name: lattice-rdzv-ca"),
+    "tls.peer.enabled": (True, {"tls": {"peer": {"existingSecret": "s"}}}, "--peer-cert-file="),
+    "tls.peer.existingSecret": ("changed", MTLS, "secretName: changed"),
+    "auth.enabled": (True, {**PERSISTENT, "auth": {"existingSecret": "s"}}, "name: auth"),
+    "auth.existingSecret": ("changed", AUTH, "secretName: changed"),
+    "auth.users": ([{"name": "changed", "tenant": "a"}], AUTH, "LATTICE_RDZV_USER: changed"),
+    "auth.image": ("python:changed", AUTH, "image: python:changed"),
+    "auth.port": (9382, AUTH, "containerPort: 9382"),
+    "auth.loopbackPort": (9383, merged(MTLS, AUTH), ",http://127.0.0.1:9383"),
+    "auth.resources": ({"limits": {"memory": "98Mi"}}, AUTH, "memory: 98Mi"),
+    "networkPolicy.enabled": (True, {}, "kind: NetworkPolicy"),
+    "networkPolicy.agentNamespaceSelector": (SELECTOR, POLICY, "who: changed"),
+    "networkPolicy.agentPodSelector": (SELECTOR, POLICY, "who: changed"),
+    "networkPolicy.metricsNamespaceSelector": (SELECTOR, POLICY, "who: changed"),
+    "podSecurityContext": ({"runAsUser": 777}, {}, "runAsUser: 777"),
+    "containerSecurityContext": ({"readOnlyRootFilesystem": False}, {}, "readOnlyRootFilesystem: false"),
+    "serviceAccount.create": (True, {}, "kind: ServiceAccount"),
+    "serviceAccount.name": ("changed", {}, "serviceAccountName: changed"),
+    "serviceAccount.annotations": ({"who": "changed"}, {"serviceAccount": {"create": True}}, "who: changed"),
+    "tolerations": ([{"key": "changed"}], {}, "- key: changed"),
+    "topologySpreadConstraints": ([{"topologyKey": "changed"}], {}, "topologyKey: changed"),
+    "priorityClassName": ("changed", {}, "priorityClassName: changed"),
+    "podAnnotations": ({"who": "changed"}, {}, "who: changed"),
+    "podLabels": ({"who": "changed"}, {}, "who: changed"),
+    "commonLabels": ({"who": "changed"}, {}, "who: changed"),
+    "terminationGracePeriodSeconds": (77, {}, "terminationGracePeriodSeconds: 77"),
+    "pdb.enabled": (False, MEMBERS, ""),
+    "pdb.maxUnavailable": (2, merged(MEMBERS, {"replicaCount": 5}), "maxUnavailable: 2"),
+    "metrics.serviceMonitor.enabled": (True, {}, "kind: ServiceMonitor"),
+    "metrics.serviceMonitor.interval": ("77s", MONITOR, "interval: 77s"),
+    "metrics.serviceMonitor.labels": ({"who": "changed"}, MONITOR, "who: changed"),
+    "metrics.prometheusRule.enabled": (True, MONITOR, "kind: PrometheusRule"),
+    "metrics.prometheusRule.labels": (
+        {"who": "changed"},
+        merged(MONITOR, {"metrics": {"prometheusRule": {"enabled": True}}}),
+        "who: changed",
+    ),
+    **{
+        f"probes.{probe}.{time}": (77, {}, f"{time}: 77")
+        for probe in ("startup", "liveness", "readiness")
+        for time in ("periodSeconds", "timeoutSeconds", "failureThreshold")
+    },
+}
+
+# The values around one that are refused without it.
+ALLOWED_ONLY_WITH = {
+    "tls.client.enabled": "tls.client.enabled=true",
+    "tls.peer.enabled": "tls.peer.enabled=true",
+    "auth.enabled": "auth.enabled=true",
+}
+
+NO_RENDERED_EFFECT = {
+    "rendezvous.backend": "`etcd` is the only backend that agents know; any other is refused (test_schema)",
+    "clientService.allowUnauthenticated": "it allows what is refused otherwise (test_refusals)",
+    "serverService.allowUnauthenticated": "it allows what is refused otherwise (test_refusals)",
+    "cluster.allowRecreate": "it silences a look-up in a cluster, which a render without one does not do",
+    "global": "a parent chart's, accepted so that a strict schema does not refuse it",
+    "jfrog": "passed by installers of 0.1.0, accepted for the same reason",
+}
+
+
+def test_each_value_is_tried_or_excused() -> None:
+    assert EFFECTS.keys() | NO_RENDERED_EFFECT.keys() == leaves(default_values()).keys()
+    assert not EFFECTS.keys() & NO_RENDERED_EFFECT.keys()
+
+
+@pytest.mark.parametrize("path", EFFECTS)
+def test_it_shows(path: str) -> None:
+    value, around, shown = EFFECTS[path]
+    assert leaves(default_values())[path] != value
+    if path in ALLOWED_ONLY_WITH:
+        with pytest.raises(Refused, match=ALLOWED_ONLY_WITH[path]):
+            Renderer().text(around)
+        before = Renderer().text()
+    else:
+        before = Renderer().text(around)
+    after = Renderer().text(merged(around, nested(path, value)))
+    before, after = (yaml.safe_dump_all(yaml.safe_load_all(text)) for text in (before, after))
+    assert before != after
+    assert not shown or (shown in after and shown not in before), after
+
+
+@pytest.mark.parametrize(
+    ("values", "absent"),
+    [
+        ({"etcd": {"enableV2": False}}, "--enable-v2"),
+        ({"ephemeral": {"medium": "Memory"}, "etcd": {"unsafeNoFsync": False}}, "--unsafe-no-fsync"),
+        (merged(MEMBERS, {"pdb": {"enabled": False}}), "PodDisruptionBudget"),
+        (merged(MTLS, {"tls": {"client": {"requireClientCert": False}}}), "--trusted-ca-file"),
+        (merged(MTLS, {"tls": {"client": {"requireClientCert": False}}}), "LATTICE_RDZV_CERT"),
+        ({"agents": {"configMap": {"includeEndpoint": False}}}, "LATTICE_RDZV_ENDPOINTS"),
+        ({"podSecurityContext": None, "containerSecurityContext": None}, "securityContext"),
+        ({"podSecurityContext": None}, "fsGroup"),
+    ],
+)
+def test_what_is_taken_away_is_gone(values: dict[str, Any], absent: str) -> None:
+    assert absent not in Renderer().text(values)
+
+
+def test_a_storage_class_can_be_none_at_all() -> None:
+    claim = Renderer().objects({"persistence": {"enabled": True, "storageClass": "-"}}).workload["spec"]
+    assert claim["volumeClaimTemplates"][0]["spec"]["storageClassName"] == ""
+
+
+def test_our_labels_are_not_replaced_by_others() -> None:
+    """Or a label from the values would part a Service from its pods."""
+    stray = {"app": "mine", "lattice-rdzv/store": "mine", "lattice-rdzv/metrics": "no"}
+    values = {
+        "commonLabels": stray,
+        "podLabels": stray,
+        "clientService": {"labels": stray},
+        "metrics": {"serviceMonitor": {"enabled": True, "labels": stray}},
+    }
+    objects = Renderer().objects(values)
+    assert objects.pod["metadata"]["labels"]["app"] == "lattice-rdzv"
+    assert objects.pod["metadata"]["labels"]["lattice-rdzv/store"] == "ephemeral"
+    assert objects.get("Service", "lattice-rdzv-client")["metadata"]["labels"]["app"] == "lattice-rdzv"
+    metrics = objects.get("Service", "lattice-rdzv-metrics")["metadata"]["labels"]
+    assert objects.get("ServiceMonitor")["spec"]["selector"]["matchLabels"].items() <= metrics.items()
+
+
+def test_both_ports_for_clients_are_served_and_reached() -> None:
+    """The Services may name two ports of etcd, and any outer ones."""
+    values = {
+        "clientService": {"internalPort": 3001, "externalPort": 4001},
+        "serverService": {
+            "clientPort": {"internalPort": 3002, "externalPort": 4002},
+            "serverPort": {"internalPort": 3003, "externalPort": 4003},
+        },
+    }
+    objects = Renderer().objects(values)
+    container = {port["name"]: port["containerPort"] for port in objects.etcd["ports"]}
+    reached = {
+        (service, port["name"]): container[port["targetPort"]]
+        for service in ("lattice-rdzv-client", "lattice-rdzv-server")
+        for port in objects.get("Service", service)["spec"]["ports"]
+    }
+    assert reached == {
+        ("lattice-rdzv-client", "client"): 3001,
+        ("lattice-rdzv-server", "client"): 3002,
+        ("lattice-rdzv-server", "server"): 3003,
+    }
+    assert objects.flags["listen-client-urls"] == "http://0.0.0.0:3001,http://0.0.0.0:3002"
+    assert objects.flags["advertise-client-urls"] == "http://lattice-rdzv-server.lattice.svc.cluster.local:4002"
+    assert objects.agents["LATTICE_RDZV_CLIENT_SERVICE_PORT"] == "4001"
+    assert objects.agents["LATTICE_RDZV_ENDPOINTS"].endswith(":4001")
+
+
+@pytest.mark.parametrize(("quota", "size"), [(0, 2 * 536870912 + 536870912), (1073741824, 2 * 1073741824 + 536870912)])
+def test_a_store_in_memory_is_as_large_as_its_quota_needs(quota: int, size: int) -> None:
+    objects = Renderer().objects({"ephemeral": {"medium": "Memory"}, "etcd": {"quotaBackendBytes": quota}})
+    assert objects.pod["spec"]["volumes"] == [
+        {"name": "data", "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}
+    ]
+    assert objects.flags["quota-backend-bytes"] == str(quota or 536870912)
+    assert objects.flags["unsafe-no-fsync"] == "true"
+
+
+def test_syncing_is_never_left_out_on_a_disk() -> None:
+    for values in ({}, PERSISTENT, MEMBERS, V36):
+        assert "unsafe-no-fsync" not in Renderer().objects(values).flags

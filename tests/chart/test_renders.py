@@ -1,0 +1,140 @@
+"""What is rendered for a set of values: valid for every Kubernetes, the same in every Helm, and as it was last reviewed."""
+
+import json
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT7 as SPECIFICATION
+
+from chart.render import Renderer, is_hook, parse
+from chart.tools import CHART, HELM_VERSIONS, KUBERNETES_VERSIONS, helm, schemas
+
+FILES = [*sorted((CHART / "ci").glob("*-values.yaml")), CHART / "values-production.yaml"]
+GOLDEN = Path(__file__).parent / "golden"
+# Kinds that are no part of Kubernetes, so that no schema is at hand.
+FOREIGN = {"ServiceMonitor", "PrometheusRule"}
+each_file = pytest.mark.parametrize("file", FILES, ids=[file.stem.removesuffix("-values") for file in FILES])
+each_kubernetes = pytest.mark.parametrize("kubernetes", KUBERNETES_VERSIONS)
+
+
+@cache
+def validator(kubernetes: str, kind: str, version: str) -> Draft7Validator:
+    """The strict schema of a kind: an unknown field is an error."""
+    folder = schemas(kubernetes)
+    group = version.split("/")[0].split(".")[0]
+    name = "-".join([kind.lower(), *([group] if "/" in version else []), version.split("/")[-1]])
+    definitions = (folder / "_definitions.json").read_text()
+    registry: Registry[Any] = Registry().with_resource(
+        "_definitions.json", Resource.from_contents(json.loads(definitions), default_specification=SPECIFICATION)
+    )
+    return Draft7Validator(json.loads((folder / f"{name}.json").read_text()), registry=registry)
+
+
+@each_kubernetes
+@each_file
+def test_it_is_valid(file: Path, kubernetes: str) -> None:
+    for one in parse(Renderer(kubernetes=f"{kubernetes}.0").text(None, file)):
+        if one["kind"] not in FOREIGN:
+            validator(kubernetes, one["kind"], one["apiVersion"]).validate(one)
+
+
+def test_the_schemas_refuse_an_unknown_field() -> None:
+    service = Renderer().objects().get("Service", "lattice-rdzv-client")
+    service["spec"]["typo"] = 1
+    errors = list(validator("1.30", "Service", "v1").iter_errors(service))
+    assert any("typo" in error.message for error in errors)
+
+
+@each_file
+def test_every_helm_renders_the_same(file: Path) -> None:
+    renders = [ordered(parse(Renderer(version).text(None, file))) for version in HELM_VERSIONS]
+    assert renders[0] == renders[1] == renders[2]
+
+
+@pytest.mark.parametrize("version", HELM_VERSIONS)
+@each_file
+def test_lint_is_strict_and_content(file: Path, version: str) -> None:
+    done = subprocess.run(
+        [helm(version), "lint", "--strict", CHART, "--values", file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout
+
+
+@each_file
+def test_it_is_as_reviewed(file: Path) -> None:
+    """Compared as data. After a wanted change: make chart-golden, and read the diff."""
+    golden = GOLDEN / f"{file.stem.removesuffix('-values')}.yaml"
+    rendered = ordered(parse(Renderer().text(None, file)))
+    if os.environ.get("LATTICE_CHART_GOLDEN") == "write":
+        golden.write_text(yaml.safe_dump_all(rendered, sort_keys=True, width=160))
+    assert rendered == list(yaml.safe_load_all(golden.read_text()))
+
+
+def test_every_reviewed_render_is_of_values_that_are_there() -> None:
+    assert {file.stem for file in GOLDEN.glob("*.yaml")} == {file.stem.removesuffix("-values") for file in FILES}
+
+
+@each_file
+def test_nothing_is_rendered_empty(file: Path) -> None:
+    """A template's slip often shows as a key without a value."""
+
+    def empties(node: Any, path: str) -> list[str]:
+        if node is None:
+            return [path]
+        if isinstance(node, dict):
+            return [found for key, value in node.items() for found in empties(value, f"{path}.{key}")]
+        if isinstance(node, list):
+            return [found for index, value in enumerate(node) for found in empties(value, f"{path}[{index}]")]
+        return []
+
+    for one in parse(Renderer().text(None, file)):
+        assert not empties(one, one["kind"])
+
+
+@each_file
+def test_every_object_has_our_labels_and_a_namespace(file: Path) -> None:
+    for one in parse(Renderer().text(None, file)):
+        metadata = one["metadata"]
+        assert metadata["labels"]["app"] == ("lattice-rdzv-test" if is_hook(one) else "lattice-rdzv")
+        assert metadata["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+        assert metadata["namespace"]
+
+
+@each_file
+def test_pods_are_restricted(file: Path) -> None:
+    """As the Pod Security Standard of that name asks, with no token to talk to Kubernetes."""
+    specs = [
+        one["spec"]["template"]["spec"] for one in objects_of(file) if one["kind"] in ("Deployment", "StatefulSet")
+    ]
+    specs += [one["spec"] for one in objects_of(file) if one["kind"] == "Pod"]
+    for spec in specs:
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert {next(iter(volume.keys() - {"name"})) for volume in spec.get("volumes", [])} <= {
+            "emptyDir",
+            "secret",
+            "configMap",
+        }
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+def objects_of(file: Path) -> list[dict[str, Any]]:
+    return parse(Renderer().text(None, file))
+
+
+def ordered(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Helms sort hooks and objects of one kind in their own ways."""
+    return sorted(objects, key=lambda one: (one["kind"], one["metadata"]["namespace"], one["metadata"]["name"]))

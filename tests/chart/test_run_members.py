@@ -1,0 +1,224 @@
+"""Three members, rendered and run: one cluster, that bears a rolling restart, a lost member, a lost volume, and upgrades."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+from harness.wait import wait_for
+
+from chart.cluster import Cluster, Pod, header, members
+from chart.conftest import MakeCluster, image_of
+from chart.render import MEMBERS, Renderer, merged
+from chart.tools import tool
+
+pytestmark = [pytest.mark.namespaces, pytest.mark.timeout(240)]
+
+
+def test_three_members_are_one_cluster(cluster: MakeCluster, version: str) -> None:
+    one = started(cluster(MEMBERS, version))
+    listed = members(one.pods[0])
+    print(one.pods[0].etcd.execute("etcdctl", "member", "list", "--write-out=table").stdout)
+    assert sorted(member["name"] for member in listed) == ["lattice-rdzv-0", "lattice-rdzv-1", "lattice-rdzv-2"]
+    assert len({header(pod)["cluster_id"] for pod in one.pods}) == 1
+    assert len({header(pod)["member_id"] for pod in one.pods}) == 3
+    put(one.pods[0], "x", "1")
+    assert [get(pod, "x") for pod in one.pods] == ["1", "1", "1"]
+    assert set(one.endpoints("lattice-rdzv-client")) == set(one.pods)
+
+
+def test_agents_are_given_each_member_under_a_name_that_reaches_it(cluster: MakeCluster) -> None:
+    one = started(cluster(MEMBERS, "3.6.16"))
+    endpoints = one.objects.agents["LATTICE_RDZV_ENDPOINTS"].split(",")
+    answers = [
+        one.pods[0].etcd.execute("etcdctl", "endpoint", "status", "--write-out=json", f"--endpoints={endpoint}")
+        for endpoint in endpoints
+    ]
+    ids = {json.loads(answer.stdout)[0]["Status"]["header"]["member_id"] for answer in answers}
+    assert ids == {header(pod)["member_id"] for pod in one.pods}
+
+
+def test_five_members_bear_the_loss_of_two(cluster: MakeCluster) -> None:
+    one = started(cluster(merged(MEMBERS, {"replicaCount": 5}), "3.6.16"))
+    assert len(members(one.pods[0])) == 5
+    for pod in one.pods[3:]:
+        pod.kill()
+    put(one.pods[0], "x", "1", patient=True)
+
+
+def test_a_rolling_restart_keeps_the_cluster_and_its_data(cluster: MakeCluster, version: str) -> None:
+    """One after the other, the last one first, each a new pod with another address, as a StatefulSet does it."""
+    one = started(cluster(MEMBERS, version))
+    before = header(one.pods[0])["cluster_id"]
+    put(one.pods[0], "x", "0")
+    for step, index in enumerate((2, 1, 0), start=1):
+        replace(one, index)
+        put(member(one, 0 if index else 1), "x", str(step), patient=True)
+    assert {header(pod)["cluster_id"] for pod in one.pods} == {before}
+    assert [get(pod, "x") for pod in one.pods] == ["3", "3", "3"]
+    assert len(members(one.pods[0])) == 3
+
+
+def test_a_lost_member_costs_nothing_and_comes_back(cluster: MakeCluster, version: str) -> None:
+    one = started(cluster(MEMBERS, version))
+    member(one, 1).kill()
+    put(member(one, 0), "x", "1", patient=True)
+    assert {pod.name for pod in one.endpoints("lattice-rdzv-client")} == {"lattice-rdzv-0", "lattice-rdzv-2"}
+    back = one.add("lattice-rdzv-1")
+    back.start()
+    back.wait_ready()
+    assert get(back, "x") == "1"
+
+
+def test_without_a_quorum_a_member_is_alive_and_not_ready(cluster: MakeCluster, version: str) -> None:
+    """Killing it would not bring the others back, and Kubernetes would do so again and again."""
+    one = started(cluster(MEMBERS, version))
+    last = member(one, 0)
+    member(one, 1).kill()
+    member(one, 2).kill()
+    wait_for("it is not ready", lambda: not last.ready(), detail=last.describe)
+    assert last.etcd.probe("liveness"), last.describe()
+    assert last.etcd.probe("startup")
+    assert not one.endpoints("lattice-rdzv-client")
+
+
+def test_a_member_that_waits_for_the_others_is_not_killed(cluster: MakeCluster, version: str) -> None:
+    """Machines come up one after the other; a start without the others may take as long as it takes."""
+    one = cluster(MEMBERS, version)
+    first = one.add("lattice-rdzv-0")
+    # The others have pods, whose images are still pulled.
+    for index in (1, 2):
+        one.add(f"lattice-rdzv-{index}")
+    first.start()
+    wait_for("it lives", lambda: first.etcd.probe("startup"), timeout_seconds=60, detail=first.describe)
+    assert first.etcd.probe("liveness")
+    assert not first.ready()
+    for pod in one.pods[1:]:
+        pod.start()
+    one.wait_ready()
+    assert len(members(first)) == 3
+
+
+@pytest.mark.parametrize("newest", ["3.5.35", "3.6.16", "3.7.3"])
+def test_a_member_that_lost_its_volume_comes_back_by_the_runbook(cluster: MakeCluster, newest: str) -> None:
+    one = started(cluster(MEMBERS, newest))
+    put(member(one, 0), "x", "1")
+    lost = member(one, 1)
+    lost_id = f"{header(lost)['member_id']:x}"
+    lost.kill()
+    shutil.rmtree(one.claim("lattice-rdzv-1"))
+    # By itself it cannot: the cluster knows it with data that it does not have.
+    alone = one.add("lattice-rdzv-1")
+    alone.start()
+    wait_for("it fails", lambda: not alone.etcd.running, detail=alone.describe)
+    shutil.rmtree(one.claim("lattice-rdzv-1"))
+    # docs/runbooks/volume-lost.md, its commands.
+    survivor = member(one, 0)
+    survivor.etcd.execute("etcdctl", "member", "remove", lost_id)
+    wait_for("the member is removed", lambda: len(members(survivor)) == 2, detail=survivor.describe)
+    peer = "http://lattice-rdzv-1.lattice-rdzv-members.lattice.svc.cluster.local:2380"
+
+    def added() -> bool:
+        """Refused for some seconds, until this member counts the others as connected."""
+        done = survivor.etcd.execute("etcdctl", "member", "add", "lattice-rdzv-1", f"--peer-urls={peer}")
+        return done.returncode == 0
+
+    wait_for("the member is added", added, detail=survivor.describe)
+    one.objects = Renderer().objects(
+        merged(MEMBERS, {"image": image_of(newest), "cluster": {"initialState": "existing"}})
+    )
+    for index in (1, 2, 0):
+        replace(one, index)
+    assert [get(pod, "x") for pod in one.pods] == ["1", "1", "1"]
+    assert len(members(one.pods[0])) == 3
+
+
+@pytest.mark.parametrize("steps", [["3.4", "3.5.35"], ["3.5.5", "3.5.35", "3.6.16", "3.7.3"]], ids="-".join)
+def test_a_cluster_goes_up_one_minor_release_after_the_other(cluster: MakeCluster, steps: list[str]) -> None:
+    """As UPGRADING.md says: the newest of a line first, then the next line, one member at a time, with the check between."""
+    # What 3.5 wrote into the log 3.7 cannot read, so 3.6 has to take a snapshot of its own before.
+    extra = {"3.6.16": ["--snapshot-count=10"]}
+    one = started(cluster(MEMBERS, steps[0]))
+    before = header(one.pods[0])["cluster_id"]
+    put(one.pods[0], "x", "0")
+    for step in steps[1:]:
+        image = image_of(step)
+        one.objects = Renderer().objects(merged(MEMBERS, {"image": image, "etcd": {"extraArgs": extra.get(step, [])}}))
+        one.etcd = tool(f"etcd-{step}")
+        for index in (2, 1, 0):
+            replace(one, index)
+        wanted = ".".join(image.split(":v")[1].split(".")[:2])
+        wait_for(f"the cluster speaks {wanted}", lambda wanted=wanted: spoken(one) == {wanted}, timeout_seconds=60)  # type: ignore[misc]
+        for _ in range(20):
+            put(one.pods[0], "x", step)
+        if step == "3.6.16":
+            for pod in one.pods:
+                wait_for("a snapshot of its own", lambda pod=pod: "saved snapshot" in pod.etcd.log, detail=pod.describe)  # type: ignore[misc]
+    assert [get(pod, "x") for pod in one.pods] == [steps[-1]] * 3
+    assert {header(pod)["cluster_id"] for pod in one.pods} == {before}
+
+
+def test_a_store_made_anew_is_another_cluster_under_another_token_alone(cluster: MakeCluster) -> None:
+    """docs/runbooks/quorum-lost.md: with the old token clients would take the empty store for the one they knew."""
+    one = started(cluster(MEMBERS, "3.6.16"))
+    first = header(one.pods[0])["cluster_id"]
+    ids = []
+    for values in (MEMBERS, merged(MEMBERS, {"cluster": {"token": "lattice-rdzv-2"}})):
+        for pod in one.pods:
+            pod.kill()
+        shutil.rmtree(one.folder / "claims")
+        one.objects = Renderer().objects(merged({"image": image_of("3.6.16")}, values))
+        started(one)
+        ids.append(header(one.pods[0])["cluster_id"])
+    assert ids[0] == first
+    assert ids[1] != first
+
+
+def spoken(one: Cluster) -> set[str]:
+    """The cluster version that each member tells, as UPGRADING.md looks at it."""
+    told = (pod.get("/version", 2379)[1] for pod in one.pods)
+    return {".".join(json.loads(text)["etcdcluster"].split(".")[:2]) for text in told}
+
+
+def started(one: Cluster) -> Cluster:
+    one.start()
+    one.wait_ready()
+    return one
+
+
+def member(one: Cluster, index: int) -> Pod:
+    return next(pod for pod in one.pods if pod.name == f"lattice-rdzv-{index}")
+
+
+def replace(one: Cluster, index: int) -> None:
+    """Ends a member's pod by SIGTERM if it runs, and waits for a new one to be ready."""
+    old = member(one, index)
+    old.terminate()
+    new = one.add(old.name)
+    new.start()
+    new.wait_ready()
+
+
+def put(pod: Pod, key: str, value: str, *, patient: bool = False) -> None:
+    """`patient` waits out an election."""
+    if patient:
+        wait_for(f"{pod.name} takes a write", lambda: write(pod, key, value).returncode == 0, detail=pod.describe)
+    else:
+        done = write(pod, key, value)
+        assert done.returncode == 0, done.stderr
+
+
+def write(pod: Pod, key: str, value: str) -> Any:
+    return pod.etcd.execute("etcdctl", "put", key, value)
+
+
+def get(pod: Pod, key: str) -> str:
+    return run(pod, "etcdctl", "get", key, "--print-value-only")
+
+
+def run(pod: Pod, *command: str) -> str:
+    done = pod.etcd.execute(*command)
+    assert done.returncode == 0, done.stderr + pod.describe()
+    return done.stdout.strip()

@@ -1,0 +1,157 @@
+"""TLS, rendered and run with real certificates: who has none, or a wrong one, gets nothing."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness.wait import wait_for
+
+from chart.authority import Authority
+from chart.cluster import Cluster, Pod, members
+from chart.conftest import MakeCluster
+from chart.render import MEMBERS, MTLS, merged
+
+pytestmark = [pytest.mark.namespaces, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def secrets(authority: Authority) -> dict[str, dict[str, str]]:
+    return {"rdzv-client-tls": authority.secret(), "rdzv-peer-tls": authority.secret()}
+
+
+@pytest.mark.parametrize("kind", ["one", "three"])
+def test_members_and_their_probes_work_over_mtls(
+    cluster: MakeCluster, authority: Authority, version: str, kind: str
+) -> None:
+    values = merged(MTLS, MEMBERS) if kind == "three" else MTLS
+    one = started(cluster(values, version, secrets=secrets(authority)))
+    pod = one.pods[0]
+    assert pod.etcd.probe("liveness")
+    # `kubectl exec` without any flag: the variables name the files and the endpoint.
+    done = pod.etcd.execute("etcdctl", "put", "x", "1")
+    assert done.returncode == 0, done.stderr + pod.describe()
+    assert len(members(pod)) == len(one.pods)
+    assert all(
+        url.startswith("https://") for member in members(pod) for url in member["clientURLs"] + member["peerURLs"]
+    )
+
+
+def test_a_renewed_certificate_is_read_without_a_restart(cluster: MakeCluster, authority: Authority) -> None:
+    one = started(cluster(MTLS, "3.6.16", secrets=secrets(authority)))
+    pod = one.pods[0]
+    one.secrets["rdzv-client-tls"] = authority.secret("renewed")
+    pod.volume("client-tls")
+    told = subprocess.run(
+        [
+            *("nsenter", f"--net=/run/netns/{pod.namespace}", "openssl", "s_client", "-connect", f"{pod.address}:2379"),
+            *("-servername", "lattice-rdzv-client.lattice.svc.cluster.local"),
+        ],
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "CN = renewed" in told.stdout, told.stdout + told.stderr
+
+
+class Caller:
+    """Somebody with files of their own, in the pod's network."""
+
+    def __init__(self, pod: Pod, folder: Path) -> None:
+        self._pod = pod
+        self._folder = folder
+
+    def put(self, secret: dict[str, str], *, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        flags = {"ca.crt": "cacert", "tls.crt": "cert", "tls.key": "key"}
+        arguments = []
+        for key, flag in flags.items():
+            if key not in without:
+                (self._folder / key).write_text(secret[key])
+                arguments.append(f"--{flag}={self._folder / key}")
+        return subprocess.run(
+            [
+                *(
+                    "nsenter",
+                    f"--net=/run/netns/{self._pod.namespace}",
+                    self._pod.cluster.etcd / "etcdctl",
+                    "put",
+                    "x",
+                    "1",
+                ),
+                *(f"--endpoints=https://{self._pod.address}:2379", "--dial-timeout=2s", "--command-timeout=2s"),
+                *arguments,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def test_only_a_certificate_of_the_same_authority_may_write(
+    cluster: MakeCluster, authority: Authority, version: str, tmp_path: Path
+) -> None:
+    # By address, so that a test can come without looking names up.
+    served = {"rdzv-client-tls": authority.secret(addresses=("10.213.7.1",)), "rdzv-peer-tls": authority.secret()}
+    pod = started(cluster(MTLS, version, secrets=served)).pods[0]
+    caller = Caller(pod, tmp_path)
+    good = caller.put(authority.secret("agent"))
+    assert good.returncode == 0, good.stderr
+    stranger = Authority(tmp_path, "stranger")
+    cases = {
+        "none": caller.put(authority.secret("agent"), without=("tls.crt", "tls.key")),
+        "of another authority": caller.put({**stranger.secret("agent"), "ca.crt": authority.certificate}),
+        "expired": caller.put(authority.secret("agent", expired=True)),
+        "a server that the client does not know": caller.put(
+            {**authority.secret("agent"), "ca.crt": stranger.certificate}
+        ),
+    }
+    for case, done in cases.items():
+        assert done.returncode != 0, case
+    plain = pod.etcd.execute("etcdctl", "put", "x", "2", variables={"ETCDCTL_ENDPOINTS": "http://127.0.0.1:2379"})
+    assert plain.returncode != 0
+    stored = pod.etcd.execute("etcdctl", "get", "x", "--print-value-only")
+    assert stored.stdout == "1\n"
+
+
+def test_without_client_certificates_tls_serves_whoever_trusts_it(
+    cluster: MakeCluster, authority: Authority, version: str, tmp_path: Path
+) -> None:
+    served = {"rdzv-client-tls": authority.secret(addresses=("10.213.7.1",)), "rdzv-peer-tls": authority.secret()}
+    values = merged(MTLS, {"tls": {"client": {"requireClientCert": False}}})
+    pod = started(cluster(values, version, secrets=served)).pods[0]
+    caller = Caller(pod, tmp_path)
+    assert caller.put(authority.secret("agent"), without=("tls.crt", "tls.key")).returncode == 0
+
+
+def test_a_peer_of_another_authority_is_no_member(cluster: MakeCluster, authority: Authority, tmp_path: Path) -> None:
+    one = cluster(merged(MTLS, MEMBERS), "3.6.16", secrets=secrets(authority))
+    pods = one.start()[:2]
+    for pod in pods:
+        pod.wait_ready()
+    third = one.pods[2]
+    third.wait_ready()
+    third.terminate()
+    one.secrets["rdzv-peer-tls"] = Authority(tmp_path, "stranger").secret()
+    foreign = one.add("lattice-rdzv-2")
+    foreign.start()
+    refused = (
+        "remote error: tls: bad certificate",
+        "tls: unknown certificate authority",
+        "certificate signed by unknown",
+    )
+    wait_for(
+        "the others refuse it", lambda: any(words in pods[0].etcd.log for words in refused), detail=pods[0].describe
+    )
+    assert not foreign.ready()
+
+
+def started(one: Cluster) -> Cluster:
+    one.start()
+    one.wait_ready()
+    return one
