@@ -355,11 +355,13 @@ impl Schedule {
         let closer = Arc::clone(&self.agents[index].agent);
         self.book.write(format!("{}: closes", self.agents[index].name));
         self.book.closing();
+        // Of a closing that it knows already the service may know nothing any more.
+        let news = closer.node.subscribe().borrow().closed.is_none();
         let limit = self.seconds(4.0);
         let acknowledged = closer.node.close(Outcome::Failed, "the storm", Some(limit)).await;
         let record = closer.node.subscribe().borrow().closed.clone();
         self.book.write(format!("closed: {acknowledged}"));
-        if let Some(closed) = record.filter(|_| acknowledged)
+        if let Some(closed) = record.filter(|_| acknowledged && news)
             && let Some(round) = self.stored_round().await.filter(|round| round.life == closed.life)
         {
             self.book.closed(&closed.life, round.round);
