@@ -59,8 +59,8 @@ PROBES = {"CKV_K8S_8", "CKV_K8S_9"}
 
 @pytest.mark.timeout(240)
 def test_no_finding_without_a_reason(tmp_path: Path) -> None:
-    for name, file in FILES.items():
-        (tmp_path / f"{name}.yaml").write_text(Renderer().text(None, file))
+    for name, values in FILES.items():
+        (tmp_path / f"{name}.yaml").write_text(Renderer().text(None, values))
     done = subprocess.run(
         [tool(CHECKOV), "--directory", ".", "--framework", "kubernetes", "--output", "json", "--compact", "--quiet"],
         cwd=tmp_path,
