@@ -136,7 +136,8 @@ class Run:
         return self._node.change
 
     def wait_change(self, *, timeout_seconds: float | None = None) -> _core.Change | None:
-        """Waits until the world last returned is about to be replaced, and returns why; `None` after the time given.
+        """Waits until the world last returned is about to be replaced, and returns why; `None` after the time given, or
+        once there can be no change any more, because the run succeeded or this node left.
 
         Args:
             timeout_seconds: How long to wait. Default: without limit.
