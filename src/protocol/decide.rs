@@ -342,20 +342,11 @@ mod tests {
 
     fn round(number: u64, size: u32) -> RoundRecord {
         RoundRecord {
-            life: "l".into(),
             round: number,
             world: "w".into(),
-            attempt: "a".into(),
-            shards: 1,
             size,
-            master_address: "h".into(),
-            master_port: 1,
-            min: 2,
-            max: 4,
             phase: if size == 0 { Phase::Forming } else { Phase::Running },
-            why: String::new(),
-            host: None,
-            change: None,
+            ..RoundRecord::forming("l".into(), 2, 4, "a".into())
         }
     }
 

@@ -118,20 +118,11 @@ mod tests {
 
     fn round(life: &str, number: u64, size: u32) -> RoundRecord {
         RoundRecord {
-            life: life.into(),
             round: number,
             world: "w".into(),
-            attempt: "a".into(),
-            shards: 1,
             size,
-            master_address: "h".into(),
-            master_port: 1,
-            min: 1,
-            max: 2,
             phase: Phase::Running,
-            why: String::new(),
-            host: None,
-            change: None,
+            ..RoundRecord::forming(life.into(), 1, 2, "a".into())
         }
     }
 
