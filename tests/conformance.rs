@@ -17,7 +17,7 @@ use lattice_rdzv::{
     },
     error::Applied,
 };
-use support::{Etcd, embedded::Embedded, within};
+use support::{Etcd, choices::Choices, embedded::Embedded, within};
 use tokio::time::{Instant, sleep, timeout};
 
 /// A service under test.
@@ -770,21 +770,7 @@ async fn status_tells_who_answers(service: Service) {
     assert_eq!(backend.connection(), 1);
 }
 
-/// `SplitMix64`: the same choices for the same seed.
-struct Choices(u64);
-
 impl Choices {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn number(&mut self, bound: i64) -> i64 {
-        i64::try_from(self.below(bound.unsigned_abs())).unwrap()
-    }
-
     fn key(&mut self) -> Vec<u8> {
         let keys: [&[u8]; 6] = [b"a", b"aa", b"ab", b"b", b"c", &[0xff]];
         keys[usize::try_from(self.below(6)).unwrap()].to_vec()

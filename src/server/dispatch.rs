@@ -38,7 +38,7 @@ type Reply = http::Response<Body>;
 pub(super) async fn dispatch(api: Arc<Api>, request: http::Request<Body>) -> Result<Reply, Infallible> {
     let path = request.uri().path();
     let Some(call) = Call::of_path(path) else {
-        return Ok(pages::page(&api, &request).unwrap_or_else(|| unserved(path)));
+        return Ok(pages::page(&api, &request).unwrap_or_else(|| unserved(path).into_http()));
     };
     if let Err(status) = admit(&api, call, request.headers()) {
         return Ok(status.into_http());
@@ -60,6 +60,7 @@ pub(super) async fn dispatch(api: Arc<Api>, request: http::Request<Body>) -> Res
         Call::LeaseLeases => unary(api, request, |api, _: PbLeaseLeasesRequest| Ok(api.lease_leases())).await,
         Call::MemberList => unary(api, request, |api, _: PbMemberListRequest| Ok(api.member_list())).await,
         Call::Status => unary(api, request, |api, _: PbStatusRequest| Ok(api.status())).await,
+        Call::Alarm => unary(api, request, |api, request| api.alarm(&request)).await,
         Call::Authenticate => unary(api, request, |api, request| api.authenticate(&request)).await,
     })
 }
@@ -75,12 +76,12 @@ fn admit(api: &Api, call: Call, headers: &http::HeaderMap) -> Result<(), Status>
     api.gatekeeper.admit(headers)
 }
 
-fn unserved(path: &str) -> Reply {
-    let text = format!(
-        "the embedded store of lattice-rdzv does not serve this call; an etcd does: {}",
-        path.trim_start_matches('/')
-    );
-    Status::unimplemented(text).into_http()
+/// What answers to all that only an etcd does.
+pub(super) fn unserved(call: &str) -> Status {
+    let call = call.trim_start_matches('/');
+    Status::unimplemented(format!(
+        "the embedded store of lattice-rdzv does not serve this call; an etcd does: {call}"
+    ))
 }
 
 /// Answers one message with one.

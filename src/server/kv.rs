@@ -14,53 +14,40 @@ use super::api::Api;
 use crate::backend::{
     KeyValue, Revision,
     memory::engine::{
-        Action, Answer, Condition, Delete, Found, MAX_REQUEST_BYTES, Order, Outcome, Put, Read, Refusal,
-        Relation, SortBy, Span, Target, Transaction, Within,
+        Action, Answer, Condition, Delete, Done, Found, MAX_REQUEST_BYTES, Order, Outcome, Put, Read,
+        Refusal, Relation, SortBy, Span, Target, Transaction, Within,
     },
 };
 
 impl Api {
     pub(super) fn range(&self, request: PbRangeRequest) -> Result<PbRangeResponse, Status> {
-        let read = read(request)?;
+        let read = request.into();
         let found = self.access(|engine, _| engine.read(&read))?;
-        Ok(PbRangeResponse { header: self.header_at(found.revision), ..range_response(found) })
+        Ok(PbRangeResponse { header: self.header_at(found.revision), ..found.into() })
     }
 
     pub(super) fn put(&self, request: PbPutRequest) -> Result<PbPutResponse, Status> {
         check_size(&request)?;
-        let put = put(request);
+        let put = request.into();
         let done = self.access(|engine, _| engine.put(&put))?;
-        let previous = done.outcomes.into_iter().find_map(|outcome| match outcome {
-            Outcome::Put(_, previous) => previous,
-            _ => None,
-        });
-        Ok(PbPutResponse { header: self.header_at(done.revision), prev_kv: previous.map(key_value) })
+        Ok(PbPutResponse { header: self.header_at(done.revision), ..done.into() })
     }
 
     pub(super) fn delete_range(&self, request: PbDeleteRequest) -> Result<PbDeleteResponse, Status> {
         check_size(&request)?;
-        let delete = delete(request)?;
+        let delete = request.into();
         let done = self.access(|engine, _| engine.delete(&delete))?;
-        let mut response = PbDeleteResponse { header: self.header_at(done.revision), ..Default::default() };
-        for outcome in done.outcomes {
-            if let Outcome::Deleted(_, count, previous) = outcome {
-                response.deleted = number(count);
-                response.prev_kvs = previous.into_iter().map(key_value).collect();
-            }
-        }
-        Ok(response)
+        Ok(PbDeleteResponse { header: self.header_at(done.revision), ..done.into() })
     }
 
     pub(super) fn txn(&self, request: PbTxnRequest) -> Result<PbTxnResponse, Status> {
         let bytes = request.encoded_len();
-        let transaction = transaction(request)?;
+        let transaction = Transaction::from(request);
         if bytes > MAX_REQUEST_BYTES && transaction.writes() {
             return Err(Refusal::TooLarge.into());
         }
         let done = self.access(|engine, _| engine.transact(&transaction))?;
-        let header = self.header_at(done.revision);
-        let responses = done.outcomes.into_iter().map(response).collect();
-        Ok(PbTxnResponse { header, succeeded: done.succeeded, responses })
+        Ok(PbTxnResponse { header: self.header_at(done.revision), ..done.into() })
     }
 
     pub(super) fn compact(&self, request: PbCompactionRequest) -> Result<PbCompactionResponse, Status> {
@@ -76,104 +63,105 @@ fn check_size(request: &impl Message) -> Answer<()> {
     if request.encoded_len() > MAX_REQUEST_BYTES { Err(Refusal::TooLarge) } else { Ok(()) }
 }
 
-fn span(key: Vec<u8>, range_end: Vec<u8>) -> Answer<Span> {
-    if key.is_empty() { Err(Refusal::EmptyKey) } else { Ok(Span::of_request(key, range_end)) }
+impl From<PbRangeRequest> for Read {
+    fn from(request: PbRangeRequest) -> Self {
+        let order = match request.sort_order {
+            0 => Order::Unsaid,
+            1 => Order::Ascending,
+            2 => Order::Descending,
+            _ => Order::Unknown,
+        };
+        let sort_by = match request.sort_target {
+            0 => SortBy::Key,
+            1 => SortBy::Version,
+            2 => SortBy::Create,
+            3 => SortBy::Mod,
+            4 => SortBy::Value,
+            _ => SortBy::Unknown,
+        };
+        let within = Within {
+            min_mod: request.min_mod_revision,
+            max_mod: request.max_mod_revision,
+            min_create: request.min_create_revision,
+            max_create: request.max_create_revision,
+        };
+        Self {
+            span: Span::of_request(request.key, request.range_end),
+            revision: request.revision,
+            limit: usize::try_from(request.limit).unwrap_or(0),
+            keys_only: request.keys_only,
+            count_only: request.count_only,
+            sort_by,
+            order,
+            within,
+        }
+    }
 }
 
-fn read(request: PbRangeRequest) -> Answer<Read> {
-    let order = match request.sort_order {
-        0 => Order::Unsaid,
-        1 => Order::Ascending,
-        2 => Order::Descending,
-        _ => return Err(Refusal::InvalidOrder),
-    };
-    let sort_by = match request.sort_target {
-        0 => SortBy::Key,
-        1 => SortBy::Version,
-        2 => SortBy::Create,
-        3 => SortBy::Mod,
-        4 => SortBy::Value,
-        _ => return Err(Refusal::InvalidOrder),
-    };
-    let within = Within {
-        min_mod: request.min_mod_revision,
-        max_mod: request.max_mod_revision,
-        min_create: request.min_create_revision,
-        max_create: request.max_create_revision,
-    };
-    Ok(Read {
-        span: span(request.key, request.range_end)?,
-        revision: request.revision,
-        limit: usize::try_from(request.limit).unwrap_or(0),
-        keys_only: request.keys_only,
-        count_only: request.count_only,
-        sort_by,
-        order,
-        within,
-    })
+impl From<PbPutRequest> for Put {
+    fn from(request: PbPutRequest) -> Self {
+        let PbPutRequest { key, value, lease, prev_kv, ignore_value, ignore_lease } = request;
+        Self { key, value, lease, ignore_value, ignore_lease, previous: prev_kv }
+    }
 }
 
-fn put(request: PbPutRequest) -> Put {
-    let PbPutRequest { key, value, lease, prev_kv, ignore_value, ignore_lease } = request;
-    Put { key, value, lease, ignore_value, ignore_lease, previous: prev_kv }
+impl From<PbDeleteRequest> for Delete {
+    fn from(request: PbDeleteRequest) -> Self {
+        Self { span: Span::of_request(request.key, request.range_end), previous: request.prev_kv }
+    }
 }
 
-fn delete(request: PbDeleteRequest) -> Answer<Delete> {
-    Ok(Delete { span: span(request.key, request.range_end)?, previous: request.prev_kv })
+impl From<PbTxnRequest> for Transaction {
+    fn from(request: PbTxnRequest) -> Self {
+        let actions = |operations: Vec<PbTxnRequestOp>| operations.into_iter().map(Action::from).collect();
+        Self {
+            when: request.compare.into_iter().map(Condition::from).collect(),
+            then: actions(request.success),
+            otherwise: actions(request.failure),
+        }
+    }
 }
 
-fn transaction(request: PbTxnRequest) -> Answer<Transaction> {
-    let actions = |operations: Vec<PbTxnRequestOp>| operations.into_iter().map(action).collect::<Answer<_>>();
-    Ok(Transaction {
-        when: request.compare.into_iter().map(condition).collect::<Answer<_>>()?,
-        then: actions(request.success)?,
-        otherwise: actions(request.failure)?,
-    })
+impl From<PbTxnRequestOp> for Action {
+    fn from(operation: PbTxnRequestOp) -> Self {
+        match operation.request {
+            Some(PbTxnOpRequest::RequestRange(request)) => Self::Read(request.into()),
+            Some(PbTxnOpRequest::RequestPut(request)) => Self::Put(request.into()),
+            Some(PbTxnOpRequest::RequestDeleteRange(request)) => Self::Delete(request.into()),
+            Some(PbTxnOpRequest::RequestTxn(request)) => Self::Transaction(request.into()),
+            None => Self::Nothing,
+        }
+    }
 }
 
-fn action(operation: PbTxnRequestOp) -> Answer<Action> {
-    Ok(match operation.request {
-        Some(PbTxnOpRequest::RequestRange(request)) => Action::Read(read(request)?),
-        Some(PbTxnOpRequest::RequestPut(request)) => Action::Put(put(request)),
-        Some(PbTxnOpRequest::RequestDeleteRange(request)) => Action::Delete(delete(request)?),
-        Some(PbTxnOpRequest::RequestTxn(request)) => Action::Transaction(transaction(request)?),
-        // So etcd names an operation that is none.
-        None => return Err(Refusal::KeyNotFound),
-    })
-}
-
-/// A value of another kind than the target counts as none, as in etcd.
-fn condition(compare: PbCompare) -> Answer<Condition> {
-    let union = compare.target_union.as_ref();
-    let target = match PbCompareTarget::try_from(compare.target).unwrap_or_default() {
-        PbCompareTarget::Version => Target::Version(match union {
-            Some(PbTargetUnion::Version(version)) => *version,
-            _ => 0,
-        }),
-        PbCompareTarget::Create => Target::CreateRevision(match union {
-            Some(PbTargetUnion::CreateRevision(revision)) => *revision,
-            _ => 0,
-        }),
-        PbCompareTarget::Mod => Target::ModRevision(match union {
-            Some(PbTargetUnion::ModRevision(revision)) => *revision,
-            _ => 0,
-        }),
-        PbCompareTarget::Lease => Target::Lease(match union {
-            Some(PbTargetUnion::Lease(lease)) => *lease,
-            _ => 0,
-        }),
-        PbCompareTarget::Value => Target::Value(match union {
-            Some(PbTargetUnion::Value(value)) => value.clone(),
-            _ => Vec::new(),
-        }),
-    };
-    let relation = match compare.result {
-        1 => Relation::Greater,
-        2 => Relation::Less,
-        3 => Relation::NotEqual,
-        _ => Relation::Equal,
-    };
-    Ok(Condition { span: span(compare.key, compare.range_end)?, target, relation })
+impl From<PbCompare> for Condition {
+    /// A value of another kind than the target counts as none, as in etcd.
+    fn from(compare: PbCompare) -> Self {
+        let PbCompare { result, target, key, range_end, target_union } = compare;
+        let target = match (PbCompareTarget::try_from(target).unwrap_or_default(), target_union) {
+            (PbCompareTarget::Version, Some(PbTargetUnion::Version(version))) => Target::Version(version),
+            (PbCompareTarget::Version, _) => Target::Version(0),
+            (PbCompareTarget::Create, Some(PbTargetUnion::CreateRevision(revision))) => {
+                Target::CreateRevision(revision)
+            }
+            (PbCompareTarget::Create, _) => Target::CreateRevision(0),
+            (PbCompareTarget::Mod, Some(PbTargetUnion::ModRevision(revision))) => {
+                Target::ModRevision(revision)
+            }
+            (PbCompareTarget::Mod, _) => Target::ModRevision(0),
+            (PbCompareTarget::Lease, Some(PbTargetUnion::Lease(lease))) => Target::Lease(lease),
+            (PbCompareTarget::Lease, _) => Target::Lease(0),
+            (PbCompareTarget::Value, Some(PbTargetUnion::Value(value))) => Target::Value(value),
+            (PbCompareTarget::Value, _) => Target::Value(Vec::new()),
+        };
+        let relation = match result {
+            1 => Relation::Greater,
+            2 => Relation::Less,
+            3 => Relation::NotEqual,
+            _ => Relation::Equal,
+        };
+        Self { span: Span::of_request(key, range_end), target, relation }
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "a message's head is optional, and always there")]
@@ -181,19 +169,54 @@ fn within(revision: Revision) -> Option<PbResponseHeader> {
     Some(PbResponseHeader { revision, ..Default::default() })
 }
 
+impl From<Done> for PbPutResponse {
+    fn from(done: Done) -> Self {
+        let previous = done.outcomes.into_iter().find_map(|outcome| match outcome {
+            Outcome::Put(_, previous) => previous,
+            _ => None,
+        });
+        Self { header: within(done.revision), prev_kv: previous.map(key_value) }
+    }
+}
+
+impl From<Done> for PbDeleteResponse {
+    fn from(done: Done) -> Self {
+        let deleted = done.outcomes.into_iter().find_map(|outcome| match outcome {
+            Outcome::Deleted(_, count, previous) => Some((count, previous)),
+            _ => None,
+        });
+        let (count, previous) = deleted.unwrap_or_default();
+        delete_response(done.revision, count, previous)
+    }
+}
+
+impl From<Done> for PbTxnResponse {
+    fn from(done: Done) -> Self {
+        let responses = done.outcomes.into_iter().map(response).collect();
+        Self { header: within(done.revision), succeeded: done.succeeded, responses }
+    }
+}
+
+impl From<Found> for PbRangeResponse {
+    fn from(found: Found) -> Self {
+        Self {
+            header: within(found.revision),
+            kvs: found.items.into_iter().map(key_value).collect(),
+            more: found.more,
+            count: number(found.count),
+        }
+    }
+}
+
 fn response(outcome: Outcome) -> PbResponseOp {
     let response = match outcome {
-        Outcome::Put(revision, previous) => PbTxnOpResponse::ResponsePut(PbPutResponse {
-            header: within(revision),
-            prev_kv: previous.map(key_value),
-        }),
-        Outcome::Read(found) => PbTxnOpResponse::ResponseRange(range_response(found)),
+        Outcome::Put(revision, previous) => {
+            let prev_kv = previous.map(key_value);
+            PbTxnOpResponse::ResponsePut(PbPutResponse { header: within(revision), prev_kv })
+        }
+        Outcome::Read(found) => PbTxnOpResponse::ResponseRange(found.into()),
         Outcome::Deleted(revision, count, previous) => {
-            PbTxnOpResponse::ResponseDeleteRange(PbDeleteResponse {
-                header: within(revision),
-                deleted: number(count),
-                prev_kvs: previous.into_iter().map(key_value).collect(),
-            })
+            PbTxnOpResponse::ResponseDeleteRange(delete_response(revision, count, previous))
         }
         Outcome::Transaction(succeeded, outcomes) => PbTxnOpResponse::ResponseTxn(PbTxnResponse {
             header: within(0),
@@ -204,13 +227,9 @@ fn response(outcome: Outcome) -> PbResponseOp {
     PbResponseOp { response: Some(response) }
 }
 
-fn range_response(found: Found) -> PbRangeResponse {
-    PbRangeResponse {
-        header: within(found.revision),
-        kvs: found.items.into_iter().map(key_value).collect(),
-        more: found.more,
-        count: number(found.count),
-    }
+fn delete_response(revision: Revision, count: usize, previous: Vec<KeyValue>) -> PbDeleteResponse {
+    let prev_kvs = previous.into_iter().map(key_value).collect();
+    PbDeleteResponse { header: within(revision), deleted: number(count), prev_kvs }
 }
 
 pub(super) fn key_value(item: KeyValue) -> PbKeyValue {

@@ -1,18 +1,26 @@
-//! What the server says of itself in etcd's terms: `Maintenance.Status` and `Cluster.MemberList`. It is a cluster of one.
+//! What the server says of itself in etcd's terms: `Maintenance.Status`, `Maintenance.Alarm` as far as it asks, and
+//! `Cluster.MemberList`. It is a cluster of one.
 
-use etcd_client::proto::{PbMember, PbMemberListResponse, PbStatusResponse};
+use etcd_client::proto::{
+    PbAlarmMember, PbAlarmRequest, PbAlarmResponse, PbMember, PbMemberListResponse, PbStatusResponse,
+};
+use tonic::Status;
 
 use super::{
     api::{Api, RAFT_TERM, VERSION},
+    dispatch::unserved,
     kv::number,
 };
+use crate::backend::memory::engine::{Bounds, Usage};
+
+/// etcd's alarm of a full store.
+const NO_SPACE: i32 = 1;
 
 impl Api {
     pub(super) fn status(&self) -> PbStatusResponse {
         let (usage, bounds, revision) =
             self.contents.live.look(|engine, _| (engine.usage(), engine.bounds(), engine.revision()));
         let size = number(usage.live_bytes + usage.history_bytes);
-        let full = usage.live_bytes >= bounds.live_bytes;
         let index = revision.unsigned_abs();
         PbStatusResponse {
             header: self.header_at(revision),
@@ -24,9 +32,19 @@ impl Api {
             raft_term: RAFT_TERM,
             raft_index: index,
             raft_applied_index: index,
-            errors: if full { vec!["NOSPACE".to_owned()] } else { Vec::new() },
+            errors: if is_full(usage, bounds) { vec!["NOSPACE".to_owned()] } else { Vec::new() },
             ..Default::default()
         }
+    }
+
+    /// Lists what is wrong; nothing can be raised or cleared by hand.
+    pub(super) fn alarm(&self, request: &PbAlarmRequest) -> Result<PbAlarmResponse, Status> {
+        if request.action != 0 {
+            return Err(unserved("Maintenance/Alarm, but to list"));
+        }
+        let full = self.contents.live.look(|engine, _| is_full(engine.usage(), engine.bounds()));
+        let alarm = PbAlarmMember { member_id: self.contents.member_id, alarm: NO_SPACE };
+        Ok(PbAlarmResponse { header: self.header(), alarms: if full { vec![alarm] } else { Vec::new() } })
     }
 
     pub(super) fn member_list(&self) -> PbMemberListResponse {
@@ -39,4 +57,9 @@ impl Api {
         };
         PbMemberListResponse { header: self.header(), members: vec![member] }
     }
+}
+
+/// Whether there is hardly room for one more key.
+fn is_full(usage: Usage, bounds: Bounds) -> bool {
+    usage.live_bytes > bounds.live_bytes / 100 * 99
 }

@@ -38,6 +38,7 @@ calls! {
     LeaseLeases = "Lease/LeaseLeases",
     MemberList = "Cluster/MemberList",
     Status = "Maintenance/Status",
+    Alarm = "Maintenance/Alarm",
     Authenticate = "Auth/Authenticate",
 }
 

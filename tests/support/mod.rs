@@ -4,6 +4,7 @@
 //! passes, except where `CI` is set: there a missing etcd is a failure.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
+pub(crate) mod choices;
 pub(crate) mod embedded;
 
 use std::{
@@ -36,7 +37,7 @@ pub(crate) struct Etcd {
 }
 
 /// The etcd to test with, or `None` after saying that there is none.
-fn binary() -> Option<PathBuf> {
+pub(crate) fn binary() -> Option<PathBuf> {
     let named = std::env::var_os("LATTICE_TEST_ETCD").filter(|path| !path.is_empty()).map(PathBuf::from);
     let on_path = || {
         let path = std::env::var_os("PATH")?;
@@ -64,12 +65,16 @@ impl Etcd {
 
     /// One that is not running yet, with more flags.
     pub(crate) fn prepare(scheme: &str, arguments: &[&str]) -> Option<Self> {
-        let binary = binary()?;
+        Some(Self::of(&binary()?, scheme, arguments))
+    }
+
+    /// One of this binary that is not running yet, with more flags.
+    pub(crate) fn of(binary: &Path, scheme: &str, arguments: &[&str]) -> Self {
         // Memory-backed where there is such a place: etcd syncs every write.
         let place = Some(Path::new("/dev/shm")).filter(|place| place.is_dir());
         let directory = place.map_or_else(TempDir::new, TempDir::new_in).unwrap();
-        Some(Self {
-            binary,
+        Self {
+            binary: binary.to_owned(),
             name: "test".to_owned(),
             initial_cluster: String::new(),
             directory,
@@ -77,7 +82,7 @@ impl Etcd {
             peer_url: format!("http://127.0.0.1:{}", free_port()),
             arguments: arguments.iter().map(ToString::to_string).collect(),
             child: None,
-        })
+        }
     }
 
     /// A cluster of so many etcd members, which serves.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Answer, MAX_OPERATIONS, Put, Refusal, Span, Transaction};
+use super::{Action, Answer, MAX_OPERATIONS, Order, Put, Read, Refusal, SortBy, Span, Transaction};
 
 /// Refuses a transaction whose shape is wrong.
 pub(super) fn check(transaction: &Transaction) -> Answer<()> {
@@ -27,6 +27,15 @@ pub(super) fn check_put(put: &Put) -> Answer<()> {
     Ok(())
 }
 
+/// Refuses a read whose shape is wrong.
+pub(super) fn check_read(read: &Read) -> Answer<()> {
+    read.span.check()?;
+    if read.order == Order::Unknown || read.sort_by == SortBy::Unknown {
+        return Err(Refusal::InvalidOrder);
+    }
+    Ok(())
+}
+
 /// A transaction within may have as many operations as the one around it leaves.
 fn check_shape(transaction: &Transaction, operations: usize) -> Answer<()> {
     let Transaction { when, then, otherwise } = transaction;
@@ -38,9 +47,11 @@ fn check_shape(transaction: &Transaction, operations: usize) -> Answer<()> {
     for action in then.iter().chain(otherwise) {
         match action {
             Action::Put(put) => check_put(put)?,
-            Action::Read(read) => read.span.check()?,
+            Action::Read(read) => check_read(read)?,
             Action::Delete(delete) => delete.span.check()?,
             Action::Transaction(within) => check_shape(within, left)?,
+            // So etcd names an operation that is none.
+            Action::Nothing => return Err(Refusal::KeyNotFound),
         }
     }
     Ok(())
@@ -49,10 +60,9 @@ fn check_shape(transaction: &Transaction, operations: usize) -> Answer<()> {
 /// What a branch writes, transactions within it included.
 ///
 /// One key may be put once in a branch, and not be put and deleted; deleting it twice is fine. The branches of a
-/// transaction within exclude each other, so both may put a key, but what one puts the other may not delete if that
-/// comes first: so etcd has it. Of deletes etcd looks only at spans that have an end, and dies (3.5.21: "unexpected error
-/// during txn with writes", again after each restart) if what it then deletes is to keep its value. There this is
-/// stricter.
+/// transaction within exclude each other, so what one puts the other may put or delete. Of deletes etcd looks only at spans
+/// that have an end, and dies (3.5.21: "unexpected error during txn with writes", again after each restart) if what it then
+/// deletes is to keep its value. There this is stricter.
 #[derive(Default)]
 struct Writes<'a> {
     puts: BTreeSet<&'a [u8]>,
@@ -74,9 +84,8 @@ impl<'a> Writes<'a> {
                 let then = Self::of(&within.then)?;
                 let otherwise = Self::of(&within.otherwise)?;
                 writes.add(&then.puts, &BTreeSet::new())?;
-                writes.deletes.extend(then.deletes);
                 writes.add(&otherwise.puts, &then.puts)?;
-                writes.deletes.extend(otherwise.deletes);
+                writes.deletes.extend(then.deletes.into_iter().chain(otherwise.deletes));
             }
         }
         for action in actions {

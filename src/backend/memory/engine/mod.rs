@@ -170,8 +170,11 @@ impl Engine {
 
     /// Read keys.
     pub fn read(&self, read: &Read) -> Answer<Found> {
-        read.span.check()?;
-        self.check_read(read)?;
+        check::check_read(read)?;
+        // Below 0 is the newest to etcd here, and compacted within a transaction.
+        if read.revision > 0 {
+            self.check_read(read)?;
+        }
         Ok(self.find(read))
     }
 
@@ -403,7 +406,7 @@ impl Engine {
                 Action::Transaction(_) => {
                     added += within.next().map_or(Ok(0), |within| self.check_puts(within))?;
                 }
-                Action::Read(_) | Action::Delete(_) => {}
+                Action::Read(_) | Action::Delete(_) | Action::Nothing => {}
             }
         }
         Ok(added)
@@ -415,7 +418,7 @@ impl Engine {
             match action {
                 Action::Read(read) => self.check_read(read)?,
                 Action::Transaction(_) => within.next().map_or(Ok(()), |within| self.check_reads(within))?,
-                Action::Put(_) | Action::Delete(_) => {}
+                Action::Put(_) | Action::Delete(_) | Action::Nothing => {}
             }
         }
         Ok(())
@@ -441,7 +444,7 @@ impl Engine {
         if read.revision > self.revision {
             return Err(Refusal::FutureRevision);
         }
-        if read.revision > 0 && read.revision < self.compacted {
+        if read.revision != 0 && read.revision < self.compacted {
             return Err(Refusal::Compacted { oldest: self.compacted() });
         }
         Ok(())
@@ -494,10 +497,11 @@ impl Engine {
                 }
                 Action::Delete(delete) => self.remove(delete, changes),
                 Action::Transaction(_) => {
-                    within.next().map_or(Outcome::Transaction(false, Vec::new()), |within| {
-                        Outcome::Transaction(within.succeeded, self.carry_out(within, changes))
-                    })
+                    let Some(within) = within.next() else { continue };
+                    Outcome::Transaction(within.succeeded, self.carry_out(within, changes))
                 }
+                // Was refused before.
+                Action::Nothing => continue,
             });
         }
         outcomes
@@ -578,7 +582,7 @@ fn size(key: &[u8], item: Option<&KeyValue>) -> usize {
 
 fn sort(items: &mut [&Arc<KeyValue>], by: SortBy, order: Order) {
     let compare = |a: &&Arc<KeyValue>, b: &&Arc<KeyValue>| match by {
-        SortBy::Key => a.key.cmp(&b.key),
+        SortBy::Key | SortBy::Unknown => a.key.cmp(&b.key),
         SortBy::Version => a.version.cmp(&b.version),
         SortBy::Create => a.create_revision.cmp(&b.create_revision),
         SortBy::Mod => a.mod_revision.cmp(&b.mod_revision),
@@ -587,6 +591,6 @@ fn sort(items: &mut [&Arc<KeyValue>], by: SortBy, order: Order) {
     let reversed = |a: &&Arc<KeyValue>, b: &&Arc<KeyValue>| -> Ordering { compare(b, a) };
     match order {
         Order::Descending => items.sort_by(reversed),
-        Order::Ascending | Order::Unsaid => items.sort_by(compare),
+        Order::Ascending | Order::Unsaid | Order::Unknown => items.sort_by(compare),
     }
 }

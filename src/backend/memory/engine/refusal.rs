@@ -45,7 +45,7 @@ pub enum Refusal {
     /// More than [`super::MAX_REQUEST_BYTES`].
     #[error("etcdserver: request is too large")]
     TooLarge,
-    /// An order of a read that etcd does not have.
+    /// An order, or something to sort by, that etcd does not have.
     #[error("etcdserver: invalid sort option")]
     InvalidOrder,
     /// More than [`super::Bounds::live_bytes`].

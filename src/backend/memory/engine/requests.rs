@@ -19,6 +19,8 @@ pub enum SortBy {
     Mod,
     /// Its value.
     Value,
+    /// Something that etcd does not have: refused, as by 3.6 and later.
+    Unknown,
 }
 
 /// In which order a read is sorted.
@@ -31,6 +33,8 @@ pub enum Order {
     Ascending,
     /// The greatest first.
     Descending,
+    /// One that etcd does not have: refused, as by 3.6 and later.
+    Unknown,
 }
 
 /// Only keys whose revisions are within these; 0 is no bound.
@@ -203,6 +207,8 @@ pub enum Action {
     Delete(Delete),
     /// A transaction within it, whose conditions are judged by what was there before the whole began.
     Transaction(Transaction),
+    /// None at all: refused.
+    Nothing,
 }
 
 impl Action {
@@ -215,13 +221,14 @@ impl Action {
                 Self::Read(read) => read.span.size(),
                 Self::Delete(delete) => delete.span.size(),
                 Self::Transaction(transaction) => transaction.size(),
+                Self::Nothing => 0,
             }
     }
 
     fn writes(&self) -> bool {
         match self {
             Self::Put(_) | Self::Delete(_) => true,
-            Self::Read(_) => false,
+            Self::Read(_) | Self::Nothing => false,
             Self::Transaction(transaction) => transaction.writes(),
         }
     }

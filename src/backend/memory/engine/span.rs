@@ -32,9 +32,11 @@ impl Span {
         Self { from: prefix.to_vec(), to: None }
     }
 
-    /// What `key` and `range_end` of etcd's requests mean: an empty end is the one key, a zero byte is no end.
+    /// What `key` and `range_end` of etcd's requests mean: an empty end is the one key, a zero byte is no end. Without a
+    /// key it is wrong, whatever its end.
     pub fn of_request(key: Vec<u8>, range_end: Vec<u8>) -> Self {
         match range_end.as_slice() {
+            _ if key.is_empty() => Self { from: key, to: Some(Vec::new()) },
             [] => Self::one(&key),
             [0] => Self { from: key, to: None },
             _ => Self { from: key, to: Some(range_end) },

@@ -1,0 +1,143 @@
+//! Other people's clients on the embedded store: `etcdctl` of 3.5 and of 3.7, and Go's own client with its recipes. They
+//! are built from their Go modules in `tests/clients`; without Go each test says so in a line and passes.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use lattice_rdzv::server::{Credentials, ServerOptions};
+use support::{embedded::Embedded, within};
+use tokio::{io::AsyncReadExt, process::Command};
+
+/// Builds the program of a folder of `tests/clients`; `None` after saying that there is no Go.
+async fn built(folder: &str) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(folder);
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    let build =
+        Command::new("go").arg("build").arg("-o").arg(&program).arg(".").current_dir(source).output().await;
+    let Ok(output) = build else {
+        println!("skipped: no Go on this machine");
+        return None;
+    };
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{folder} cannot be built: {complaint}");
+    Some(program)
+}
+
+struct Etcdctl {
+    program: PathBuf,
+    endpoint: String,
+}
+
+impl Etcdctl {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("--endpoints")
+            .arg(&self.endpoint)
+            .args(arguments)
+            .env("ETCDCTL_API", "3")
+            .kill_on_drop(true);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    async fn output(&self, arguments: &[&str]) -> Output {
+        within(&format!("{arguments:?}"), self.command(arguments).output()).await.unwrap()
+    }
+
+    /// What it prints, line by line.
+    async fn says(&self, arguments: &[&str]) -> Vec<String> {
+        let output = self.output(arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// What it complains of.
+    async fn complains(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments).await;
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+async fn etcdctl_does_what_it_does(folder: &str) {
+    let Some(program) = built(folder).await else { return };
+    let server = Embedded::start().await;
+    let etcdctl = Etcdctl { program: program.clone(), endpoint: server.endpoint() };
+
+    assert_eq!(etcdctl.says(&["put", "a", "1"]).await, ["OK"]);
+    assert_eq!(etcdctl.says(&["put", "--prev-kv", "a", "2"]).await, ["OK", "a", "1"]);
+    assert_eq!(etcdctl.says(&["get", "a"]).await, ["a", "2"]);
+    assert_eq!(etcdctl.says(&["get", "a", "--rev", "2", "--print-value-only"]).await, ["1"]);
+    assert_eq!(etcdctl.says(&["del", "--prefix", "a"]).await, ["1"]);
+    let lease = etcdctl.says(&["lease", "grant", "60"]).await.join("");
+    let id = lease.split(' ').nth(1).unwrap().to_owned();
+    etcdctl.says(&["put", "--lease", &id, "b", "leased"]).await;
+    assert!(etcdctl.says(&["lease", "timetolive", "--keys", &id]).await[0].contains("[b]"));
+    assert!(etcdctl.says(&["lease", "list"]).await.concat().contains(&id));
+    assert!(etcdctl.says(&["lease", "keep-alive", "--once", &id]).await[0].contains("60"));
+    etcdctl.says(&["lease", "revoke", &id]).await;
+    assert!(etcdctl.says(&["get", "b"]).await.is_empty());
+    etcdctl.says(&["compaction", "4"]).await;
+    let complaint = etcdctl.complains(&["get", "a", "--rev", "2"]).await;
+    assert!(complaint.contains("required revision has been compacted"), "{complaint}");
+    let member = format!("{:x}", server.server().member_id());
+    assert!(etcdctl.says(&["member", "list"]).await[0].contains(&member));
+    assert!(etcdctl.says(&["endpoint", "status"]).await[0].contains("lattice-rdzv"));
+    assert!(etcdctl.output(&["endpoint", "health"]).await.status.success());
+    let complaint = etcdctl.complains(&["user", "list"]).await;
+    assert!(complaint.contains("embedded store of lattice-rdzv"), "{complaint}");
+
+    let mut watch = etcdctl.command(&["watch", "w", "--rev", "1"]).stdout(Stdio::piped()).spawn().unwrap();
+    // From the compacted past it ends with that.
+    let mut text = String::new();
+    within("the end of the watch", watch.stdout.take().unwrap().read_to_string(&mut text)).await.unwrap();
+    assert!(!within("the watch's status", watch.wait()).await.unwrap().success());
+    etcdctl.says(&["put", "w", "1"]).await;
+    let mut watch = etcdctl.command(&["watch", "w", "--rev", "5"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = vec![0; "PUT\nw\n1\n".len()];
+    within("an event", watch.stdout.as_mut().unwrap().read_exact(&mut told)).await.unwrap();
+    assert_eq!(told, b"PUT\nw\n1\n");
+
+    // A lock is a lease, a key, and a wait for those before: all of it in the client.
+    assert!(etcdctl.says(&["lock", "mutex", "echo", "held"]).await.contains(&"held".to_owned()));
+
+    let user = Some(Credentials { user: "node".into(), password: "secret".into() });
+    let guarded = Embedded::with(ServerOptions { user, ..ServerOptions::default() }).await;
+    let etcdctl = Etcdctl { program, endpoint: guarded.endpoint() };
+    assert_eq!(etcdctl.says(&["--user", "node:secret", "put", "a", "1"]).await, ["OK"]);
+    let complaint = etcdctl.complains(&["--user", "node:guess", "get", "a"]).await;
+    assert!(complaint.contains("invalid user ID or password"), "{complaint}");
+    let complaint = etcdctl.complains(&["get", "a"]).await;
+    assert!(complaint.contains("user name is empty"), "{complaint}");
+}
+
+#[tokio::test]
+async fn etcdctl_3_5() {
+    etcdctl_does_what_it_does("etcdctl-3.5").await;
+}
+
+#[tokio::test]
+async fn etcdctl_3_7() {
+    etcdctl_does_what_it_does("etcdctl-3.7").await;
+}
+
+#[tokio::test]
+async fn the_recipes_of_gos_client() {
+    let Some(program) = built("recipes").await else { return };
+    let server = Embedded::start().await;
+    let run = Command::new(program).arg(server.endpoint()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(std::time::Duration::from_secs(90), run).await.unwrap().unwrap();
+    let (said, complaint) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{complaint}");
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        ["ok mutex", "ok election", "ok memory", "ok session", "ok watch"]
+    );
+}
