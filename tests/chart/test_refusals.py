@@ -28,6 +28,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         ["several members need volumes", "--set persistence.enabled=true", "is: 3"],
         "1.30.0",
     ),
+    "an image as a map": (
+        {"image": {"repository": "x"}},
+        ["one string", "--set image=quay.io/coreos/etcd:v3.5.21", '`image` is: {"repository":"x"}'],
+        "1.30.0",
+    ),
     "v2 with 3.6": (
         {**V36, "etcd": {"enableV2": True}},
         ["no v2 API", "`etcd.enableV2`", "quay.io/coreos/etcd:v3.6.16"],

@@ -14,7 +14,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 # A slip, and what the message has to name.
 SLIPS: dict[str, tuple[dict[str, Any], str]] = {
     "clientservice.type": ({"clientservice": {"type": "x"}}, "clientservice"),
-    "image as a map": ({"image": {"repository": "x"}}, "image"),
+    "an empty image": ({"image": ""}, "image"),
     "replicas": ({"replicas": 3}, "replicas"),
     "no members": ({"replicaCount": 0}, "replicaCount"),
     "half a member": ({"replicaCount": 1.5}, "replicaCount"),

@@ -22,7 +22,7 @@ spec:
   {{- include "lattice.spread" . | nindent 2 }}
   containers:
     - name: etcd
-      image: {{ .Values.image | quote }}
+      image: {{ include "lattice.image" . | quote }}
       imagePullPolicy: {{ .Values.imagePullPolicy }}
       command: ["etcd"]
       args:

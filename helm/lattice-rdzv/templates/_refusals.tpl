@@ -65,7 +65,7 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- end -}}
 {{- if eq (.Values.etcd.enableV2 | toString) "true" -}}
 {{- if semverCompare ">=3.6.0" $version -}}
-{{- fail (printf "etcd 3.6 and newer have no v2 API and do not start with its flag; set `etcd.enableV2` to `auto` or `false`, or take an image of etcd 3.5. `image` is: `%s`" .Values.image) -}}
+{{- fail (printf "etcd 3.6 and newer have no v2 API and do not start with its flag; set `etcd.enableV2` to `auto` or `false`, or take an image of etcd 3.5. `image` is: `%s`" (include "lattice.image" .)) -}}
 {{- end -}}
 {{- if .Values.auth.enabled -}}
 {{- fail "users of etcd's v2 API are not those of v3: the store would be open through v2; set `etcd.enableV2` to `auto` or `false`, or leave out `auth.enabled`. `etcd.enableV2` is: `true`" -}}

@@ -33,7 +33,7 @@ tolerations:
 {{- define "lattice.testEtcdctl" -}}
 {{- $root := index . 0 -}}
 - name: {{ index . 1 }}
-  image: {{ $root.Values.image | quote }}
+  image: {{ include "lattice.image" $root | quote }}
   imagePullPolicy: {{ $root.Values.imagePullPolicy }}
   command: ["etcdctl"]
   args: ["endpoint", "health", {{ printf "--endpoints=%s" (index . 2) | quote }}, "--dial-timeout=20s", "--command-timeout=30s"]

@@ -1,15 +1,22 @@
 {{/* Which etcd the image holds, and what follows from that. */}}
 
+{{- define "lattice.image" -}}
+{{- if not (kindIs "string" .Values.image) -}}
+{{- fail (printf "the image of etcd is one string, registry, name and tag together, for example --set image=quay.io/coreos/etcd:v3.5.21. `image` is: %s" (toJson .Values.image)) -}}
+{{- end -}}
+{{- .Values.image -}}
+{{- end -}}
+
 {{/* From `etcd.version`, else from the image's tag; a digest or a registry's port is no tag. Empty where neither tells. */}}
 {{- define "lattice.readVersion" -}}
-{{- $tag := regexFind ":[^:/]+$" (regexReplaceAll "@.*$" .Values.image "") | trimPrefix ":" -}}
+{{- $tag := regexFind ":[^:/]+$" (regexReplaceAll "@.*$" (include "lattice.image" .) "") | trimPrefix ":" -}}
 {{- regexFind "^v?[0-9]+[.][0-9]+[.][0-9]+" (.Values.etcd.version | default $tag) | trimPrefix "v" -}}
 {{- end -}}
 
 {{- define "lattice.version" -}}
 {{- $version := include "lattice.readVersion" . -}}
 {{- if not $version -}}
-{{- fail (printf "the version of etcd decides its flags and probes, and the image has no tag that begins with one (such as `v3.5.21`); set `etcd.version`, for example --set etcd.version=3.5.21: `%s`" (.Values.etcd.version | default .Values.image)) -}}
+{{- fail (printf "the version of etcd decides its flags and probes, and the image has no tag that begins with one (such as `v3.5.21`); set `etcd.version`, for example --set etcd.version=3.5.21: `%s`" (.Values.etcd.version | default (include "lattice.image" .))) -}}
 {{- end -}}
 {{- $version -}}
 {{- end -}}
