@@ -128,6 +128,7 @@ conformance![
     a_watch_never_cuts_a_revision,
     a_watch_far_behind_says_how_far_it_saw,
     a_watch_from_the_compacted_past_ends,
+    a_watch_misses_nothing_when_others_are_compacted,
     a_stopped_service_breaks_watches_and_refuses_calls,
     a_watcher_goes_on_after_a_restart,
     a_watcher_is_told_of_compaction,
@@ -615,6 +616,18 @@ async fn a_watch_from_the_compacted_past_ends(service: Service) {
         "a=2",
         "the revision compacted to can still be watched"
     );
+}
+
+async fn a_watch_misses_nothing_when_others_are_compacted(service: Service) {
+    let backend = service.connect();
+    let mut watch = backend.watch(Keys::one("a"), 0).await.unwrap();
+    let mut newest = 0;
+    for _ in 0..20 {
+        newest = write(&backend, [put("b", "")]).await;
+    }
+    service.compact(newest).await;
+    write(&backend, [put("a", "1")]).await;
+    assert_eq!(told(&next(&mut watch).await.events), ["a=1"]);
 }
 
 async fn a_stopped_service_breaks_watches_and_refuses_calls(mut service: Service) {

@@ -347,9 +347,13 @@ async fn history_compacts_itself_and_what_is_too_much_is_refused() {
         Bounds { live_bytes: 100_000, history_bytes: 50_000, history_revisions: 40, ..Bounds::default() };
     let server = started(ServerOptions { bounds, ..ServerOptions::default() }).await;
     let mut client = client(&server).await;
+    let mut quiet = client.watch("quiet", None).await.unwrap();
+    assert!(next(&mut quiet).await.created());
     for _ in 0..200 {
         client.put("a", vec![b'x'; 1000], None).await.unwrap();
     }
+    client.put("quiet", "1", None).await.unwrap();
+    assert_eq!(told(&next(&mut quiet).await.events()[0]), "quiet 1 after nothing", "it missed nothing");
     assert!(metric(&server, "compacted_revision").await > 150);
     assert!(metric(&server, "history_bytes").await <= 50_000);
     assert!(metric(&server, "history_revisions").await <= 40);

@@ -5,7 +5,7 @@
 //! and when history was compacted past it, its watch is cancelled with the revision that it can go on from.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -29,7 +29,7 @@ use crate::backend::{
     memory::{
         engine::{Engine, Refusal, Span},
         live::Watching,
-        watchers::Bell,
+        watchers::{Bell, News},
     },
 };
 
@@ -52,8 +52,6 @@ const NO_WATCH: i64 = -1;
 )]
 struct Watch {
     watching: Watching,
-    /// The first revision not reported yet.
-    position: Revision,
     puts: bool,
     deletes: bool,
     previous: bool,
@@ -69,8 +67,8 @@ struct Session {
     bell: Arc<Bell>,
     watches: BTreeMap<i64, Watch>,
     next_id: i64,
-    /// Watches whose history is to be looked at.
-    due: BTreeSet<i64>,
+    /// Watches whose history is to be looked at, and since when there are news for them.
+    due: News,
     /// The client asked how far all its watches are.
     progress_asked: bool,
     progress: Interval,
@@ -91,7 +89,7 @@ impl Api {
             bell: Arc::default(),
             watches: BTreeMap::new(),
             next_id: 0,
-            due: BTreeSet::new(),
+            due: News::new(),
             progress_asked: false,
             progress,
             answers: VecDeque::new(),
@@ -109,7 +107,7 @@ impl Api {
     }
 }
 
-enum News {
+enum Turn {
     Request(Result<Option<PbWatchRequest>, Status>),
     Stopping,
     Due,
@@ -125,26 +123,33 @@ impl Session {
                 return Some(Ok(answer));
             }
             let due = !self.due.is_empty() || self.progress_asked;
-            let news = tokio::select! {
+            let turn = tokio::select! {
                 biased;
-                () = stopped(&mut self.stopping) => News::Stopping,
-                request = self.requests.message() => News::Request(request),
-                () = std::future::ready(()), if due => News::Due,
-                () = self.bell.heard() => News::Rung,
-                _ = self.progress.tick() => News::Progress,
+                () = stopped(&mut self.stopping) => Turn::Stopping,
+                request = self.requests.message() => Turn::Request(request),
+                () = std::future::ready(()), if due => Turn::Due,
+                () = self.bell.heard() => Turn::Rung,
+                _ = self.progress.tick() => Turn::Progress,
             };
-            match news {
-                News::Stopping => return Some(Err(Status::unavailable("etcdserver: server stopped"))),
-                News::Request(Ok(Some(request))) => self.take(request),
-                News::Request(Ok(None)) => return None,
-                News::Request(Err(status)) => return Some(Err(status)),
-                News::Due => match self.due.pop_first() {
-                    Some(id) => self.look(id),
+            match turn {
+                Turn::Stopping => return Some(Err(Status::unavailable("etcdserver: server stopped"))),
+                Turn::Request(Ok(Some(request))) => self.take(request),
+                Turn::Request(Ok(None)) => return None,
+                Turn::Request(Err(status)) => return Some(Err(status)),
+                Turn::Due => match self.due.pop_first() {
+                    Some((id, since)) => self.look(id, since),
                     None => self.tell_progress(),
                 },
-                News::Rung => self.due.extend(self.bell.take()),
-                News::Progress => self.tell_unasked(),
+                Turn::Rung => self.hear(),
+                Turn::Progress => self.tell_unasked(),
             }
+        }
+    }
+
+    /// Takes in what the bell was rung for. What is due already is so for older news.
+    fn hear(&mut self) {
+        for (id, revision) in self.bell.take() {
+            self.due.entry(id).or_insert(revision);
         }
     }
 
@@ -158,11 +163,10 @@ impl Session {
                 };
                 let revision = self.api.access(|engine, _| engine.revision());
                 if id != NO_WATCH {
-                    let watching = self.api.contents.live.watch(span, &self.bell, id);
                     let start = request.start_revision;
+                    let start = if start > 0 { start } else { revision + 1 };
                     let watch = Watch {
-                        watching,
-                        position: if start > 0 { start } else { revision + 1 },
+                        watching: self.api.contents.live.watch(span, start, &self.bell, id),
                         // etcd's filters: 0 leaves puts out, 1 deletes.
                         puts: !request.filters.contains(&0),
                         deletes: !request.filters.contains(&1),
@@ -171,7 +175,7 @@ impl Session {
                         fragment: request.fragment,
                     };
                     self.watches.insert(id, watch);
-                    self.due.insert(id);
+                    self.due.insert(id, start);
                 }
                 self.answers.push_back(PbWatchResponse {
                     header: self.api.header_at(revision),
@@ -194,7 +198,6 @@ impl Session {
             }
             Some(PbWatchRequestUnion::ProgressRequest(_)) => {
                 self.progress_asked = true;
-                self.due.extend(self.watches.keys());
             }
             None => {}
         }
@@ -224,11 +227,10 @@ impl Session {
     }
 
     /// Reads one batch of a watch from history. If there is more, it stays due.
-    fn look(&mut self, id: i64) {
+    fn look(&mut self, id: i64, since: Revision) {
         let Some(watch) = self.watches.get_mut(&id) else { return };
         let read = |engine: &Engine, _| {
-            let batch =
-                engine.changes(watch.watching.span(), watch.position, BATCH_REVISIONS, BATCH_BYTES)?;
+            let batch = watch.watching.read(engine, Some(since), BATCH_REVISIONS, BATCH_BYTES)?;
             Ok::<_, Refusal>((watch.messages(engine, batch.events), batch.next, engine.revision()))
         };
         let Ok((events, next, revision)) = self.api.contents.live.look(read) else {
@@ -247,9 +249,8 @@ impl Session {
             return;
         };
         if next <= revision {
-            self.due.insert(id);
+            self.due.entry(id).or_insert(next);
         }
-        watch.position = next;
         let header = self.api.header_at(revision);
         let pieces = if watch.fragment { fragments(events) } else { vec![events] };
         let last = pieces.len() - 1;
@@ -262,9 +263,10 @@ impl Session {
 
     /// Says how far all watches are, once they are all as far.
     fn tell_progress(&mut self) {
-        let (rung, revision) = self.api.contents.live.look(|engine, _| (self.bell.take(), engine.revision()));
-        if !rung.is_empty() {
-            self.due.extend(rung);
+        // A change rings under the engine's lock, so that what has not rung by then comes later.
+        let revision = self.api.contents.live.look(|engine, _| engine.revision());
+        self.hear();
+        if !self.due.is_empty() {
             return;
         }
         self.progress_asked = false;
@@ -273,10 +275,11 @@ impl Session {
 
     /// What etcd says unasked every ten minutes to whoever wants it.
     fn tell_unasked(&mut self) {
-        self.due.extend(self.bell.take());
+        let revision = self.api.contents.live.look(|engine, _| engine.revision());
+        self.hear();
         for (id, watch) in &self.watches {
-            if watch.progress && !self.due.contains(id) {
-                self.answers.push_back(self.progress_note(*id, watch.position - 1));
+            if watch.progress && !self.due.contains_key(id) {
+                self.answers.push_back(self.progress_note(*id, revision));
             }
         }
     }

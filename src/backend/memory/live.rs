@@ -18,9 +18,10 @@ use tokio::{
 };
 
 use super::{
-    engine::{Engine, Span},
+    engine::{Answer, Batch, Engine, Span},
     watchers::{Bell, Watchers},
 };
+use crate::backend::Revision;
 
 /// How many leases are ended while others wait; the rest follow when they had their turn.
 const LEASES_AT_ONCE: usize = 500;
@@ -105,16 +106,21 @@ impl Live {
         let mut state = self.lock();
         let (answer, frozen) = change(&mut state.engine, self.now());
         state.frozen = frozen;
-        state.watchers.tell_all();
+        state.watchers.wake_all();
         drop(state);
         self.sooner.notify_one();
         answer
     }
 
-    /// Rings a bell with this number whenever one of these keys changes, until what is returned is dropped.
-    pub fn watch(self: &Arc<Self>, span: Span, bell: &Arc<Bell>, watch: i64) -> Watching {
-        let number = self.lock().watchers.add(&span, Arc::clone(bell), watch);
-        Watching { live: Arc::clone(self), span, number }
+    /// Watches these keys from a revision on (0: from now). The bell is rung with this number whenever one of them changes,
+    /// until what is returned is dropped.
+    pub fn watch(self: &Arc<Self>, span: Span, start: Revision, bell: &Arc<Bell>, watch: i64) -> Watching {
+        let mut state = self.lock();
+        let number = state.watchers.add(&span, Arc::clone(bell), watch);
+        let end = state.engine.revision() + 1;
+        drop(state);
+        let position = if start > 0 { start } else { end };
+        Watching { live: Arc::clone(self), span, number, position, followed: position >= end }
     }
 
     /// How many watches there are.
@@ -175,10 +181,10 @@ impl Live {
 
 impl State {
     /// Wakes the watches of what changed since.
-    fn tell(&self, since: i64) {
+    fn tell(&self, since: Revision) {
         if self.engine.revision() != since {
-            for key in self.engine.changed_keys(since) {
-                self.watchers.tell(key);
+            for (key, revision) in self.engine.changed_keys(since) {
+                self.watchers.tell(key, revision);
             }
         }
     }
@@ -207,12 +213,34 @@ pub struct Watching {
     live: Arc<Live>,
     span: Span,
     number: u64,
+    /// The first revision not told yet.
+    position: Revision,
+    /// It is told everything up to some moment after the bell was hung: that is rung for all else that it has to know.
+    followed: bool,
 }
 
 impl Watching {
-    /// Which keys it is for.
-    pub fn span(&self) -> &Span {
-        &self.span
+    /// The first revision that it was not told yet.
+    pub fn position(&self) -> Revision {
+        self.position
+    }
+
+    /// Reads what it was not told yet, bounded as [`Engine::changes`] is. `news` is the first revision that the bell was
+    /// rung for since. What is between was not about its keys: it is neither looked through nor missed when it is
+    /// compacted away.
+    pub fn read(
+        &mut self,
+        engine: &Engine,
+        news: Option<Revision>,
+        revisions: usize,
+        bytes: usize,
+    ) -> Answer<Batch> {
+        let end = engine.revision() + 1;
+        let from = if self.followed { self.position.max(news.unwrap_or(end)) } else { self.position };
+        let batch = engine.changes(&self.span, from, revisions, bytes)?;
+        self.position = batch.next;
+        self.followed = batch.next >= end;
+        Ok(batch)
     }
 }
 

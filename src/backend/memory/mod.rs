@@ -475,12 +475,13 @@ impl Backend for MemoryBackend {
         let connection = self.connection();
         let span = Span::try_from(&keys).map_err(refused)?;
         let (revision, epoch) = self.attempt(Call::Watch, |engine, _| Ok(engine.revision())).await?;
-        let position = if start > 0 { start } else { revision + 1 };
         let bell = Arc::new(Bell::default());
-        let watching = self.shared.live.watch(span, &bell, 0);
+        // From the revision that it was answered at: others may have written since.
+        let start = if start > 0 { start } else { revision + 1 };
+        let watching = self.shared.live.watch(span, start, &bell, 0);
         let (shared, link) = (Arc::clone(&self.shared), Arc::clone(&self.link));
         let changes = link.changes.subscribe();
-        Ok(Box::new(MemoryWatch { shared, link, changes, connection, epoch, watching, position, bell }))
+        Ok(Box::new(MemoryWatch { shared, link, changes, connection, epoch, watching, bell }))
     }
 
     async fn status(&self) -> Result<Status> {
@@ -515,8 +516,6 @@ struct MemoryWatch {
     connection: u64,
     epoch: u64,
     watching: Watching,
-    /// The first revision not reported yet.
-    position: Revision,
     bell: Arc<Bell>,
 }
 
@@ -539,10 +538,11 @@ impl MemoryWatch {
         if state.mode == Mode::Paused {
             return Ok(None);
         }
-        let look =
-            |engine: &Engine, _| engine.changes(self.watching.span(), self.position, usize::MAX, usize::MAX);
-        let batch = self.shared.live.look(look).map_err(refused)?;
-        self.position = batch.next;
+        let Self { watching, bell, .. } = self;
+        let read = |engine: &Engine, _| {
+            watching.read(engine, bell.take().into_values().next(), usize::MAX, usize::MAX)
+        };
+        let batch = self.shared.live.look(read).map_err(refused)?;
         Ok((!batch.events.is_empty()).then_some(Changes { revision: batch.next - 1, events: batch.events }))
     }
 }
@@ -564,7 +564,7 @@ impl WatchStream for MemoryWatch {
     }
 
     fn revision(&self) -> Revision {
-        self.position - 1
+        self.watching.position() - 1
     }
 
     fn connection(&self) -> u64 {

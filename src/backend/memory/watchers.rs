@@ -4,35 +4,39 @@
 //! single keys are found without looking at those of others.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 
 use super::engine::Span;
+use crate::backend::Revision;
 
-/// Wakes one owner of any number of watches, and says which of them have news.
+/// Watches that have news, each with the revision of the first.
+pub type News = BTreeMap<i64, Revision>;
+
+/// Wakes one owner of any number of watches, and says which of them have news since when.
 #[derive(Debug, Default)]
 pub struct Bell {
-    rung: Mutex<BTreeSet<i64>>,
+    rung: Mutex<News>,
     notify: Notify,
 }
 
 impl Bell {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<i64>> {
-        // A set of plain numbers, whole at any time.
+    fn lock(&self) -> MutexGuard<'_, News> {
+        // A map of plain numbers, whole at any time.
         self.rung.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There is news for this watch.
-    pub fn ring(&self, watch: i64) {
-        self.lock().insert(watch);
+    /// There is news of this revision for this watch.
+    pub fn ring(&self, watch: i64, revision: Revision) {
+        self.lock().entry(watch).or_insert(revision);
         self.notify.notify_one();
     }
 
     /// The watches that have news since this was asked last.
-    pub fn take(&self) -> BTreeSet<i64> {
+    pub fn take(&self) -> News {
         std::mem::take(&mut *self.lock())
     }
 
@@ -89,18 +93,17 @@ impl Watchers {
     }
 
     /// Rings for a change of this key.
-    pub(super) fn tell(&self, key: &[u8]) {
+    pub(super) fn tell(&self, key: &[u8], revision: Revision) {
         let spans = self.spans.iter().filter(|(span, _)| span.contains(key)).map(|(_, group)| group);
-        ring(self.keys.get(key).into_iter().chain(spans));
+        for (bell, watch) in self.keys.get(key).into_iter().chain(spans).flat_map(BTreeMap::values) {
+            bell.ring(*watch, revision);
+        }
     }
 
-    pub(super) fn tell_all(&self) {
-        ring(self.keys.values().chain(self.spans.values()));
-    }
-}
-
-fn ring<'a>(groups: impl Iterator<Item = &'a Group>) {
-    for (bell, watch) in groups.flat_map(BTreeMap::values) {
-        bell.ring(*watch);
+    /// Wakes everybody, with no news.
+    pub(super) fn wake_all(&self) {
+        for (bell, _) in self.keys.values().chain(self.spans.values()).flat_map(BTreeMap::values) {
+            bell.notify.notify_one();
+        }
     }
 }

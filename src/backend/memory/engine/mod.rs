@@ -253,9 +253,10 @@ impl Engine {
         Ok(batch)
     }
 
-    /// The keys that changed after `revision`, once for each change.
-    pub fn changed_keys(&self, revision: Revision) -> impl Iterator<Item = &[u8]> {
-        self.log.range(revision + 1..).flat_map(|(_, changes)| changes).map(Change::key)
+    /// The keys that changed after `revision`, once for each change, with its revision.
+    pub fn changed_keys(&self, revision: Revision) -> impl Iterator<Item = (&[u8], Revision)> {
+        let later = self.log.range(revision + 1..);
+        later.flat_map(|(revision, changes)| changes.iter().map(|change| (change.key(), *revision)))
     }
 
     /// Grant a lease. Returns the TTL it got.
