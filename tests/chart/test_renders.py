@@ -1,20 +1,16 @@
 """What is rendered for a set of values: valid for every Kubernetes, the same in every Helm, and as it was last reviewed."""
 
-import json
 import os
 import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from jsonschema import Draft7Validator
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT7 as SPECIFICATION
 
 from chart.render import Renderer, is_hook, parse
-from chart.tools import CHART, HELM_VERSIONS, KUBERNETES_VERSIONS, helm, schemas
+from chart.schemas import validator
+from chart.tools import CHART, HELM_VERSIONS, KUBERNETES_VERSIONS, helm
 
 FILES = [*sorted((CHART / "ci").glob("*-values.yaml")), CHART / "values-production.yaml"]
 GOLDEN = Path(__file__).parent / "golden"
@@ -22,19 +18,6 @@ GOLDEN = Path(__file__).parent / "golden"
 FOREIGN = {"ServiceMonitor", "PrometheusRule"}
 each_file = pytest.mark.parametrize("file", FILES, ids=[file.stem.removesuffix("-values") for file in FILES])
 each_kubernetes = pytest.mark.parametrize("kubernetes", KUBERNETES_VERSIONS)
-
-
-@cache
-def validator(kubernetes: str, kind: str, version: str) -> Draft7Validator:
-    """The strict schema of a kind: an unknown field is an error."""
-    folder = schemas(kubernetes)
-    group = version.split("/")[0].split(".")[0]
-    name = "-".join([kind.lower(), *([group] if "/" in version else []), version.split("/")[-1]])
-    definitions = (folder / "_definitions.json").read_text()
-    registry: Registry[Any] = Registry().with_resource(
-        "_definitions.json", Resource.from_contents(json.loads(definitions), default_specification=SPECIFICATION)
-    )
-    return Draft7Validator(json.loads((folder / f"{name}.json").read_text()), registry=registry)
 
 
 @each_kubernetes

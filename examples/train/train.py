@@ -1,0 +1,110 @@
+"""A training script for elastic jobs: a small model, DistributedDataParallel, checkpoints. Replace the model, keep the rest.
+
+Whenever the world changes every worker starts anew, so what has to survive is in a checkpoint. Each node keeps its own
+copy, and at the start the newest one that any node has is given to all: a new node, whose folder is empty, needs
+nothing, and neither does a folder that all nodes share.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+LEARNING_RATE = 0.1
+SAMPLES = 64
+FEATURES = 8
+
+
+def main() -> None:
+    """Trains until the last step."""
+    arguments = parse()
+    gpu = torch.cuda.is_available()
+    dist.init_process_group("nccl" if gpu else "gloo")
+    rank, size, local_rank = dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    who = f"rank {rank} of {size} on {os.uname().nodename}"
+
+    torch.manual_seed(0)
+    model = nn.Linear(FEATURES, 1).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    first_step = restore(arguments.checkpoint, model, optimizer, device)
+    wrapped = DistributedDataParallel(model)
+    say(f"{who}: starts after step {first_step}, to do {arguments.steps}")
+
+    for step in range(first_step + 1, arguments.steps + 1):
+        # The same samples for the same step and rank, whenever it is done.
+        generator = torch.Generator().manual_seed(step * 100_003 + rank)
+        inputs = torch.randn(SAMPLES, FEATURES, generator=generator).to(device)
+        loss = nn.functional.mse_loss(wrapped(inputs), inputs.sum(dim=1, keepdim=True))
+        optimizer.zero_grad()
+        loss.backward()  # here the ranks exchange their gradients
+        optimizer.step()
+        if step % arguments.every == 0 or step == arguments.steps:
+            if local_rank == 0:
+                save(arguments.checkpoint, step, model, optimizer)
+            if rank == 0:
+                say(f"{who}: step {step}, loss {loss.item():.6f}")
+        time.sleep(arguments.step_seconds)
+
+    # Nobody leaves before all are done: whoever is still at work would lose a peer.
+    dist.barrier()
+    say(f"{who}: done after step {arguments.steps}")
+    dist.destroy_process_group()
+
+
+def parse() -> argparse.Namespace:
+    """Options, which Kubernetes may give as variables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=int(os.environ.get("TRAIN_STEPS", "200")))
+    parser.add_argument("--every", type=int, default=10, help="steps from one checkpoint to the next")
+    parser.add_argument(
+        "--step-seconds",
+        type=float,
+        default=float(os.environ.get("TRAIN_STEP_SECONDS", "0.1")),
+        help="as if the model were larger",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, default=Path(os.environ.get("TRAIN_CHECKPOINT", "checkpoint.pt")), help="the file"
+    )
+    return parser.parse_args()
+
+
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+    """The newest checkpoint of all nodes, on all of them. Returns its step, 0 if there is none."""
+    own = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+    steps = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(steps, torch.tensor([own["step"] if own else 0], device=device))
+    newest = max(int(step) for step in steps)
+    if newest == 0:
+        return 0
+    source = next(rank for rank, step in enumerate(steps) if int(step) == newest)
+    box = [own]
+    dist.broadcast_object_list(box, src=source, device=device)
+    checkpoint = box[0]
+    assert checkpoint is not None
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    return newest
+
+
+def save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Whole or not at all: a worker may be stopped while it writes, and another node may write to the same folder."""
+    draft = path.with_name(f"{path.name}.{os.uname().nodename}.part")
+    torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, draft)
+    draft.replace(path)
+
+
+def say(line: str) -> None:
+    """At once: the log of a pod that is killed ends where it got to."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Every example is what its controller takes, in pods that the strictest namespace admits."""
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from chart.render import Object
+from chart.schemas import validator as kubernetes_validator
+from examples.definitions import validator as definition_validator
+from examples.render import EXAMPLES, FOLDERS, objects, one_of, pod_specs
+
+# backoffLimitPerIndex, which the examples ask for, is there without a feature gate from 1.29 on.
+KUBERNETES_VERSIONS = ("1.30", "1.37")
+# Groups with a dot in them are Kubernetes' own only if they end so.
+OWN_GROUPS = re.compile(r"^([a-z]+|[a-z.]+\.k8s\.io)/|^v1$")
+FOREIGN_GROUPS = ("jobset.x-k8s.io", "kueue.x-k8s.io", "kubeflow.org", "trainer.kubeflow.org")
+RUNS = ("job", "jobset", "kueue", "pytorchjob", "topology", "topology-from-node", "trainjob")
+each_example = pytest.mark.parametrize("example", FOLDERS)
+
+
+def errors_of(one: Object, kubernetes: str) -> list[str]:
+    version = one["apiVersion"]
+    if version.split("/")[0] in FOREIGN_GROUPS:
+        found = definition_validator(one["kind"], version).iter_errors(one)
+    else:
+        assert OWN_GROUPS.match(version), version
+        found = kubernetes_validator(kubernetes, one["kind"], version).iter_errors(one)
+    return [f"{one['kind']}{error.json_path}: {error.message[:300]}" for error in found]
+
+
+def test_none_is_forgotten() -> None:
+    assert tuple(FOLDERS) == RUNS
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES_VERSIONS)
+@each_example
+def test_its_objects_are_valid(example: str, kubernetes: str) -> None:
+    for one in objects(example):
+        assert not errors_of(one, kubernetes)
+
+
+@each_example
+def test_a_slip_in_any_object_would_be_seen(example: str) -> None:
+    """The schemas are strict, at the top and in the depth of a pod."""
+    for one in objects(example):
+        places = [spec["containers"][0] for spec in pod_specs(one)]
+        broken = copy.deepcopy(one)
+        broken["typo"] = 1
+        assert any("typo" in error for error in errors_of(broken, "1.37")), one["kind"]
+        for index in range(len(places)):
+            broken = copy.deepcopy(one)
+            pod_specs(broken)[index]["containers"][0]["comand"] = ["x"]
+            assert any("comand" in error for error in errors_of(broken, "1.37")), one["kind"]
+
+
+@each_example
+def test_its_pods_are_restricted(example: str) -> None:
+    """As the Pod Security Standard of that name asks, and no more rights than are used."""
+    specs = [spec for one in objects(example) for spec in pod_specs(one)]
+    assert specs
+    for spec in specs:
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        kinds = {next(iter(volume.keys() - {"name"})) for volume in spec["volumes"]}
+        assert kinds <= {"configMap", "emptyDir", "projected"}
+        for container in (*spec["containers"], *spec.get("initContainers", [])):
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+
+
+@each_example
+def test_torchrun_is_the_first_process_and_has_time_to_end(example: str) -> None:
+    for one in objects(example):
+        for spec in pod_specs(one):
+            [agent] = spec["containers"]
+            command = agent["command"]
+            assert command == ["torchrun"] or "exec torchrun" in command[2]
+            assert spec["terminationGracePeriodSeconds"] >= 45
+
+
+@each_example
+def test_an_agent_is_told_its_run_and_finds_the_service(example: str) -> None:
+    for agent in agents(example):
+        assert {"configMapRef": {"name": "lattice-rdzv-config"}} in agent["envFrom"]
+        assert "LATTICE_RDZV_ID" in variables(agent)
+        # The operator's own variable is in the way of what the ConfigMap says.
+        assert not any("rdzv-endpoint" in argument for argument in agent["args"])
+
+
+@each_example
+def test_a_pod_that_is_retried_after_the_success_is_told_so(example: str) -> None:
+    """By the submission. The training operator knows of nothing that differs between two jobs of one name."""
+    for agent in agents(example):
+        assert ("LATTICE_RDZV_SUBMISSION" in variables(agent)) is (example != "pytorchjob")
+
+
+@each_example
+def test_there_is_one_place_to_say_which_image(example: str) -> None:
+    """kustomize knows where the image of each kind is, or is told."""
+    images = {
+        container["image"]
+        for one in objects(example)
+        for spec in pod_specs(one)
+        for container in (*spec["containers"], *spec.get("initContainers", []))
+    }
+    assert images == {"lattice-rdzv-agent:0.2.0"}
+
+
+def test_the_operator_is_told_the_service_that_it_names_to_torchrun() -> None:
+    """Else it would be the first worker."""
+    policy = one_of("pytorchjob", "PyTorchJob")["spec"]["elasticPolicy"]
+    assert (policy["rdzvBackend"], policy["rdzvHost"], policy["rdzvPort"]) == (
+        "lattice",
+        "lattice-rdzv-client.lattice.svc",
+        2379,
+    )
+
+
+def test_the_token_of_the_node_label_stays_with_the_first_container() -> None:
+    [spec] = pod_specs(one_of("topology-from-node", "Job"))
+    assert "token" in mounts(spec["initContainers"][0])
+    assert "token" not in mounts(spec["containers"][0])
+
+
+@pytest.mark.parametrize("folder", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
+def test_it_is_told_of(folder: str) -> None:
+    """In the list of examples, with its own page."""
+    assert f"]({folder}/" in (EXAMPLES / "README.md").read_text()
+    assert (EXAMPLES / folder / "README.md").exists() or folder == "train"
+
+
+def agents(example: str) -> list[dict[str, Any]]:
+    return [container for one in objects(example) for spec in pod_specs(one) for container in spec["containers"]]
+
+
+def variables(container: dict[str, Any]) -> set[str]:
+    return {one["name"] for one in container["env"]}
+
+
+def mounts(container: dict[str, Any]) -> set[str]:
+    return {one["name"] for one in container["volumeMounts"]}
