@@ -170,6 +170,8 @@ class Cluster:
         _run("ip", "-n", self._switch, "link", "set", cable, "master", "switch", "up")
         _run("ip", "-n", namespace, "address", "add", f"10.213.7.{number}/24", "dev", "eth0")
         _run("ip", "-n", namespace, "link", "set", "eth0", "up")
+        # Every real pod has one, and etcd looks for it.
+        _run("ip", "-n", namespace, "route", "add", "default", "dev", "eth0")
         return namespace
 
 

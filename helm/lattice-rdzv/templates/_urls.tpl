@@ -37,11 +37,13 @@
 {{- end -}}
 
 {{/*
-Under which its peers know a member. One alone has none, and its name has to be there before DNS is: some etcds look it up
-before they start. Not its address: IPv6 needs brackets, and etcds built with newer Go do not start with IPv4 in brackets.
+Under which its peers know a member. One alone has none, so a URL that nobody ever calls will do, and has to be there before
+DNS is: some etcds look it up before they start. Not the pod's address: IPv6 needs brackets, and etcds built with newer Go do
+not start with IPv4 in brackets. Not `localhost`: etcd takes its own default, where it is given, for the address of the
+machine's default route, and then misses itself in `--initial-cluster`.
 */}}
 {{- define "lattice.advertisePeerURL" -}}
-{{- $host := "localhost" -}}
+{{- $host := "127.0.0.1" -}}
 {{- if include "lattice.several" . -}}{{- $host = include "lattice.memberHost" (list "$(POD_NAME)" .) -}}{{- end -}}
 {{- printf "%s://%s:%d" (include "lattice.peerScheme" .) $host (int .Values.serverService.serverPort.internalPort) -}}
 {{- end -}}
