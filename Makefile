@@ -44,7 +44,7 @@ export PROTOC := $(abspath $(VENV))/bin/protoc
 # An assignment of its own, so that a failure to find one ends the verb.
 with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LATTICE_TEST_ETCD;
 
-.PHONY: help demo test test-rust test-python test-chart chart chart-golden chart-readme lint format bench wheel image develop \
+.PHONY: help demo test test-rust test-python test-chart chart chart-golden chart-readme lint format bench wheel image develop e2e \
     clean distclean preflight lend
 
 help: ## List the verbs
@@ -87,8 +87,10 @@ format: $(stamps)/lint-tools ## Format Rust and Python in place
 bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d, on lattice with etcd and with the embedded store in one run, then measure idle costs
 	$(with_etcd) TORCH_CPP_LOG_LEVEL=ERROR $(python) benches/race.py --etcd "$$LATTICE_TEST_ETCD" $(BENCH); $(python) benches/costs.py --etcd "$$LATTICE_TEST_ETCD"
 
-wheel: $(stamps)/tools ## A manylinux_2_28 wheel and an sdist in dist/, both checked
-	@scripts/wheel $(VENV)
+wheel: dist/.made ## A manylinux_2_28 wheel and an sdist in dist/, both checked
+
+e2e: dist/.made $(stamps)/test-tools $(stamps)/chart-tools ## The chart, the image and torchrun in pods of a real cluster (scripts/e2e says which)
+	@scripts/e2e $(VENV) "$(TORCH)" $(PYTEST)
 
 image: ## The agents' image, from the wheel that `make wheel` left in dist/
 	@BASE="$(BASE)" scripts/image "$(IMAGE)" $(IMAGE_OPTIONS)
@@ -107,6 +109,10 @@ distclean: clean ## Remove the virtual environment too
 	rm -rf $(VENV)
 
 # --- what the verbs stand on -----------------------------------------------------------------------------------------
+
+dist/.made: $(core_sources) $(package_sources) $(stamps)/tools
+	@scripts/wheel $(VENV)
+	@touch $@
 
 $(python):
 	$(PYTHON) -m venv $(VENV)

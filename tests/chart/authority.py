@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 NAMES = (
-    "lattice-rdzv-client.lattice.svc.cluster.local",
-    "lattice-rdzv-server.lattice.svc.cluster.local",
-    "*.lattice-rdzv-members.lattice.svc.cluster.local",
+    "lattice-rdzv-client.{namespace}.svc.cluster.local",
+    "lattice-rdzv-server.{namespace}.svc.cluster.local",
+    "*.lattice-rdzv-members.{namespace}.svc.cluster.local",
 )
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
@@ -16,7 +16,8 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 class Authority:
     """One certificate authority; what it issues is in the form of a Secret."""
 
-    def __init__(self, folder: Path, name: str = "test") -> None:
+    def __init__(self, folder: Path, name: str = "test", *, namespace: str = "lattice") -> None:
+        self._names = [one.format(namespace=namespace) for one in NAMES]
         self._folder = folder / f"authority-{name}"
         self._folder.mkdir()
         self._count = 0
@@ -33,7 +34,7 @@ class Authority:
         self._count += 1
         stem = f"{self._count}"
         (self._folder / f"{stem}.ext").write_text(
-            f"subjectAltName={','.join([*(f'DNS:{one}' for one in NAMES), *(f'IP:{one}' for one in addresses)])}\n"
+            f"subjectAltName={','.join([*(f'DNS:{one}' for one in self._names), *(f'IP:{one}' for one in addresses)])}\n"
             "basicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n"
         )
         self._openssl("req", *_KEY, "-keyout", f"{stem}.key", "-out", f"{stem}.csr", "-subj", f"/CN={name}")

@@ -4,50 +4,9 @@ from typing import Any
 
 import pytest
 
-from chart.render import MEMBERS, Object, Objects, Renderer, merged
+from chart.published import published
+from chart.render import MEMBERS, Object, Renderer, merged
 from chart.tools import HELM_VERSIONS
-
-
-def published(release: str) -> Objects:
-    """What 0.1.0 made, written down from its documentation: names, ports, selector, and the Kubernetes defaults."""
-
-    def head(kind: str, name: str, version: str = "v1") -> Object:
-        labels = {"app": "lattice-rdzv"}
-        return {
-            "apiVersion": version,
-            "kind": kind,
-            "metadata": {"name": name, "namespace": "lattice", "labels": labels},
-        }
-
-    def service(name: str, *ports: tuple[str, int]) -> Object:
-        listed = [{"name": port, "port": number, "targetPort": number, "protocol": "TCP"} for port, number in ports]
-        spec = {"type": "ClusterIP", "selector": {"app": "lattice-rdzv"}, "ports": listed}
-        return {**head("Service", name), "spec": spec}
-
-    container = {
-        "name": "etcd-server",
-        "image": "quay.io/coreos/etcd:v3.5.5",
-        "command": ["etcd", "--enable-v2", "--name", "etcd-server"],
-    }
-    deployment = {
-        **head("Deployment", "lattice-rdzv", "apps/v1"),
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": {"app": "lattice-rdzv"}},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}},
-            "template": {"metadata": {"labels": {"app": "lattice-rdzv"}}, "spec": {"containers": [container]}},
-        },
-    }
-    config = {**head("ConfigMap", "lattice-rdzv-config"), "data": {"LATTICE_RDZV_BACKEND": "etcd"}}
-    del release
-    return Objects(
-        [
-            config,
-            service("lattice-rdzv-client", ("client", 2379)),
-            service("lattice-rdzv-server", ("client", 2379), ("server", 2380)),
-            deployment,
-        ]
-    )
 
 
 def fixed(one: Object) -> dict[str, Any]:
@@ -70,7 +29,7 @@ def fixed(one: Object) -> dict[str, Any]:
 @pytest.mark.parametrize("version", HELM_VERSIONS)
 def test_an_upgrade_changes_what_may_change(version: str, release: str) -> None:
     credentials = {"jfrog": {"username": "u", "password": "p"}}
-    before, after = published(release), Renderer(version, release=release).objects(credentials)
+    before, after = published(), Renderer(version, release=release).objects(credentials)
     assert before.names() == after.names()
     for kind, name in before.names():
         assert fixed(before.get(kind, name)) == fixed(after.get(kind, name)), name
@@ -78,7 +37,7 @@ def test_an_upgrade_changes_what_may_change(version: str, release: str) -> None:
 
 def test_what_users_call_stays() -> None:
     """Ports by name and number, in their order, and the one key of the ConfigMap."""
-    before, after = published("rdzv"), Renderer().objects()
+    before, after = published(), Renderer().objects()
     for name in ("lattice-rdzv-client", "lattice-rdzv-server"):
         ports = [
             [(port["name"], port["port"]) for port in objects.get("Service", name)["spec"]["ports"]]
@@ -97,7 +56,7 @@ def test_an_upgrade_never_runs_two_stores() -> None:
 
 def test_the_old_pods_leave_the_services_at_once() -> None:
     """They have no label of ours, and a Service of today asks for one: agents never meet in two stores."""
-    old = published("rdzv").pod["metadata"]["labels"].items()
+    old = published().pod["metadata"]["labels"].items()
     for name in ("lattice-rdzv-client", "lattice-rdzv-server"):
         assert not Renderer().objects().get("Service", name)["spec"]["selector"].items() <= old
 

@@ -19,6 +19,7 @@ def wait_for(
     *,
     timeout_seconds: float = PATIENCE_SECONDS,
     detail: Callable[[], str] = str,
+    every_seconds: float = _LOOK_SECONDS,
 ) -> T:
     """Returns the first true answer of `condition`; fails with `what` and `detail()` if there is none in time."""
     deadline = time.monotonic() + timeout_seconds
@@ -28,4 +29,4 @@ def wait_for(
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_seconds:g} s: {what}\n{detail()}")
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(every_seconds)

@@ -1,0 +1,329 @@
+"""Jobs of real torchrun agents in pods, and what their workers said."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.torchrun import TRAIN, Line
+from harness.wait import wait_for
+
+from e2e.cluster import AGENT_IMAGE, Cluster
+from e2e.kubernetes import PATIENCE_SECONDS, Kubernetes, Object, run
+
+# Importing torch in an agent and its worker takes this long when several pods do it at once on two cores.
+START_SECONDS = 180.0
+UNTIL = "/tmp/until"
+RESTRICTED: Object = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+POD_RESTRICTED: Object = {
+    "runAsNonRoot": True,
+    "runAsUser": 10001,
+    "runAsGroup": 10001,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def environment(**plain: str) -> list[Object]:
+    """What every agent gets: its address and the Job's uid as id and submission; and plain variables."""
+    uid = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/controller-uid']"}}
+    return [
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "LATTICE_RDZV_ID", "valueFrom": uid},
+        {"name": "LATTICE_RDZV_SUBMISSION", "valueFrom": uid},
+        {"name": "OMP_NUM_THREADS", "value": "1"},
+        *({"name": name, "value": value} for name, value in plain.items()),
+    ]
+
+
+def container(image: str, *command: str) -> Object:
+    """A container that may run in a restricted namespace."""
+    return {
+        "name": "agent",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": list(command),
+        "envFrom": [{"configMapRef": {"name": "lattice-rdzv-config", "optional": True}}],
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
+        "securityContext": RESTRICTED,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
+
+
+def pod(name: str, namespace: str, one: Object, **spec: Any) -> Object:
+    """A pod of one such container."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            "securityContext": POD_RESTRICTED,
+            "containers": [one],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+            **spec,
+        },
+    }
+
+
+class AgentPod:
+    """A pod in which commands are run."""
+
+    def __init__(self, kubernetes: Kubernetes, manifest: Object) -> None:
+        self._kubernetes = kubernetes
+        self.name: str = manifest["metadata"]["name"]
+        self.namespace: str = manifest["metadata"]["namespace"]
+        kubernetes.apply(manifest)
+        kubernetes.wait(f"pod/{self.name}", "condition=Ready", self.namespace)
+
+    def __call__(self, *command: str, timeout_seconds: float = 60) -> str:
+        """Runs a command in it and returns what it printed."""
+        return self._kubernetes.execute(self.namespace, self.name, *command, timeout_seconds=timeout_seconds)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that its processes start with."""
+        return dict(line.split("=", 1) for line in self("env").splitlines() if "=" in line)
+
+
+@dataclass
+class Follower:
+    """A pod's log as it grows, kept after the pod is gone."""
+
+    pod: str
+    file: Path
+    process: subprocess.Popen[bytes]
+
+    def lines(self) -> list[tuple[str, str]]:
+        """When and what."""
+        split = (line.partition(" ") for line in self.file.read_text(errors="replace").splitlines())
+        return [(at, text) for at, _, text in split]
+
+
+class Logs:
+    """The logs of a namespace's pods that were asked to be followed."""
+
+    def __init__(self, cluster: Cluster, namespace: str, folder: Path) -> None:
+        self._kubernetes = cluster.kubernetes
+        self.namespace = namespace
+        self._folder = folder
+        self.followers: dict[str, Follower] = {}
+
+    def follow(self, pods: list[Object]) -> None:
+        """Follows each of them that has a container running or ended, once."""
+        for one in pods:
+            uid = one["metadata"]["uid"]
+            statuses = one.get("status", {}).get("containerStatuses", [])
+            if uid in self.followers or not statuses or "waiting" in statuses[0]["state"]:
+                continue
+            name = one["metadata"]["name"]
+            file = self._folder / f"{name}-{uid[:8]}.log"
+            command = self._kubernetes.command(
+                "logs",
+                name,
+                f"--namespace={self.namespace}",
+                "--follow",
+                "--timestamps",
+                f"--container={statuses[0]['name']}",
+            )
+            with file.open("wb") as out:
+                process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
+            self.followers[uid] = Follower(name, file, process)
+
+    def close(self) -> None:
+        """Ends the followers; what they wrote stays."""
+        for one in self.followers.values():
+            one.process.kill()
+            one.process.wait()
+
+
+class Job:
+    """An Indexed Job of torchrun agents, which train until they are told to end."""
+
+    def __init__(self, cluster: Cluster, logs: Logs, manifest: Object) -> None:
+        self._cluster = cluster
+        self._kubernetes = cluster.kubernetes
+        self.logs = logs
+        self.namespace: str = manifest["metadata"]["namespace"]
+        self.name: str = manifest["metadata"]["name"]
+        self._kubernetes.apply(manifest)
+
+    def pods(self) -> list[Object]:
+        """The Job's pods, whose logs are followed from now on."""
+        pods = self._kubernetes.list("pods", self.namespace, selector=f"job-name={self.name}")
+        self.logs.follow(pods)
+        return pods
+
+    def running(self) -> list[str]:
+        """The names of the pods that run and are not on their way out."""
+        return sorted(
+            one["metadata"]["name"]
+            for one in self.pods()
+            if one["status"].get("phase") == "Running" and "deletionTimestamp" not in one["metadata"]
+        )
+
+    def pod_of(self, node: str) -> str:
+        """The name of the running pod whose host name is `node`."""
+        return next(name for name in self.running() if name.startswith(f"{node}-") or name == node)
+
+    def lines(self, event: str = "") -> list[Line]:
+        """What the workers of all pods said so far, in order; of one event if it is named."""
+        found = []
+        for follower in self.logs.followers.values():
+            for _, text in follower.lines():
+                if text.startswith('{"event"'):
+                    found.append(Line(**json.loads(text)))
+        return sorted((line for line in found if event in ("", line.event)), key=lambda line: line.at)
+
+    def wait(self, what: str, condition: Callable[[], Any], *, timeout_seconds: float = START_SECONDS) -> Any:
+        """Waits for a condition about the lines; a failure shows the ends of the logs."""
+
+        def look() -> Any:
+            self.pods()
+            return condition()
+
+        return wait_for(what, look, timeout_seconds=timeout_seconds, detail=self.describe, every_seconds=0.5)
+
+    def world(self, size: int, *, after: float = 0.0) -> list[Line]:
+        """Waits until `size` workers of one round step together, after a time of their clock. Returns their lines."""
+
+        def formed() -> list[Line] | None:
+            rounds: dict[int, list[Line]] = {}
+            for line in self.lines("step"):
+                if line.at > after and line.world == size:
+                    rounds.setdefault(line.master_port, []).append(line)
+            return next((lines for lines in rounds.values() if len({line.rank for line in lines}) == size), None)
+
+        lines: list[Line] = self.wait(f"{size} workers step together", formed)
+        return lines
+
+    def now(self) -> float:
+        """The latest time that a worker told: what comes after it is news."""
+        self.pods()
+        return max((line.at for line in self.lines()), default=0.0)
+
+    def said(self, text: str) -> list[str]:
+        """The log lines with a text, of all pods."""
+        self.pods()
+        return [line for one in self.logs.followers.values() for _, line in one.lines() if text in line]
+
+    def scale(self, nodes: int) -> None:
+        """Asks for another number of pods."""
+        patch = json.dumps({"spec": {"parallelism": nodes, "completions": nodes}})
+        self._kubernetes("patch", "job", self.name, f"--namespace={self.namespace}", "--type=merge", f"--patch={patch}")
+
+    def end(self) -> None:
+        """Tells the workers to end, all in the same step."""
+        # Any of them will do, and one may be going.
+        tell_any = " || ".join(shlex.join(self._kubernetes.command(*self._tell(name))) for name in self.running())
+        run(["sh", "-c", tell_any])
+
+    def _tell(self, name: str) -> tuple[str, ...]:
+        return ("exec", name, f"--namespace={self.namespace}", "--", "touch", UNTIL)
+
+    def succeeded(self) -> None:
+        """Waits until the Job is complete."""
+        self.wait("the Job is complete", self._is_complete, timeout_seconds=PATIENCE_SECONDS)
+
+    def _is_complete(self) -> bool:
+        conditions = self._kubernetes.get("job", self.name, self.namespace).get("status", {}).get("conditions", [])
+        return any(one["type"] == "Complete" and one["status"] == "True" for one in conditions)
+
+    def describe(self) -> str:
+        """The ends of all logs."""
+        return "\n".join(
+            f"--- {one.pod}\n{one.file.read_text(errors='replace')[-3000:]}" for one in self.logs.followers.values()
+        )
+
+
+def torch_volume(cluster: Cluster, namespace: str) -> tuple[Object, Object] | None:
+    """A claim on the packages that the nodes lend, and the volume behind it; none where the image has torch."""
+    if cluster.torch_packages is None:
+        return None
+    nodes = [one["metadata"]["name"] for one in cluster.kubernetes.list("nodes", "")]
+    name = f"torch-{namespace}"
+    common = {"storageClassName": "lent", "accessModes": ["ReadOnlyMany"]}
+    where = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": nodes}]}]
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name, "labels": {"lattice-rdzv": "e2e"}},
+        "spec": {
+            **common,
+            "capacity": {"storage": "10Gi"},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "local": {"path": str(cluster.torch_packages)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": where}},
+        },
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "torch", "namespace": namespace},
+        "spec": {**common, "volumeName": name, "resources": {"requests": {"storage": "10Gi"}}},
+    }
+    return volume, claim
+
+
+def lend_torch(template: Object) -> None:
+    """Gives every container of a pod template the packages that the nodes lend."""
+    spec = template["spec"]
+    spec.setdefault("volumes", []).append(
+        {"name": "torch", "persistentVolumeClaim": {"claimName": "torch", "readOnly": True}}
+    )
+    for one in spec["containers"]:
+        one.setdefault("volumeMounts", []).append({"name": "torch", "mountPath": "/torch", "readOnly": True})
+        one.setdefault("env", []).append({"name": "PYTHONPATH", "value": "/torch"})
+
+
+def training_config(namespace: str) -> Object:
+    """The workers' script as a ConfigMap."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "training", "namespace": namespace},
+        "data": {"train.py": TRAIN.read_text()},
+    }
+
+
+def torchrun_job(
+    cluster: Cluster, namespace: str, *, nodes: int, nnodes: str, name: str = "train", **spec: Any
+) -> Object:
+    """The manifest of an Indexed Job whose agents train until they are told to end."""
+    torchrun = f"exec torchrun --nnodes {nnodes} --max-restarts 3 --rdzv-backend lattice"
+    training = f'/training/train.py --called "$HOSTNAME" --out /dev/stdout --until {UNTIL}'
+    one = container(AGENT_IMAGE, "sh", "-c", f"{torchrun} {training}")
+    one["env"] = environment()
+    one["volumeMounts"].append({"name": "training", "mountPath": "/training"})
+    template: Object = {
+        "metadata": {"labels": {"lattice-rdzv-story": name}},
+        "spec": {
+            **pod("", "", one)["spec"],
+            "terminationGracePeriodSeconds": 45,
+            "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "training", "configMap": {"name": "training"}}],
+        },
+    }
+    if cluster.torch_packages is not None:
+        lend_torch(template)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": nodes,
+            "parallelism": nodes,
+            "backoffLimit": 50,
+            "template": template,
+            **spec,
+        },
+    }

@@ -1,0 +1,83 @@
+"""The chart, installed by a real Helm as its README says."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+from chart.render import Object, merged
+from chart.tools import CHART, NEWEST_HELM, helm
+
+from e2e.kubernetes import Kubernetes, run
+
+RELEASE = "rdzv"
+
+
+class Chart:
+    """One release in one namespace."""
+
+    def __init__(self, kubernetes: Kubernetes, namespace: str, *, helm_version: str = NEWEST_HELM) -> None:
+        self.kubernetes = kubernetes
+        self.namespace = namespace
+        self.helm_version = helm_version
+        self.values: dict[str, Any] = {}
+
+    def helm(self, *arguments: str, timeout_seconds: float = 300) -> str:
+        """Runs `helm ARGUMENTS` in the namespace; helm's own folders are fresh ones."""
+        command = [str(helm(self.helm_version)), *arguments, f"--namespace={self.namespace}"]
+        command.append(f"--kubeconfig={self.kubernetes.kubeconfig}")
+        return run(command, timeout_seconds=timeout_seconds)
+
+    def install(self, values: Mapping[str, Any] | None = None, *arguments: str) -> str:
+        """`helm install`, and waits until the store is ready. Returns the notes."""
+        return self._apply("install", values or {}, *arguments)
+
+    def upgrade(self, values: Mapping[str, Any] | None = None, *arguments: str) -> str:
+        """`helm upgrade` with these values over those before, and waits until the store is ready."""
+        return self._apply("upgrade", merged(self.values, values or {}), *arguments)
+
+    def _apply(self, verb: str, values: Mapping[str, Any], *arguments: str) -> str:
+        with values_file(values) as file:
+            printed = self.helm(verb, RELEASE, str(CHART), f"--values={file}", *arguments)
+        self.values = dict(values)
+        self.roll_out()
+        return printed
+
+    def roll_out(self, *, timeout_seconds: float = 180) -> None:
+        """Waits until the store is as it was last asked for."""
+        self.kubernetes.roll_out(self.workload, self.namespace, timeout_seconds=timeout_seconds)
+
+    @property
+    def workload(self) -> str:
+        """The store's workload, as kubectl names it."""
+        kind = "statefulset" if self.values.get("persistence", {}).get("enabled") else "deployment"
+        return f"{kind}/lattice-rdzv"
+
+    def pods(self) -> list[Object]:
+        """The store's pods."""
+        return self.kubernetes.list("pods", self.namespace, selector="app=lattice-rdzv")
+
+    def etcdctl(self, *arguments: str, pod: str = "") -> str:
+        """Runs etcdctl in the store."""
+        return self.kubernetes.execute(self.namespace, pod or self.workload, "etcdctl", *arguments, container="etcd")
+
+    def manifest(self) -> list[Object]:
+        """What Helm says it installed."""
+        return [one for one in yaml.safe_load_all(self.helm("get", "manifest", RELEASE)) if one]
+
+    def uninstall(self) -> None:
+        """`helm uninstall`, and waits for it."""
+        self.helm("uninstall", RELEASE, "--wait", "--timeout=120s")
+
+
+@contextmanager
+def values_file(values: Mapping[str, Any]) -> Iterator[str]:
+    """A file of values that Helm reads."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(values, file)
+        file.flush()
+        yield file.name

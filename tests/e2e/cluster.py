@@ -1,0 +1,254 @@
+"""The cluster that the stories run on: the one of `KUBECONFIG`, one made by kind, or one made by a script."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from e2e.kubernetes import Kubernetes, find_kubectl, run
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = 3
+AGENT_IMAGE = "localhost/lattice-rdzv-agent:e2e"
+IMAGE_FOLDER = Path(__file__).parent / "image"
+# What a cluster of somebody else's, and kind, have to get torch from: the image.
+TORCH_IN_IMAGE = "2.15"
+
+
+class Cluster(ABC):
+    """A cluster of three nodes, and what the stories need to be done to it."""
+
+    kubernetes: Kubernetes
+    # Where nodes keep the packages of a Python 3.11 with torch, where the image has none.
+    torch_packages: Path | None = None
+    # Why nodes cannot be cut off and processes cannot be killed from outside; empty where they can.
+    no_faults: str = "that needs the machine that the nodes run on"
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Which one it is."""
+
+    @abstractmethod
+    def provide(self, folder: Path) -> None:
+        """Has the agents' image on every node; `folder` is the build's context."""
+
+    @abstractmethod
+    def provide_etcd(self, tag: str) -> None:
+        """Has `quay.io/coreos/etcd:TAG` on every node."""
+
+    def fresh_volumes(self) -> None:  # noqa: B027 - most clusters have a provisioner, and nothing is to be done
+        """Has empty volumes of the default class."""
+
+    def cut_off(self, node: str) -> None:
+        """Takes a node's network away."""
+        raise NotImplementedError(self.no_faults)
+
+    def reconnect(self, node: str) -> None:
+        """Gives it back."""
+        raise NotImplementedError(self.no_faults)
+
+    def stop(self, node: str) -> None:
+        """Ends a node's kubelet and containerd."""
+        raise NotImplementedError(self.no_faults)
+
+    def start(self, node: str) -> None:
+        """Starts them again."""
+        raise NotImplementedError(self.no_faults)
+
+    def kill_container(self, container_id: str) -> None:
+        """SIGKILL to every process of a container at once, as the kernel does when memory runs out."""
+        raise NotImplementedError(self.no_faults)
+
+
+class Given(Cluster):
+    """Somebody's cluster: its images are pulled, so they have to be where it can pull them."""
+
+    def __init__(self, kubectl: Path, kubeconfig: Path, image: str) -> None:
+        self.kubernetes = Kubernetes(kubectl, kubeconfig)
+        self.image = image
+
+    def describe(self) -> str:
+        return f"the one of KUBECONFIG ({self.kubernetes('config', 'current-context').strip()})"
+
+    def provide(self, folder: Path) -> None:
+        del folder
+
+    def provide_etcd(self, tag: str) -> None:
+        del tag
+
+
+class Kind(Cluster):
+    """Nodes in Docker's containers."""
+
+    name = "lattice-rdzv-e2e"
+
+    def __init__(self, kubectl: Path, folder: Path) -> None:
+        config = folder / "kind.yaml"
+        nodes = [{"role": "control-plane"}, *({"role": "worker"} for _ in range(NODES))]
+        config.write_text(yaml.safe_dump({"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": nodes}))
+        kubeconfig = folder / "kubeconfig"
+        run(["kind", "create", "cluster", f"--name={self.name}", f"--config={config}", f"--kubeconfig={kubeconfig}"])
+        self.kubernetes = Kubernetes(kubectl, kubeconfig)
+
+    def describe(self) -> str:
+        return f"one made by {run(['kind', 'version']).strip()}"
+
+    def provide(self, folder: Path) -> None:
+        run(["docker", "build", f"--tag={AGENT_IMAGE}", "--file=docker/Dockerfile", str(folder)], timeout_seconds=900)
+        arguments = [f"--build-arg=BASE={AGENT_IMAGE}", f"--build-arg=TORCH={TORCH_IN_IMAGE}"]
+        run(["docker", "build", f"--tag={AGENT_IMAGE}", *arguments, str(IMAGE_FOLDER)], timeout_seconds=1800)
+        self._load(AGENT_IMAGE)
+
+    def provide_etcd(self, tag: str) -> None:
+        image = f"quay.io/coreos/etcd:{tag}"
+        run(["docker", "pull", image], timeout_seconds=600)
+        self._load(image)
+
+    def _load(self, image: str) -> None:
+        run(["kind", "load", "docker-image", image, f"--name={self.name}"], timeout_seconds=900)
+
+    def delete(self) -> None:
+        run(["kind", "delete", "cluster", f"--name={self.name}"])
+
+
+class Scripted(Cluster):
+    """Nodes in network namespaces of this machine, made by the script that `LATTICE_CLUSTER_SCRIPT` names."""
+
+    no_faults = ""
+
+    def __init__(self, script: Path, torch_packages: Path | None) -> None:
+        self._script = script
+        self.torch_packages = torch_packages
+        self._own = not self._answers()
+        if self._own:
+            self.do("up", str(NODES))
+        kubectl = find_kubectl(_scripts_programs())
+        assert kubectl is not None, "the cluster's script leaves a kubectl"
+        self.kubernetes = Kubernetes(kubectl, self._kubeconfig())
+
+    def describe(self) -> str:
+        return f"{'one' if self._own else 'the one that was up already'} made by {self._script.name}"
+
+    def do(self, *arguments: str, timeout_seconds: float = 1800) -> str:
+        """Calls the script."""
+        return run([str(self._script), *arguments], timeout_seconds=timeout_seconds)
+
+    def provide(self, folder: Path) -> None:
+        base = AGENT_IMAGE.replace(":e2e", ":base")
+        self.do("build-image", base, str(folder), f"--file={folder / 'docker' / 'Dockerfile'}")
+        self.do("build-image", AGENT_IMAGE, str(IMAGE_FOLDER), f"--build-arg=BASE={base}")
+
+    def provide_etcd(self, tag: str) -> None:
+        self.do("etcd-image", tag)
+
+    def fresh_volumes(self) -> None:
+        self.do("volumes")
+
+    def cut_off(self, node: str) -> None:
+        run(["ip", "-n", "lattice-net", "link", "set", f"cable{_number(node)}", "down"])
+
+    def reconnect(self, node: str) -> None:
+        run(["ip", "-n", "lattice-net", "link", "set", f"cable{_number(node)}", "up"])
+
+    def stop(self, node: str) -> None:
+        self.do("node-stop", _number(node))
+
+    def start(self, node: str) -> None:
+        self.do("node-start", _number(node))
+
+    def kill_container(self, container_id: str) -> None:
+        name = container_id.rpartition("/")[2]
+        victims = [int(one.parent.name) for one in Path("/proc").glob("[0-9]*/cgroup") if name in _read(one)]
+        assert victims, f"no process of container {name} on this machine"
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+
+    def delete(self) -> None:
+        """Ends the cluster, if it is this session's own, and sees that nothing of it is left."""
+        if not self._own:
+            return
+        self.do("down")
+        spaces = run(["ip", "netns", "list"])
+        assert "lattice-" not in spaces, f"network namespaces are left behind: {spaces}"
+
+    def _kubeconfig(self) -> Path:
+        return Path(self.do("kubeconfig").strip())
+
+    def _answers(self) -> bool:
+        kubectl = find_kubectl(_scripts_programs())
+        try:
+            kubeconfig = self._kubeconfig()
+        except Exception:
+            return False
+        if kubectl is None or not kubeconfig.exists():
+            return False
+        ready = [str(kubectl), f"--kubeconfig={kubeconfig}", "get", "--raw=/readyz", "--request-timeout=3s"]
+        return subprocess.run(ready, capture_output=True, check=False).returncode == 0
+
+
+class NoCluster(Exception):
+    """There is none, and why."""
+
+
+@contextmanager
+def choose(folder: Path) -> Iterator[Cluster]:
+    """The first of the three that is there; `NoCluster` says why none is."""
+    reasons = []
+    kubectl = find_kubectl()
+    given = os.environ.get("KUBECONFIG")
+    image = os.environ.get("LATTICE_E2E_IMAGE")
+    if given and kubectl and image:
+        yield Given(kubectl, Path(given), image)
+        return
+    reasons.append(_why(("KUBECONFIG is not set", given), ("LATTICE_E2E_IMAGE names no image with torch", image)))
+    docker = shutil.which("docker")
+    if shutil.which("kind") and docker and kubectl:
+        print(f"cluster: not {reasons[0]}")
+        kind = Kind(kubectl, folder)
+        try:
+            yield kind
+        finally:
+            kind.delete()
+        return
+    reasons.append(_why(("kind is not on the PATH", shutil.which("kind")), ("there is no docker", docker)))
+    script = os.environ.get("LATTICE_CLUSTER_SCRIPT")
+    if not script:
+        raise NoCluster("; ".join([*reasons, "LATTICE_CLUSTER_SCRIPT is not set"]))
+    if os.geteuid() != 0:
+        raise NoCluster("; ".join([*reasons, "LATTICE_CLUSTER_SCRIPT makes network namespaces, which needs root"]))
+    for reason in reasons:
+        print(f"cluster: not another: {reason}")
+    packages = os.environ.get("LATTICE_E2E_TORCH")
+    scripted = Scripted(Path(script).resolve(), Path(packages) if packages else None)
+    try:
+        yield scripted
+    finally:
+        scripted.delete()
+
+
+def _why(*looked_at: tuple[str, object]) -> str:
+    return ", ".join(reason for reason, found in looked_at if not found) or "kubectl is not on the PATH"
+
+
+def _scripts_programs() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("LATTICE_CLUSTER_CACHE") or Path(cache) / "lattice-cluster") / "bin"
+
+
+def _number(node: str) -> str:
+    return node.rpartition("-")[2]
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""  # it ended between two looks

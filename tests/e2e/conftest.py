@@ -1,0 +1,191 @@
+"""One cluster a session, a namespace a story, and what a failing story leaves to read."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.agents import AgentPod, Job, Logs, container, pod, torch_volume, torchrun_job, training_config
+from e2e.chart import Chart
+from e2e.cluster import AGENT_IMAGE, ROOT, Cluster, NoCluster, choose
+from e2e.kubernetes import Kubernetes, Object
+from e2e.report import gather
+
+DEFAULT_ETCD = "v3.5.5"
+_LABEL = "lattice-rdzv-story"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, capfd_disabled: Callable[[str], None]) -> Iterator[Cluster]:
+    """The cluster, with the agents' image on its nodes."""
+    folder = tmp_path_factory.mktemp("cluster")
+    wheels = list((ROOT / "dist").glob("*.whl"))
+    if not wheels:
+        _lack("no wheel in dist/ (make wheel)")
+    try:
+        with choose(folder) as chosen:
+            capfd_disabled(f"cluster: {chosen.describe()}")
+            chosen.provide(ROOT)
+            chosen.provide_etcd(DEFAULT_ETCD)
+            yield chosen
+            _leave_nothing(chosen.kubernetes)
+    except NoCluster as reason:
+        _lack(f"no cluster: {reason}")
+
+
+@pytest.fixture(scope="session")
+def capfd_disabled(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Prints a line that is seen although the session's output is kept back."""
+    manager = request.config.pluginmanager.getplugin("capturemanager")
+
+    def say(line: str) -> None:
+        with manager.global_and_fixture_disabled():
+            print(f"\n{line}", flush=True)
+
+    return say
+
+
+def _lack(why: str) -> None:
+    if os.environ.get("LATTICE_E2E") == "required":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def _leave_nothing(kubernetes: Kubernetes) -> None:
+    """What the stories made is gone: their namespaces, and the volumes outside of them."""
+    kubernetes("delete", "namespaces", f"--selector={_LABEL}", "--timeout=180s")
+    kubernetes("delete", "persistentvolumes", "--selector=lattice-rdzv=e2e", "--timeout=60s")
+    for kind in ("namespaces", "persistentvolumes"):
+        left = kubernetes("get", kind, f"--selector={_LABEL}", "--output=name")
+        assert not left.strip(), f"left behind: {left}"
+
+
+MakeNamespace = Callable[..., str]
+
+
+@pytest.fixture
+def namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[MakeNamespace]:
+    """Makes namespaces for a story, restricted as a careful owner would, and deletes them after it."""
+    yield from _namespaces(cluster, request)
+
+
+@pytest.fixture(scope="module")
+def module_namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[MakeNamespace]:
+    """The same for what all stories of a module share."""
+    yield from _namespaces(cluster, request)
+
+
+def _namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[MakeNamespace]:
+    made: list[str] = []
+
+    def make(purpose: str = "rdzv", *, enforce: str = "restricted") -> str:
+        name = f"{purpose}-{uuid.uuid4().hex[:6]}"
+        labels = {_LABEL: re.sub("[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")}
+        labels["pod-security.kubernetes.io/enforce"] = enforce
+        cluster.kubernetes.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        )
+        cluster.kubernetes.wait_for_account(name)
+        made.append(name)
+        request.session.stash[_NAMESPACES].append(name)
+        return name
+
+    yield make
+    for name in made:
+        cluster.kubernetes("delete", "namespace", name, "--wait=false")
+        request.session.stash[_NAMESPACES].remove(name)
+
+
+_NAMESPACES = pytest.StashKey[list[str]]()
+_LOGS = pytest.StashKey[list[Logs]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.stash[_NAMESPACES] = []
+    session.stash[_LOGS] = []
+
+
+@pytest.fixture
+def chart(cluster: Cluster, namespaces: MakeNamespace) -> Chart:
+    """A chart that is not installed yet, in a namespace of its own."""
+    return Chart(cluster.kubernetes, namespaces())
+
+
+MakePod = Callable[..., AgentPod]
+
+
+@pytest.fixture
+def agent_pod(cluster: Cluster) -> MakePod:
+    """Makes a pod of the agents' image that waits for commands; its namespace is deleted after the story."""
+
+    def make(namespace: str, name: str = "agent", *, with_config: bool = True, **spec: Any) -> AgentPod:
+        one = container(AGENT_IMAGE, "sleep", "infinity")
+        if not with_config:
+            del one["envFrom"]
+        return AgentPod(cluster.kubernetes, pod(name, namespace, one, **spec))
+
+    return make
+
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def job(cluster: Cluster, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeJob]:
+    """Makes Jobs of torchrun agents."""
+    yield from _jobs(cluster, request, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_job(
+    cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MakeJob]:
+    """The same for what all stories of a module share."""
+    yield from _jobs(cluster, request, tmp_path_factory.mktemp("logs"))
+
+
+def _jobs(cluster: Cluster, request: pytest.FixtureRequest, folder: Path) -> Iterator[MakeJob]:
+    logs: list[Logs] = []
+
+    def make(namespace: str, *, change: Callable[[Object], None] = lambda manifest: None, **asked: Any) -> Job:
+        logs.append(Logs(cluster, namespace, folder))
+        request.session.stash[_LOGS].append(logs[-1])
+        lent = torch_volume(cluster, namespace)
+        cluster.kubernetes.apply(training_config(namespace), *(lent or ()))
+        manifest = torchrun_job(cluster, namespace, **asked)
+        change(manifest)
+        return Job(cluster, logs[-1], manifest)
+
+    yield make
+    for one in logs:
+        one.close()
+        request.session.stash[_LOGS].remove(one)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A story that fails shows what Kubernetes and the pods said meanwhile."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.failed and (cluster := _cluster_of(item)) is not None:
+        namespaces, logs = item.session.stash[_NAMESPACES], item.session.stash[_LOGS]
+        text = gather(cluster.kubernetes, namespaces, logs)
+        report.sections.append(("Kubernetes' events and the pods' log lines", text))
+    return report  # type: ignore[return-value]
+
+
+def _cluster_of(item: pytest.Item) -> Cluster | None:
+    found = getattr(item, "funcargs", {}).get("cluster")
+    return found if isinstance(found, Cluster) else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which stories ran."""
+    passed = sorted(report.nodeid.partition("::")[2] for report in terminalreporter.stats.get("passed", []))
+    terminalreporter.section("stories")
+    terminalreporter.line("\n".join(passed) or "none")

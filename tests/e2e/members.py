@@ -1,0 +1,106 @@
+"""A store of three members, and a Job that trains on it with default settings while things happen to them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+
+from chart.render import MEMBERS
+from harness.wait import wait_for
+
+from e2e.agents import Job
+from e2e.chart import Chart
+from e2e.cluster import Cluster
+from e2e.conftest import MakeJob
+from e2e.kubernetes import Failed, Object, is_ready
+
+NAMES = ("lattice-rdzv-0", "lattice-rdzv-1", "lattice-rdzv-2")
+
+
+class Training:
+    """A store of three members, and a Job that trains all the while."""
+
+    def __init__(self, cluster: Cluster, chart: Chart, job: Job) -> None:
+        self.cluster = cluster
+        self.chart = chart
+        self.job = job
+        self.started = self._started()
+        self.records = self._records()
+
+    def undisturbed(self) -> None:
+        """Fails if a worker was started again, or a node has another lease than at first."""
+        assert self._started() == self.started, f"workers were started again\n{self.job.describe()}"
+        assert self._records() == self.records, f"a node has another record than before\n{self.job.describe()}"
+        doubts = self.job.said("whether this node still counts is uncertain")
+        assert doubts == [], doubts
+        assert len(self.job.running()) == 2
+
+    def whole(self) -> None:
+        """Waits until all three members are ready and in one cluster."""
+        self.chart.roll_out()
+        wait_for("three members are ready", lambda: sum(map(is_ready, self.chart.pods())) == 3, timeout_seconds=180)
+        wait_for("the cluster is healthy", self._healthy, timeout_seconds=60, every_seconds=1)
+
+    def _healthy(self) -> bool:
+        try:
+            return "unhealthy" not in self.chart.etcdctl("endpoint", "health", "--cluster")
+        except Failed:
+            return False
+
+    def leader(self) -> str:
+        """The pod of the member that leads."""
+        answers = json.loads(self.chart.etcdctl("endpoint", "status", "--cluster", "--write-out=json"))
+        leader = answers[0]["Status"]["leader"]
+        endpoint = next(one["Endpoint"] for one in answers if one["Status"]["header"]["member_id"] == leader)
+        return next(name for name in NAMES if name in endpoint)
+
+    def follower(self) -> str:
+        """A pod of one that does not."""
+        leader = self.leader()
+        return next(name for name in NAMES if name != leader)
+
+    def lead(self, pod: str) -> None:
+        """Has the member of this pod lead."""
+        leader = self.leader()
+        if leader != pod:
+            self.chart.etcdctl("move-leader", f"{self.member(pod):x}", pod=leader)
+
+    def member(self, pod: str) -> int:
+        """The id of a pod's member."""
+        members = json.loads(self.chart.etcdctl("member", "list", "--write-out=json"))["members"]
+        return int(next(one["ID"] for one in members if one["name"] == pod))
+
+    def node_of(self, pod: str) -> str:
+        """The machine that a pod runs on."""
+        return str(self.cluster.kubernetes.get("pod", pod, self.chart.namespace)["spec"]["nodeName"])
+
+    def _started(self) -> int:
+        self.job.pods()
+        return len(self.job.lines("started"))
+
+    def _records(self) -> list[tuple[str, int, int]]:
+        """Key, lease and creation of every node's record."""
+        printed = self.chart.etcdctl("get", "/lattice/rdzv/", "--prefix", "--keys-only", "--write-out=json")
+        return sorted(
+            (one["key"], one.get("lease", 0), one["create_revision"])
+            for one in json.loads(printed).get("kvs", [])
+            if b"/nodes/" in base64.b64decode(one["key"])
+        )
+
+
+def train(cluster: Cluster, namespace: str, make_job: MakeJob) -> Iterator[Training]:
+    """Installs three members and starts the Job, whose pods are all on the first machine; ends it after the stories."""
+    chart = Chart(cluster.kubernetes, namespace)
+    cluster.fresh_volumes()
+    chart.install(MEMBERS)
+    first = min(one["metadata"]["name"] for one in cluster.kubernetes.list("nodes", ""))
+
+    def on_the_first(manifest: Object) -> None:
+        manifest["spec"]["template"]["spec"]["nodeSelector"] = {"kubernetes.io/hostname": first}
+
+    one = make_job(namespace, nodes=2, nnodes="2:4", change=on_the_first)
+    one.world(2)
+    yield Training(cluster, chart, one)
+    one.end()
+    one.succeeded()

@@ -1,0 +1,83 @@
+"""The chart installed as its README says, and what agents find."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from chart.render import Renderer
+
+from e2e.agents import AgentPod
+from e2e.chart import Chart
+from e2e.cluster import Cluster
+from e2e.conftest import MakeNamespace, MakePod
+
+pytestmark = pytest.mark.timeout(600)
+
+# What Kubernetes itself puts into a namespace, and what its controllers make of our objects.
+MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+KINDS = (
+    "configmaps,deployments,persistentvolumeclaims,poddisruptionbudgets,secrets,serviceaccounts,services,statefulsets"
+)
+
+
+def objects_in(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:
+    found = {(one["kind"], one["metadata"]["name"]) for one in cluster.kubernetes.list(KINDS, namespace)}
+    return {one for one in found - MADE_BY_KUBERNETES if not one[1].startswith("sh.helm.release.")}
+
+
+def test_the_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart) -> None:
+    notes = chart.install()
+    assert "helm test" in notes
+    assert objects_in(cluster, chart.namespace) == {
+        ("ConfigMap", "lattice-rdzv-config"),
+        ("Deployment", "lattice-rdzv"),
+        ("Service", "lattice-rdzv-client"),
+        ("Service", "lattice-rdzv-server"),
+    }
+    rendered = Renderer(namespace=chart.namespace).objects()
+    for one in rendered.all:
+        live = cluster.kubernetes.get(one["kind"], one["metadata"]["name"], chart.namespace)
+        assert lacks(one, live) == [], one["metadata"]["name"]
+    chart.uninstall()
+    assert objects_in(cluster, chart.namespace) == set()
+
+
+def lacks(wanted: Any, live: Any, path: str = "") -> list[str]:
+    """What of a rendered object the live one does not have as it was written."""
+    if isinstance(wanted, dict) and isinstance(live, dict):
+        return [more for key, value in wanted.items() for more in lacks(value, live.get(key), f"{path}.{key}")]
+    if isinstance(wanted, list) and isinstance(live, list) and len(wanted) == len(live):
+        return [more for index, value in enumerate(wanted) for more in lacks(value, live[index], f"{path}[{index}]")]
+    return [] if wanted == live else [f"{path}: {wanted!r} became {live!r}"]
+
+
+def test_agents_find_the_store(chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace) -> None:
+    """By the variables, by the ConfigMap where service links are off, and from another namespace by DNS."""
+    elsewhere = namespaces("team")
+    chart.install({"agents": {"namespaces": [elsewhere]}})
+    client = chart.kubernetes.get("service", "lattice-rdzv-client", chart.namespace)["spec"]
+    address, port = client["clusterIP"], client["ports"][0]["port"]
+
+    linked = agent_pod(chart.namespace, "linked", with_config=False)
+    variables = linked.environment()
+    assert variables["LATTICE_RDZV_CLIENT_SERVICE_HOST"] == address
+    assert variables["LATTICE_RDZV_CLIENT_SERVICE_PORT"] == str(port)
+    assert variables["LATTICE_RDZV_CLIENT_PORT"] == f"tcp://{address}:{port}"
+    assert found_by(linked) == f"http://{address}:{port}"
+
+    by_name = f"http://lattice-rdzv-client.{chart.namespace}.svc.cluster.local:2379"
+    told = agent_pod(chart.namespace, "told", enableServiceLinks=False)
+    assert "LATTICE_RDZV_CLIENT_PORT" not in told.environment()
+    assert told.environment()["LATTICE_RDZV_BACKEND"] == "etcd"
+    assert found_by(told) == by_name
+    assert found_by(agent_pod(elsewhere, "elsewhere")) == by_name
+
+
+def found_by(pod: AgentPod) -> str:
+    """The endpoint of the service that `doctor` finds there, which has to be well."""
+    findings = {one["check"]: one for one in json.loads(pod("lattice-rdzv", "doctor", "--json"))}
+    assert findings["permission to write"]["status"] == "ok", findings
+    assert findings["service"]["status"] == "ok", findings
+    return str(findings["service"]["found"]).removesuffix(" answers")

@@ -1,0 +1,98 @@
+"""Whatever one of three members does, no lease is lost and no worker restarts, with default settings on both sides.
+
+One store and one training Job serve all stories of this module; each leaves them whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from harness.wait import wait_for
+
+from e2e.cluster import Cluster
+from e2e.conftest import MakeJob, MakeNamespace
+from e2e.kubernetes import Failed
+from e2e.members import NAMES, Training, train
+
+pytestmark = pytest.mark.timeout(900)
+
+# The controllers' grace period, and some more.
+FOUND_OUT_SECONDS = 90.0
+
+
+@pytest.fixture(scope="module")
+def training(cluster: Cluster, module_namespaces: MakeNamespace, module_job: MakeJob) -> Iterator[Training]:
+    yield from train(cluster, module_namespaces("members"), module_job)
+
+
+@pytest.fixture
+def whole(training: Training) -> Iterator[Training]:
+    """The same, with all members there before and after a story."""
+    training.whole()
+    yield training
+    training.whole()
+
+
+@pytest.mark.parametrize("which", ["leader", "follower"])
+def test_a_members_pod_is_deleted(whole: Training, which: str) -> None:
+    victim = whole.leader() if which == "leader" else whole.follower()
+    whole.cluster.kubernetes("delete", "pod", victim, f"--namespace={whole.chart.namespace}")
+    whole.whole()
+    whole.undisturbed()
+
+
+def test_all_members_are_rolled(whole: Training) -> None:
+    before = {one["metadata"]["uid"] for one in whole.chart.pods()}
+    whole.cluster.kubernetes("rollout", "restart", whole.chart.workload, f"--namespace={whole.chart.namespace}")
+    whole.whole()
+    assert before.isdisjoint(one["metadata"]["uid"] for one in whole.chart.pods())
+    whole.undisturbed()
+
+
+def test_the_second_eviction_is_refused(whole: Training) -> None:
+    evict(whole, NAMES[0])
+    with pytest.raises(Failed, match="disruption budget"):
+        evict(whole, NAMES[1])
+    whole.whole()
+    whole.undisturbed()
+
+
+@pytest.mark.parametrize("loss", ["cut off", "lost"])
+@pytest.mark.parametrize("which", ["leader", "follower"])
+def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
+    """It is away for longer than a lease lives: until the controllers have found out."""
+    cluster = whole.cluster
+    if cluster.no_faults:
+        pytest.skip(cluster.no_faults)
+    here = whole.node_of(whole.job.running()[0])
+    victim, *others = sorted(NAMES, key=lambda name: whole.node_of(name) == here)
+    assert whole.node_of(victim) != here
+    whole.lead(victim if which == "leader" else others[-1])
+    node = whole.node_of(victim)
+    try:
+        cluster.cut_off(node)
+        if loss == "lost":
+            cluster.stop(node)
+        wait_for(f"{node} is found out", lambda: not is_there(cluster, node), timeout_seconds=FOUND_OUT_SECONDS)
+    finally:
+        if loss == "lost":
+            cluster.start(node)
+        cluster.reconnect(node)
+    wait_for(f"{node} is back", lambda: is_there(cluster, node), timeout_seconds=FOUND_OUT_SECONDS)
+    whole.whole()
+    whole.undisturbed()
+
+
+def is_there(cluster: Cluster, node: str) -> bool:
+    conditions = cluster.kubernetes.get("node", node)["status"]["conditions"]
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def evict(training: Training, pod: str) -> None:
+    """Asks the API server for an eviction, as a drain does."""
+    namespace = training.chart.namespace
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+    training.cluster.kubernetes("create", "--raw", path, "--filename=-", text=json.dumps(eviction))

@@ -1,0 +1,90 @@
+"""What clusters ask of pods, certificates, passwords, and what `helm test` tells."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chart.authority import Authority
+from chart.render import AUTH, MTLS, Object, merged
+
+from e2e.chart import Chart
+from e2e.cluster import AGENT_IMAGE, Cluster
+from e2e.conftest import MakePod
+from e2e.kubernetes import Failed
+
+pytestmark = pytest.mark.timeout(600)
+
+SMALL = {"resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}}
+WITH_AGENTS = {"agents": {"image": AGENT_IMAGE}}
+# The store's second container runs where no registry is.
+AUTH_HERE = merged(AUTH, {"auth": {"image": AGENT_IMAGE}})
+
+
+def secret(namespace: str, name: str, data: dict[str, str]) -> Object:
+    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}, "data": encoded}
+
+
+def helm_test(chart: Chart) -> str:
+    return chart.helm("test", "rdzv", "--timeout=120s")
+
+
+def test_helm_test_holds_a_rendezvous_in_a_restricted_namespace_with_a_quota(cluster: Cluster, chart: Chart) -> None:
+    """Every namespace of these stories is restricted; here the number and size of pods is bounded too."""
+    labels = cluster.kubernetes.get("namespace", chart.namespace)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    hard = {"pods": "2", "requests.cpu": "500m", "requests.memory": "1Gi", "limits.memory": "4Gi"}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small", "namespace": chart.namespace}}
+    cluster.kubernetes.apply({**quota, "spec": {"hard": hard}})
+    chart.install(merged(SMALL, WITH_AGENTS))
+    assert "Phase:          Succeeded" in helm_test(chart)
+    # A roll within the quota: the old pod goes before the new one comes.
+    chart.upgrade({"podAnnotations": {"rolled": "once"}})
+
+
+def test_helm_test_fails_with_a_broken_service(cluster: Cluster, chart: Chart) -> None:
+    chart.install()
+    patch = json.dumps({"spec": {"selector": {"app": "nobody"}}})
+    where = ("service", "lattice-rdzv-client", f"--namespace={chart.namespace}", "--type=merge", f"--patch={patch}")
+    cluster.kubernetes("patch", *where)
+    with pytest.raises(Failed, match=r"(?s)lattice-rdzv-test-connection.*(Failed|failed)"):
+        helm_test(chart)
+
+
+def test_helm_test_fails_with_broken_dns(cluster: Cluster, chart: Chart) -> None:
+    """The name that agents are told stands for nothing: another domain than the cluster's."""
+    chart.install({"clusterDomain": "elsewhere.local"})
+    with pytest.raises(Failed, match=r"(?s)lattice-rdzv-test-connection.*(Failed|failed)"):
+        helm_test(chart)
+
+
+def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Path, agent_pod: MakePod) -> None:
+    authority = Authority(tmp_path, namespace=chart.namespace)
+    for name in ("rdzv-client-tls", "rdzv-peer-tls"):
+        cluster.kubernetes.apply(secret(chart.namespace, name, authority.secret()))
+    chart.install(merged(MTLS, WITH_AGENTS))
+    assert "Phase:          Succeeded" in helm_test(chart)
+    # One without a certificate is told what is asked of it.
+    findings = doctor(agent_pod(chart.namespace, "stranger"))
+    assert findings["settings"]["status"] == "fail" or findings["service"]["status"] == "fail", findings
+
+
+def test_users_and_roles(cluster: Cluster, chart: Chart, agent_pod: MakePod) -> None:
+    passwords = {"root-password": "of-root", "lattice": "of-all"}
+    cluster.kubernetes.apply(secret(chart.namespace, "rdzv-auth", passwords))
+    cluster.fresh_volumes()
+    chart.install(merged(AUTH_HERE, WITH_AGENTS))
+    assert "Phase:          Succeeded" in helm_test(chart)
+    # The store is closed to who brings no password.
+    with pytest.raises(Failed, match="user name is empty"):
+        chart.etcdctl("put", "/lattice/rdzv/default/x", "y")
+
+
+def doctor(pod: Any) -> dict[str, Any]:
+    """Doctor's findings by what was looked at; it ends with 1 where one of them failed."""
+    printed = pod("sh", "-c", "lattice-rdzv doctor --json || true")
+    return {one["check"]: one for one in json.loads(printed)}

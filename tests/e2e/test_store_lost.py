@@ -1,0 +1,39 @@
+"""The store's only pod is lost: training goes on, and the next store is told what the world is."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.chart import Chart
+from e2e.cluster import Cluster
+from e2e.conftest import MakeJob
+from e2e.kubernetes import is_ready
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_the_stores_pod_is_deleted_and_no_worker_restarts(cluster: Cluster, chart: Chart, job: MakeJob) -> None:
+    chart.install()
+    one = job(chart.namespace, nodes=2, nnodes="2:3")
+    one.world(2)
+    (old,) = chart.pods()
+    assert nodes(chart) == 2
+
+    cluster.kubernetes("delete", "pod", old["metadata"]["name"], f"--namespace={chart.namespace}")
+    one.wait("another store serves", lambda: [pod for pod in chart.pods() if is_ready(pod)])
+    (new,) = chart.pods()
+    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+    one.wait("both nodes are in it", lambda: nodes(chart) == 2)
+    assert len(one.lines("started")) == 2, "no worker was started again"
+    assert len(one.running()) == 2
+
+    # It is a world like any other: it grows, which a store that forgot it could not tell them to.
+    one.scale(3)
+    assert {line.restart_count for line in one.world(3)} == {0}
+    one.end()
+    one.succeeded()
+
+
+def nodes(chart: Chart) -> int:
+    """How many nodes have a record in the store."""
+    return chart.etcdctl("get", "/lattice/rdzv/", "--prefix", "--keys-only").count("/nodes/")

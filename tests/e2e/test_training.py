@@ -1,0 +1,115 @@
+"""A real torch job in pods, through everything that happens to pods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from e2e.agents import Job
+from e2e.chart import Chart
+from e2e.cluster import Cluster
+from e2e.conftest import MakeJob, MakeNamespace
+from e2e.kubernetes import Object
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart, job: MakeJob) -> None:
+    """One Job's life: it forms, grows, loses a pod, loses a container's processes, loses a machine to a drain, shrinks,
+    ends; and a pod that is tried again after success ends with 0."""
+    chart.install()
+    one = job(chart.namespace, nodes=2, nnodes="2:4")
+    formed = one.world(2)
+    assert {line.restart_count for line in formed} == {0}
+
+    one.scale(3)
+    grown = one.world(3, after=one.now())
+    assert all(line.restart_count == 0 for line in grown), "growing costs no restart"
+
+    before = one.now()
+    lost = one.pod_of("train-2")
+    cluster.kubernetes("delete", "pod", lost, f"--namespace={chart.namespace}", "--wait=false")
+    told(one, "train-2", before)
+    one.world(3, after=before)
+    assert one.pod_of("train-2") != lost, "a replacement has joined"
+
+    if cluster.no_faults:
+        print(f"not killed as by OOM: {cluster.no_faults}")
+    else:
+        before = one.now()
+        victim = cluster.kubernetes.get("pod", one.pod_of("train-1"), chart.namespace)
+        cluster.kill_container(victim["status"]["containerStatuses"][0]["containerID"])
+        told(one, "train-1", before)
+        one.world(3, after=before)
+
+    before = one.now()
+    node = cluster.kubernetes.get("pod", one.pod_of("train-1"), chart.namespace)["spec"]["nodeName"]
+    with drained(cluster, node, one):
+        one.world(3, after=before)
+
+    before = one.now()
+    one.scale(2)
+    one.world(2, after=before)
+
+    one.end()
+    one.succeeded()
+    # One that is tried again finds the run closed with success, and its submission the same.
+    assert "succeeded" in retried(cluster, one)
+
+
+def told(one: Job, node: str, since: float) -> None:
+    """Waits until a survivor says who went, by the name that it had, before it is in the next world."""
+    del since
+
+    def news() -> list[str]:
+        return [line for line in one.said("the workers restart") if node in line.partition("the workers restart")[2]]
+
+    one.wait(f"survivors are told of {node}", news)
+
+
+@contextmanager
+def drained(cluster: Cluster, node: str, one: Job) -> Iterator[None]:
+    """A node that the Job's pods have to leave, and where none may come."""
+    selector = f"--pod-selector=job-name={one.name}"
+    try:
+        cluster.kubernetes("drain", node, selector, "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=120s")
+        yield
+    finally:
+        cluster.kubernetes("uncordon", node)
+
+
+def retried(cluster: Cluster, one: Job) -> str:
+    """Runs one more pod of the Job as it was, and returns what it said; it has to end with 0."""
+    manifest = cluster.kubernetes.get("job", one.name, one.namespace)
+    spec = manifest["spec"]["template"]["spec"]
+    for variable in spec["containers"][0]["env"]:
+        if "controller-uid" in json.dumps(variable):
+            variable.pop("valueFrom")
+            variable["value"] = manifest["metadata"]["uid"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "again", "namespace": one.namespace}, "spec": spec}
+    cluster.kubernetes.apply(pod)
+    cluster.kubernetes.wait("pod/again", "jsonpath={.status.phase}=Succeeded", one.namespace)
+    return cluster.kubernetes("logs", "again", f"--namespace={one.namespace}")
+
+
+def test_jobs_without_ids_never_meet(cluster: Cluster, chart: Chart, namespaces: MakeNamespace, job: MakeJob) -> None:
+    """Two Jobs of two namespaces on one store, neither with an id: both are told to bring one, before anything is written."""
+    elsewhere = namespaces("team")
+    chart.install({"agents": {"namespaces": [elsewhere]}})
+    jobs = [
+        job(namespace, nodes=1, nnodes="1:2", change=without_id, backoffLimit=0)
+        for namespace in (chart.namespace, elsewhere)
+    ]
+    for one in jobs:
+        one.wait("it is told to bring an id", partial(one.said, "--rdzv-id"))
+    assert "/lattice/" not in chart.etcdctl("get", "/lattice/", "--prefix", "--keys-only")
+
+
+def without_id(manifest: Object) -> None:
+    """Takes the Job's uid out of what its agents are told."""
+    one = manifest["spec"]["template"]["spec"]["containers"][0]
+    one["env"] = [variable for variable in one["env"] if not variable["name"].startswith("LATTICE_RDZV_")]

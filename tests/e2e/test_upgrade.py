@@ -1,0 +1,90 @@
+"""From the published 0.1.0, made by hand as its documentation describes it, by each Helm; and back, and away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chart.published import published
+from chart.render import MEMBERS
+
+from e2e.chart import RELEASE, Chart, values_file
+from e2e.cluster import Cluster
+from e2e.conftest import MakeNamespace
+from e2e.kubernetes import Failed
+from e2e.test_install import objects_in
+
+pytestmark = pytest.mark.timeout(600)
+
+# Its values as one of its users had them.
+OLD_VALUES: dict[str, Any] = {"replicaCount": 1, "jfrog": {"username": "u", "password": "p"}}
+
+
+@pytest.fixture(scope="module")
+def old_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chart that makes the objects of 0.1.0."""
+    folder = tmp_path_factory.mktemp("published") / "lattice-rdzv"
+    (folder / "templates").mkdir(parents=True)
+    (folder / "Chart.yaml").write_text(yaml.safe_dump({"apiVersion": "v2", "name": "lattice-rdzv", "version": "0.1.0"}))
+    objects = published("lattice").all
+    for one in objects:
+        one["metadata"]["namespace"] = "{{ .Release.Namespace }}"
+    (folder / "templates" / "all.yaml").write_text("\n---\n".join(yaml.safe_dump(one) for one in objects))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "arguments"),
+    [
+        ("3.22.0", "3.22.0", ()),
+        ("3.22.0", "4.3.1", ("--server-side=auto",)),
+        ("4.3.1", "4.3.1", ("--server-side=true",)),
+        ("3.22.0", "4.3.1", ("--server-side=true", "--force-conflicts")),
+    ],
+    ids=["helm-3", "helm-4-auto", "helm-4-server-side", "helm-3-then-4-server-side"],
+)
+def test_from_0_1_0_and_back(
+    cluster: Cluster, namespaces: MakeNamespace, old_chart: Path, before: str, after: str, arguments: tuple[str, ...]
+) -> None:
+    # 0.1.0 ran as root with what its image brought, which a restricted namespace refuses.
+    namespace = namespaces("upgrade", enforce="privileged")
+    old, new = (Chart(cluster.kubernetes, namespace, helm_version=version) for version in (before, after))
+    with values_file(OLD_VALUES) as values:
+        old.helm("install", RELEASE, str(old_chart), f"--values={values}")
+    old.roll_out()
+    pods = {one["metadata"]["uid"] for one in old.pods()}
+
+    new.upgrade(OLD_VALUES, *arguments)
+    deployment = cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert deployment["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    containers = [one["name"] for one in deployment["spec"]["template"]["spec"]["containers"]]
+    assert containers == ["etcd"], "0.1.0's own container is gone"
+    assert pods.isdisjoint(one["metadata"]["uid"] for one in new.pods() if "deletionTimestamp" not in one["metadata"])
+    assert "is healthy" in new.etcdctl("endpoint", "health")
+
+    new.helm("rollback", RELEASE, "1")
+    new.roll_out()
+    containers = [
+        one["name"]
+        for one in cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)["spec"]["template"]["spec"][
+            "containers"
+        ]
+    ]
+    assert containers == ["etcd-server"]
+    new.uninstall()
+    assert objects_in(cluster, namespace) == set()
+
+
+def test_another_member_count_is_refused_in_words(cluster: Cluster, chart: Chart) -> None:
+    cluster.fresh_volumes()
+    chart.install(MEMBERS)
+    with pytest.raises(Failed, match=r"the live store has 3 members.*cluster.allowRecreate=true.*is: 5") as refused:
+        chart.upgrade({"replicaCount": 5})
+    assert len([one for one in chart.pods() if "deletionTimestamp" not in one["metadata"]]) == 3, refused.value
+    chart.uninstall()
+    claims = {one for one in objects_in(cluster, chart.namespace) if one[0] == "PersistentVolumeClaim"}
+    # Volumes outlive a release unless `persistence.whenDeleted` says otherwise: nobody loses data by a slip.
+    assert objects_in(cluster, chart.namespace) - claims == set()

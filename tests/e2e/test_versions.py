@@ -1,0 +1,54 @@
+"""From the default etcd through every minor release, by the steps of UPGRADING, while a Job trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from harness.wait import wait_for
+
+from e2e.cluster import Cluster
+from e2e.conftest import MakeJob, MakeNamespace
+from e2e.members import NAMES, Training, train
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def training(cluster: Cluster, namespaces: MakeNamespace, job: MakeJob) -> Iterator[Training]:
+    yield from train(cluster, namespaces("versions"), job)
+
+
+def test_three_members_go_from_3_5_to_3_7(training: Training) -> None:
+    for tag in ("v3.5.35", "v3.6.16", "v3.7.3"):
+        training.cluster.provide_etcd(tag)
+    for tag in ("v3.5.35", "v3.6.16"):
+        roll_to(training, tag)
+    training.chart.upgrade({"etcd": {"extraArgs": ["--snapshot-count=10"]}})
+    training.whole()
+    for number in range(20):
+        training.chart.etcdctl("put", "/lattice/upgrade", str(number))
+    for name in NAMES:
+        wait_for(f"{name} has its snapshot", partial(has_snapshot, training, name))
+    training.chart.upgrade({"etcd": {"extraArgs": None}, "image": "quay.io/coreos/etcd:v3.7.3"})
+    finish(training, "v3.7.3")
+
+
+def has_snapshot(training: Training, pod: str) -> bool:
+    namespace = f"--namespace={training.chart.namespace}"
+    return "saved snapshot" in training.cluster.kubernetes("logs", pod, namespace, "--container=etcd")
+
+
+def roll_to(training: Training, tag: str) -> None:
+    training.chart.upgrade({"image": f"quay.io/coreos/etcd:{tag}"})
+    finish(training, tag)
+
+
+def finish(training: Training, tag: str) -> None:
+    """All members are of that release and of its line, and nobody noticed."""
+    training.whole()
+    answers = json.loads(training.chart.etcdctl("endpoint", "status", "--cluster", "--write-out=json"))
+    assert {one["Status"]["version"] for one in answers} == {tag.removeprefix("v")}
+    training.undisturbed()
