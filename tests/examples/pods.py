@@ -18,7 +18,7 @@ from pathlib import Path
 from chart.render import Object
 from harness.wait import wait_for
 
-from examples.render import one_of
+from examples.render import one_of, pod_specs
 
 # Importing torch in every agent and worker, on two cores that others use as well.
 START_SECONDS = 120.0
@@ -33,14 +33,14 @@ class Pod:
         self.name = name
         self._labels = labels
         self._folder = folder
-        self._spec: Object = one_of(example, kind)["spec"]["template"]["spec"]
+        [self._spec] = pod_specs(one_of(example, kind))
         [agent] = self._spec["containers"]
         self._paths = {mount["mountPath"]: self._volume(mount["name"], example) for mount in agent["volumeMounts"]}
         environment = {one["name"]: self._value(one) for one in agent["env"]}
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*agent["command"], *(self._placed(argument) for argument in agent["args"])],
+                [self._placed(argument) for argument in (*agent["command"], *agent["args"])],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -86,10 +86,9 @@ class Pod:
         return folder
 
     def _placed(self, text: str) -> str:
-        for inside, here in self._paths.items():
-            if text.startswith(f"{inside}/"):
-                return f"{here}{text.removeprefix(inside)}"
-        return text
+        """Paths in it, which begin a word, are those of the volumes here."""
+        inside = "|".join(map(re.escape, self._paths))
+        return re.sub(rf"(?<!\S)({inside})(?=/)", lambda found: str(self._paths[found[1]]), text)
 
     def _value(self, one: Object) -> str:
         if "value" in one:
@@ -97,6 +96,8 @@ class Pod:
         path = one["valueFrom"]["fieldRef"]["fieldPath"]
         if path == "status.podIP":
             return "127.0.0.1"
+        if path == "metadata.namespace":
+            return "lattice"
         label = re.fullmatch(r"metadata\.labels\['(.+)'\]", path)
         assert label, path
         return self._labels[label[1]]
