@@ -29,7 +29,9 @@ class ApiServer:
     def __init__(self, folder: Path, etcd: Etcd) -> None:
         program = binary()
         assert program is not None
-        self._port = free_port()
+        self.port = free_port()
+        # Signed by nobody else.
+        self.certificate = folder / "certificates" / "apiserver.crt"
         self._log = folder / "apiserver.log"
         key = folder / "accounts.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
@@ -40,10 +42,10 @@ class ApiServer:
                 [
                     program,
                     f"--etcd-servers=http://{etcd.endpoint}",
-                    f"--secure-port={self._port}",
+                    f"--secure-port={self.port}",
                     "--bind-address=127.0.0.1",
                     "--advertise-address=127.0.0.1",
-                    f"--cert-dir={folder / 'certificates'}",
+                    f"--cert-dir={self.certificate.parent}",
                     f"--token-auth-file={tokens}",
                     "--authorization-mode=RBAC",
                     "--service-cluster-ip-range=10.98.0.0/16",
@@ -77,7 +79,7 @@ class ApiServer:
         done = subprocess.run(
             [
                 tool("kubectl-1.37.1/kubectl"),
-                f"--server=https://127.0.0.1:{self._port}",
+                f"--server=https://127.0.0.1:{self.port}",
                 "--insecure-skip-tls-verify",
                 f"--token={TOKEN}",
                 "--warnings-as-errors",
