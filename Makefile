@@ -44,19 +44,20 @@ export PROTOC := $(abspath $(VENV))/bin/protoc
 # An assignment of its own, so that a failure to find one ends the verb.
 with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LATTICE_TEST_ETCD;
 
-.PHONY: help demo test test-rust test-python test-chart chart chart-golden chart-readme lint format bench wheel image develop e2e \
+.PHONY: help demo test test-rust test-python test-chart test-examples chart chart-golden chart-readme lint format bench wheel \
+    image develop e2e \
     clean distclean preflight lend
 
 help: ## List the verbs
 	@echo "make VERB, where VERB is one of:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Settings (VERB NAME=value):"
 	@sed -nE 's/^#   ([A-Z_]+=)/  \1/p' $(MAKEFILE_LIST)
 
 demo: preflight $(stamps)/package $(stamps)/torch ## A real elastic job in this terminal: it forms, grows, loses an agent, goes on
 	@$(VENV)/bin/lattice-rdzv demo $(if $(ETCD),--etcd "$$(scripts/etcd $(python) "$(ETCD)")")
 
-test: test-rust test-python test-chart ## Install what the tests need and run them all
+test: test-rust test-python test-chart test-examples ## Install what the tests need and run them all
 
 test-rust: $(stamps)/tools $(stamps)/etcd ## The core's tests: protocol, simulation, conformance on a real etcd
 	$(with_etcd) cargo test --locked
@@ -66,6 +67,9 @@ test-python: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-too
 
 test-chart: $(stamps)/test-tools $(stamps)/chart-tools ## The chart's tests: renders, refusals, and the rendered pods with real etcds
 	$(python) -m pytest tests/chart --numprocesses=4 --maxprocesses=4 $(PYTEST)
+
+test-examples: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools $(stamps)/chart-tools ## The examples: valid for their controllers, and run; the agents' image
+	$(with_etcd) $(python) -m pytest tests/examples tests/image $(PYTEST)
 
 chart: $(stamps)/test-tools $(stamps)/chart-tools ## Lint, test, package and index the chart
 	@scripts/chart $(VENV) "$(CHART)" $(PYTEST)

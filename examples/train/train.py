@@ -15,9 +15,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-LEARNING_RATE = 0.1
+LEARNING_RATE = 0.01
+MOMENTUM = 0.5
 SAMPLES = 64
 FEATURES = 8
+NOISE = 0.1
 
 
 def main() -> None:
@@ -33,7 +35,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     model = nn.Linear(FEATURES, 1).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     first_step = restore(arguments.checkpoint, model, optimizer, device)
     wrapped = DistributedDataParallel(model)
     say(f"{who}: starts after step {first_step}, to do {arguments.steps}")
@@ -41,8 +43,9 @@ def main() -> None:
     for step in range(first_step + 1, arguments.steps + 1):
         # The same samples for the same step and rank, whenever it is done.
         generator = torch.Generator().manual_seed(step * 100_003 + rank)
-        inputs = torch.randn(SAMPLES, FEATURES, generator=generator).to(device)
-        loss = nn.functional.mse_loss(wrapped(inputs), inputs.sum(dim=1, keepdim=True))
+        inputs = torch.randn(SAMPLES, FEATURES, generator=generator)
+        targets = inputs.sum(dim=1, keepdim=True) + NOISE * torch.randn(SAMPLES, 1, generator=generator)
+        loss = nn.functional.mse_loss(wrapped(inputs.to(device)), targets.to(device))
         optimizer.zero_grad()
         loss.backward()  # here the ranks exchange their gradients
         optimizer.step()
@@ -50,7 +53,7 @@ def main() -> None:
             if local_rank == 0:
                 save(arguments.checkpoint, step, model, optimizer)
             if rank == 0:
-                say(f"{who}: step {step}, loss {loss.item():.6f}")
+                say(f"{who}: step {step}, loss {loss.item():.4f}")
         time.sleep(arguments.step_seconds)
 
     # Nobody leaves before all are done: whoever is still at work would lose a peer.

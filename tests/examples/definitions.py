@@ -8,9 +8,8 @@ from functools import cache
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
-
 from chart.tools import FOLDER, lack
+from jsonschema import Draft202012Validator
 
 # Ten times as fast where PyYAML was built with it.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 import pytest
-
 from chart.render import Object
 from chart.schemas import validator as kubernetes_validator
+
 from examples.definitions import validator as definition_validator
 from examples.render import EXAMPLES, FOLDERS, objects, one_of, pod_specs
 

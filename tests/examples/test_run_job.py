@@ -1,0 +1,92 @@
+"""The jobs' pods meet, lose one, take another in its place, and end with success, all as the examples say."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness.etcd import Etcd
+
+from examples.pods import Pod
+
+MakePod = Callable[..., Pod]
+# A label of each kind of job; a pod that asks for another one is a mistake.
+UID = str(uuid.uuid4())
+LABELS = {
+    "job": {"batch.kubernetes.io/controller-uid": UID},
+    "pytorchjob": {"training.kubeflow.org/job-name": "train"},
+    "trainjob": {"jobset.sigs.k8s.io/jobset-uid": UID},
+}
+
+
+@pytest.fixture
+def pod(tmp_path: Path, etcd: Etcd, torch: None) -> Iterator[MakePod]:
+    """Makes pods of an example, which find the service by what the chart's ConfigMap holds."""
+    pods: list[Pod] = []
+    told = {"LATTICE_RDZV_BACKEND": "etcd", "LATTICE_RDZV_ENDPOINTS": f"http://{etcd.endpoint}"}
+
+    def make(example: str, kind: str, name: str, **given: str) -> Pod:
+        folder = tmp_path / f"pod-{len(pods)}"
+        folder.mkdir()
+        pods.append(Pod(folder, example, kind, name, LABELS[example], {**told, **given}))
+        return pods[-1]
+
+    yield make
+    for one in pods:
+        one.kill()
+
+
+@pytest.mark.timeout(600)
+def test_the_job_survives_a_pod_and_its_successor_has_nothing_left_to_do(pod: MakePod) -> None:
+    pods = [pod("job", "Job", f"train-{index}", TRAIN_STEPS="200", TRAIN_STEP_SECONDS="0.05") for index in range(4)]
+    for one in pods:
+        one.wait_log(r"rank \d of 4 on \S+: starts after step 0, to do 200")
+    first = next(one for one in pods if "rank 0 of 4" in one.log)
+    first.wait_log(r"rank 0 of 4 on \S+: step 20, loss")
+
+    lost = pods.pop(1)
+    lost.kill()
+
+    for one in pods:
+        step = int(one.wait_log(r"rank \d of 3 on \S+: starts after step (\d+)")[1])
+        assert step >= 20, "from a checkpoint"
+    assert [one.wait() for one in pods] == [0, 0, 0], "\n".join(one.log[-2000:] for one in pods)
+    assert all("done after step 200" in one.log for one in pods)
+
+    # Kubernetes makes another pod for the index that was lost, and counts its status.
+    again = pod("job", "Job", lost.name)
+    assert again.wait() == 0, again.log
+    assert "starts after step" not in again.log
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("controller", ["pytorchjob", "trainjob"])
+def test_what_a_controller_adds_is_in_nobodys_way(controller: str, pod: MakePod, etcd: Etcd) -> None:
+    """Two of four nodes are enough, over the service that the chart runs."""
+    few = {"TRAIN_STEPS": "20", "TRAIN_STEP_SECONDS": "0", "PET_RDZV_CONF": "last_call_timeout=1"}
+    if controller == "pytorchjob":
+        # As pkg/controller.v1/pytorch/elastic.go makes them of the policy; the Service's address is the etcd's here.
+        added = {
+            "PET_RDZV_ENDPOINT": etcd.endpoint,
+            "PET_RDZV_BACKEND": "lattice",
+            "PET_NNODES": "2:4",
+            "PET_MAX_RESTARTS": "3",
+            "PET_NPROC_PER_NODE": "1",
+        }
+        pods = [pod(controller, "PyTorchJob", f"train-worker-{index}", **few, **added) for index in range(2)]
+    else:
+        # As pkg/runtime/framework/plugins/torch/torch.go makes them. Nobody is at that address.
+        added = {
+            "PET_NNODES": "4",
+            "PET_NPROC_PER_NODE": "1",
+            "PET_MASTER_ADDR": "train-node-0-0.train",
+            "PET_MASTER_PORT": "29500",
+        }
+        pods = [
+            pod(controller, "TrainingRuntime", f"train-node-0-{index}", **few, **added, PET_NODE_RANK=str(index))
+            for index in range(2)
+        ]
+    assert [one.wait() for one in pods] == [0, 0], "\n".join(one.log[-3000:] for one in pods)
+    assert all("of 2 on" in one.log and "done after step 20" in one.log for one in pods)

@@ -1,0 +1,1 @@
+"""The agents' image, built and looked into."""
