@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from harness.certificates import Certificates
-from harness.service import Service
+from harness.service import Service, on_etcd
 from harness.torchrun import LEASE_SECONDS, Job, Line, kill_node
 from harness.wait import wait_for
 
@@ -77,6 +77,8 @@ def test_growing_while_training(job: MakeJob) -> None:
     assert "the workers restart: node-4 wants to join" in run.agents[2].log
 
 
+# The embedded store is taken for a run's own, where it needs no id.
+@on_etcd
 def test_two_jobs_without_ids_never_meet(job: MakeJob) -> None:
     jobs = [job(nnodes="1:2", run_id="none") for _ in range(2)]
     agents = [run.start("node-1") for run in jobs]
@@ -389,6 +391,7 @@ def test_the_service_is_lost_and_nobody_restarts(job: MakeJob, own_service: Serv
     before = ranks(run.wait_trains("node-1", "node-2"))
 
     if fault == "killed":
+        # An etcd comes back with what it held, the embedded store with nothing.
         own_service.kill()
         _let_pass(30)
         own_service.start()

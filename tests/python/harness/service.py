@@ -17,10 +17,15 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from harness.binaries import etcd_binary
 from harness.certificates import Certificates
 from harness.ports import free_port
 from harness.wait import wait_for
+
+# For a test of what only an etcd does, with the reason beside it; every other one runs on both.
+on_etcd = pytest.mark.parametrize("kind", ["etcd"])
 
 
 class Service(ABC):
