@@ -26,6 +26,10 @@ MakeJob = Callable[..., Job]
 
 pytestmark = pytest.mark.timeout(300)
 
+# What torch does with its workers, its signals and its end is the same on every service, and a story takes up to a minute and
+# a half: one that is about nothing else is told once, so that the whole suite stays one that is run.
+once = on_etcd
+
 
 def ranks(lines: dict[str, Line]) -> dict[str, int]:
     """Which node has which rank."""
@@ -110,6 +114,7 @@ if __name__ == "__main__":
 """
 
 
+@once
 def test_the_launcher_as_an_api(service: Service, run_id: str, tmp_path: Path) -> None:
     script = tmp_path / "launch.py"
     script.write_text(LAUNCH)
@@ -157,6 +162,7 @@ def test_losing_a_node(job: MakeJob, victim_rank: int, how: str) -> None:
     assert {agents[name].wait() for name in rest} == {0}, run.describe()
 
 
+@once
 def test_five_losses_and_what_they_take(job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
     told: list[float] = []
     # A worker is started as soon as its agent has a rank; what its Python takes to come up is in here, too.
@@ -211,6 +217,7 @@ def test_losing_the_coordinator(job: MakeJob, service: Service, run_id: str) -> 
 # --- signals
 
 
+@once
 def test_a_member_is_terminated(job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
     run = job(nnodes="2:3")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
@@ -240,6 +247,7 @@ def test_the_first_waiter_is_terminated(job: MakeJob, service: Service, run_id: 
     wait_for("nothing of it is left", lambda: not service.keys_under(prefix), detail=run.describe)
 
 
+@once
 def test_a_spare_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     run.start("node-1")
@@ -255,6 +263,7 @@ def test_a_spare_is_terminated(job: MakeJob, service: Service, run_id: str) -> N
     assert starts(run) == {"node-1": 1, "node-2": 1}
 
 
+@once
 @pytest.mark.namespaces
 def test_torchrun_as_process_1_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
@@ -273,6 +282,7 @@ def test_torchrun_as_process_1_is_terminated(job: MakeJob, service: Service, run
 # --- the end
 
 
+@once
 def test_a_worker_fails_and_restarts(job: MakeJob) -> None:
     run = job(nnodes="2")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
@@ -290,6 +300,7 @@ def torch_version() -> tuple[int, ...]:
     return tuple(int(part) for part in importlib.metadata.version("torch").split(".")[:2])
 
 
+@once
 def test_no_restarts_left_ends_every_agent_and_names_the_node(job: MakeJob) -> None:
     run = job(nnodes="2")
     agents = {"node-1": run.start("node-1", max_restarts=3), "node-2": run.start("node-2", max_restarts=0)}
@@ -304,6 +315,7 @@ def test_no_restarts_left_ends_every_agent_and_names_the_node(job: MakeJob) -> N
     assert re.search(rf"node-2.*{reason}", agents["node-1"].log), run.describe()
 
 
+@once
 def test_one_node_ends_later_than_the_others(job: MakeJob) -> None:
     run = job(nnodes="2:3")
     run.start("node-1")
@@ -329,6 +341,7 @@ def test_a_spare_comes_in_when_a_member_dies(job: MakeJob, service: Service, run
     assert agents["node-2"].wait() == spare.wait() == 0, run.describe()
 
 
+@once
 def test_a_spare_is_dismissed_with_status_0(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     run.start("node-1")
@@ -352,6 +365,7 @@ def test_the_same_run_id_again_at_once(job: MakeJob) -> None:
         assert set(run.wait_all().values()) == {0}, run.describe()
 
 
+@once
 def test_the_same_submission_again_says_so_and_ends_with_status_0(job: MakeJob) -> None:
     run = job(nnodes="1", environment={"LATTICE_RDZV_SUBMISSION": "only"})
     run.start("node-1")
