@@ -88,7 +88,7 @@ format: $(stamps)/lint-tools ## Format Rust and Python in place
 	$(VENV)/bin/ruff check --fix --quiet
 	$(VENV)/bin/ruff format
 
-bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d, on lattice with etcd and with the embedded store in one run, then measure idle costs
+bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d, on lattice with etcd and with the embedded store, and on torchft if it is there; then measure idle costs
 	$(with_etcd) TORCH_CPP_LOG_LEVEL=ERROR $(python) benches/race.py --etcd "$$LATTICE_TEST_ETCD" $(BENCH); $(python) benches/costs.py --etcd "$$LATTICE_TEST_ETCD"
 
 wheel: dist/.made ## A manylinux_2_28 wheel and an sdist in dist/, both checked

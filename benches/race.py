@@ -1,12 +1,14 @@
 """How long N nodes need to meet through torch's public handler: `c10d` against `lattice` on etcd and on its embedded store,
 in one run on one machine.
 
-The same for both: nodes are threads of as many processes as the machine has cores (or `--per-process` of them of one),
+The same for all: nodes are threads of as many processes as the machine has cores (or `--per-process` of them of one),
 forked from one that has torch loaded, so that what is raced is the rendezvous and neither N imports nor N processes that
 one machine would never have; all wait at a gate, and the clock runs from its opening to the last node. Two rows:
 
 - `next_rendezvous`: every node knows its rank.
 - `agent ready`: and has been through the exchange by which torch's agent gives out its workers' ranks, torch's own code.
+
+Where torchft is installed its lighthouse is raced as well; what that has and has not in it is told in `torchft_manager.py`.
 
 What differs is each one's own: c10d's store is in the first node's process and its handler connects when it is made,
 before the gate; lattice's connects after it, to an etcd or to `lattice-rdzv serve`, started anew for every race.
@@ -26,14 +28,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import torch
+import torchft_manager
 from etcd_process import running_etcd
 from torch.distributed.elastic.agent.server.api import SimpleElasticAgent, WorkerSpec
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
@@ -41,8 +45,13 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from lattice_rdzv.cli.local_etcd import free_ports
 
-# In the order of the columns; ratios are to the first.
-CONTENDERS = ("c10d", "etcd", "embedded")
+# In the order of the columns, with what stands above them; ratios are to the first.
+CONTENDERS = {
+    "c10d": "c10d",
+    "etcd": "lattice, etcd",
+    "embedded": "lattice, embedded",
+    "torchft": "torchft, lighthouse",
+}
 START_SECONDS = 60.0
 
 
@@ -121,35 +130,45 @@ NEVER = Times(float("inf"), float("inf"))
 def main() -> None:
     """Races and prints."""
     parser = argparse.ArgumentParser(
-        description="Race N nodes on c10d, and on lattice with etcd and with its embedded store."
+        description="Race N nodes on c10d, on lattice with etcd and with its embedded store, and at torchft's lighthouse."
     )
     parser.add_argument("--etcd", type=Path, required=True, help="the etcd binary")
     parser.add_argument("--nodes", type=int, nargs="+", default=[16, 64, 128], help="how many nodes (16 64 128)")
     parser.add_argument("--repeat", type=int, default=3, help="races of each kind; the median is printed (3)")
     parser.add_argument(
-        "--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="leave the others out (all of them)"
+        "--only",
+        nargs="+",
+        choices=CONTENDERS,
+        help="leave the others out (all of them; torchft where it is installed)",
     )
     parser.add_argument("--limit", type=float, default=300.0, metavar="SECONDS", help="the longest race (300)")
     parser.add_argument(
         "--per-process", type=int, metavar="NODES", help="nodes that share a process (as many as make one a core)"
     )
     arguments = parser.parse_args()
+    contenders: list[str] = arguments.only or list(CONTENDERS)
+    if "torchft" in contenders and not torchft_manager.is_installed():
+        if arguments.only:
+            parser.error("torchft is not installed: `pip install torchft`, or leave it out of `--only`")
+        contenders.remove("torchft")
+        print("torchft is not installed, so that its lighthouse is left out")
 
     raise_file_limit()
     # What N nodes would tell one terminal is not a part of the race.
     os.environ.setdefault("LATTICE_RDZV_LOG", "warning")
+    os.environ.setdefault("RUST_LOG", "warn")  # torchft's
     with running_etcd(arguments.etcd) as etcd:
         print(
             f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
             f"lattice-rdzv {importlib.metadata.version('lattice-rdzv')}, etcd {etcd.version()}; "
             f"medians of {arguments.repeat}, in seconds"
         )
-    columns = [name if name == "c10d" else f"lattice, {name}" for name in arguments.only]
+    columns = [CONTENDERS[contender] for contender in contenders]
     print(f"{'nodes':>6}  {'':<16}" + "".join(f"{column:>26}" for column in columns) + "   all", flush=True)
     for nodes in arguments.nodes:
-        results: dict[str, list[Times]] = {contender: [] for contender in arguments.only}
+        results: dict[str, list[Times]] = {contender: [] for contender in contenders}
         for _ in range(arguments.repeat):
-            for contender in arguments.only:
+            for contender in contenders:
                 # What was too slow once is not waited for again.
                 if NEVER not in results[contender]:
                     per_process = arguments.per_process or math.ceil(nodes / (os.cpu_count() or 1))
@@ -169,13 +188,16 @@ def cells(told: dict[str, list[float]]) -> list[str]:
 
 
 @contextmanager
-def service(contender: str, etcd_binary: Path) -> Iterator[str]:
+def service(contender: str, nodes: int, etcd_binary: Path) -> Iterator[str]:
     """What the contender's nodes meet on, with nothing in it yet; its endpoint."""
     if contender == "c10d":
         yield f"127.0.0.1:{free_ports(1)[0]}"
     elif contender == "etcd":
         with running_etcd(etcd_binary) as etcd:
             yield etcd.endpoint
+    elif contender == "torchft":
+        with torchft_manager.lighthouse(nodes) as address:
+            yield address
     else:
         # A process of its own, as an etcd is, so that no node carries the store's work.
         command = [sys.executable, "-m", "lattice_rdzv.cli", "serve", "--listen", "127.0.0.1:0"]
@@ -189,7 +211,7 @@ def service(contender: str, etcd_binary: Path) -> Iterator[str]:
 
 def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_process: int = 1) -> Times:
     """One race, with a service that nobody used before."""
-    with service(contender, etcd_binary) as endpoint:
+    with service(contender, nodes, etcd_binary) as endpoint:
         gate = Gate.new()
         # Forked children would otherwise copy every page that the garbage collector touches.
         gc.collect()
@@ -245,15 +267,23 @@ def run_nodes(
     contender: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate, reports: int
 ) -> None:
     """What torch's agents do until their workers may start."""
-    handlers = [make_handler(contender, endpoint, node, nodes, limit_seconds) for node in group]
+    made = [make_node(contender, endpoint, node, nodes, limit_seconds) for node in group]
     os.write(reports, b"{}\n")
     gate.wait()
-    with ThreadPoolExecutor(len(handlers)) as threads:
-        times = list(threads.map(meet, handlers))
+    with ThreadPoolExecutor(len(made)) as threads:
+        times = list(threads.map(lambda meet: meet(), made))
     last = Times(*(max(each[row] for each in times) for row in range(len(Times._fields))))
     os.write(reports, (json.dumps(last._asdict()) + "\n").encode())
     # Until killed: others may still need what this process hosts.
     signal.pause()
+
+
+def make_node(contender: str, endpoint: str, node: int, nodes: int, limit_seconds: float) -> Callable[[], Times]:
+    """A node before the gate; what is returned takes it to where its agent could start workers."""
+    if contender == "torchft":
+        quorum = torchft_manager.make_manager(endpoint, node, nodes, limit_seconds)
+        return partial(meet_in_quorum, quorum)
+    return partial(meet, make_handler(contender, endpoint, node, nodes, limit_seconds))
 
 
 def make_handler(contender: str, endpoint: str, node: int, nodes: int, limit_seconds: float) -> RendezvousHandler:
@@ -279,6 +309,13 @@ def meet(handler: RendezvousHandler) -> Times:
         cast(SimpleElasticAgent, SimpleNamespace()), world.store, world.rank, world.world_size, spec
     )
     return Times(ranked, time.monotonic())
+
+
+def meet_in_quorum(quorum: Callable[[], None]) -> Times:
+    """The same for torchft's node, whose rank is all that there is to wait for."""
+    quorum()
+    ranked = time.monotonic()
+    return Times(ranked, ranked)
 
 
 def raise_file_limit() -> None:

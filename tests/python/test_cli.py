@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.etcd import Etcd, etcd_binary
+from harness.binaries import etcd_binary
 from harness.ports import free_port
+from harness.service import Service
 from harness.silent import http_endpoint
 
 from lattice_rdzv import _core
@@ -147,7 +148,7 @@ def test_a_service_that_reads_only_fails_with_its_reason() -> None:
 # --- doctor: the command ---------------------------------------------------------------------------------------------
 
 
-def test_a_healthy_place_is_healthy(etcd: Etcd, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_healthy_place_is_healthy(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--endpoint", etcd.endpoint]) == 0
     findings = printed_findings(capsys)
     assert findings["service"]["status"] == "ok"
@@ -156,7 +157,7 @@ def test_a_healthy_place_is_healthy(etcd: Etcd, capsys: pytest.CaptureFixture[st
 
 
 def test_the_environment_is_asked_as_an_agent_asks_it(
-    etcd: Etcd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_ENDPOINTS", etcd.endpoint)
     assert main(["doctor", "--json"]) == 0
@@ -164,7 +165,7 @@ def test_the_environment_is_asked_as_an_agent_asks_it(
 
 
 def test_the_service_of_torchruns_own_variable_is_the_one_that_is_asked(
-    etcd: Etcd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PET_RDZV_ENDPOINT", etcd.endpoint)
     monkeypatch.setenv("LATTICE_RDZV_ENDPOINTS", "127.0.0.1:1")
@@ -229,7 +230,7 @@ def test_nothing_is_coloured_where_a_program_reads() -> None:
 # --- status ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_shown_with_its_nodes_and_rounds(etcd: Etcd, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_shown_with_its_nodes_and_rounds(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
     given = {
         "run_id": "shown",
         "nnodes": "1",
@@ -252,7 +253,7 @@ def test_a_run_is_shown_with_its_nodes_and_rounds(etcd: Etcd, capsys: pytest.Cap
         node.leave(timeout_seconds=5.0)
 
 
-def test_a_run_that_is_not_there_is_told(etcd: Etcd, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_not_there_is_told(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "nowhere", "--endpoint", etcd.endpoint]) == 1
     assert capsys.readouterr().err.rstrip().endswith(": nowhere")
 

@@ -14,7 +14,7 @@ import time
 
 import pytest
 from conftest import JoinNode
-from harness.etcd import Etcd
+from harness.service import Service
 from harness.silent import http_endpoint, silent_endpoint
 from harness.wait import wait_for
 
@@ -53,7 +53,7 @@ def test_a_service_that_is_no_etcd() -> None:
         lattice_rdzv.join("a", nnodes=1, endpoint=endpoint, connect_timeout=2)
 
 
-def test_a_service_that_refuses(own_etcd: Etcd, run_id: str) -> None:
+def test_a_service_that_refuses(own_etcd: Service, run_id: str) -> None:
     own_etcd.need_password("lattice", "secret")
     with pytest.raises(errors.UnreachableError, match="refuses us"):
         lattice_rdzv.join(run_id, nnodes=1, endpoint=own_etcd.endpoint, connect_timeout=5)
@@ -72,7 +72,7 @@ def test_no_value_in_time(join: JoinNode) -> None:
         store.queue_pop("never", timeout_seconds=0.2)
 
 
-def test_a_record_that_cannot_be_read(etcd: Etcd, join: JoinNode, run_id: str) -> None:
+def test_a_record_that_cannot_be_read(etcd: Service, join: JoinNode, run_id: str) -> None:
     etcd.put(f"/lattice/rdzv/default/{run_id}/ctl/round", b'{"version": 2}')
     with pytest.raises(errors.RecordError, match="major version 2"):
         join("node-1")
@@ -123,7 +123,7 @@ def test_a_node_of_another_process(join: JoinNode) -> None:
     assert node.state == "member"
 
 
-def test_a_store_that_was_lost(own_etcd: Etcd, join: JoinNode) -> None:
+def test_a_store_that_was_lost(own_etcd: Service, join: JoinNode) -> None:
     node = join("node-1", nnodes=1, endpoint=own_etcd.endpoint)
     store = node.next_world().store
     caught: list[BaseException] = []

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from harness.certificates import Certificates
-from harness.etcd import Etcd
 from harness.ports import free_port
 from harness.programs import Program
+from harness.service import Service, on_etcd
 from harness.silent import http_endpoint, silent_endpoint
 from harness.together import Pending, together
 from harness.wait import wait_for
@@ -47,14 +47,14 @@ MakeHandler = Callable[..., RendezvousHandler]
 
 
 @pytest.fixture
-def make(etcd: Etcd, run_id: str) -> Iterator[MakeHandler]:
+def make(service: Service, run_id: str) -> Iterator[MakeHandler]:
     """Makes handlers of this test's run, with short times, through torch's registry; they leave at the end."""
     made: list[RendezvousHandler] = []
 
     def handler(node_name: str = "node-1", **given: Any) -> RendezvousHandler:
         arguments: dict[str, Any] = {
             "backend": "lattice",
-            "endpoint": etcd.endpoint,
+            "endpoint": service.endpoint,
             "run_id": run_id,
             "min_nodes": 1,
             "max_nodes": 1,
@@ -162,17 +162,17 @@ def test_keys_of_other_backends_are_accepted(make: MakeHandler) -> None:
 
 
 def test_the_service_variable_that_kubernetes_makes(
-    etcd: Etcd, run_id: str, make: MakeHandler, monkeypatch: pytest.MonkeyPatch
+    service: Service, run_id: str, make: MakeHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_HOST", "127.0.0.1")
-    monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_PORT", str(etcd.port))
+    monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_PORT", str(service.port))
     assert make(endpoint="").next_rendezvous().world_size == 1
 
 
-def test_a_service_port_that_is_a_url(etcd: Etcd, make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_port_that_is_a_url(service: Service, make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     # What Kubernetes makes of a Service that is called `lattice-rdzv-client-service`.
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_HOST", "127.0.0.1")
-    monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_PORT", f"tcp://127.0.0.1:{etcd.port}")
+    monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_PORT", f"tcp://127.0.0.1:{service.port}")
     assert make(endpoint="").next_rendezvous().world_size == 1
 
 
@@ -226,6 +226,8 @@ def test_it_is_no_etcd_in_our_own_api(wrong: Callable[[], AbstractContextManager
 # --- the run and its records
 
 
+# The embedded store is taken for the run's own, where it needs no id: the next test.
+@on_etcd
 def test_a_run_without_an_id_of_its_own_is_refused_on_an_etcd(make: MakeHandler) -> None:
     with pytest.raises(RendezvousStateError, match="--rdzv-id") as caught:
         make(run_id="none").next_rendezvous()
@@ -252,23 +254,25 @@ def test_another_agent_with_other_counts(make: MakeHandler) -> None:
 @pytest.mark.parametrize(
     ("record", "expected"), [(b"not json at all", "JSON"), (b'{"version": 999}', "major version 999")]
 )
-def test_a_record_that_cannot_be_read(make: MakeHandler, etcd: Etcd, run_id: str, record: bytes, expected: str) -> None:
-    etcd.put(f"/lattice/rdzv/default/{run_id}/ctl/round", record)
+def test_a_record_that_cannot_be_read(
+    make: MakeHandler, service: Service, run_id: str, record: bytes, expected: str
+) -> None:
+    service.put(f"/lattice/rdzv/default/{run_id}/ctl/round", record)
     try:
         began = time.monotonic()
         with pytest.raises(RendezvousStateError, match=expected):
             make().next_rendezvous()
         assert time.monotonic() - began < 15
     finally:
-        etcd.delete(f"/lattice/rdzv/default/{run_id}/")
+        service.delete(f"/lattice/rdzv/default/{run_id}/")
 
 
-def test_a_node_record_that_cannot_be_read_harms_nobody(make: MakeHandler, etcd: Etcd, run_id: str) -> None:
-    etcd.put(f"/lattice/rdzv/default/{run_id}/nodes/00000000000000aa", b"rubbish")
+def test_a_node_record_that_cannot_be_read_harms_nobody(make: MakeHandler, service: Service, run_id: str) -> None:
+    service.put(f"/lattice/rdzv/default/{run_id}/nodes/00000000000000aa", b"rubbish")
     try:
         assert make().next_rendezvous().world_size == 1
     finally:
-        etcd.delete(f"/lattice/rdzv/default/{run_id}/")
+        service.delete(f"/lattice/rdzv/default/{run_id}/")
 
 
 def test_a_closed_run_names_the_node_and_why(make: MakeHandler) -> None:
@@ -311,19 +315,19 @@ def test_a_second_node_where_one_is_enough_is_told_the_option(make: MakeHandler)
 # --- the service goes for good
 
 
-def test_the_service_is_gone_while_joining(own_etcd: Etcd, make: MakeHandler) -> None:
-    waiting = make(endpoint=own_etcd.endpoint, min_nodes=2, max_nodes=2, join_timeout="6")
+def test_the_service_is_gone_while_joining(own_service: Service, make: MakeHandler) -> None:
+    waiting = make(endpoint=own_service.endpoint, min_nodes=2, max_nodes=2, join_timeout="6")
     pending = Pending(waiting.next_rendezvous)
-    wait_for("the node is there", lambda: any("/nodes/" in key for key in own_etcd.keys_under("/lattice/")))
-    own_etcd.kill()
-    with pytest.raises((RendezvousConnectionError, RendezvousTimeoutError), match=str(own_etcd.port)):
+    wait_for("the node is there", lambda: any("/nodes/" in key for key in own_service.keys_under("/lattice/")))
+    own_service.kill()
+    with pytest.raises((RendezvousConnectionError, RendezvousTimeoutError), match=str(own_service.port)):
         pending.result(timeout_seconds=30)
 
 
-def test_the_service_is_gone_while_training_and_at_the_end(own_etcd: Etcd, make: MakeHandler) -> None:
-    handler = make(endpoint=own_etcd.endpoint)
+def test_the_service_is_gone_while_training_and_at_the_end(own_service: Service, make: MakeHandler) -> None:
+    handler = make(endpoint=own_service.endpoint)
     info = handler.next_rendezvous()
-    own_etcd.kill()
+    own_service.kill()
     wait_for("the node is uncertain", lambda: node(handler).state == "uncertain")
     # Training goes on: nothing is told for as long as nothing is known.
     assert handler.num_nodes_waiting() == 0
@@ -337,8 +341,8 @@ def test_the_service_is_gone_while_training_and_at_the_end(own_etcd: Etcd, make:
     assert time.monotonic() - began < 3 + 2 + 2
 
 
-def test_shutdown_never_raises_and_is_idempotent(own_etcd: Etcd, make: MakeHandler) -> None:
-    never_joined = make(endpoint=own_etcd.endpoint)
+def test_shutdown_never_raises_and_is_idempotent(own_service: Service, make: MakeHandler) -> None:
+    never_joined = make(endpoint=own_service.endpoint)
     assert never_joined.shutdown()
     assert never_joined.shutdown()
     with pytest.raises(RendezvousClosedError):
@@ -358,33 +362,37 @@ def test_success_is_a_full_exit_barrier(make: MakeHandler) -> None:
     assert second.shutdown()
 
 
-def test_an_exit_barrier_that_was_not_answered_was_asked_for(own_etcd: Etcd, run_id: str, make: MakeHandler) -> None:
-    first, second = (make(name, endpoint=own_etcd.endpoint, max_nodes=2, min_nodes=1) for name in ("node-1", "node-2"))
+def test_an_exit_barrier_that_was_not_answered_was_asked_for(
+    own_service: Service, run_id: str, make: MakeHandler
+) -> None:
+    first, second = (
+        make(name, endpoint=own_service.endpoint, max_nodes=2, min_nodes=1) for name in ("node-1", "node-2")
+    )
     infos = meet(first, second)
     infos[0].store.set_timeout(_seconds(0.5))
-    own_etcd.pause()
+    own_service.pause()
     try:
         with pytest.raises(RuntimeError, match="timeout"):
             infos[0].store.add(lattice_store.EXIT_BARRIER_COUNT, 1)
     finally:
-        own_etcd.resume()
+        own_service.resume()
     # Its workers have succeeded, and it knows nothing of the other's: no reason to call the run failed.
     assert first.shutdown()
-    wait_for("node-2 is told, or nothing is left to tell", lambda: len(node_keys(own_etcd, run_id)) == 1)
+    wait_for("node-2 is told, or nothing is left to tell", lambda: len(node_keys(own_service, run_id)) == 1)
     assert not second.is_closed()
     assert second.next_rendezvous().world_size == 1
 
 
-def test_closing_a_run_that_is_closed_begins_no_other(make: MakeHandler, etcd: Etcd, run_id: str) -> None:
+def test_closing_a_run_that_is_closed_begins_no_other(make: MakeHandler, service: Service, run_id: str) -> None:
     first = make("node-1")
     exit_barrier(first.next_rendezvous())
     assert first.shutdown()
     closed_key = f"/lattice/rdzv/default/{run_id}/ctl/closed"
-    before = etcd.get(closed_key)
+    before = service.get(closed_key)
     assert before is not None
     late = make("node-2")
     late.set_closed()  # type: ignore[no-untyped-call]
-    assert etcd.get(closed_key) == before
+    assert service.get(closed_key) == before
     assert late.is_closed()
     with pytest.raises(RendezvousClosedError):
         late.next_rendezvous()
@@ -441,13 +449,13 @@ def test_who_came_last_and_died_before_it_said_so_holds_up_nobody(
 
 
 def test_with_losses_ignored_the_exit_barrier_ends_all_the_same(
-    make: MakeHandler, etcd: Etcd, run_id: str, tmp_path: Path
+    make: MakeHandler, service: Service, run_id: str, tmp_path: Path
 ) -> None:
     mortal = Program(
         tmp_path,
         f"""
         import lattice_rdzv
-        run = lattice_rdzv.join({run_id!r}, nnodes=2, endpoint={etcd.endpoint!r}, node_name="mortal", lease_ttl=3)
+        run = lattice_rdzv.join({run_id!r}, nnodes=2, endpoint={service.endpoint!r}, node_name="mortal", lease_ttl=3)
         run.next_world()
         run.wait_change()
         """,
@@ -461,11 +469,11 @@ def test_with_losses_ignored_the_exit_barrier_ends_all_the_same(
     assert handler.shutdown()
 
 
-def test_a_spare_that_is_not_needed_ends_with_status_0(make: MakeHandler, etcd: Etcd, run_id: str) -> None:
+def test_a_spare_that_is_not_needed_ends_with_status_0(make: MakeHandler, service: Service, run_id: str) -> None:
     member, spare = make("node-1"), make("node-2")
     info = member.next_rendezvous()
     waiting = Pending(spare.next_rendezvous)
-    wait_for("node-2 is in the run", lambda: len(node_keys(etcd, run_id)) == 2)
+    wait_for("node-2 is in the run", lambda: len(node_keys(service, run_id)) == 2)
     exit_barrier(info)
     member.shutdown()
     with pytest.raises(SystemExit) as caught:
@@ -473,11 +481,11 @@ def test_a_spare_that_is_not_needed_ends_with_status_0(make: MakeHandler, etcd: 
     assert caught.value.code == 0
 
 
-def test_a_spare_of_a_run_that_failed_says_so(make: MakeHandler, etcd: Etcd, run_id: str) -> None:
+def test_a_spare_of_a_run_that_failed_says_so(make: MakeHandler, service: Service, run_id: str) -> None:
     member, spare = make("node-1"), make("node-2")
     member.next_rendezvous()
     waiting = Pending(spare.next_rendezvous)
-    wait_for("node-2 is in the run", lambda: len(node_keys(etcd, run_id)) == 2)
+    wait_for("node-2 is in the run", lambda: len(node_keys(service, run_id)) == 2)
     fail(member, exit_code=1)
     with pytest.raises(RendezvousClosedError, match="node-1"):
         waiting.result()
@@ -711,9 +719,9 @@ def test_whoever_listened_for_wakeups_still_hears_them(make: MakeHandler) -> Non
 # --- credentials
 
 
-def test_mutual_tls(mtls_etcd: Etcd, certificates: Certificates, make: MakeHandler) -> None:
+def test_mutual_tls(mtls_service: Service, certificates: Certificates, make: MakeHandler) -> None:
     handler = make(
-        endpoint=mtls_etcd.endpoint,
+        endpoint=mtls_service.endpoint,
         cacert=str(certificates.authority),
         cert=str(certificates.client),
         key=str(certificates.client_key),
@@ -721,19 +729,21 @@ def test_mutual_tls(mtls_etcd: Etcd, certificates: Certificates, make: MakeHandl
     assert handler.next_rendezvous().world_size == 1
     leave(handler)
     with pytest.raises(RendezvousConnectionError):
-        make(endpoint=mtls_etcd.endpoint, cacert=str(certificates.authority), connect_timeout="3").next_rendezvous()
+        make(endpoint=mtls_service.endpoint, cacert=str(certificates.authority), connect_timeout="3").next_rendezvous()
 
 
-def test_a_password(own_etcd: Etcd, make: MakeHandler, tmp_path: Any) -> None:
-    own_etcd.need_password("agent", "s3cret")
+def test_a_password(own_service: Service, make: MakeHandler, tmp_path: Any) -> None:
+    own_service.need_password("agent", "s3cret")
     file, wrong = tmp_path / "password", tmp_path / "wrong"
     file.write_text("s3cret\n")
     wrong.write_text("guess\n")
-    handler = make(endpoint=own_etcd.endpoint, user="agent", password_file=str(file))
+    handler = make(endpoint=own_service.endpoint, user="agent", password_file=str(file))
     assert handler.next_rendezvous().world_size == 1
     leave(handler)
     with pytest.raises(RendezvousError) as caught:
-        make(endpoint=own_etcd.endpoint, user="agent", password_file=str(wrong), connect_timeout="3").next_rendezvous()
+        make(
+            endpoint=own_service.endpoint, user="agent", password_file=str(wrong), connect_timeout="3"
+        ).next_rendezvous()
     assert "guess" not in str(caught.value)
 
 
@@ -788,8 +798,8 @@ def told(handler: RendezvousHandler, *, within_seconds: float) -> int:
     return handler.num_nodes_waiting()
 
 
-def node_keys(etcd: Etcd, run_id: str) -> list[str]:
-    return [key for key in etcd.keys_under("/lattice/") if f"/{run_id}/nodes/" in key]
+def node_keys(service: Service, run_id: str) -> list[str]:
+    return [key for key in service.keys_under("/lattice/") if f"/{run_id}/nodes/" in key]
 
 
 def exit_barrier(info: Any, *, timeout_seconds: float = 20) -> None:

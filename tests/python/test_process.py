@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import JoinNode
-from harness.etcd import Etcd
 from harness.programs import Program
+from harness.service import Service
 from harness.together import together
 from harness.wait import wait_for
 
@@ -25,7 +25,7 @@ JOIN = """
 """
 
 
-def program(folder: Path, etcd: Etcd, run_id: str, then: str, *, nnodes: str = "1", name: str = "node-1") -> Program:
+def program(folder: Path, etcd: Service, run_id: str, then: str, *, nnodes: str = "1", name: str = "node-1") -> Program:
     """Starts a program that has joined and goes on with `then`."""
     source = JOIN.format(run_id=run_id, nnodes=nnodes, endpoint=etcd.endpoint, name=name)
     return Program(folder, source + then)
@@ -56,7 +56,7 @@ def test_the_entry_point_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", source], check=True)
 
 
-def test_a_process_that_ends_leaves_by_itself(tmp_path: Path, etcd: Etcd, run_id: str, join: JoinNode) -> None:
+def test_a_process_that_ends_leaves_by_itself(tmp_path: Path, etcd: Service, run_id: str, join: JoinNode) -> None:
     peer_program = program(tmp_path, etcd, run_id, "    run.next_world(); print('in', flush=True)\n", nnodes="1:2")
     assert peer_program.wait() == 0, peer_program.output
     began = time.monotonic()
@@ -76,7 +76,7 @@ def test_a_process_that_ends_leaves_by_itself(tmp_path: Path, etcd: Etcd, run_id
         "world = run.next_world(); store = world.store; del run",
     ],
 )
-def test_exits_are_quiet(tmp_path: Path, etcd: Etcd, run_id: str, ending: str) -> None:
+def test_exits_are_quiet(tmp_path: Path, etcd: Service, run_id: str, ending: str) -> None:
     programs = [program(tmp_path, etcd, f"{run_id}-{number}", f"    {ending}\n") for number in range(4)]
     for one in programs:
         assert one.wait() == 0, one.output
@@ -84,7 +84,9 @@ def test_exits_are_quiet(tmp_path: Path, etcd: Etcd, run_id: str, ending: str) -
         assert "panicked" not in one.output
 
 
-def test_a_forked_child_is_no_member_and_ends_nothing(tmp_path: Path, etcd: Etcd, run_id: str, join: JoinNode) -> None:
+def test_a_forked_child_is_no_member_and_ends_nothing(
+    tmp_path: Path, etcd: Service, run_id: str, join: JoinNode
+) -> None:
     forking = program(
         tmp_path,
         etcd,
@@ -115,7 +117,7 @@ def test_a_forked_child_is_no_member_and_ends_nothing(tmp_path: Path, etcd: Etcd
     assert newcomer.next_world().size == 1
 
 
-def test_a_forked_child_can_join_for_itself(tmp_path: Path, etcd: Etcd, run_id: str) -> None:
+def test_a_forked_child_can_join_for_itself(tmp_path: Path, etcd: Service, run_id: str) -> None:
     forking = program(
         tmp_path,
         etcd,
@@ -171,7 +173,7 @@ def took_to_be_interrupted(waiting: Program, capsys: pytest.CaptureFixture[str],
 
 @pytest.mark.parametrize("call", BLOCKING)
 def test_ctrl_c_ends_each_wait(
-    tmp_path: Path, etcd: Etcd, run_id: str, call: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, etcd: Service, run_id: str, call: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nnodes, before, source = BLOCKING[call]
     then = f"""{INTERRUPT}
@@ -202,7 +204,7 @@ def test_ctrl_c_ends_a_join_that_hangs(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_what_is_decided_shows_on_stderr_where_nobody_configured_logging(
-    tmp_path: Path, etcd: Etcd, run_id: str
+    tmp_path: Path, etcd: Service, run_id: str
 ) -> None:
     talking = program(tmp_path, etcd, run_id, "    run.next_world()\n")
     assert talking.wait() == 0, talking.output
@@ -210,14 +212,16 @@ def test_what_is_decided_shows_on_stderr_where_nobody_configured_logging(
 
 
 @pytest.mark.parametrize(("level", "shows"), [("off", False), ("error", False), ("info", True)])
-def test_the_environment_rules_the_log(tmp_path: Path, etcd: Etcd, run_id: str, level: str, shows: bool) -> None:
+def test_the_environment_rules_the_log(tmp_path: Path, etcd: Service, run_id: str, level: str, shows: bool) -> None:
     source = JOIN.format(run_id=run_id, nnodes="1", endpoint=etcd.endpoint, name="node-1")
     talking = Program(tmp_path, source + "    run.next_world()\n", LATTICE_RDZV_LOG=level)
     assert talking.wait() == 0, talking.output
     assert ("lattice_rdzv" in talking.output) == shows, talking.output
 
 
-def test_an_application_that_configured_logging_gets_the_records_once(tmp_path: Path, etcd: Etcd, run_id: str) -> None:
+def test_an_application_that_configured_logging_gets_the_records_once(
+    tmp_path: Path, etcd: Service, run_id: str
+) -> None:
     source = "    import logging; logging.basicConfig(level='INFO', format='app: %(message)s')\n"
     talking = Program(
         tmp_path,
@@ -232,7 +236,7 @@ def test_an_application_that_configured_logging_gets_the_records_once(tmp_path: 
 
 
 def test_a_node_that_is_killed_is_lost_within_its_lease(
-    tmp_path: Path, etcd: Etcd, run_id: str, join: JoinNode
+    tmp_path: Path, etcd: Service, run_id: str, join: JoinNode
 ) -> None:
     peer = join("node-2")
     victim = program(
@@ -250,7 +254,7 @@ def test_a_node_that_is_killed_is_lost_within_its_lease(
     assert time.monotonic() - began < 3.0 + 2.0
 
 
-def test_waiting_says_who_is_here_and_how_many_are_missing(tmp_path: Path, etcd: Etcd, run_id: str) -> None:
+def test_waiting_says_who_is_here_and_how_many_are_missing(tmp_path: Path, etcd: Service, run_id: str) -> None:
     waiting = program(
         tmp_path,
         etcd,

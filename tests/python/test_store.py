@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from harness.etcd import Etcd
+from harness.service import Service
 from harness.together import Pending, together
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.elastic.agent.server import api as agent
@@ -42,9 +42,9 @@ def meet(endpoint: str, run_id: str, name: str, nnodes: int) -> tuple[Any, Rende
 
 
 @pytest.fixture
-def store(etcd: Etcd, run_id: str) -> Iterator[Any]:
+def store(service: Service, run_id: str) -> Iterator[Any]:
     """The store of a world of one node."""
-    handler, info = meet(etcd.endpoint, run_id, "node-1", 1)
+    handler, info = meet(service.endpoint, run_id, "node-1", 1)
     info.store.set_timeout(timedelta(seconds=10))
     yield info.store
     handler.shutdown()
@@ -185,8 +185,8 @@ def test_a_time_out_through_a_prefix_is_torchs(store: Any) -> None:
         prefixed.get("never")
 
 
-def test_torchs_own_helpers(etcd: Etcd, run_id: str) -> None:
-    met = together(*[lambda name=f"node-{n}": meet(etcd.endpoint, run_id, name, 2) for n in (1, 2)])
+def test_torchs_own_helpers(service: Service, run_id: str) -> None:
+    met = together(*[lambda name=f"node-{n}": meet(service.endpoint, run_id, name, 2) for n in (1, 2)])
     try:
         gathered = together(
             *[
@@ -218,14 +218,14 @@ def _in_another_process(endpoint: str, run_id: str, answers: Any) -> None:
     handler.shutdown()
 
 
-def test_two_processes_and_gloo(etcd: Etcd, run_id: str) -> None:
+def test_two_processes_and_gloo(service: Service, run_id: str) -> None:
     import torch
 
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
-    other = context.Process(target=_in_another_process, args=(etcd.endpoint, run_id, answers))
+    other = context.Process(target=_in_another_process, args=(service.endpoint, run_id, answers))
     other.start()
-    handler, info = meet(etcd.endpoint, run_id, "node-1", 2)
+    handler, info = meet(service.endpoint, run_id, "node-1", 2)
     try:
         info.store.set("from-1", "good day")
         group = PrefixStore("gloo", info.store)
@@ -252,8 +252,8 @@ def test_the_agents_keys_are_the_ones_we_know() -> None:
     assert lattice_store.ASSIGNED_RANKS in source
 
 
-def test_a_round_that_lost_a_member_answers_with_stand_ins(etcd: Etcd, run_id: str) -> None:
-    met = together(*[lambda name=f"node-{n}": meet(etcd.endpoint, run_id, name, 2) for n in (1, 2)])
+def test_a_round_that_lost_a_member_answers_with_stand_ins(service: Service, run_id: str) -> None:
+    met = together(*[lambda name=f"node-{n}": meet(service.endpoint, run_id, name, 2) for n in (1, 2)])
     (staying, info), (leaving, _) = sorted(met, key=lambda one: one[1].rank)
     try:
         info.store.set(f"{lattice_store.ROLE_INFO}0", json.dumps({"role": "trainer", "rank": 0, "local_world_size": 4}))

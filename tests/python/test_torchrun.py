@@ -1,4 +1,4 @@
-"""Real torchrun processes on a real etcd: they form, grow, shrink, survive their store and finish.
+"""Real torchrun processes, on a real etcd and on the embedded store: they form, grow, shrink, survive their service, finish.
 
 Times are printed with the medians of five, and not asserted: the machine that runs the tests may be slow.
 """
@@ -18,13 +18,17 @@ from pathlib import Path
 
 import pytest
 from harness.certificates import Certificates
-from harness.etcd import Etcd
+from harness.service import Service, on_etcd
 from harness.torchrun import LEASE_SECONDS, Job, Line, kill_node
 from harness.wait import wait_for
 
 MakeJob = Callable[..., Job]
 
 pytestmark = pytest.mark.timeout(300)
+
+# What torch does with its workers, its signals and its end is the same on every service, and a story takes up to a minute and
+# a half: one that is about nothing else is told once, so that the whole suite stays one that is run.
+once = on_etcd
 
 
 def ranks(lines: dict[str, Line]) -> dict[str, int]:
@@ -77,6 +81,8 @@ def test_growing_while_training(job: MakeJob) -> None:
     assert "the workers restart: node-4 wants to join" in run.agents[2].log
 
 
+# The embedded store is taken for a run's own, where it needs no id.
+@on_etcd
 def test_two_jobs_without_ids_never_meet(job: MakeJob) -> None:
     jobs = [job(nnodes="1:2", run_id="none") for _ in range(2)]
     agents = [run.start("node-1") for run in jobs]
@@ -108,12 +114,13 @@ if __name__ == "__main__":
 """
 
 
-def test_the_launcher_as_an_api(etcd: Etcd, run_id: str, tmp_path: Path) -> None:
+@once
+def test_the_launcher_as_an_api(service: Service, run_id: str, tmp_path: Path) -> None:
     script = tmp_path / "launch.py"
     script.write_text(LAUNCH)
     nodes = [
         subprocess.Popen(
-            [sys.executable, str(script), etcd.endpoint, run_id, name],
+            [sys.executable, str(script), service.endpoint, run_id, name],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -155,6 +162,7 @@ def test_losing_a_node(job: MakeJob, victim_rank: int, how: str) -> None:
     assert {agents[name].wait() for name in rest} == {0}, run.describe()
 
 
+@once
 def test_five_losses_and_what_they_take(job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
     told: list[float] = []
     # A worker is started as soon as its agent has a rank; what its Python takes to come up is in here, too.
@@ -189,13 +197,13 @@ def _all(times: list[float]) -> str:
     return " ".join(f"{one:.2f}" for one in times)
 
 
-def test_losing_the_coordinator(job: MakeJob, etcd: Etcd, run_id: str) -> None:
+def test_losing_the_coordinator(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2:3")
     # The first to come takes the office.
     agents = {"node-1": run.start("node-1")}
     wait_for(
         "node-1 is the coordinator",
-        lambda: etcd.get(f"/lattice/rdzv/default/{run_id}/ctl/coordinator"),
+        lambda: service.get(f"/lattice/rdzv/default/{run_id}/ctl/coordinator"),
         timeout_seconds=60,
     )
     agents |= {name: run.start(name) for name in ("node-2", "node-3")}
@@ -209,6 +217,7 @@ def test_losing_the_coordinator(job: MakeJob, etcd: Etcd, run_id: str) -> None:
 # --- signals
 
 
+@once
 def test_a_member_is_terminated(job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
     run = job(nnodes="2:3")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
@@ -226,26 +235,27 @@ def test_a_member_is_terminated(job: MakeJob, capsys: pytest.CaptureFixture[str]
         print(f"\nafter SIGTERM to a member its peers were told within {took:.2f} s")
 
 
-def test_the_first_waiter_is_terminated(job: MakeJob, etcd: Etcd, run_id: str) -> None:
+def test_the_first_waiter_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     # A lease that outlives the test: what is gone was given back.
     agent = run.start("node-1", conf={"lease_ttl": "300"})
     prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("node-1 waits", lambda: etcd.keys_under(prefix), timeout_seconds=60, detail=run.describe)
+    wait_for("node-1 waits", lambda: service.keys_under(prefix), timeout_seconds=60, detail=run.describe)
     agent.terminate()
     assert agent.wait(20) != 0
     assert "SIGTERM" in agent.log
-    wait_for("nothing of it is left", lambda: not etcd.keys_under(prefix), detail=run.describe)
+    wait_for("nothing of it is left", lambda: not service.keys_under(prefix), detail=run.describe)
 
 
-def test_a_spare_is_terminated(job: MakeJob, etcd: Etcd, run_id: str) -> None:
+@once
+def test_a_spare_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     run.start("node-1")
     run.start("node-2")
     run.wait_trains("node-1", "node-2")
     spare = run.start("spare")
     prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("the spare waits", lambda: len(etcd.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
+    wait_for("the spare waits", lambda: len(service.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
     spare.terminate()
     assert spare.wait(20) != 0
     run.finish()
@@ -253,24 +263,26 @@ def test_a_spare_is_terminated(job: MakeJob, etcd: Etcd, run_id: str) -> None:
     assert starts(run) == {"node-1": 1, "node-2": 1}
 
 
+@once
 @pytest.mark.namespaces
-def test_torchrun_as_process_1_is_terminated(job: MakeJob, etcd: Etcd, run_id: str) -> None:
+def test_torchrun_as_process_1_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a process namespace needs root and unshare")
     run = job(nnodes="2")
     unshare = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     agent = run.start("node-1", conf={"lease_ttl": "300"}, wrapper=unshare)
     prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("node-1 waits", lambda: etcd.keys_under(prefix), timeout_seconds=60, detail=run.describe)
+    wait_for("node-1 waits", lambda: service.keys_under(prefix), timeout_seconds=60, detail=run.describe)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     os.kill(int(children[0]), 15)
     assert agent.wait(20) != 0
-    wait_for("nothing of it is left", lambda: not etcd.keys_under(prefix), detail=run.describe)
+    wait_for("nothing of it is left", lambda: not service.keys_under(prefix), detail=run.describe)
 
 
 # --- the end
 
 
+@once
 def test_a_worker_fails_and_restarts(job: MakeJob) -> None:
     run = job(nnodes="2")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
@@ -288,6 +300,7 @@ def torch_version() -> tuple[int, ...]:
     return tuple(int(part) for part in importlib.metadata.version("torch").split(".")[:2])
 
 
+@once
 def test_no_restarts_left_ends_every_agent_and_names_the_node(job: MakeJob) -> None:
     run = job(nnodes="2")
     agents = {"node-1": run.start("node-1", max_restarts=3), "node-2": run.start("node-2", max_restarts=0)}
@@ -302,6 +315,7 @@ def test_no_restarts_left_ends_every_agent_and_names_the_node(job: MakeJob) -> N
     assert re.search(rf"node-2.*{reason}", agents["node-1"].log), run.describe()
 
 
+@once
 def test_one_node_ends_later_than_the_others(job: MakeJob) -> None:
     run = job(nnodes="2:3")
     run.start("node-1")
@@ -313,13 +327,13 @@ def test_one_node_ends_later_than_the_others(job: MakeJob) -> None:
     assert set(starts(run).values()) == {1}
 
 
-def test_a_spare_comes_in_when_a_member_dies(job: MakeJob, etcd: Etcd, run_id: str) -> None:
+def test_a_spare_comes_in_when_a_member_dies(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
     before = ranks(run.wait_trains(*agents))
     spare = run.start("spare")
     prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("the spare waits", lambda: len(etcd.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
+    wait_for("the spare waits", lambda: len(service.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
     at = kill_node(run, agents["node-1"])
     after = ranks(run.wait_trains("node-2", "spare", since=at))
     assert after == {"node-2": before["node-2"], "spare": before["node-1"]}
@@ -327,14 +341,15 @@ def test_a_spare_comes_in_when_a_member_dies(job: MakeJob, etcd: Etcd, run_id: s
     assert agents["node-2"].wait() == spare.wait() == 0, run.describe()
 
 
-def test_a_spare_is_dismissed_with_status_0(job: MakeJob, etcd: Etcd, run_id: str) -> None:
+@once
+def test_a_spare_is_dismissed_with_status_0(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     run.start("node-1")
     run.start("node-2")
     run.wait_trains("node-1", "node-2")
     run.start("spare")
     prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("the spare waits", lambda: len(etcd.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
+    wait_for("the spare waits", lambda: len(service.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
     run.finish()
     assert set(run.wait_all().values()) == {0}, run.describe()
     assert "spare" not in starts(run)
@@ -350,6 +365,7 @@ def test_the_same_run_id_again_at_once(job: MakeJob) -> None:
         assert set(run.wait_all().values()) == {0}, run.describe()
 
 
+@once
 def test_the_same_submission_again_says_so_and_ends_with_status_0(job: MakeJob) -> None:
     run = job(nnodes="1", environment={"LATTICE_RDZV_SUBMISSION": "only"})
     run.start("node-1")
@@ -382,25 +398,26 @@ def test_a_replacement_of_the_same_name_takes_its_rank(job: MakeJob) -> None:
 
 
 @pytest.mark.parametrize("fault", ["killed", "paused", "wiped"])
-def test_the_service_is_lost_and_nobody_restarts(job: MakeJob, own_etcd: Etcd, fault: str) -> None:
-    run = job(nnodes="2:3", endpoint=own_etcd.endpoint)
+def test_the_service_is_lost_and_nobody_restarts(job: MakeJob, own_service: Service, fault: str) -> None:
+    run = job(nnodes="2:3", endpoint=own_service.endpoint)
     run.start("node-1")
     run.start("node-2")
     before = ranks(run.wait_trains("node-1", "node-2"))
 
     if fault == "killed":
-        own_etcd.kill()
+        # An etcd comes back with what it held, the embedded store with nothing.
+        own_service.kill()
         _let_pass(30)
-        own_etcd.start()
+        own_service.start()
     elif fault == "paused":
-        own_etcd.pause()
+        own_service.pause()
         _let_pass(3 * LEASE_SECONDS)
-        own_etcd.resume()
+        own_service.resume()
     else:
-        own_etcd.wipe()
+        own_service.wipe()
     nodes = f"/lattice/rdzv/default/{run.run_id}/nodes/"
     wait_for(
-        "both nodes are back", lambda: len(own_etcd.keys_under(nodes)) == 2, timeout_seconds=60, detail=run.describe
+        "both nodes are back", lambda: len(own_service.keys_under(nodes)) == 2, timeout_seconds=60, detail=run.describe
     )
     assert starts(run) == {"node-1": 1, "node-2": 1}
 
@@ -418,11 +435,11 @@ def _let_pass(seconds: float) -> None:
     wait_for(f"{seconds:g} s have passed", lambda: time.monotonic() > deadline, timeout_seconds=seconds + 5)
 
 
-def test_the_service_is_gone_for_good_and_the_job_still_ends(job: MakeJob, own_etcd: Etcd) -> None:
-    run = job(nnodes="1", endpoint=own_etcd.endpoint, environment={"LOGLEVEL": "INFO"})
+def test_the_service_is_gone_for_good_and_the_job_still_ends(job: MakeJob, own_service: Service) -> None:
+    run = job(nnodes="1", endpoint=own_service.endpoint, environment={"LOGLEVEL": "INFO"})
     agent = run.start("node-1", conf={"close_timeout": "3"})
     run.wait_trains("node-1")
-    own_etcd.kill()
+    own_service.kill()
     run.finish()
     # torch gives its exit barrier 300 s and swallows the error; a signal ends it earlier.
     run.wait_log(agent, "Waiting 300 seconds for other agents to finish")
@@ -433,13 +450,13 @@ def test_the_service_is_gone_for_good_and_the_job_still_ends(job: MakeJob, own_e
 # --- credentials
 
 
-def test_mutual_tls(job: MakeJob, mtls_etcd: Etcd, certificates: Certificates) -> None:
+def test_mutual_tls(job: MakeJob, mtls_service: Service, certificates: Certificates) -> None:
     files = {
         "LATTICE_RDZV_CACERT": str(certificates.authority),
         "LATTICE_RDZV_CERT": str(certificates.client),
         "LATTICE_RDZV_KEY": str(certificates.client_key),
     }
-    run = job(nnodes="2", endpoint=mtls_etcd.endpoint, environment=files)
+    run = job(nnodes="2", endpoint=mtls_service.endpoint, environment=files)
     run.start("node-1")
     run.start("node-2")
     run.wait_trains("node-1", "node-2")
@@ -447,12 +464,12 @@ def test_mutual_tls(job: MakeJob, mtls_etcd: Etcd, certificates: Certificates) -
     assert set(run.wait_all().values()) == {0}, run.describe()
 
 
-def test_a_password(job: MakeJob, own_etcd: Etcd, tmp_path: Path) -> None:
-    own_etcd.need_password("agent", "s3cret")
+def test_a_password(job: MakeJob, own_service: Service, tmp_path: Path) -> None:
+    own_service.need_password("agent", "s3cret")
     file = tmp_path / "password"
     file.write_text("s3cret\n")
     environment = {"LATTICE_RDZV_USER": "agent", "LATTICE_RDZV_PASSWORD_FILE": str(file)}
-    run = job(nnodes="2", endpoint=own_etcd.endpoint, environment=environment)
+    run = job(nnodes="2", endpoint=own_service.endpoint, environment=environment)
     run.start("node-1")
     run.start("node-2")
     run.wait_trains("node-1", "node-2")
