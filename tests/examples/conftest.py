@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from chart.tools import FOLDER, lack
-from harness.etcd import Etcd, etcd_binary
+from harness.binaries import etcd_binary
+from harness.etcd import Etcd
 
 from examples.api_server import ApiServer, binary
 
