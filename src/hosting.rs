@@ -23,7 +23,7 @@ use crate::{
     discovery::{DEFAULT_PORT, Endpoint, Source},
     error::{Error, Result},
     protocol::keys::RunKeys,
-    server::{self, Credentials, Server, ServerOptions, ServerTls},
+    server::{self, Credentials, HOSTED, Server, ServerOptions, ServerTls},
     settings::{Connection, Credentials as Files},
 };
 
@@ -87,7 +87,8 @@ impl Host {
             }
         };
         let (tls, user) = credentials(&connection.credentials)?;
-        let server = Server::start(listener, ServerOptions { tls, user, held: true, ..Default::default() })?;
+        let server =
+            Server::start(listener, ServerOptions { tls, user, hosted: true, ..Default::default() })?;
         Ok(Begun::Host(Self { server, endpoint: endpoint.to_string() }))
     }
 
@@ -140,9 +141,10 @@ impl Host {
     }
 }
 
-/// Whether a service of this version is one that [`Host`] or `lattice-rdzv serve` serves.
-pub fn is_embedded(version: &str) -> bool {
-    version.contains("+lattice-rdzv")
+/// Whether a service of this version is one that a [`Host`] serves, and so one run's own. An etcd and `lattice-rdzv serve`
+/// are for every job.
+pub fn is_hosted(version: &str) -> bool {
+    version.contains("+lattice-rdzv") && version.ends_with(HOSTED)
 }
 
 /// Listens where the endpoint says; the error is none where another is there already, or nobody can know.

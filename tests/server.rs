@@ -237,10 +237,12 @@ async fn pages_for_probes_and_people() {
 }
 
 #[tokio::test]
-async fn one_that_is_held_only_says_who_it_is() {
-    let server = started(ServerOptions { held: true, ..ServerOptions::default() }).await;
+async fn one_that_a_node_hosts_only_says_who_it_is_until_it_is_admitted() {
+    let server = started(ServerOptions { hosted: true, ..ServerOptions::default() }).await;
     let backend = server.backend();
-    assert_eq!(backend.status().await.unwrap().member_id, server.server().member_id());
+    let status = backend.status().await.unwrap();
+    assert_eq!(status.member_id, server.server().member_id());
+    assert!(lattice_rdzv::hosting::is_hosted(&status.version), "{}", status.version);
     let read = || backend.range(Range::new(Keys::one("a")));
     let error = read().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");

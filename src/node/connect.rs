@@ -25,7 +25,7 @@ use crate::{
     },
     discovery::{Answer, Lookup, Resolved, Source, SystemLookup, candidates, pod_facts},
     error::{Error, Result},
-    hosting::{Begun, Host, hosted_at, is_embedded},
+    hosting::{Begun, Host, hosted_at, is_hosted},
     run::Entropy,
     settings::{Connection, Settings},
 };
@@ -176,19 +176,19 @@ async fn somebody_listens(source: &Source) -> bool {
 /// That a run has torchrun's id for none is right only where the run has a service of its own.
 ///
 /// # Errors
-/// [`Error::Setting`] for such a run on an etcd, where every job without an id would be that one.
+/// [`Error::Setting`] for such a run on a service that no node hosts, where every job without an id would be that one.
 pub async fn check_run_id(settings: &Settings, found: &Found, entropy: &Entropy) -> Result<()> {
     if settings.run.run_id != NO_RUN_ID {
         return Ok(());
     }
     let deadline = Instant::now() + settings.connection.connect_timeout;
     let status = retry(RetryPolicy::default(), entropy.bits(), deadline, || found.backend.status()).await?;
-    if is_embedded(&status.version) {
+    if is_hosted(&status.version) {
         return Ok(());
     }
     Err(Error::Setting {
         message: format!(
-            "the run has no id, and the service at `{}` is an etcd {}, where every job without one would meet: pass \
+            "the run has no id, and the service at `{}` ({}) is for every job, where all without one would meet: pass \
              `--rdzv-id` (or `run_id`, or `LATTICE_RDZV_ID`), the same on every node and another for every job; passed \
              was: `{NO_RUN_ID}`",
             found.backend.endpoint(),

@@ -22,6 +22,8 @@ use crate::backend::{
 
 /// etcd's version whose API this is; what stands after the plus says that it is another program.
 pub const VERSION: &str = concat!("3.5.21+lattice-rdzv.", env!("CARGO_PKG_VERSION"));
+/// What the version of one that a node hosts ends with.
+pub const HOSTED: &str = ".hosted";
 /// There are no elections here, but clients expect a term.
 pub(super) const RAFT_TERM: u64 = 2;
 
@@ -48,6 +50,8 @@ pub(super) struct Api {
     pub(super) contents: Contents,
     pub(super) gatekeeper: Gatekeeper,
     pub(super) counters: Counters,
+    /// What it says it is: [`VERSION`], and whether a node hosts it.
+    pub(super) version: String,
     /// Where clients reach it, for `MemberList`.
     pub(super) endpoint: String,
     /// Until it is admitted it only says who it is.

@@ -7,7 +7,7 @@ use etcd_client::proto::{
 use tonic::Status;
 
 use super::{
-    api::{Api, RAFT_TERM, VERSION},
+    api::{Api, RAFT_TERM},
     dispatch::unserved,
     kv::number,
 };
@@ -24,7 +24,7 @@ impl Api {
         let index = revision.unsigned_abs();
         PbStatusResponse {
             header: self.header_at(revision),
-            version: VERSION.to_owned(),
+            version: self.version.clone(),
             db_size: size,
             db_size_in_use: size,
             db_size_quota: number(bounds.live_bytes),

@@ -37,7 +37,7 @@ use tokio::{
 
 use self::{api::Api, auth::Gatekeeper, requests::Counters};
 pub use self::{
-    api::{Contents, VERSION},
+    api::{Contents, HOSTED, VERSION},
     tls::ServerTls,
 };
 pub use crate::backend::{etcd::Credentials, memory::engine::Bounds};
@@ -59,8 +59,9 @@ pub struct ServerOptions {
     pub bounds: Bounds,
     /// Begin with this instead of an empty store: what a server of this process held before.
     pub contents: Option<Contents>,
-    /// Until [`Server::admit`] only say who it is (`Maintenance.Status`), and serve nobody.
-    pub held: bool,
+    /// A node of a run hosts it: its version says so, and until [`Server::admit`] it only says who it is
+    /// (`Maintenance.Status`) and serves nobody.
+    pub hosted: bool,
 }
 
 /// Binds the address that is named, and no other.
@@ -107,7 +108,7 @@ impl Server {
     /// # Errors
     /// [`Error::Setting`] if certificates cannot be read or used, or the listener is none.
     pub fn start(listener: TcpListener, options: ServerOptions) -> Result<Self> {
-        let ServerOptions { tls, user, bounds, contents, held } = options;
+        let ServerOptions { tls, user, bounds, contents, hosted } = options;
         let address = listener
             .local_addr()
             .map_err(|error| Error::Setting { message: format!("the listener has no address: {error}") })?;
@@ -132,7 +133,8 @@ impl Server {
             gatekeeper: Gatekeeper::new(user),
             counters: Counters::default(),
             endpoint: format!("{scheme}://{}", reachable(address)),
-            admitted: AtomicBool::new(!held),
+            version: if hosted { format!("{VERSION}{HOSTED}") } else { VERSION.to_owned() },
+            admitted: AtomicBool::new(!hosted),
             connections: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             began: Instant::now(),

@@ -7,10 +7,7 @@ use tonic::{
     codegen::{Bytes, http},
 };
 
-use super::{
-    api::{Api, VERSION},
-    requests::Call,
-};
+use super::{api::Api, requests::Call};
 
 type Reply = http::Response<Body>;
 
@@ -28,7 +25,7 @@ pub(super) fn page(api: &Api, request: &http::Request<Body>) -> Option<Reply> {
             (http::StatusCode::OK, "text/plain", "ok\n".to_owned())
         }
         "/readyz" => (http::StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not serving yet\n".to_owned()),
-        "/version" => (http::StatusCode::OK, "application/json", version()),
+        "/version" => (http::StatusCode::OK, "application/json", version(api)),
         "/metrics" => (http::StatusCode::OK, "text/plain; version=0.0.4", metrics(api)),
         _ => (
             http::StatusCode::NOT_FOUND,
@@ -42,9 +39,10 @@ pub(super) fn page(api: &Api, request: &http::Request<Body>) -> Option<Reply> {
     Some(reply)
 }
 
-fn version() -> String {
+fn version(api: &Api) -> String {
     format!(
-        r#"{{"etcdserver":"{VERSION}","etcdcluster":"3.5.0","lattice-rdzv":"{}"}}"#,
+        r#"{{"etcdserver":"{}","etcdcluster":"3.5.0","lattice-rdzv":"{}"}}"#,
+        api.version,
         env!("CARGO_PKG_VERSION")
     )
 }

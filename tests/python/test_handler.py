@@ -19,7 +19,7 @@ import pytest
 from harness.certificates import Certificates
 from harness.ports import free_port
 from harness.programs import Program
-from harness.service import Service, on_etcd
+from harness.service import Service
 from harness.silent import http_endpoint, silent_endpoint
 from harness.together import Pending, together
 from harness.wait import wait_for
@@ -226,9 +226,7 @@ def test_it_is_no_etcd_in_our_own_api(wrong: Callable[[], AbstractContextManager
 # --- the run and its records
 
 
-# The embedded store is taken for the run's own, where it needs no id: the next test.
-@on_etcd
-def test_a_run_without_an_id_of_its_own_is_refused_on_an_etcd(make: MakeHandler) -> None:
+def test_a_run_without_an_id_is_refused_where_others_would_meet_it(make: MakeHandler) -> None:
     with pytest.raises(RendezvousStateError, match="--rdzv-id") as caught:
         make(run_id="none").next_rendezvous()
     assert is_alone(caught.value)

@@ -81,8 +81,6 @@ def test_growing_while_training(job: MakeJob) -> None:
     assert "the workers restart: node-4 wants to join" in run.agents[2].log
 
 
-# The embedded store is taken for a run's own, where it needs no id.
-@on_etcd
 def test_two_jobs_without_ids_never_meet(job: MakeJob) -> None:
     jobs = [job(nnodes="1:2", run_id="none") for _ in range(2)]
     agents = [run.start("node-1") for run in jobs]
