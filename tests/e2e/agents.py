@@ -10,70 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from harness.torchrun import TRAIN, Line
 from harness.wait import wait_for
 
-from e2e.cluster import AGENT_IMAGE, Cluster
+from e2e.cluster import AGENT_IMAGE, ROOT, Cluster
 from e2e.kubernetes import PATIENCE_SECONDS, Kubernetes, Object, run
 
 # Importing torch in an agent and its worker takes this long when several pods do it at once on two cores.
 START_SECONDS = 180.0
 UNTIL = "/tmp/until"
-RESTRICTED: Object = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
-POD_RESTRICTED: Object = {
-    "runAsNonRoot": True,
-    "runAsUser": 10001,
-    "runAsGroup": 10001,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
+EXAMPLE = ROOT / "examples" / "job" / "job.yaml"
 
 
-def environment(**plain: str) -> list[Object]:
-    """What every agent gets: its address and the Job's uid as id and submission; and plain variables."""
-    uid = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/controller-uid']"}}
-    return [
-        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-        {"name": "LATTICE_RDZV_ID", "valueFrom": uid},
-        {"name": "LATTICE_RDZV_SUBMISSION", "valueFrom": uid},
-        {"name": "OMP_NUM_THREADS", "value": "1"},
-        *({"name": name, "value": value} for name, value in plain.items()),
-    ]
+def example_job() -> Object:
+    """The Job that people copy: every agent of these stories is one of its pods, with what a story has to change."""
+    return dict(yaml.safe_load(EXAMPLE.read_text()))
 
 
-def container(image: str, *command: str) -> Object:
-    """A container that may run in a restricted namespace."""
-    return {
-        "name": "agent",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": list(command),
-        "envFrom": [{"configMapRef": {"name": "lattice-rdzv-config", "optional": True}}],
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
-        "securityContext": RESTRICTED,
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
-    }
-
-
-def pod(name: str, namespace: str, one: Object, **spec: Any) -> Object:
-    """A pod of one such container."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 1,
-            "automountServiceAccountToken": False,
-            "securityContext": POD_RESTRICTED,
-            "containers": [one],
-            "volumes": [{"name": "tmp", "emptyDir": {}}],
-            **spec,
-        },
-    }
+def idle_pod(name: str, namespace: str) -> Object:
+    """One of its pods that waits for commands, and is gone at once when it is deleted."""
+    spec = example_job()["spec"]["template"]["spec"]
+    (one,) = spec["containers"]
+    one["image"], one["command"], one["args"] = AGENT_IMAGE, ["sleep", "infinity"], []
+    # No Job is behind it whose uid it could have.
+    one["env"] = [variable for variable in one["env"] if not variable["name"].startswith("LATTICE_RDZV_")]
+    one["volumeMounts"], spec["volumes"] = [], []
+    spec["terminationGracePeriodSeconds"] = 1
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
 class AgentPod:
@@ -274,9 +238,8 @@ def torch_volume(cluster: Cluster, namespace: str) -> tuple[Object, Object] | No
     return volume, claim
 
 
-def lend_torch(template: Object) -> None:
-    """Gives every container of a pod template the packages that the nodes lend."""
-    spec = template["spec"]
+def lend_torch(spec: Object) -> None:
+    """Gives every container of a pod the packages that the nodes lend."""
     spec.setdefault("volumes", []).append(
         {"name": "torch", "persistentVolumeClaim": {"claimName": "torch", "readOnly": True}}
     )
@@ -290,40 +253,24 @@ def training_config(namespace: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": "training", "namespace": namespace},
+        "metadata": {"name": "train-script", "namespace": namespace},
         "data": {"train.py": TRAIN.read_text()},
     }
 
 
-def torchrun_job(
-    cluster: Cluster, namespace: str, *, nodes: int, nnodes: str, name: str = "train", **spec: Any
-) -> Object:
-    """The manifest of an Indexed Job whose agents train until they are told to end."""
-    torchrun = f"exec torchrun --nnodes {nnodes} --max-restarts 3 --rdzv-backend lattice"
-    training = f'/training/train.py --called "$HOSTNAME" --out /dev/stdout --until {UNTIL}'
-    one = container(AGENT_IMAGE, "sh", "-c", f"{torchrun} {training}")
-    one["env"] = environment()
-    one["volumeMounts"].append({"name": "training", "mountPath": "/training"})
-    template: Object = {
-        "metadata": {"labels": {"lattice-rdzv-story": name}},
-        "spec": {
-            **pod("", "", one)["spec"],
-            "terminationGracePeriodSeconds": 45,
-            "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "training", "configMap": {"name": "training"}}],
-        },
-    }
+def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str) -> Object:
+    """The example's Job with another script, whose workers train until they are told to end."""
+    job = example_job()
+    job["metadata"]["namespace"] = namespace
+    job["spec"]["completions"] = job["spec"]["parallelism"] = nodes
+    spec = job["spec"]["template"]["spec"]
+    (one,) = spec["containers"]
+    one["image"] = AGENT_IMAGE
+    torchrun = [f"--nnodes={nnodes}" if argument.startswith("--nnodes=") else argument for argument in one["args"][:-1]]
+    told = ["--called=$(POD_HOST)", "--out=/dev/stdout", f"--until={UNTIL}"]
+    one["args"] = [*torchrun, "/job/train.py", *told]
+    index = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-completion-index']"}}
+    one["env"] += [{"name": "INDEX", "valueFrom": index}, {"name": "POD_HOST", "value": "train-$(INDEX)"}]
     if cluster.torch_packages is not None:
-        lend_torch(template)
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "completionMode": "Indexed",
-            "completions": nodes,
-            "parallelism": nodes,
-            "backoffLimit": 50,
-            "template": template,
-            **spec,
-        },
-    }
+        lend_torch(spec)
+    return job

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from e2e.agents import AgentPod, Job, Logs, container, pod, torch_volume, torchrun_job, training_config
+from e2e.agents import AgentPod, Job, Logs, idle_pod, torch_volume, torchrun_job, training_config
 from e2e.chart import Chart
-from e2e.cluster import AGENT_IMAGE, ROOT, Cluster, NoCluster, choose
+from e2e.cluster import ROOT, Cluster, NoCluster, choose
 from e2e.kubernetes import Kubernetes, Object
 from e2e.report import gather
 
@@ -22,7 +22,7 @@ _LABEL = "lattice-rdzv-story"
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory, capfd_disabled: Callable[[str], None]) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Iterator[Cluster]:
     """The cluster, with the agents' image on its nodes."""
     folder = tmp_path_factory.mktemp("cluster")
     wheels = list((ROOT / "dist").glob("*.whl"))
@@ -30,7 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, capfd_disabled: Callable[[
         _lack("no wheel in dist/ (make wheel)")
     try:
         with choose(folder) as chosen:
-            capfd_disabled(f"cluster: {chosen.describe()}")
+            say(f"cluster: {chosen.describe()}")
             chosen.provide(ROOT)
             chosen.provide_etcd(DEFAULT_ETCD)
             yield chosen
@@ -40,15 +40,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, capfd_disabled: Callable[[
 
 
 @pytest.fixture(scope="session")
-def capfd_disabled(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Prints a line that is seen although the session's output is kept back."""
     manager = request.config.pluginmanager.getplugin("capturemanager")
 
-    def say(line: str) -> None:
+    def print_now(line: str) -> None:
         with manager.global_and_fixture_disabled():
             print(f"\n{line}", flush=True)
 
-    return say
+    return print_now
 
 
 def _lack(why: str) -> None:
@@ -84,8 +84,8 @@ def module_namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Itera
 def _namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[MakeNamespace]:
     made: list[str] = []
 
-    def make(purpose: str = "rdzv", *, enforce: str = "restricted") -> str:
-        name = f"{purpose}-{uuid.uuid4().hex[:6]}"
+    def make(purpose: str = "rdzv", *, enforce: str = "restricted", exactly: str = "") -> str:
+        name = exactly or f"{purpose}-{uuid.uuid4().hex[:6]}"
         labels = {_LABEL: re.sub("[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")}
         labels["pod-security.kubernetes.io/enforce"] = enforce
         cluster.kubernetes.apply(
@@ -98,7 +98,8 @@ def _namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Ma
 
     yield make
     for name in made:
-        cluster.kubernetes("delete", "namespace", name, "--wait=false")
+        # One of a name that the next story could want has to be gone.
+        cluster.kubernetes("delete", "namespace", name, f"--wait={'false' if '-' in name else 'true'}")
         request.session.stash[_NAMESPACES].remove(name)
 
 
@@ -125,10 +126,11 @@ def agent_pod(cluster: Cluster) -> MakePod:
     """Makes a pod of the agents' image that waits for commands; its namespace is deleted after the story."""
 
     def make(namespace: str, name: str = "agent", *, with_config: bool = True, **spec: Any) -> AgentPod:
-        one = container(AGENT_IMAGE, "sleep", "infinity")
+        manifest = idle_pod(name, namespace)
+        manifest["spec"].update(spec)
         if not with_config:
-            del one["envFrom"]
-        return AgentPod(cluster.kubernetes, pod(name, namespace, one, **spec))
+            del manifest["spec"]["containers"][0]["envFrom"]
+        return AgentPod(cluster.kubernetes, manifest)
 
     return make
 
@@ -153,12 +155,12 @@ def module_job(
 def _jobs(cluster: Cluster, request: pytest.FixtureRequest, folder: Path) -> Iterator[MakeJob]:
     logs: list[Logs] = []
 
-    def make(namespace: str, *, change: Callable[[Object], None] = lambda manifest: None, **asked: Any) -> Job:
+    def make(namespace: str, *, nodes: int, nnodes: str, change: Callable[[Object], None] = lambda job: None) -> Job:
         logs.append(Logs(cluster, namespace, folder))
         request.session.stash[_LOGS].append(logs[-1])
         lent = torch_volume(cluster, namespace)
         cluster.kubernetes.apply(training_config(namespace), *(lent or ()))
-        manifest = torchrun_job(cluster, namespace, **asked)
+        manifest = torchrun_job(cluster, namespace, nodes=nodes, nnodes=nnodes)
         change(manifest)
         return Job(cluster, logs[-1], manifest)
 

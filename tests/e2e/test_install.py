@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +21,20 @@ MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "def
 KINDS = (
     "configmaps,deployments,persistentvolumeclaims,poddisruptionbudgets,secrets,serviceaccounts,services,statefulsets"
 )
+
+
+# How long it takes until an agent has its world, which is printed and not judged: a machine under load is slow, not wrong.
+JOIN = """
+import time
+began = time.perf_counter()
+import lattice_rdzv
+imported = time.perf_counter()
+with lattice_rdzv.join("timing", nnodes=1) as run:
+    run.next_world()
+    joined = time.perf_counter()
+    run.close("succeeded")
+print(f"import {imported - began:.3f} s, discovery and join {joined - imported:.3f} s")
+"""
 
 
 def objects_in(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:
@@ -53,7 +68,9 @@ def lacks(wanted: Any, live: Any, path: str = "") -> list[str]:
     return [] if wanted == live else [f"{path}: {wanted!r} became {live!r}"]
 
 
-def test_agents_find_the_store(chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace) -> None:
+def test_agents_find_the_store(
+    chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace, say: Callable[[str], None]
+) -> None:
     """By the variables, by the ConfigMap where service links are off, and from another namespace by DNS."""
     elsewhere = namespaces("team")
     chart.install({"agents": {"namespaces": [elsewhere]}})
@@ -66,6 +83,8 @@ def test_agents_find_the_store(chart: Chart, agent_pod: MakePod, namespaces: Mak
     assert variables["LATTICE_RDZV_CLIENT_SERVICE_PORT"] == str(port)
     assert variables["LATTICE_RDZV_CLIENT_PORT"] == f"tcp://{address}:{port}"
     assert found_by(linked) == f"http://{address}:{port}"
+
+    say(f"in a pod: {linked('python3', '-c', JOIN).strip()}")
 
     by_name = f"http://lattice-rdzv-client.{chart.namespace}.svc.cluster.local:2379"
     told = agent_pod(chart.namespace, "told", enableServiceLinks=False)

@@ -33,7 +33,7 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart,
     before = one.now()
     lost = one.pod_of("train-2")
     cluster.kubernetes("delete", "pod", lost, f"--namespace={chart.namespace}", "--wait=false")
-    told(one, "train-2", before)
+    told(one, "train-2")
     one.world(3, after=before)
     assert one.pod_of("train-2") != lost, "a replacement has joined"
 
@@ -43,7 +43,7 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart,
         before = one.now()
         victim = cluster.kubernetes.get("pod", one.pod_of("train-1"), chart.namespace)
         cluster.kill_container(victim["status"]["containerStatuses"][0]["containerID"])
-        told(one, "train-1", before)
+        told(one, "train-1")
         one.world(3, after=before)
 
     before = one.now()
@@ -61,9 +61,8 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart,
     assert "succeeded" in retried(cluster, one)
 
 
-def told(one: Job, node: str, since: float) -> None:
+def told(one: Job, node: str) -> None:
     """Waits until a survivor says who went, by the name that it had, before it is in the next world."""
-    del since
 
     def news() -> list[str]:
         return [line for line in one.said("the workers restart") if node in line.partition("the workers restart")[2]]
@@ -100,10 +99,7 @@ def test_jobs_without_ids_never_meet(cluster: Cluster, chart: Chart, namespaces:
     """Two Jobs of two namespaces on one store, neither with an id: both are told to bring one, before anything is written."""
     elsewhere = namespaces("team")
     chart.install({"agents": {"namespaces": [elsewhere]}})
-    jobs = [
-        job(namespace, nodes=1, nnodes="1:2", change=without_id, backoffLimit=0)
-        for namespace in (chart.namespace, elsewhere)
-    ]
+    jobs = [job(namespace, nodes=1, nnodes="1:2", change=without_id) for namespace in (chart.namespace, elsewhere)]
     for one in jobs:
         one.wait("it is told to bring an id", partial(one.said, "--rdzv-id"))
     assert "/lattice/" not in chart.etcdctl("get", "/lattice/", "--prefix", "--keys-only")

@@ -1,0 +1,49 @@
+"""The example that people copy first, as its page says, in the namespace that it names."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2e.agents import START_SECONDS, lend_torch, torch_volume
+from e2e.chart import Chart
+from e2e.cluster import AGENT_IMAGE, ROOT, Cluster
+from e2e.conftest import MakeNamespace
+
+pytestmark = pytest.mark.timeout(600)
+
+NAMESPACE = "lattice"
+
+
+def test_the_job_runs_as_it_stands(cluster: Cluster, namespaces: MakeNamespace, tmp_path: Path) -> None:
+    kubernetes = cluster.kubernetes
+    Chart(kubernetes, namespaces(exactly=NAMESPACE)).install()
+    for one in overlaid(cluster, tmp_path):
+        kubernetes.apply(one)
+    kubernetes.wait("job/train", "condition=Complete", NAMESPACE, timeout_seconds=START_SECONDS)
+    where = (f"--namespace={NAMESPACE}", "--selector=app=train", "--tail=-1", "--max-log-requests=8")
+    said = kubernetes("logs", *where).splitlines()
+    assert [line for line in said if line.startswith("rank 0 of 4 on train-") and "done after step 200" in line], said
+    # Its page says what else can be asked.
+    pods = kubernetes.list("pods", NAMESPACE, selector="app=train")
+    assert len(pods) == 4
+    assert {one["status"]["phase"] for one in pods} == {"Succeeded"}
+
+
+def overlaid(cluster: Cluster, folder: Path) -> list[dict[str, object]]:
+    """The objects of `kubectl kustomize`, with the image's name set as the page says, and torch from the nodes."""
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    file = folder / "examples" / "job" / "kustomization.yaml"
+    asked = yaml.safe_load(file.read_text())
+    (image,) = asked["images"]
+    image["newName"], image["newTag"] = AGENT_IMAGE.split(":")
+    file.write_text(yaml.safe_dump(asked))
+    printed = cluster.kubernetes("kustomize", str(file.parent))
+    objects = [dict(one) for one in yaml.safe_load_all(printed)]
+    (job,) = [one for one in objects if one["kind"] == "Job"]
+    if cluster.torch_packages is not None:
+        lend_torch(job["spec"]["template"]["spec"])
+    return [*(torch_volume(cluster, NAMESPACE) or ()), *objects]
