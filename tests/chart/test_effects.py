@@ -237,3 +237,15 @@ def test_a_store_in_memory_is_as_large_as_its_quota_needs(quota: int, size: int)
 def test_syncing_is_never_left_out_on_a_disk() -> None:
     for values in ({}, PERSISTENT, MEMBERS, V36):
         assert "unsafe-no-fsync" not in Renderer().objects(values).flags
+
+
+EMPTY = [path for path, value in leaves(default_values()).items() if value in ([], {}) and path in EFFECTS]
+
+
+@pytest.mark.parametrize("path", EMPTY)
+def test_null_takes_a_list_or_a_map_back(path: str) -> None:
+    """`--set etcd.extraArgs=null` is how Helm takes back what was set before."""
+    # With the values around it under which it counts; the first objects are the ones without it.
+    around = EFFECTS[path][1]
+    plain, taken_back = (Renderer().objects(merged(around, one)) for one in ({}, nested(path, None)))
+    assert plain.all == taken_back.all

@@ -33,16 +33,16 @@ LATTICE_RDZV_PASSWORD_FILE: {{ printf "%s/%s" .Values.agents.authMountPath $user
 - namespaceSelector:
     {{- toYaml $policy.agentNamespaceSelector | nindent 4 }}
   podSelector:
-    {{- toYaml $policy.agentPodSelector | nindent 4 }}
+    {{- toYaml (default dict $policy.agentPodSelector) | nindent 4 }}
 {{- else -}}
 - podSelector:
-    {{- toYaml $policy.agentPodSelector | nindent 4 }}
+    {{- toYaml (default dict $policy.agentPodSelector) | nindent 4 }}
 {{- range .Values.agents.namespaces }}
 - namespaceSelector:
     matchLabels:
       kubernetes.io/metadata.name: {{ . }}
   podSelector:
-    {{- toYaml $policy.agentPodSelector | nindent 4 }}
+    {{- toYaml (default dict $policy.agentPodSelector) | nindent 4 }}
 {{- end }}
 {{- end -}}
 {{- end -}}

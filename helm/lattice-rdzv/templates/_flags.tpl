@@ -50,7 +50,7 @@
 ) -}}
 {{- end -}}
 {{- include "lattice.refuseExtraArgs" (list . $flags) -}}
-{{- concat $flags $values.etcd.extraArgs | toYaml -}}
+{{- concat $flags (default list $values.etcd.extraArgs) | toYaml -}}
 {{- end -}}
 
 {{/* Each of these would keep etcd from starting, or be taken for another part's word. */}}

@@ -16,7 +16,7 @@
   "app.kubernetes.io/managed-by" .Release.Service
   "helm.sh/chart" (printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_"))
 -}}
-{{- merge $labels .Values.commonLabels | toYaml -}}
+{{- merge $labels (default dict .Values.commonLabels) | toYaml -}}
 {{- end -}}
 
 {{/* A Service's or a ServiceMonitor's own labels may not replace ours. */}}
@@ -39,7 +39,7 @@ lattice-rdzv/store: {{ include "lattice.store" . }}
 {{- $labels := include "lattice.podSelector" . | fromYaml -}}
 {{- $_ := set $labels "app.kubernetes.io/name" (include "lattice.name" .) -}}
 {{- $_ := set $labels "app.kubernetes.io/instance" .Release.Name -}}
-{{- merge $labels .Values.podLabels .Values.commonLabels | toYaml -}}
+{{- merge $labels (default dict .Values.podLabels) (default dict .Values.commonLabels) | toYaml -}}
 {{- end -}}
 
 {{- define "lattice.serviceAccountName" -}}

@@ -70,7 +70,7 @@ spec:
 
 {{/* With the script's checksum: a pod that runs an old one is replaced. */}}
 {{- define "lattice.podAnnotations" -}}
-{{- $annotations := deepCopy .Values.podAnnotations -}}
+{{- $annotations := deepCopy (default dict .Values.podAnnotations) -}}
 {{- if .Values.auth.enabled -}}
 {{- $_ := set $annotations "lattice-rdzv/auth-script" (.Files.Get "files/auth.py" | sha256sum | trunc 16) -}}
 {{- end -}}
