@@ -14,7 +14,7 @@ import yaml
 from harness.torchrun import TRAIN, Line
 from harness.wait import wait_for
 
-from e2e.cluster import AGENT_IMAGE, ROOT, Cluster
+from e2e.cluster import ROOT, Cluster
 from e2e.kubernetes import PATIENCE_SECONDS, Kubernetes, Object, run
 
 # Importing torch in an agent and its worker takes this long when several pods do it at once on two cores.
@@ -28,11 +28,11 @@ def example_job() -> Object:
     return dict(yaml.safe_load(EXAMPLE.read_text()))
 
 
-def idle_pod(name: str, namespace: str) -> Object:
+def idle_pod(image: str, name: str, namespace: str) -> Object:
     """One of its pods that waits for commands, and is gone at once when it is deleted."""
     spec = example_job()["spec"]["template"]["spec"]
     (one,) = spec["containers"]
-    one["image"], one["command"], one["args"] = AGENT_IMAGE, ["sleep", "infinity"], []
+    one["image"], one["command"], one["args"] = image, ["sleep", "infinity"], []
     # No Job is behind it whose uid it could have.
     one["env"] = [variable for variable in one["env"] if not variable["name"].startswith("LATTICE_RDZV_")]
     one["volumeMounts"], spec["volumes"] = [], []
@@ -265,7 +265,7 @@ def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str) -
     job["spec"]["completions"] = job["spec"]["parallelism"] = nodes
     spec = job["spec"]["template"]["spec"]
     (one,) = spec["containers"]
-    one["image"] = AGENT_IMAGE
+    one["image"] = cluster.agent_image
     torchrun = [f"--nnodes={nnodes}" if argument.startswith("--nnodes=") else argument for argument in one["args"][:-1]]
     told = ["--called=$(POD_HOST)", "--out=/dev/stdout", f"--until={UNTIL}"]
     one["args"] = [*torchrun, "/job/train.py", *told]

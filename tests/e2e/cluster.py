@@ -27,6 +27,8 @@ class Cluster(ABC):
     """A cluster of three nodes, and what the stories need to be done to it."""
 
     kubernetes: Kubernetes
+    # What the agents' image is called there.
+    agent_image = AGENT_IMAGE
     # Where nodes keep the packages of a Python 3.11 with torch, where the image has none.
     torch_packages: Path | None = None
     # Why nodes cannot be cut off and processes cannot be killed from outside; empty where they can.
@@ -37,8 +39,8 @@ class Cluster(ABC):
         """Which one it is."""
 
     @abstractmethod
-    def provide(self, folder: Path) -> None:
-        """Has the agents' image on every node; `folder` is the build's context."""
+    def provide(self) -> None:
+        """Has the agents' image on every node, of the wheel in dist/."""
 
     @abstractmethod
     def provide_etcd(self, tag: str) -> None:
@@ -73,16 +75,16 @@ class Given(Cluster):
 
     def __init__(self, kubectl: Path, kubeconfig: Path, image: str) -> None:
         self.kubernetes = Kubernetes(kubectl, kubeconfig)
-        self.image = image
+        self.agent_image = image
 
     def describe(self) -> str:
         return f"the one of KUBECONFIG ({self.kubernetes('config', 'current-context').strip()})"
 
-    def provide(self, folder: Path) -> None:
-        del folder
+    def provide(self) -> None:
+        pass  # it pulls what LATTICE_E2E_IMAGE names
 
     def provide_etcd(self, tag: str) -> None:
-        del tag
+        pass  # it pulls it
 
 
 class Kind(Cluster):
@@ -101,8 +103,8 @@ class Kind(Cluster):
     def describe(self) -> str:
         return f"one made by {run(['kind', 'version']).strip()}"
 
-    def provide(self, folder: Path) -> None:
-        run(["docker", "build", f"--tag={AGENT_IMAGE}", "--file=docker/Dockerfile", str(folder)], timeout_seconds=900)
+    def provide(self) -> None:
+        run([str(ROOT / "scripts" / "image"), AGENT_IMAGE], environment={"BUILDER": "docker"}, timeout_seconds=900)
         arguments = [f"--build-arg=BASE={AGENT_IMAGE}", f"--build-arg=TORCH={TORCH_IN_IMAGE}"]
         run(["docker", "build", f"--tag={AGENT_IMAGE}", *arguments, str(IMAGE_FOLDER)], timeout_seconds=1800)
         self._load(AGENT_IMAGE)
@@ -141,9 +143,11 @@ class Scripted(Cluster):
         """Calls the script."""
         return run([str(self._script), *arguments], timeout_seconds=timeout_seconds)
 
-    def provide(self, folder: Path) -> None:
+    def provide(self) -> None:
         base = AGENT_IMAGE.replace(":e2e", ":base")
-        self.do("build-image", base, str(folder), f"--file={folder / 'docker' / 'Dockerfile'}")
+        self.do("base-image")
+        options = ["--isolation", "chroot", "--network", "host"]
+        run([str(ROOT / "scripts" / "image"), base, *options], environment={"BUILDER": "buildah"})
         self.do("build-image", AGENT_IMAGE, str(IMAGE_FOLDER), f"--build-arg=BASE={base}")
 
     def provide_etcd(self, tag: str) -> None:

@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
     try:
         with choose(folder) as chosen:
             say(f"cluster: {chosen.describe()}")
-            chosen.provide(ROOT)
+            chosen.provide()
             chosen.provide_etcd(DEFAULT_ETCD)
             yield chosen
             _leave_nothing(chosen.kubernetes)
@@ -126,7 +126,7 @@ def agent_pod(cluster: Cluster) -> MakePod:
     """Makes a pod of the agents' image that waits for commands; its namespace is deleted after the story."""
 
     def make(namespace: str, name: str = "agent", *, with_config: bool = True, **spec: Any) -> AgentPod:
-        manifest = idle_pod(name, namespace)
+        manifest = idle_pod(cluster.agent_image, name, namespace)
         manifest["spec"].update(spec)
         if not with_config:
             del manifest["spec"]["containers"][0]["envFrom"]

@@ -39,7 +39,12 @@ class Training:
     def whole(self) -> None:
         """Waits until all three members are ready and in one cluster."""
         self.chart.roll_out()
-        wait_for("three members are ready", lambda: sum(map(is_ready, self.chart.pods())) == 3, timeout_seconds=180)
+        wait_for(
+            "three members are ready",
+            lambda: sum(map(is_ready, self.chart.pods())) == 3,
+            timeout_seconds=180,
+            every_seconds=1,
+        )
         wait_for("the cluster is healthy", self._healthy, timeout_seconds=60, every_seconds=1)
 
     def _healthy(self) -> bool:

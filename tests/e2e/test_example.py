@@ -10,7 +10,7 @@ import yaml
 
 from e2e.agents import START_SECONDS, lend_torch, torch_volume
 from e2e.chart import Chart
-from e2e.cluster import AGENT_IMAGE, ROOT, Cluster
+from e2e.cluster import ROOT, Cluster
 from e2e.conftest import MakeNamespace
 
 pytestmark = pytest.mark.timeout(600)
@@ -39,7 +39,7 @@ def overlaid(cluster: Cluster, folder: Path) -> list[dict[str, object]]:
     file = folder / "examples" / "job" / "kustomization.yaml"
     asked = yaml.safe_load(file.read_text())
     (image,) = asked["images"]
-    image["newName"], image["newTag"] = AGENT_IMAGE.split(":")
+    image["newName"], _, image["newTag"] = cluster.agent_image.rpartition(":")
     file.write_text(yaml.safe_dump(asked))
     printed = cluster.kubernetes("kustomize", str(file.parent))
     objects = [dict(one) for one in yaml.safe_load_all(printed)]

@@ -75,12 +75,17 @@ def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
         cluster.cut_off(node)
         if loss == "lost":
             cluster.stop(node)
-        wait_for(f"{node} is found out", lambda: not is_there(cluster, node), timeout_seconds=FOUND_OUT_SECONDS)
+        wait_for(
+            f"{node} is found out",
+            lambda: not is_there(cluster, node),
+            timeout_seconds=FOUND_OUT_SECONDS,
+            every_seconds=1,
+        )
     finally:
         if loss == "lost":
             cluster.start(node)
         cluster.reconnect(node)
-    wait_for(f"{node} is back", lambda: is_there(cluster, node), timeout_seconds=FOUND_OUT_SECONDS)
+    wait_for(f"{node} is back", lambda: is_there(cluster, node), timeout_seconds=FOUND_OUT_SECONDS, every_seconds=1)
     whole.whole()
     whole.undisturbed()
 

@@ -12,21 +12,23 @@ from chart.authority import Authority
 from chart.render import AUTH, MTLS, Object, merged
 
 from e2e.chart import Chart
-from e2e.cluster import AGENT_IMAGE, Cluster
+from e2e.cluster import Cluster
 from e2e.conftest import MakePod
 from e2e.kubernetes import Failed
 
 pytestmark = pytest.mark.timeout(600)
 
 SMALL = {"resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}}
-WITH_AGENTS = {"agents": {"image": AGENT_IMAGE}}
-# The store's second container runs where no registry is.
-AUTH_HERE = merged(AUTH, {"auth": {"image": AGENT_IMAGE}})
 
 
 def secret(namespace: str, name: str, data: dict[str, str]) -> Object:
     encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}, "data": encoded}
+
+
+def with_agents(cluster: Cluster) -> Object:
+    """Values under which `helm test` holds a rendezvous."""
+    return {"agents": {"image": cluster.agent_image}}
 
 
 def helm_test(chart: Chart) -> str:
@@ -40,7 +42,7 @@ def test_helm_test_holds_a_rendezvous_in_a_restricted_namespace_with_a_quota(clu
     hard = {"pods": "2", "requests.cpu": "500m", "requests.memory": "1Gi", "limits.memory": "4Gi"}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small", "namespace": chart.namespace}}
     cluster.kubernetes.apply({**quota, "spec": {"hard": hard}})
-    chart.install(merged(SMALL, WITH_AGENTS))
+    chart.install(merged(SMALL, with_agents(cluster)))
     assert "Phase:          Succeeded" in helm_test(chart)
     # A roll within the quota: the old pod goes before the new one comes.
     chart.upgrade({"podAnnotations": {"rolled": "once"}})
@@ -66,7 +68,7 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
     authority = Authority(tmp_path, namespace=chart.namespace)
     for name in ("rdzv-client-tls", "rdzv-peer-tls"):
         cluster.kubernetes.apply(secret(chart.namespace, name, authority.secret()))
-    chart.install(merged(MTLS, WITH_AGENTS))
+    chart.install(merged(MTLS, with_agents(cluster)))
     assert "Phase:          Succeeded" in helm_test(chart)
     # One without a certificate is told what is asked of it.
     findings = doctor(agent_pod(chart.namespace, "stranger"))
@@ -77,7 +79,8 @@ def test_users_and_roles(cluster: Cluster, chart: Chart, agent_pod: MakePod) -> 
     passwords = {"root-password": "of-root", "lattice": "of-all"}
     cluster.kubernetes.apply(secret(chart.namespace, "rdzv-auth", passwords))
     cluster.fresh_volumes()
-    chart.install(merged(AUTH_HERE, WITH_AGENTS))
+    # The agents' image has a Python too, and is there where no registry is.
+    chart.install(merged(AUTH, {"auth": {"image": cluster.agent_image}}, with_agents(cluster)))
     assert "Phase:          Succeeded" in helm_test(chart)
     # The store is closed to who brings no password.
     with pytest.raises(Failed, match="user name is empty"):

@@ -31,7 +31,7 @@ def test_three_members_go_from_3_5_to_3_7(training: Training) -> None:
     for number in range(20):
         training.chart.etcdctl("put", "/lattice/upgrade", str(number))
     for name in NAMES:
-        wait_for(f"{name} has its snapshot", partial(has_snapshot, training, name))
+        wait_for(f"{name} has its snapshot", partial(has_snapshot, training, name), every_seconds=1)
     training.chart.upgrade({"etcd": {"extraArgs": None}, "image": "quay.io/coreos/etcd:v3.7.3"})
     finish(training, "v3.7.3")
 
