@@ -258,15 +258,17 @@ def training_config(namespace: str) -> Object:
     }
 
 
-def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str) -> Object:
+def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str, conf: str) -> Object:
     """The example's Job with another script, whose workers train until they are told to end."""
     job = example_job()
     job["metadata"]["namespace"] = namespace
     job["spec"]["completions"] = job["spec"]["parallelism"] = nodes
+    job["spec"]["maxFailedIndexes"] = min(nodes, job["spec"]["maxFailedIndexes"])
     spec = job["spec"]["template"]["spec"]
     (one,) = spec["containers"]
     one["image"] = cluster.agent_image
     torchrun = [f"--nnodes={nnodes}" if argument.startswith("--nnodes=") else argument for argument in one["args"][:-1]]
+    torchrun += [f"--rdzv-conf={conf}"] if conf else []
     told = ["--called=$(POD_HOST)", "--out=/dev/stdout", f"--until={UNTIL}"]
     one["args"] = [*torchrun, "/job/train.py", *told]
     index = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-completion-index']"}}

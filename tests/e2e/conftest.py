@@ -155,12 +155,14 @@ def module_job(
 def _jobs(cluster: Cluster, request: pytest.FixtureRequest, folder: Path) -> Iterator[MakeJob]:
     logs: list[Logs] = []
 
-    def make(namespace: str, *, nodes: int, nnodes: str, change: Callable[[Object], None] = lambda job: None) -> Job:
+    def make(
+        namespace: str, *, nodes: int, nnodes: str, conf: str = "", change: Callable[[Object], None] = lambda job: None
+    ) -> Job:
         logs.append(Logs(cluster, namespace, folder))
         request.session.stash[_LOGS].append(logs[-1])
         lent = torch_volume(cluster, namespace)
         cluster.kubernetes.apply(training_config(namespace), *(lent or ()))
-        manifest = torchrun_job(cluster, namespace, nodes=nodes, nnodes=nnodes)
+        manifest = torchrun_job(cluster, namespace, nodes=nodes, nnodes=nnodes, conf=conf)
         change(manifest)
         return Job(cluster, logs[-1], manifest)
 

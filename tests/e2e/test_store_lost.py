@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_the_stores_pod_is_deleted_and_no_worker_restarts(cluster: Cluster, chart: Chart, job: MakeJob) -> None:
     chart.install()
-    one = job(chart.namespace, nodes=2, nnodes="2:3")
+    one = job(chart.namespace, nodes=2, nnodes="2:3", conf="last_call_timeout=3")
     one.world(2)
     (old,) = chart.pods()
     assert nodes(chart) == 2

@@ -22,7 +22,7 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart,
     """One Job's life: it forms, grows, loses a pod, loses a container's processes, loses a machine to a drain, shrinks,
     ends; and a pod that is tried again after success ends with 0."""
     chart.install()
-    one = job(chart.namespace, nodes=2, nnodes="2:4")
+    one = job(chart.namespace, nodes=2, nnodes="2:4", conf="last_call_timeout=3")
     formed = one.world(2)
     assert {line.restart_count for line in formed} == {0}
 
