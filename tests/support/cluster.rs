@@ -1,0 +1,308 @@
+//! Schedules on a simulated network: the real client and the real server over [`Network`].
+
+use std::{
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use etcd_client::{BalancedChannelBuilder, Client};
+use hyper_util::rt::TokioIo;
+use lattice_rdzv::{
+    backend::{
+        Backend,
+        etcd::{Channels, EtcdBackend, EtcdOptions},
+        limits::Limits,
+    },
+    run::Entropy,
+    server::{Bounds, Contents, Server, ServerOptions},
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::{
+    sync::mpsc,
+    time::{advance, sleep},
+};
+use tonic::{
+    codegen::http::Uri,
+    transport::{Channel, Endpoint, channel::Change},
+};
+use tower::{ServiceExt as _, service_fn, util::BoxCloneSyncService};
+
+use super::{
+    nodes::TTL,
+    schedule::{Ground, Schedule, Tally, Weather},
+    wires::Network,
+};
+
+/// Who looks on from a machine that nothing happens to.
+const OBSERVER: &str = "observer";
+
+/// The network and the service.
+pub(crate) struct Cluster {
+    network: Network,
+    random: StdRng,
+    entropy: Entropy,
+    contents: Contents,
+    server: Option<Server>,
+    noise: bool,
+}
+
+/// A node's machine, and its client.
+pub(crate) struct Way {
+    machine: String,
+    backend: Arc<EtcdBackend>,
+}
+
+type Endpoints = mpsc::Sender<Change<Uri, Endpoint>>;
+
+/// What carries a client's calls from this machine: tonic's own channel, whose connections are wires.
+fn channel(network: &Network, machine: &str) -> (etcd_client::Channel, Endpoints) {
+    let (sender, endpoints): (Endpoints, _) = mpsc::channel(1);
+    let (network, machine, endpoints) = (network.clone(), machine.to_owned(), Mutex::new(endpoints));
+    let made = OnceLock::<Channel>::new();
+    let make = move || match endpoints.lock().unwrap().try_recv() {
+        Ok(Change::Insert(_, endpoint)) => {
+            let (network, machine) = (network.clone(), machine.clone());
+            endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+                let (network, machine) = (network.clone(), machine.clone());
+                async move { network.dial(&machine).await.map(TokioIo::new) }
+            }))
+        }
+        other => panic!("a client calls before it was told where to: {other:?}"),
+    };
+    let channel = Arc::new((made, make));
+    let carry = service_fn(move |request| {
+        let (made, make) = &*channel;
+        let channel = made.get_or_init(make).clone();
+        async move { channel.oneshot(request).await.map_err(Into::into) }
+    });
+    (etcd_client::Channel::Custom(BoxCloneSyncService::new(carry)), sender)
+}
+
+fn channels(network: &Network, machine: &str) -> Channels {
+    let (network, machine) = (network.clone(), machine.to_owned());
+    Arc::new(move || channel(&network, &machine))
+}
+
+struct From<'a>(&'a Network, &'a str);
+
+impl BalancedChannelBuilder for From<'_> {
+    type Error = tonic::transport::Error;
+
+    fn balanced_channel(self, _: usize) -> Result<(etcd_client::Channel, Endpoints), Self::Error> {
+        Ok(channel(self.0, self.1))
+    }
+}
+
+impl Cluster {
+    fn backend_of(&self, machine: &str, seed: u64) -> EtcdBackend {
+        let limits = Limits::for_ttl(TTL);
+        let options = EtcdOptions { limits, seed, ..EtcdOptions::new(["http://service:2379"]) };
+        EtcdBackend::connect_over(options, Some(channels(&self.network, machine))).unwrap()
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random.next_u64() % bound
+    }
+
+    /// The server's process ends, as its machine does, or politely.
+    async fn end(&mut self) -> &'static str {
+        let Some(server) = self.server.take() else { return "down" };
+        let manner = self.below(3);
+        if manner == 0 {
+            server.stop().await;
+        } else if manner == 2 {
+            self.network.light(false);
+            drop(server);
+        } else {
+            drop(server);
+        }
+        self.network.close_door();
+        // What the process had open is closed by then.
+        sleep(Duration::from_millis(1)).await;
+        ["stopped", "killed", "gone with its machine"][usize::try_from(manner).unwrap()]
+    }
+
+    /// The server runs again.
+    fn begin(&mut self) {
+        self.network.light(true);
+        let options = ServerOptions { contents: Some(self.contents.clone()), ..ServerOptions::default() };
+        self.server = Some(Server::start_on(self.network.listen(), options).unwrap());
+    }
+
+    fn forget_all(&mut self) {
+        self.contents = Contents::new(Bounds::default(), &self.entropy);
+    }
+
+    async fn compact(&self) {
+        let from = From(&self.network, OBSERVER);
+        let client =
+            Client::connect_with_balanced_channel(["http://service:2379"], None, from).await.unwrap();
+        let mut keys = client.kv_client();
+        if let Ok(found) = keys.get("none", None).await {
+            let revision = found.header().map_or(1, etcd_client::ResponseHeader::revision);
+            let _ = keys.compact(revision, None).await;
+        }
+    }
+}
+
+impl Ground for Cluster {
+    type Link = Way;
+
+    async fn prepare(random: &mut StdRng, weather: Weather) -> Self {
+        let (network, entropy) = (Network::new(random.next_u64()), Entropy::seeded(random.next_u64()));
+        let contents = Contents::new(Bounds::default(), &entropy);
+        let noise = weather == Weather::Stormy && random.next_u64().is_multiple_of(2);
+        let random = StdRng::seed_from_u64(random.next_u64());
+        let mut cluster = Self { network, random, entropy, contents, server: None, noise };
+        cluster.begin();
+        cluster
+    }
+
+    fn link(&mut self, name: &str, seed: u64) -> Way {
+        if self.noise {
+            self.network.lose(name, Some(100));
+        }
+        Way { machine: name.to_owned(), backend: Arc::new(self.backend_of(name, seed)) }
+    }
+
+    fn backend(link: &Way) -> Arc<dyn Backend> {
+        Arc::clone(&link.backend) as _
+    }
+
+    fn observer(&self) -> Arc<dyn Backend> {
+        Arc::new(self.backend_of(OBSERVER, 0))
+    }
+
+    fn cut(&mut self, Way { machine, .. }: &Way, manner: u64) -> &'static str {
+        match manner % 4 {
+            0 => {
+                self.network.cut(machine, true, true);
+                "cut off"
+            }
+            1 => {
+                self.network.cut(machine, true, false);
+                "is not heard by the service"
+            }
+            2 => {
+                self.network.cut(machine, false, true);
+                "does not hear the service"
+            }
+            _ => {
+                self.network.cut(machine, true, true);
+                self.network.forget(machine);
+                "cut off by a firewall that forgets its connections"
+            }
+        }
+    }
+
+    fn mend(&mut self, Way { machine, .. }: &Way) {
+        self.network.cut(machine, false, false);
+    }
+
+    fn bury(&mut self, Way { machine, .. }: &Way) {
+        // Half of the deaths are a machine's, which closes no connection.
+        if self.below(2) == 0 {
+            self.network.cut(machine, true, true);
+        }
+    }
+
+    async fn clear(&mut self, links: &[&Way]) {
+        for Way { machine, .. } in links {
+            self.network.cut(machine, false, false);
+            self.network.slow(machine, Duration::ZERO);
+            self.network.lose(machine, None);
+        }
+    }
+
+    async fn befall(schedule: &mut Schedule<Self>, kind: u64) {
+        match kind {
+            0 => schedule.trouble_a_way().await,
+            1 => {
+                let how = schedule.ground.end().await;
+                schedule.wiped(&format!("service: {how}, and what it held with it"));
+                schedule.ground.forget_all();
+                let time = schedule.seconds(3.0);
+                sleep(time).await;
+                schedule.ground.begin();
+                schedule.settled_weather().await;
+            }
+            2 => {
+                let time = schedule.seconds(15.0);
+                schedule.book.write(format!("service: paused for {:.1} s", time.as_secs_f64()));
+                schedule.happened("pauses of the service");
+                schedule.ground.network.light(false);
+                schedule.ground.contents.pause(true);
+                sleep(time).await;
+                schedule.check_uncertain(time);
+                schedule.ground.contents.pause(false);
+                schedule.ground.network.light(true);
+                schedule.settled_weather().await;
+            }
+            3 => {
+                let time = schedule.seconds(15.0);
+                schedule.book.write(format!("everything: paused for {:.1} s", time.as_secs_f64()));
+                schedule.happened("pauses of everything");
+                advance(time).await;
+                schedule.settled_weather().await;
+            }
+            4 => {
+                let how = schedule.ground.end().await;
+                let time = schedule.seconds(15.0);
+                schedule.book.write(format!("service: {how} for {:.1} s", time.as_secs_f64()));
+                schedule.happened("restarts");
+                sleep(time).await;
+                schedule.ground.begin();
+                schedule.settled_weather().await;
+            }
+            _ => {
+                schedule.book.write("service: compacted");
+                schedule.ground.compact().await;
+            }
+        }
+    }
+
+    fn account(&self, tally: &mut Tally) -> u64 {
+        let (segments, connections) = self.network.traffic();
+        tally.insert("segments", segments);
+        tally.insert("connections", connections);
+        self.network.fingerprint()
+    }
+}
+
+impl Schedule<Cluster> {
+    /// Something happens between one node and the service.
+    async fn trouble_a_way(&mut self) {
+        let Some(index) = self.one() else { return };
+        let (name, machine) = (self.agents[index].name.clone(), self.agents[index].link.machine.clone());
+        let network = self.ground.network.clone();
+        match self.below(4) {
+            0 => {
+                let slow = self.seconds(0.6);
+                self.happened("slow ways");
+                self.book.write(format!("{name}: its way is {} ms longer", slow.as_millis()));
+                network.slow(&machine, slow);
+            }
+            1 => {
+                self.happened("lossy ways");
+                self.book.write(format!("{name}: every eighth segment is lost"));
+                network.lose(&machine, Some(8));
+            }
+            2 => {
+                self.happened("half-open connections");
+                self.book.write(format!("{name}: a firewall forgets its connections"));
+                network.forget(&machine);
+            }
+            _ => {
+                let time = self.seconds(10.0);
+                self.happened("held packets");
+                self.book.write(format!("{name}: its packets are held for {:.1} s", time.as_secs_f64()));
+                let cut = self.agents[index].cut;
+                network.cut(&machine, true, true);
+                sleep(time).await;
+                if !cut {
+                    network.cut(&machine, false, false);
+                }
+            }
+        }
+    }
+}
