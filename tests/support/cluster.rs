@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{BalancedChannelBuilder, Client};
+use etcd_client::{BalancedChannelBuilder, Client, KvClient};
 use hyper_util::rt::TokioIo;
 use lattice_rdzv::{
     backend::{
@@ -13,6 +13,7 @@ use lattice_rdzv::{
         etcd::{Channels, EtcdBackend, EtcdOptions},
         limits::Limits,
     },
+    protocol::returning::CLOSED_LIFETIME,
     run::Entropy,
     server::{Bounds, Contents, Server, ServerOptions},
 };
@@ -35,6 +36,10 @@ use super::{
 
 /// Who looks on from a machine that nothing happens to.
 const OBSERVER: &str = "observer";
+const SERVICE: &str = "http://service:2379";
+/// One wipe in so many comes with an outage that is longer than a closing is remembered.
+const LONG_OUTAGES: u64 = 20;
+const OTHERS_WRITES: usize = 500;
 
 /// The network and the service.
 pub(crate) struct Cluster {
@@ -96,7 +101,7 @@ impl BalancedChannelBuilder for From<'_> {
 impl Cluster {
     fn backend_of(&self, machine: &str, seed: u64) -> EtcdBackend {
         let limits = Limits::for_ttl(TTL);
-        let options = EtcdOptions { limits, seed, ..EtcdOptions::new(["http://service:2379"]) };
+        let options = EtcdOptions { limits, seed, ..EtcdOptions::new([SERVICE]) };
         EtcdBackend::connect_over(options, Some(channels(&self.network, machine))).unwrap()
     }
 
@@ -133,11 +138,22 @@ impl Cluster {
         self.contents = Contents::new(Bounds::default(), &self.entropy);
     }
 
-    async fn compact(&self) {
+    async fn keys(&self) -> KvClient {
         let from = From(&self.network, OBSERVER);
-        let client =
-            Client::connect_with_balanced_channel(["http://service:2379"], None, from).await.unwrap();
-        let mut keys = client.kv_client();
+        let client = Client::connect_with_balanced_channel([SERVICE], None, from).await;
+        client.unwrap().kv_client()
+    }
+
+    /// Another run puts so much that no revision tells the store from the one that was lost.
+    async fn others_write(&self) {
+        let mut keys = self.keys().await;
+        for _ in 0..OTHERS_WRITES {
+            keys.put("other", "", None).await.unwrap();
+        }
+    }
+
+    async fn compact(&self) {
+        let mut keys = self.keys().await;
         if let Ok(found) = keys.get("none", None).await {
             let revision = found.header().map_or(1, etcd_client::ResponseHeader::revision);
             let _ = keys.compact(revision, None).await;
@@ -221,9 +237,16 @@ impl Ground for Cluster {
                 let how = schedule.ground.end().await;
                 schedule.wiped(&format!("service: {how}, and what it held with it"));
                 schedule.ground.forget_all();
-                let time = schedule.seconds(3.0);
+                // Now and then longer than a closing is remembered, and others use the service first.
+                let long = schedule.below(LONG_OUTAGES) == 0;
+                let time = schedule.seconds(3.0) + if long { CLOSED_LIFETIME } else { Duration::ZERO };
                 sleep(time).await;
                 schedule.ground.begin();
+                if long {
+                    schedule.happened("long outages");
+                    schedule.book.write("service: is back, and others were faster");
+                    schedule.ground.others_write().await;
+                }
                 schedule.settled_weather().await;
             }
             2 => {
