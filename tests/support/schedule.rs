@@ -118,7 +118,8 @@ impl<L> Living<L> {
                         let store = own.round_store(&world, true);
                         book.counted(&named, &world.place, store.add("count", 1, false, COUNT_LIMIT).await);
                     }
-                    Err(Error::Timeout { .. }) => continue,
+                    // Its time is over, or was when the service was away: it asks again.
+                    Err(Error::Timeout { .. } | Error::Unavailable { .. }) => continue,
                     Err(error) => return book.ended(&named, &error),
                 }
                 if let Some((_, change)) = own.wait_change(None).await {
