@@ -16,6 +16,7 @@
 mod support {
     pub(crate) mod book;
     pub(crate) mod cluster;
+    pub(crate) mod hosted;
     pub(crate) mod nodes;
     pub(crate) mod runs;
     pub(crate) mod schedule;
@@ -24,6 +25,7 @@ mod support {
 
 use support::{
     cluster::Cluster,
+    hosted::Hosted,
     runs::{check, check_repeats},
     schedule::Weather,
 };
@@ -36,6 +38,11 @@ fn every_invariant_holds_in_two_thousand_schedules() {
 #[test]
 fn while_nobody_dies_no_world_changes_whatever_happens_to_the_service() {
     check::<Cluster>(400, Weather::ServiceOnly);
+}
+
+#[test]
+fn where_a_node_hosts_the_service_its_loss_is_told_and_the_run_goes_on_with_the_next_host() {
+    check::<Hosted>(400, Weather::Stormy);
 }
 
 #[test]

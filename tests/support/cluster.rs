@@ -43,18 +43,18 @@ const OTHERS_WRITES: usize = 500;
 
 /// The network and the service.
 pub(crate) struct Cluster {
-    network: Network,
+    pub(super) network: Network,
     random: StdRng,
     entropy: Entropy,
-    contents: Contents,
+    pub(super) contents: Contents,
     server: Option<Server>,
     noise: bool,
 }
 
 /// A node's machine, and its client.
 pub(crate) struct Way {
-    machine: String,
-    backend: Arc<EtcdBackend>,
+    pub(super) machine: String,
+    pub(super) backend: Arc<EtcdBackend>,
 }
 
 type Endpoints = mpsc::Sender<Change<Uri, Endpoint>>;
@@ -105,8 +105,15 @@ impl Cluster {
         EtcdBackend::connect_over(options, Some(channels(&self.network, machine))).unwrap()
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.random.next_u64() % bound
+    }
+
+    /// Nobody serves yet.
+    pub(super) fn unserved(mut self) -> Self {
+        self.server = None;
+        self.network.close_door();
+        self
     }
 
     /// The server's process ends, as its machine does, or politely.
@@ -134,8 +141,10 @@ impl Cluster {
         self.server = Some(Server::start_on(self.network.listen(), options).unwrap());
     }
 
-    fn forget_all(&mut self) {
+    /// What a new process of the service holds.
+    pub(super) fn empty(&mut self) -> Contents {
         self.contents = Contents::new(Bounds::default(), &self.entropy);
+        self.contents.clone()
     }
 
     async fn keys(&self) -> KvClient {
@@ -152,7 +161,7 @@ impl Cluster {
         }
     }
 
-    async fn compact(&self) {
+    pub(super) async fn compact(&self) {
         let mut keys = self.keys().await;
         if let Ok(found) = keys.get("none", None).await {
             let revision = found.header().map_or(1, etcd_client::ResponseHeader::revision);
@@ -236,7 +245,7 @@ impl Ground for Cluster {
             1 => {
                 let how = schedule.ground.end().await;
                 schedule.wiped(&format!("service: {how}, and what it held with it"));
-                schedule.ground.forget_all();
+                schedule.ground.empty();
                 // Now and then longer than a closing is remembered, and others use the service first.
                 let long = schedule.below(LONG_OUTAGES) == 0;
                 let time = schedule.seconds(3.0) + if long { CLOSED_LIFETIME } else { Duration::ZERO };
@@ -249,25 +258,8 @@ impl Ground for Cluster {
                 }
                 schedule.settled_weather().await;
             }
-            2 => {
-                let time = schedule.seconds(15.0);
-                schedule.book.write(format!("service: paused for {:.1} s", time.as_secs_f64()));
-                schedule.happened("pauses of the service");
-                schedule.ground.network.light(false);
-                schedule.ground.contents.pause(true);
-                sleep(time).await;
-                schedule.check_uncertain(time);
-                schedule.ground.contents.pause(false);
-                schedule.ground.network.light(true);
-                schedule.settled_weather().await;
-            }
-            3 => {
-                let time = schedule.seconds(15.0);
-                schedule.book.write(format!("everything: paused for {:.1} s", time.as_secs_f64()));
-                schedule.happened("pauses of everything");
-                advance(time).await;
-                schedule.settled_weather().await;
-            }
+            2 => schedule.pause_service().await,
+            3 => schedule.pause_everything().await,
             4 => {
                 let how = schedule.ground.end().await;
                 let time = schedule.seconds(15.0);
@@ -292,12 +284,50 @@ impl Ground for Cluster {
     }
 }
 
-impl Schedule<Cluster> {
+/// What is done to the parts of a cluster, whoever hosts the service.
+pub(crate) trait Clustered: Ground<Link = Way> {
+    fn cluster(&self) -> &Cluster;
+}
+
+impl Clustered for Cluster {
+    fn cluster(&self) -> &Cluster {
+        self
+    }
+}
+
+impl<G: Clustered> Schedule<G> {
+    /// The process of the service does not run for a while, and nothing reaches its machine.
+    pub(super) async fn pause_service(&mut self) {
+        let time = self.seconds(15.0);
+        self.book.write(format!("service: paused for {:.1} s", time.as_secs_f64()));
+        self.happened("pauses of the service");
+        let Cluster { network, contents, .. } = self.ground.cluster();
+        network.light(false);
+        contents.pause(true);
+        sleep(time).await;
+        self.check_uncertain(time);
+        contents.pause(false);
+        network.light(true);
+        self.settled_weather().await;
+    }
+
+    /// No process runs for a while.
+    pub(super) async fn pause_everything(&mut self) {
+        let time = self.seconds(15.0);
+        self.book.write(format!("everything: paused for {:.1} s", time.as_secs_f64()));
+        self.happened("pauses of everything");
+        advance(time).await;
+        self.settled_weather().await;
+    }
+
     /// Something happens between one node and the service.
-    async fn trouble_a_way(&mut self) {
-        let Some(index) = self.one() else { return };
+    pub(super) async fn trouble_a_way(&mut self) {
+        let Some(index) = self.one().filter(|index| !self.ground.is_hosted_by(&self.agents[*index].link))
+        else {
+            return;
+        };
         let (name, machine) = (self.agents[index].name.clone(), self.agents[index].link.machine.clone());
-        let network = self.ground.network.clone();
+        let network = self.ground.cluster().network.clone();
         match self.below(4) {
             0 => {
                 let slow = self.seconds(0.6);

@@ -11,7 +11,7 @@ use std::{
 use lattice_rdzv::{
     Error,
     backend::{Backend, Event, Keys, Range},
-    node::{Node, State},
+    node::{Node, Place, State},
     protocol::{
         keys::RunKeys,
         records::{ChangeKind, LastWorld, Outcome, Phase, PlanShard, Record as _, RoundRecord},
@@ -66,6 +66,21 @@ pub(crate) trait Ground: Sized + 'static {
 
     fn backend(link: &Self::Link) -> Arc<dyn Backend>;
 
+    /// Where a node that starts is, and what it hosts.
+    async fn place(&mut self, name: &str, _: &Self::Link) -> Place {
+        place(name)
+    }
+
+    /// Whether the service ends with this node.
+    fn is_hosted_by(&self, _: &Self::Link) -> bool {
+        false
+    }
+
+    /// Whether there is a service; if not, the next node that starts hosts one.
+    fn is_served(&self) -> bool {
+        true
+    }
+
     /// A client that nothing happens to.
     fn observer(&self) -> Arc<dyn Backend>;
 
@@ -118,8 +133,12 @@ impl<L> Living<L> {
                         let store = own.round_store(&world, true);
                         book.counted(&named, &world.place, store.add("count", 1, false, COUNT_LIMIT).await);
                     }
-                    // Its time is over, or was when the service was away: it asks again.
-                    Err(Error::Timeout { .. } | Error::Unavailable { .. }) => continue,
+                    Err(Error::Timeout { .. }) => continue,
+                    // The service was away when its time was over.
+                    Err(Error::Unavailable { .. }) => {
+                        sleep(Duration::from_secs(1)).await;
+                        continue;
+                    }
                     Err(error) => return book.ended(&named, &error),
                 }
                 if let Some((_, change)) = own.wait_change(None).await {
@@ -167,7 +186,7 @@ impl<G: Ground> Schedule<G> {
         Duration::from_secs_f64(most * f64::from(part) / 10_000.0)
     }
 
-    async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         self.started += 1;
         let name = format!("n{}", self.started);
         let seed = self.random.next_u64();
@@ -184,7 +203,8 @@ impl<G: Ground> Schedule<G> {
         let settings = settings(&name, &self.nnodes, &times);
         self.book.write(format!("{name}: starts"));
         let link = self.ground.link(&name, seed);
-        let joining = Node::join(G::backend(&link), settings, Entropy::seeded(seed), place(&name));
+        let place = self.ground.place(&name, &link).await;
+        let joining = Node::join(G::backend(&link), settings, Entropy::seeded(seed), place);
         match timeout(Duration::from_secs(60), joining).await {
             Ok(Ok(node)) => self.agents.push(Living::start(&self.book, &name, node, link)),
             Ok(Err(error)) => self.book.broken(format!("{name} did not join: {error}")),
@@ -207,7 +227,7 @@ impl<G: Ground> Schedule<G> {
         match kind {
             2 => {
                 if let Some(index) = self.one() {
-                    let gone = self.agents.remove(index);
+                    let gone = self.take(index);
                     self.happened("deaths");
                     self.book.write(format!("{}: killed", gone.name));
                     self.ground.bury(&gone.link);
@@ -216,7 +236,7 @@ impl<G: Ground> Schedule<G> {
             }
             3 => {
                 if let Some(index) = self.one() {
-                    let gone = self.agents.remove(index);
+                    let gone = self.take(index);
                     self.happened("departures");
                     self.book.write(format!("{}: leaves", gone.name));
                     gone.task.abort();
@@ -242,7 +262,7 @@ impl<G: Ground> Schedule<G> {
             6..=11 => G::befall(self, kind - 6).await,
             12 => {
                 if let Some(index) = self.one() {
-                    let gone = self.agents.remove(index);
+                    let gone = self.take(index);
                     self.book.write(format!("{}: is about to leave", gone.name));
                     gone.node.mark_leaving(Duration::from_secs(1)).await;
                     let grace = self.seconds(2.0);
@@ -255,6 +275,15 @@ impl<G: Ground> Schedule<G> {
             13 => self.close_by_somebody().await,
             _ => self.start().await,
         }
+    }
+
+    /// Takes out an agent that is about to end.
+    fn take(&mut self, index: usize) -> Living<G::Link> {
+        let gone = self.agents.remove(index);
+        if self.ground.is_hosted_by(&gone.link) {
+            self.wiped(&format!("{}: the service will end with it", gone.name));
+        }
+        gone
     }
 
     pub(crate) fn happened(&mut self, what: &'static str) {
@@ -329,9 +358,12 @@ impl<G: Ground> Schedule<G> {
         sleep(TTL * 3).await;
         let ended = self.book.ledger().ends.clone();
         self.agents.retain(|living| !ended.contains(&living.name));
-        while (self.agents.len() as u64) < u64::from(self.book.min) {
+        while (self.agents.len() as u64) < u64::from(self.book.min) || !self.ground.is_served() {
             self.start().await;
         }
+        // Who hosts the service goes last.
+        let ground = &self.ground;
+        self.agents.sort_by_key(|living| ground.is_hosted_by(&living.link));
         // What happened last may not have been noticed yet.
         sleep(TTL * 2).await;
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -408,13 +440,13 @@ impl<G: Ground> Schedule<G> {
                 self.book.broken(format!("{} cannot finish: {error}", living.name));
             }
         }
-        for living in members.iter().skip(1) {
+        let Some((last, others)) = members.split_last() else { return };
+        for living in others {
             self.book.write(format!("{}: leaves, finished", living.name));
             living.task.abort();
             living.node.leave(None).await;
         }
         sleep(TTL * 2).await;
-        let Some(last) = members.first() else { return };
         if let Some((_, change)) = last.node.change() {
             self.book.broken(format!("{} was told though all had finished: {}", last.name, change.why));
         }
@@ -449,6 +481,9 @@ impl<G: Ground> Schedule<G> {
             if !living.node.leave(None).await {
                 self.book.broken(format!("{} could not leave a closed run", living.name));
             }
+        }
+        if !self.ground.is_served() {
+            return;
         }
         sleep(Duration::from_secs(1_000)).await;
         let left = self.ground.observer().range(Range::new(Keys::prefix("/"))).await.expect("a range").items;

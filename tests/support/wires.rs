@@ -134,6 +134,11 @@ impl Network {
         Door { arrivals }
     }
 
+    /// Whether somebody takes connections.
+    pub(crate) fn is_served(&self) -> bool {
+        self.state().door.as_ref().is_some_and(|door| !door.is_closed())
+    }
+
     /// Nobody takes connections any more.
     pub(crate) fn close_door(&self) {
         self.state().door = None;
