@@ -357,7 +357,11 @@ impl<G: Ground> Schedule<G> {
         // Who is to learn of a closing has done so when what happened last was noticed.
         sleep(TTL * 3).await;
         let ended = self.book.ledger().ends.clone();
-        self.agents.retain(|living| !ended.contains(&living.name));
+        while let Some(index) = self.agents.iter().position(|living| ended.contains(&living.name)) {
+            drop(self.take(index));
+        }
+        // What they had open is closed by then.
+        sleep(Duration::from_millis(1)).await;
         while (self.agents.len() as u64) < u64::from(self.book.min) || !self.ground.is_served() {
             self.start().await;
         }
