@@ -1,7 +1,8 @@
 //! The whole stack on a simulated network: real nodes, coordinators and stores, the etcd backend with its real client,
 //! HTTP/2, and the real server, all in one thread on paused time and each a function of its seed. What happens to them
 //! is what happens to machines and networks: partitions in both directions or one, connections of which only one end is
-//! left, slow and lossy ways, a service that crashes, is wiped, restarted or paused, deaths and departures.
+//! left, slow and lossy ways, a service that crashes, is wiped, restarted or paused, or ends with the node that hosts it,
+//! deaths and departures.
 //!
 //! `LATTICE_SIMULATION_SEED=n` runs one seed and prints its trace and every log line; `LATTICE_SIMULATION_SCHEDULES=n` sets how many run.
 
@@ -48,4 +49,5 @@ fn where_a_node_hosts_the_service_its_loss_is_told_and_the_run_goes_on_with_the_
 #[test]
 fn one_seed_one_trace() {
     check_repeats::<Cluster>(0..20);
+    check_repeats::<Hosted>(0..20);
 }

@@ -113,7 +113,8 @@ impl Book {
             let wiped = ledger.wiped;
             let (begun, given) = ledger.counts.entry(key(world)).or_default();
             let once = given.insert(number);
-            (!wiped && !(once && (1..=*begun).contains(&number))).then(|| format!("{number} of {begun}"))
+            let right = once && (1..=*begun).contains(&number);
+            (!wiped && !right).then(|| format!("{number} of {begun}"))
         };
         if let Some(wrong) = wrong {
             self.broken(format!("{name} counted as {wrong} in round {}", world.round));

@@ -63,8 +63,8 @@ type Endpoints = mpsc::Sender<Change<Uri, Endpoint>>;
 fn channel(network: &Network, machine: &str) -> (etcd_client::Channel, Endpoints) {
     let (sender, endpoints): (Endpoints, _) = mpsc::channel(1);
     let (network, machine, endpoints) = (network.clone(), machine.to_owned(), Mutex::new(endpoints));
-    let made = OnceLock::<Channel>::new();
-    let make = move || match endpoints.lock().unwrap().try_recv() {
+    let opened = OnceLock::<Channel>::new();
+    let open = move || match endpoints.lock().unwrap().try_recv() {
         Ok(Change::Insert(_, endpoint)) => {
             let (network, machine) = (network.clone(), machine.clone());
             endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
@@ -74,10 +74,10 @@ fn channel(network: &Network, machine: &str) -> (etcd_client::Channel, Endpoints
         }
         other => panic!("a client calls before it was told where to: {other:?}"),
     };
-    let channel = Arc::new((made, make));
+    let channel = Arc::new((opened, open));
     let carry = service_fn(move |request| {
-        let (made, make) = &*channel;
-        let channel = made.get_or_init(make).clone();
+        let (opened, open) = &*channel;
+        let channel = opened.get_or_init(open).clone();
         async move { channel.oneshot(request).await.map_err(Into::into) }
     });
     (etcd_client::Channel::Custom(BoxCloneSyncService::new(carry)), sender)

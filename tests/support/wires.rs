@@ -70,10 +70,9 @@ struct Machine {
     loses: Option<u64>,
 }
 
-/// One direction of a connection.
+/// One direction of a connection. Its number is even if it goes to the service; the other direction has the next one.
 struct Pipe {
     machine: String,
-    to_service: bool,
     /// What is under way: when it arrives, unless it is held up.
     segments: VecDeque<(Option<Instant>, Segment)>,
     bytes: usize,
@@ -86,6 +85,10 @@ struct Pipe {
     unwritten: bool,
     /// A firewall has forgotten the connection: nothing arrives, and nobody is told.
     forgotten: bool,
+}
+
+fn goes_to_service(pipe: u64) -> bool {
+    pipe.is_multiple_of(2)
 }
 
 enum Segment {
@@ -247,15 +250,14 @@ impl State {
         self.fingerprint = fingerprint;
     }
 
-    /// Both ends of a new connection, the service's first, and who takes that. The two directions are neighbours by number.
+    /// Both ends of a new connection, the service's first, and who takes that.
     fn connect(&mut self, machine: &str, network: &Network) -> Option<(Entrance, Wire, Wire)> {
         let door = self.door.clone()?;
         let first = self.next_pipe;
         self.next_pipe += 2;
-        for (id, to_service) in [(first, true), (first + 1, false)] {
+        for id in [first, first + 1] {
             let pipe = Pipe {
                 machine: machine.to_owned(),
-                to_service,
                 segments: VecDeque::new(),
                 bytes: 0,
                 last: Instant::now(),
@@ -303,7 +305,7 @@ impl State {
     /// Lets what is held up arrive, if it gets through.
     fn release(&mut self, id: u64) {
         let Some(pipe) = self.pipes.get(&id) else { return };
-        let (machine, to_service) = (pipe.machine.clone(), pipe.to_service);
+        let (machine, to_service) = (pipe.machine.clone(), goes_to_service(id));
         if pipe.segments.is_empty() || !self.reaches(&machine, to_service) {
             return;
         }
@@ -337,7 +339,7 @@ impl State {
     fn leave(&mut self, reads: u64, writes: u64, said: bool) {
         let Some(pipe) = self.pipes.get_mut(&reads) else { return };
         pipe.unread = true;
-        let silent = pipe.to_service && !self.lit;
+        let silent = goes_to_service(reads) && !self.lit;
         if !silent {
             self.release(reads);
             if !said {
@@ -404,7 +406,7 @@ impl AsyncRead for Wire {
             let arrives = {
                 let mut state = this.network.state();
                 let Some(pipe) = state.pipes.get(&this.reads) else { return Poll::Pending };
-                let reached = state.reaches(&pipe.machine, pipe.to_service);
+                let reached = state.reaches(&pipe.machine, goes_to_service(this.reads));
                 let Some(pipe) = state.pipes.get_mut(&this.reads) else { return Poll::Pending };
                 pipe.reader = Some(context.waker().clone());
                 match pipe.segments.front() {
