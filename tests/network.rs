@@ -38,12 +38,12 @@ fn every_invariant_holds_in_two_thousand_schedules() {
 
 #[test]
 fn while_nobody_dies_no_world_changes_whatever_happens_to_the_service() {
-    check::<Cluster>(400, Weather::ServiceOnly);
+    check::<Cluster>(200, Weather::ServiceOnly);
 }
 
 #[test]
 fn where_a_node_hosts_the_service_its_loss_is_told_and_the_run_goes_on_with_the_next_host() {
-    check::<Hosted>(400, Weather::Stormy);
+    check::<Hosted>(300, Weather::Stormy);
 }
 
 #[test]

@@ -502,16 +502,22 @@ fn keys() -> RunKeys {
     RunKeys::new("default", "run")
 }
 
+/// Between two attempts to watch; after each that fails twice as long.
+const WITNESS_PAUSE: Duration = Duration::from_millis(50);
+
 /// Looks at what stands in the store: decisions follow from each other, each is whole, and none follows a closing.
 async fn witness(client: Arc<dyn Backend>, book: Book) {
     let keys = keys();
     let mut restored = BTreeSet::new();
+    let mut pause = WITNESS_PAUSE;
     loop {
         let (mut last, mut closed): (Option<RoundRecord>, bool) = (None, false);
         let Ok(mut watch) = client.watch(keys.control(), 0).await else {
-            sleep(Duration::from_millis(50)).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
             continue;
         };
+        pause = WITNESS_PAUSE;
         while let Ok(changes) = watch.next().await {
             let is_closed = |event: &Event| event.key() == keys.closed().as_bytes();
             // A new life is begun in the transaction that puts the closing away.
