@@ -99,7 +99,7 @@ async fn converse(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     builder
         .http2()
-        // etcd's answers have no date either.
+        // No client of etcd reads it, and it is the wall clock's.
         .auto_date_header(false)
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
