@@ -23,7 +23,7 @@ use crate::{
     discovery::{DEFAULT_PORT, Endpoint, Source},
     error::{Error, Result},
     protocol::keys::RunKeys,
-    server::{self, Credentials, HOSTED, Server, ServerOptions, ServerTls},
+    server::{self, Credentials, HOSTED, Listener, Server, ServerOptions, ServerTls, Tcp},
     settings::{Connection, Credentials as Files},
 };
 
@@ -87,9 +87,17 @@ impl Host {
             }
         };
         let (tls, user) = credentials(&connection.credentials)?;
-        let server =
-            Server::start(listener, ServerOptions { tls, user, hosted: true, ..Default::default() })?;
-        Ok(Begun::Host(Self { server, endpoint: endpoint.to_string() }))
+        let options = ServerOptions { tls, user, ..ServerOptions::default() };
+        Ok(Begun::Host(Self::on(Tcp::from(listener), endpoint.to_string(), options)?))
+    }
+
+    /// The same on a listener that is there already.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: certificates cannot be used.
+    pub fn on(listener: impl Listener, endpoint: String, options: ServerOptions) -> Result<Self> {
+        let server = Server::start_on(listener, ServerOptions { hosted: true, ..options })?;
+        Ok(Self { server, endpoint })
     }
 
     /// Whether it is this one that answers at the endpoint, by `backend`, which dials it. If so it serves everybody from

@@ -12,12 +12,15 @@ use etcd_client::proto::PbResponseHeader;
 use tokio::{sync::watch, time::Instant};
 
 use super::{auth::Gatekeeper, requests::Counters};
-use crate::backend::{
-    Revision,
-    memory::{
-        engine::{Bounds, Engine},
-        live::Live,
+use crate::{
+    backend::{
+        Revision,
+        memory::{
+            engine::{Bounds, Engine},
+            live::Live,
+        },
     },
+    run::Entropy,
 };
 
 /// etcd's version whose API this is; what stands after the plus says that it is another program.
@@ -36,11 +39,17 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Nothing yet, under ids that nobody else has.
-    pub fn new(bounds: Bounds) -> Self {
+    /// Nothing yet, under random ids, so that nobody else has them.
+    pub fn new(bounds: Bounds, entropy: &Entropy) -> Self {
         let live = Live::looking_after_itself(Engine::new(bounds));
-        let id = || rand::random::<u64>().max(1);
+        let id = || entropy.bits().max(1);
         Self { live, cluster_id: id(), member_id: id() }
+    }
+
+    /// While it is paused no lease ends by itself: what a simulation says instead of stopping the process.
+    #[doc(hidden)]
+    pub fn pause(&self, paused: bool) {
+        self.live.reshape(|_, _| ((), paused));
     }
 }
 

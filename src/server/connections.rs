@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    net::Shutdown,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -20,10 +19,8 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -33,6 +30,7 @@ use tonic::body::Body;
 use super::{
     api::{Api, Counted, stopped},
     dispatch::dispatch,
+    listener::Listener,
 };
 
 /// How long a client may take to begin.
@@ -50,7 +48,7 @@ const PREFACE_BYTES: usize = 24;
 const STREAMS_PER_CONNECTION: u32 = 10_000;
 
 /// Serves until it is stopped, and is then done when the last client is gone or its grace is over.
-pub(super) async fn serve(api: Arc<Api>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Option<TlsAcceptor>) {
     let mut stopping = api.stopping.clone();
     let mut connections = JoinSet::new();
     loop {
@@ -59,7 +57,7 @@ pub(super) async fn serve(api: Arc<Api>, listener: TcpListener, tls: Option<TlsA
             () = stopped(&mut stopping) => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     let counted = Counted::new(&api, |api| &api.connections);
                     connections.spawn(connection(Arc::clone(&api), stream, tls.clone(), counted));
                 }
@@ -70,22 +68,20 @@ pub(super) async fn serve(api: Arc<Api>, listener: TcpListener, tls: Option<TlsA
             },
         }
     }
-    end(&SockRef::from(&listener));
     drop(listener);
     // What is left after the grace ends with the set.
     let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-async fn connection(api: Arc<Api>, stream: TcpStream, tls: Option<TlsAcceptor>, _counted: Counted) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("a connection ended at once: {error}");
-        return;
-    }
+async fn connection<S>(api: Arc<Api>, stream: S, tls: Option<TlsAcceptor>, _counted: Counted)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let heard = Arc::new(AtomicUsize::new(0));
-    let socket = Socket { stream, heard: Arc::clone(&heard) };
+    let stream = Heard { stream, bytes: Arc::clone(&heard) };
     match tls {
-        None => converse(api, socket, &heard).await,
-        Some(tls) => match timeout(PATIENCE, tls.accept(socket)).await {
+        None => converse(api, stream, &heard).await,
+        Some(tls) => match timeout(PATIENCE, tls.accept(stream)).await {
             Ok(Ok(stream)) => converse(api, stream, &heard).await,
             Ok(Err(error)) => tracing::debug!("a client was refused, no TLS came about: {error}"),
             Err(_) => tracing::debug!("a client was left, it did not finish its TLS handshake"),
@@ -103,6 +99,8 @@ async fn converse(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     builder
         .http2()
+        // No client of etcd reads it, and it is the wall clock's.
+        .auto_date_header(false)
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
@@ -139,26 +137,13 @@ async fn converse(
     }
 }
 
-/// Ends a socket for all who have it: a process that was forked from this one has a copy, which would keep the port
-/// taken and the peer waiting.
-fn end(socket: &SockRef<'_>) {
-    // It may have ended already.
-    let _ = socket.shutdown(Shutdown::Both);
-}
-
 /// A connection that counts what is read.
-struct Socket {
-    stream: TcpStream,
-    heard: Arc<AtomicUsize>,
+struct Heard<S> {
+    stream: S,
+    bytes: Arc<AtomicUsize>,
 }
 
-impl Drop for Socket {
-    fn drop(&mut self) {
-        end(&SockRef::from(&self.stream));
-    }
-}
-
-impl AsyncRead for Socket {
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -166,12 +151,12 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let end = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.heard.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        self.bytes.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
         end
     }
 }
 
-impl AsyncWrite for Socket {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -197,6 +182,6 @@ impl AsyncWrite for Socket {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 }

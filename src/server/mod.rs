@@ -13,6 +13,7 @@ mod connections;
 mod dispatch;
 mod kv;
 mod lease;
+mod listener;
 mod member;
 mod pages;
 mod refusals;
@@ -38,10 +39,14 @@ use tokio::{
 use self::{api::Api, auth::Gatekeeper, requests::Counters};
 pub use self::{
     api::{Contents, HOSTED, VERSION},
+    listener::{Listener, Socket, Tcp},
     tls::ServerTls,
 };
 pub use crate::backend::{etcd::Credentials, memory::engine::Bounds};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    run::Entropy,
+};
 
 /// Where it listens unless told otherwise: not 2379, which is where an etcd would be.
 pub use crate::discovery::HOSTING_PORT as DEFAULT_PORT;
@@ -108,9 +113,17 @@ impl Server {
     /// # Errors
     /// [`Error::Setting`] if certificates cannot be read or used, or the listener is none.
     pub fn start(listener: TcpListener, options: ServerOptions) -> Result<Self> {
+        Self::start_on(Tcp::from(listener), options)
+    }
+
+    /// The same on any listener.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_on(listener: impl Listener, options: ServerOptions) -> Result<Self> {
         let ServerOptions { tls, user, bounds, contents, hosted } = options;
         let address = listener
-            .local_addr()
+            .address()
             .map_err(|error| Error::Setting { message: format!("the listener has no address: {error}") })?;
         let acceptor = tls.as_ref().map(ServerTls::acceptor).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -120,7 +133,7 @@ impl Server {
             );
         }
         let contents = match contents {
-            None => Contents::new(bounds),
+            None => Contents::new(bounds, &Entropy::from_system()),
             Some(contents) => {
                 // As etcd does when it starts: nobody could renew them.
                 contents.live.reshape(|engine, now| (engine.renew_all(now), false));

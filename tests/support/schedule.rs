@@ -1,22 +1,22 @@
-//! One random schedule: what happens to a run, and whether everything held that must.
+//! One random schedule: what happens to a run, and whether everything held that must. On which service, and what may
+//! happen to that and to the way to it, is its [`Ground`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
     time::Duration,
 };
 
 use lattice_rdzv::{
     Error,
-    backend::{
-        Backend as _, Event, Keys, Range,
-        memory::{Call, Fate, MemoryBackend, MemoryService},
-    },
-    node::{State, WorldFacts},
+    backend::{Backend, Event, Keys, Range},
+    node::{Node, Place, State},
     protocol::{
         keys::RunKeys,
         records::{ChangeKind, LastWorld, Outcome, Phase, PlanShard, Record as _, RoundRecord},
     },
+    run::Entropy,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
@@ -26,7 +26,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::nodes::{Agent, TTL, settings};
+use super::{
+    book::Book,
+    nodes::{TTL, place, settings},
+};
 
 /// What happens to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,142 +45,103 @@ pub(crate) enum Weather {
 pub(crate) struct Report {
     pub(crate) trace: Vec<String>,
     pub(crate) broken: Vec<String>,
-    pub(crate) rounds: usize,
-    pub(crate) worlds: usize,
-    pub(crate) wipes: usize,
+    pub(crate) tally: Tally,
+    /// One number for all that happened.
+    pub(crate) fingerprint: u64,
 }
 
-/// What its nodes say of a world: size, master, and who has which rank.
-type World = (u32, String, BTreeMap<u32, String>);
+/// What happened how often.
+pub(crate) type Tally = BTreeMap<&'static str, usize>;
 
-/// What all agents write down.
-#[derive(Default)]
-struct Ledger {
-    trace: Vec<String>,
-    broken: Vec<String>,
-    /// By life, round and name.
-    worlds: BTreeMap<(String, u64, String), World>,
-    /// The last round of each life that was closed, and not wiped since.
-    closed: BTreeMap<String, u64>,
-    /// Whether the service lost everything: then there may be two worlds of one number that do not know of each other,
-    /// and a life whose closing was forgotten.
-    wiped: bool,
-    /// Whether somebody has asked for the run to be closed: only then may an agent's life end by itself.
-    closing: bool,
-    /// Who has ended.
-    ends: BTreeSet<String>,
-}
+/// What a schedule is played on: a service, the ways to it, and what may happen to them. All of it is chance, and all
+/// chance is of the seed.
+pub(crate) trait Ground: Sized + 'static {
+    /// A node's way to the service.
+    type Link;
 
-#[derive(Clone)]
-struct Book {
-    ledger: Arc<Mutex<Ledger>>,
-    began: Instant,
-    min: u32,
-    max: u32,
-}
+    async fn prepare(random: &mut StdRng, weather: Weather) -> Self;
 
-impl Book {
-    fn write(&self, line: impl std::fmt::Display) {
-        let at = self.began.elapsed().as_secs_f64();
-        self.ledger.lock().unwrap().trace.push(format!("{at:9.3} {line}"));
+    /// The way of a node that starts.
+    fn link(&mut self, name: &str, seed: u64) -> Self::Link;
+
+    fn backend(link: &Self::Link) -> Arc<dyn Backend>;
+
+    /// Where a node that starts is, and what it hosts.
+    async fn place(&mut self, name: &str, _: &Self::Link) -> Place {
+        place(name)
     }
 
-    fn broken(&self, what: String) {
-        self.write(format!("BROKEN {what}"));
-        self.ledger.lock().unwrap().broken.push(what);
+    /// Whether the service ends with this node.
+    fn is_hosted_by(&self, _: &Self::Link) -> bool {
+        false
     }
 
-    /// A node was given a world.
-    fn world(&self, name: &str, world: &WorldFacts) {
-        let LastWorld { life, round, world: label, rank, size } = &world.place;
-        self.write(format!("{name}: round {round} rank {rank} of {size} ({})", world.why));
-        let mut wrong = Vec::new();
-        {
-            let mut ledger = self.ledger.lock().unwrap();
-            if ledger.closed.get(life).is_some_and(|last| round > last) {
-                wrong.push(format!("round {round} was formed in a closed life"));
-            }
-            let key = (life.clone(), *round, label.clone());
-            let mut others = ledger.worlds.keys().filter(|(of, number, _)| (of, number) == (life, round));
-            if !ledger.wiped && others.any(|other| *other != key) {
-                wrong.push(format!("round {round} was formed twice"));
-            }
-            let (known_size, master, ranks) = ledger
-                .worlds
-                .entry(key)
-                .or_insert_with(|| (*size, world.master_address.clone(), BTreeMap::new()));
-            if known_size != size || *master != world.master_address {
-                wrong.push(format!("round {round} has two sizes or masters"));
-            }
-            let identity = format!("{name} {}", world.node);
-            if ranks.insert(*rank, identity.clone()).is_some_and(|old| old != identity) {
-                wrong.push(format!("rank {rank} of round {round} was given twice"));
-            }
-            if *rank >= *size || *size < self.min || *size > self.max {
-                wrong.push(format!("rank {rank} of {size} in a run of {}:{}", self.min, self.max));
-            }
-            if *rank == 0 && world.master_address != format!("{name}.test") {
-                wrong.push(format!("rank 0 is {name}, and the master {}", world.master_address));
-            }
-        }
-        for what in wrong {
-            self.broken(what);
-        }
+    /// Whether there is a service; if not, the next node that starts hosts one.
+    fn is_served(&self) -> bool {
+        true
     }
 
-    fn closing(&self) {
-        self.ledger.lock().unwrap().closing = true;
-    }
+    /// A client that nothing happens to.
+    fn observer(&self) -> Arc<dyn Backend>;
 
-    fn closed(&self, life: &str, round: u64) {
-        self.ledger.lock().unwrap().closed.entry(life.to_owned()).or_insert(round);
-    }
+    /// Cuts a way, in one of the manners there are, and says which.
+    fn cut(&mut self, link: &Self::Link, manner: u64) -> &'static str;
 
-    fn wiped(&self) {
-        let mut ledger = self.ledger.lock().unwrap();
-        ledger.wiped = true;
-        ledger.closed.clear();
-    }
+    fn mend(&mut self, link: &Self::Link);
 
-    fn ended(&self, name: &str, error: &Error) {
-        self.write(format!("{name}: ends: {error}"));
-        let closing = {
-            let mut ledger = self.ledger.lock().unwrap();
-            ledger.ends.insert(name.to_owned());
-            ledger.closing
-        };
-        if !(closing && matches!(error, Error::Closed { .. })) {
-            self.broken(format!("{name} ended, and nobody had closed the run: {error}"));
-        }
+    /// A node is about to end without a word.
+    fn bury(&mut self, _: &Self::Link) {}
+
+    /// Ends all that was done to the service and to these ways.
+    async fn clear(&mut self, links: &[&Self::Link]);
+
+    /// Something else happens, mostly to the service. Of six kinds 1 to 5 touch no node.
+    async fn befall(schedule: &mut Schedule<Self>, kind: u64);
+
+    /// Adds what only it counted, and says in one number all that it saw.
+    fn account(&self, _: &mut Tally) -> u64 {
+        0
     }
 }
+
+/// How long an agent that has a world waits for the run's store before it goes on.
+const COUNT_LIMIT: Duration = Duration::from_secs(5);
 
 /// An agent that lives by itself: takes worlds as they come until its run is closed.
-struct Living {
-    name: String,
-    agent: Arc<Agent>,
+pub(crate) struct Living<L> {
+    pub(crate) name: String,
+    node: Arc<Node>,
+    pub(crate) link: L,
     task: JoinHandle<()>,
     world: watch::Receiver<Option<LastWorld>>,
-    cut: bool,
+    pub(crate) cut: bool,
 }
 
-impl Living {
-    fn start(book: &Book, name: &str, agent: Agent) -> Self {
-        let agent = Arc::new(agent);
+impl<L> Living<L> {
+    fn start(book: &Book, name: &str, node: Node, link: L) -> Self {
+        let node = Arc::new(node);
         let (sender, world) = watch::channel(None);
-        let (book, own) = (book.clone(), Arc::clone(&agent));
+        let (book, own) = (book.clone(), Arc::clone(&node));
         let named = name.to_owned();
         let task = tokio::spawn(async move {
             loop {
-                match own.node.next_world(Some(29500), None).await {
+                match own.next_world(Some(29500), None).await {
                     Ok(world) => {
                         book.world(&named, &world);
                         let _ = sender.send(Some(world.place.clone()));
+                        book.counts(&world.place);
+                        let store = own.round_store(&world, true);
+                        book.counted(&named, &world.place, store.add("count", 1, false, COUNT_LIMIT).await);
                     }
                     Err(Error::Timeout { .. }) => continue,
+                    // The service was away when its time was over.
+                    Err(Error::Unavailable { .. }) => {
+                        sleep(Duration::from_secs(1)).await;
+                        continue;
+                    }
                     Err(error) => return book.ended(&named, &error),
                 }
-                if let Some((_, change)) = own.node.wait_change(None).await {
+                if let Some((_, change)) = own.wait_change(None).await {
                     book.write(format!("{named}: {:?}: {}", change.kind, change.why));
                     if change.kind == ChangeKind::Closed {
                         let _ = sender.send(None);
@@ -185,7 +149,7 @@ impl Living {
                 }
             }
         });
-        Self { name: name.to_owned(), agent, task, world, cut: false }
+        Self { name: name.to_owned(), node, link, task, world, cut: false }
     }
 
     /// Ends without a word.
@@ -194,36 +158,35 @@ impl Living {
     }
 
     fn state(&self) -> State {
-        self.agent.node.subscribe().borrow().state
+        self.node.subscribe().borrow().state
     }
 }
 
 /// A schedule under way.
-struct Schedule {
-    book: Book,
+pub(crate) struct Schedule<G: Ground> {
+    pub(crate) book: Book,
     random: StdRng,
-    service: MemoryService,
-    agents: Vec<Living>,
+    pub(crate) ground: G,
+    pub(crate) agents: Vec<Living<G::Link>>,
     started: u64,
     nnodes: String,
     weather: Weather,
-    wipes: usize,
-    noise: bool,
+    tally: Tally,
     /// Which start of the job this is.
     submission: u64,
 }
 
-impl Schedule {
-    fn below(&mut self, bound: u64) -> u64 {
+impl<G: Ground> Schedule<G> {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.random.next_u64() % bound
     }
 
-    fn seconds(&mut self, most: f64) -> Duration {
+    pub(crate) fn seconds(&mut self, most: f64) -> Duration {
         let part = u32::try_from(self.random.next_u64() % 10_000).unwrap();
         Duration::from_secs_f64(most * f64::from(part) / 10_000.0)
     }
 
-    async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         self.started += 1;
         let name = format!("n{}", self.started);
         let seed = self.random.next_u64();
@@ -239,19 +202,17 @@ impl Schedule {
         ];
         let settings = settings(&name, &self.nnodes, &times);
         self.book.write(format!("{name}: starts"));
-        let link = Arc::new(self.service.connect_with(TTL / 4));
-        if self.noise {
-            let mut random = StdRng::seed_from_u64(seed);
-            link.interfere(Some(Box::new(move |call| noise(&mut random, call))));
-        }
-        match timeout(Duration::from_secs(60), Agent::join_over(link, settings, seed)).await {
-            Ok(Ok(agent)) => self.agents.push(Living::start(&self.book, &name, agent)),
+        let link = self.ground.link(&name, seed);
+        let place = self.ground.place(&name, &link).await;
+        let joining = Node::join(G::backend(&link), settings, Entropy::seeded(seed), place);
+        match timeout(Duration::from_secs(60), joining).await {
+            Ok(Ok(node)) => self.agents.push(Living::start(&self.book, &name, node, link)),
             Ok(Err(error)) => self.book.broken(format!("{name} did not join: {error}")),
             Err(_) => self.book.broken(format!("{name}: joining hangs")),
         }
     }
 
-    fn one(&mut self) -> Option<usize> {
+    pub(crate) fn one(&mut self) -> Option<usize> {
         let count = self.agents.len() as u64;
         (count > 0).then(|| usize::try_from(self.below(count)).unwrap())
     }
@@ -266,80 +227,48 @@ impl Schedule {
         match kind {
             2 => {
                 if let Some(index) = self.one() {
-                    let gone = self.agents.remove(index);
+                    let gone = self.take(index);
+                    self.happened("deaths");
                     self.book.write(format!("{}: killed", gone.name));
+                    self.ground.bury(&gone.link);
                     gone.kill();
                 }
             }
             3 => {
                 if let Some(index) = self.one() {
-                    let gone = self.agents.remove(index);
+                    let gone = self.take(index);
+                    self.happened("departures");
                     self.book.write(format!("{}: leaves", gone.name));
                     gone.task.abort();
                     let limit = self.seconds(3.0);
-                    gone.agent.node.leave(Some(limit)).await;
+                    gone.node.leave(Some(limit)).await;
                 }
             }
             4 | 5 => {
                 if let Some(index) = self.one() {
+                    let manner = self.random.next_u64();
                     let living = &mut self.agents[index];
                     living.cut = !living.cut;
-                    let cut = living.cut;
-                    if cut {
-                        living.agent.link.cut();
+                    let word = if living.cut {
+                        *self.tally.entry("partitions").or_default() += 1;
+                        self.ground.cut(&living.link, manner)
                     } else {
-                        living.agent.link.mend();
-                    }
-                    let word = if cut { "cut off" } else { "reaches the service again" };
+                        self.ground.mend(&living.link);
+                        "reaches the service again"
+                    };
                     self.book.write(format!("{}: {word}", living.name));
                 }
             }
-            6 => {
-                if let Some(index) = self.one() {
-                    let lost = usize::try_from(self.below(4)).unwrap();
-                    self.book.write(format!("{}: loses {lost} answers", self.agents[index].name));
-                    self.agents[index].agent.link.lose_answers(lost);
-                }
-            }
-            7 => {
-                self.book.write("service: wiped");
-                self.wipes += 1;
-                self.book.wiped();
-                self.service.wipe();
-                if self.weather == Weather::ServiceOnly {
-                    sleep(TTL * 5).await;
-                }
-            }
-            8 | 9 => {
-                let time = self.seconds(15.0);
-                self.book.write(format!("service: paused for {:.1} s", time.as_secs_f64()));
-                self.service.pause();
-                sleep(time).await;
-                self.check_uncertain(time);
-                self.service.resume();
-                if self.weather == Weather::ServiceOnly {
-                    sleep(TTL * 5).await;
-                }
-            }
-            10 => {
-                let time = self.seconds(15.0);
-                self.book.write(format!("service: down for {:.1} s", time.as_secs_f64()));
-                self.service.stop();
-                sleep(time).await;
-                self.service.start();
-            }
-            11 => {
-                self.book.write("service: compacted");
-                let _ = self.service.compact(self.service.revision());
-            }
+            6..=11 => G::befall(self, kind - 6).await,
             12 => {
                 if let Some(index) = self.one() {
-                    let gone = self.agents.remove(index);
+                    let gone = self.take(index);
                     self.book.write(format!("{}: is about to leave", gone.name));
-                    gone.agent.node.mark_leaving(Duration::from_secs(1)).await;
+                    gone.node.mark_leaving(Duration::from_secs(1)).await;
                     let grace = self.seconds(2.0);
                     sleep(grace).await;
                     self.book.write(format!("{}: is killed in its grace period", gone.name));
+                    self.ground.bury(&gone.link);
                     gone.kill();
                 }
             }
@@ -348,18 +277,45 @@ impl Schedule {
         }
     }
 
+    /// Takes out an agent that is about to end.
+    fn take(&mut self, index: usize) -> Living<G::Link> {
+        let gone = self.agents.remove(index);
+        if self.ground.is_hosted_by(&gone.link) {
+            self.wiped(&format!("{}: the service will end with it", gone.name));
+        }
+        gone
+    }
+
+    pub(crate) fn happened(&mut self, what: &'static str) {
+        *self.tally.entry(what).or_default() += 1;
+    }
+
+    /// The service loses everything now.
+    pub(crate) fn wiped(&mut self, how: &str) {
+        self.book.write(how);
+        self.happened("wipes");
+        self.book.wiped();
+    }
+
+    /// Where nobody dies, what happened to the service is over before the next thing happens.
+    pub(crate) async fn settled_weather(&self) {
+        if self.weather == Weather::ServiceOnly {
+            sleep(TTL * 5).await;
+        }
+    }
+
     /// Somebody closes the run in the middle of everything, and the job is started again.
     async fn close_by_somebody(&mut self) {
         // Not too often: what happens to a run is more than its ends.
         let Some(index) = self.one().filter(|_| self.submission < 3) else { return };
-        let closer = Arc::clone(&self.agents[index].agent);
+        let closer = Arc::clone(&self.agents[index].node);
         self.book.write(format!("{}: closes", self.agents[index].name));
         self.book.closing();
         // Of a closing that it knows already the service may know nothing any more.
-        let news = closer.node.subscribe().borrow().closed.is_none();
+        let news = closer.subscribe().borrow().closed.is_none();
         let limit = self.seconds(4.0);
-        let acknowledged = closer.node.close(Outcome::Failed, "the storm", Some(limit)).await;
-        let record = closer.node.subscribe().borrow().closed.clone();
+        let acknowledged = closer.close(Outcome::Failed, "the storm", Some(limit)).await;
+        let record = closer.subscribe().borrow().closed.clone();
         self.book.write(format!("closed: {acknowledged}"));
         if let Some(closed) = record.filter(|_| acknowledged && news)
             && let Some(round) = self.stored_round().await.filter(|round| round.life == closed.life)
@@ -373,12 +329,12 @@ impl Schedule {
     /// What stands at `ctl/round` now.
     async fn stored_round(&self) -> Option<RoundRecord> {
         let key = keys().round();
-        let found = self.service.connect().range(Range::new(Keys::one(key.as_str()))).await.ok()?;
+        let found = self.ground.observer().range(Range::new(Keys::one(key.as_str()))).await.ok()?;
         RoundRecord::decode(&key, &found.items.first()?.value).ok()
     }
 
     /// Whoever has heard nothing for longer than its lease lives must know that it may be lost.
-    fn check_uncertain(&self, silence: Duration) {
+    pub(crate) fn check_uncertain(&self, silence: Duration) {
         if silence < TTL * 2 {
             return;
         }
@@ -392,19 +348,26 @@ impl Schedule {
 
     /// All faults end; then, within the configured times, everybody who is left has settled.
     async fn settle(&mut self) {
+        let links: Vec<_> = self.agents.iter().map(|living| &living.link).collect();
+        self.ground.clear(&links).await;
         for living in &mut self.agents {
-            living.agent.link.mend();
-            living.agent.link.interfere(None);
             living.cut = false;
         }
         self.book.write("all faults end");
         // Who is to learn of a closing has done so when what happened last was noticed.
         sleep(TTL * 3).await;
-        let ended = self.book.ledger.lock().unwrap().ends.clone();
-        self.agents.retain(|living| !ended.contains(&living.name));
-        while (self.agents.len() as u64) < u64::from(self.book.min) {
+        let ended = self.book.ledger().ends.clone();
+        while let Some(index) = self.agents.iter().position(|living| ended.contains(&living.name)) {
+            drop(self.take(index));
+        }
+        // What they had open is closed by then.
+        sleep(Duration::from_millis(1)).await;
+        while (self.agents.len() as u64) < u64::from(self.book.min) || !self.ground.is_served() {
             self.start().await;
         }
+        // Who hosts the service goes last.
+        let ground = &self.ground;
+        self.agents.sort_by_key(|living| ground.is_hosted_by(&living.link));
         // What happened last may not have been noticed yet.
         sleep(TTL * 2).await;
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -416,11 +379,7 @@ impl Schedule {
             }
             if Instant::now() > deadline {
                 for living in &self.agents {
-                    self.book.write(format!(
-                        "{}: {:?}",
-                        living.name,
-                        *living.agent.node.subscribe().borrow()
-                    ));
+                    self.book.write(format!("{}: {:?}", living.name, *living.node.subscribe().borrow()));
                 }
                 self.book.broken(format!("not settled a minute after the last fault: {unsettled}"));
                 return;
@@ -434,8 +393,8 @@ impl Schedule {
         let mut worlds = BTreeSet::new();
         let mut members = 0;
         for living in &self.agents {
-            let seen = living.agent.node.subscribe().borrow().clone();
-            if seen.state == State::Member && living.agent.node.num_nodes_waiting() == 0 {
+            let seen = living.node.subscribe().borrow().clone();
+            if seen.state == State::Member && living.node.num_nodes_waiting() == 0 {
                 members += 1;
                 worlds.extend(living.world.borrow().as_ref().map(|world| (world.life.clone(), world.round)));
             }
@@ -461,8 +420,8 @@ impl Schedule {
         }
         let mut plans = BTreeSet::new();
         for living in members() {
-            let Some(facts) = living.agent.node.subscribe().borrow().world.clone() else { continue };
-            match living.agent.node.members(&facts, TTL).await {
+            let Some(facts) = living.node.subscribe().borrow().world.clone() else { continue };
+            match living.node.members(&facts, TTL).await {
                 Ok(members) => {
                     plans.insert(members.iter().map(|entry| (entry.rank, entry.id)).collect::<Vec<_>>());
                 }
@@ -478,21 +437,21 @@ impl Schedule {
     async fn finish(&mut self) {
         let members: Vec<_> = self.agents.iter().filter(|living| living.state() == State::Member).collect();
         for living in &members {
-            let facts = living.agent.node.subscribe().borrow().world.clone().expect("a member's world");
-            let store = living.agent.node.round_store(&facts, true);
+            let facts = living.node.subscribe().borrow().world.clone().expect("a member's world");
+            let store = living.node.round_store(&facts, true);
             self.book.write(format!("{}: finishes", living.name));
             if let Err(error) = store.add("barrier", 1, true, Duration::from_secs(30)).await {
                 self.book.broken(format!("{} cannot finish: {error}", living.name));
             }
         }
-        for living in members.iter().skip(1) {
+        let Some((last, others)) = members.split_last() else { return };
+        for living in others {
             self.book.write(format!("{}: leaves, finished", living.name));
             living.task.abort();
-            living.agent.node.leave(None).await;
+            living.node.leave(None).await;
         }
         sleep(TTL * 2).await;
-        let Some(last) = members.first() else { return };
-        if let Some((_, change)) = last.agent.node.change() {
+        if let Some((_, change)) = last.node.change() {
             self.book.broken(format!("{} was told though all had finished: {}", last.name, change.why));
         }
     }
@@ -503,19 +462,19 @@ impl Schedule {
             .agents
             .iter()
             .find(|living| living.state() == State::Member)
-            .map(|living| Arc::clone(&living.agent))
+            .map(|living| Arc::clone(&living.node))
         else {
             return;
         };
-        let world = closer.node.subscribe().borrow().world.clone().expect("a member's world");
+        let world = closer.subscribe().borrow().world.clone().expect("a member's world");
         self.book.closing();
         self.book.closed(&world.place.life, world.place.round);
         self.book.write("closing");
-        if !closer.node.close(Outcome::Failed, "the end", None).await {
+        if !closer.close(Outcome::Failed, "the end", None).await {
             self.book.broken("closing was not acknowledged".into());
         }
         for living in &mut self.agents {
-            let seen = living.agent.node.subscribe().borrow().clone();
+            let seen = living.node.subscribe().borrow().clone();
             let of_this_life =
                 seen.node.is_some() && seen.round.is_some_and(|round| round.life == world.place.life);
             let ended = timeout(Duration::from_secs(10), &mut living.task).await.is_ok();
@@ -523,12 +482,15 @@ impl Schedule {
             if of_this_life && !ended {
                 self.book.broken(format!("{} did not end when the run was closed", living.name));
             }
-            if !living.agent.node.leave(None).await {
+            if !living.node.leave(None).await {
                 self.book.broken(format!("{} could not leave a closed run", living.name));
             }
         }
+        if !self.ground.is_served() {
+            return;
+        }
         sleep(Duration::from_secs(1_000)).await;
-        let left = self.service.connect().range(Range::new(Keys::prefix("/"))).await.expect("a range").items;
+        let left = self.ground.observer().range(Range::new(Keys::prefix("/"))).await.expect("a range").items;
         if let Some(item) = left.first() {
             let key = String::from_utf8_lossy(&item.key).into_owned();
             self.book.broken(format!("{} keys are left of the run, such as {key}", left.len()));
@@ -540,17 +502,22 @@ fn keys() -> RunKeys {
     RunKeys::new("default", "run")
 }
 
+/// Between two attempts to watch; after each that fails twice as long.
+const WITNESS_PAUSE: Duration = Duration::from_millis(50);
+
 /// Looks at what stands in the store: decisions follow from each other, each is whole, and none follows a closing.
-async fn witness(service: MemoryService, book: Book) {
-    let client = service.connect();
+async fn witness(client: Arc<dyn Backend>, book: Book) {
     let keys = keys();
     let mut restored = BTreeSet::new();
+    let mut pause = WITNESS_PAUSE;
     loop {
         let (mut last, mut closed): (Option<RoundRecord>, bool) = (None, false);
         let Ok(mut watch) = client.watch(keys.control(), 0).await else {
-            sleep(Duration::from_millis(50)).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
             continue;
         };
+        pause = WITNESS_PAUSE;
         while let Ok(changes) = watch.next().await {
             let is_closed = |event: &Event| event.key() == keys.closed().as_bytes();
             // A new life is begun in the transaction that puts the closing away.
@@ -592,7 +559,7 @@ async fn witness(service: MemoryService, book: Book) {
                         last = Some(round);
                         continue;
                     }
-                    check_plan(&client, &keys, &round, item.mod_revision, &book).await;
+                    check_plan(client.as_ref(), &keys, &round, item.mod_revision, &book).await;
                     last = Some(round);
                 }
             }
@@ -601,8 +568,8 @@ async fn witness(service: MemoryService, book: Book) {
 }
 
 /// With the round its whole plan is there.
-async fn check_plan(client: &MemoryBackend, keys: &RunKeys, round: &RoundRecord, revision: i64, book: &Book) {
-    if !round.has_world() || book.ledger.lock().unwrap().wiped {
+async fn check_plan(client: &dyn Backend, keys: &RunKeys, round: &RoundRecord, revision: i64, book: &Book) {
+    if !round.has_world() || book.ledger().wiped {
         return;
     }
     let plan = keys.plan(&round.life, round.round, &round.attempt);
@@ -612,7 +579,7 @@ async fn check_plan(client: &MemoryBackend, keys: &RunKeys, round: &RoundRecord,
     let shards = found.items.iter().map(|item| PlanShard::decode(&plan, &item.value).expect("a shard"));
     let mut ranks: Vec<u32> = shards.flat_map(|shard| shard.nodes).map(|entry| entry.rank).collect();
     ranks.sort_unstable();
-    if ranks.iter().copied().ne(0..round.size) && !book.ledger.lock().unwrap().wiped {
+    if ranks.iter().copied().ne(0..round.size) && !book.ledger().wiped {
         book.broken(format!(
             "round {} of {} was committed with the ranks {ranks:?}",
             round.round, round.size
@@ -620,39 +587,24 @@ async fn check_plan(client: &MemoryBackend, keys: &RunKeys, round: &RoundRecord,
     }
 }
 
-/// A network that is mostly well.
-fn noise(random: &mut StdRng, call: Call) -> Fate {
-    let mut delay = |most: u64| Duration::from_micros(random.next_u64() % (most * 1000));
-    let mut fate = Fate { request_delay: delay(5), answer_delay: delay(5), ..Fate::default() };
-    match random.next_u64() % 200 {
-        0 => fate.request_lost = true,
-        1 => fate.answer_lost = true,
-        // Later than any attempt waits: it arrives when its sender has long given it up.
-        2 if call.writes() => fate.request_delay = Duration::from_millis(random.next_u64() % 7_000),
-        _ => {}
-    }
-    fate
-}
-
-async fn run(seed: u64, weather: Weather) -> Report {
+async fn run<G: Ground>(seed: u64, weather: Weather) -> Report {
     let mut random = StdRng::seed_from_u64(seed);
     let min = 1 + u32::try_from(random.next_u64() % 3).unwrap();
     let max = min + u32::try_from(random.next_u64() % 3).unwrap();
-    let noise = weather == Weather::Stormy && random.next_u64().is_multiple_of(2);
-    let book = Book { ledger: Arc::default(), began: Instant::now(), min, max };
+    let ground = G::prepare(&mut random, weather).await;
+    let book = Book::new(min, max);
     let mut schedule = Schedule {
         book: book.clone(),
         random,
-        service: MemoryService::new(),
+        ground,
         agents: Vec::new(),
         started: 0,
         nnodes: format!("{min}:{max}"),
         weather,
-        wipes: 0,
-        noise,
+        tally: Tally::new(),
         submission: 1,
     };
-    let witness = tokio::spawn(witness(schedule.service.clone(), book.clone()));
+    let witness = tokio::spawn(witness(schedule.ground.observer(), book.clone()));
     let first = if weather == Weather::ServiceOnly { max } else { min };
     for _ in 0..first {
         schedule.start().await;
@@ -660,13 +612,13 @@ async fn run(seed: u64, weather: Weather) -> Report {
     if weather == Weather::ServiceOnly {
         sleep(Duration::from_secs(10)).await;
     }
-    let settled = book.ledger.lock().unwrap().worlds.len();
+    let settled = book.ledger().worlds.len();
     let steps = 6 + schedule.below(10);
     for _ in 0..steps {
         schedule.step().await;
     }
     schedule.settle().await;
-    let rounds = book.ledger.lock().unwrap().worlds.len();
+    let rounds = book.ledger().worlds.len();
     if weather == Weather::ServiceOnly && rounds != settled {
         book.broken(format!("{} rounds were formed though nobody died", rounds - settled));
     }
@@ -675,19 +627,19 @@ async fn run(seed: u64, weather: Weather) -> Report {
     }
     schedule.close().await;
     witness.abort();
-    let ledger = std::mem::take(&mut *book.ledger.lock().unwrap());
-    Report {
-        worlds: ledger.worlds.values().map(|(_, _, ranks)| ranks.len()).sum(),
-        rounds: ledger.worlds.len(),
-        wipes: schedule.wipes,
-        trace: ledger.trace,
-        broken: ledger.broken,
-    }
+    let ledger = std::mem::take(&mut *book.ledger());
+    let mut tally = schedule.tally;
+    tally.insert("schedules", 1);
+    tally.insert("rounds", ledger.worlds.len());
+    tally.insert("places", ledger.worlds.values().map(|(_, _, ranks)| ranks.len()).sum());
+    let mut hasher = DefaultHasher::new();
+    (schedule.ground.account(&mut tally), &ledger.trace).hash(&mut hasher);
+    Report { trace: ledger.trace, broken: ledger.broken, tally, fingerprint: hasher.finish() }
 }
 
 /// Runs one schedule to its end.
-pub(crate) fn simulate(seed: u64, weather: Weather) -> Report {
+pub(crate) fn simulate<G: Ground>(seed: u64, weather: Weather) -> Report {
     let chance = RngSeed::from_bytes(&seed.to_le_bytes());
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).rng_seed(chance).build();
-    runtime.expect("a runtime").block_on(run(seed, weather))
+    runtime.expect("a runtime").block_on(run::<G>(seed, weather))
 }

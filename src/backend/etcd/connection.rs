@@ -12,10 +12,14 @@ use std::{
 };
 
 use etcd_client::{
-    Certificate, Client, ConnectOptions, Identity, KvClient, LeaseClient, MaintenanceClient, TlsOptions,
-    WatchClient,
+    BalancedChannelBuilder, Certificate, Client, ConnectOptions, Identity, KvClient, LeaseClient,
+    MaintenanceClient, TlsOptions, WatchClient,
 };
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, mpsc, watch};
+use tonic::{
+    codegen::http::Uri,
+    transport::{Endpoint, channel::Change},
+};
 
 use super::classify::{Failure, classify};
 use crate::{
@@ -161,6 +165,26 @@ impl EtcdOptions {
     }
 }
 
+/// What makes the channel of each connection, and takes the endpoint that it is to lead to.
+#[doc(hidden)]
+pub type Channels = Arc<dyn Fn() -> (etcd_client::Channel, Endpoints) + Send + Sync>;
+type Endpoints = mpsc::Sender<Change<Uri, Endpoint>>;
+
+/// Channels over this machine's network, unless others are given.
+struct Carrier<'a>(Option<&'a Channels>);
+
+impl BalancedChannelBuilder for Carrier<'_> {
+    type Error = tonic::transport::Error;
+
+    fn balanced_channel(self, buffer_size: usize) -> Result<(etcd_client::Channel, Endpoints), Self::Error> {
+        let over_network = || {
+            let (channel, endpoints) = tonic::transport::Channel::balance_channel(buffer_size);
+            (etcd_client::Channel::Tonic(channel), endpoints)
+        };
+        Ok(self.0.map_or_else(over_network, |channels| channels()))
+    }
+}
+
 /// The parts of a client that are used here.
 #[derive(Clone)]
 pub(super) struct Clients {
@@ -195,11 +219,15 @@ impl Connection {
     }
 
     /// The clients, made by whoever asks first. Whoever is dropped meanwhile leaves it to the next.
-    pub(super) async fn clients(&self, options: &EtcdOptions) -> Result<Clients, Dial> {
-        self.clients.get_or_try_init(|| self.dial(options)).await.cloned()
+    pub(super) async fn clients(&self, pool: &Pool) -> Result<Clients, Dial> {
+        self.clients.get_or_try_init(|| self.dial(pool)).await.cloned()
     }
 
-    async fn dial(&self, options: &EtcdOptions) -> Result<Clients, Dial> {
+    async fn dial(&self, Pool { options, channels, .. }: &Pool) -> Result<Clients, Dial> {
+        let connect = async |how| {
+            let carrier = Carrier(channels.as_ref());
+            Client::connect_with_balanced_channel([&self.endpoint], Some(how), carrier).await
+        };
         let plain = ConnectOptions::new()
             .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
             .with_keep_alive_while_idle(false)
@@ -215,15 +243,15 @@ impl Connection {
         let client = match &options.credentials {
             Some(Credentials { user, password }) => {
                 let with_user = plain.clone().with_user(user, password);
-                match Client::connect([&self.endpoint], Some(with_user)).await {
+                match connect(with_user).await {
                     // etcd's own client goes on as well: a user is given, but this service asks for none.
                     Err(error) if error.to_string().contains("authentication is not enabled") => {
-                        Client::connect([&self.endpoint], Some(plain)).await
+                        connect(plain).await
                     }
                     end => end,
                 }
             }
-            None => Client::connect([&self.endpoint], Some(plain)).await,
+            None => connect(plain).await,
         };
         let client = client.map_err(|error| Dial::Failure(classify(&error)))?;
         let bytes = options.limits.answer_bytes;
@@ -246,14 +274,15 @@ pub(super) enum Dial {
 /// The connection in use.
 pub(super) struct Pool {
     pub(super) options: EtcdOptions,
+    channels: Option<Channels>,
     current: Mutex<Arc<Connection>>,
 }
 
 impl Pool {
-    pub(super) fn new(mut options: EtcdOptions) -> Result<Self> {
+    pub(super) fn new(mut options: EtcdOptions, channels: Option<Channels>) -> Result<Self> {
         options.check()?;
         let current = Mutex::new(Arc::new(Connection::new(&options, 1)));
-        Ok(Self { options, current })
+        Ok(Self { options, channels, current })
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<Connection>> {
@@ -285,7 +314,8 @@ mod tests {
 
     #[test]
     fn a_late_failure_on_an_old_connection_turns_nothing() {
-        let pool = Pool::new(EtcdOptions { seed: 1, ..EtcdOptions::new(["a:1", "b:1", "c:1"]) }).unwrap();
+        let pool = Pool::new(EtcdOptions { seed: 1, ..EtcdOptions::new(["a:1", "b:1", "c:1"]) }, None);
+        let pool = pool.unwrap();
         let first = pool.current();
         pool.give_up(&first, "slow");
         let second = pool.current();

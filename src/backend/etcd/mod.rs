@@ -21,7 +21,7 @@ use etcd_client::{
 };
 use tokio::time::timeout;
 
-pub use self::connection::{Credentials, EtcdOptions, Pem, TlsFiles};
+pub use self::connection::{Channels, Credentials, EtcdOptions, Pem, TlsFiles};
 use self::{
     classify::{Failure, Kind, classify, classify_reason},
     connection::{Clients, Connection, Dial, Pool},
@@ -53,7 +53,16 @@ impl EtcdBackend {
     /// # Errors
     /// [`Error::Setting`] if the options contradict each other.
     pub fn connect(options: EtcdOptions) -> Result<Self> {
-        Ok(Self { pool: Arc::new(Pool::new(options)?), ttls: Mutex::default() })
+        Self::connect_over(options, None)
+    }
+
+    /// The same over other channels than this machine's network's.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    #[doc(hidden)]
+    pub fn connect_over(options: EtcdOptions, channels: Option<Channels>) -> Result<Self> {
+        Ok(Self { pool: Arc::new(Pool::new(options, channels)?), ttls: Mutex::default() })
     }
 
     fn ttls(&self) -> MutexGuard<'_, BTreeMap<LeaseId, Duration>> {
@@ -71,7 +80,7 @@ impl EtcdBackend {
         let Limits { attempt_timeout, .. } = self.pool.options.limits;
         let mut sent = false;
         let work = async {
-            let clients = connection.clients(&self.pool.options).await?;
+            let clients = connection.clients(&self.pool).await?;
             sent = true;
             call(clients, Arc::clone(&connection)).await.map_err(Dial::Failure)
         };

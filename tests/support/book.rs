@@ -1,0 +1,153 @@
+//! What all agents of a schedule write down, and what must hold of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use lattice_rdzv::{Error, node::WorldFacts, protocol::records::LastWorld};
+use tokio::time::Instant;
+
+/// What its nodes say of a world: size, master, and who has which rank.
+type World = (u32, String, BTreeMap<u32, String>);
+
+/// What all agents write down.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    pub(crate) trace: Vec<String>,
+    pub(crate) broken: Vec<String>,
+    /// By life, round and name.
+    pub(crate) worlds: BTreeMap<(String, u64, String), World>,
+    /// How many agents of a world began to count themselves in its store, and the numbers that they were given.
+    counts: BTreeMap<(String, u64, String), (i64, BTreeSet<i64>)>,
+    /// The last round of each life that was closed, and not wiped since.
+    closed: BTreeMap<String, u64>,
+    /// Whether the service lost everything: then there may be two worlds of one number that do not know of each other,
+    /// and a life whose closing was forgotten.
+    pub(crate) wiped: bool,
+    /// Whether somebody has asked for the run to be closed: only then may an agent's life end by itself.
+    closing: bool,
+    /// Who has ended.
+    pub(crate) ends: BTreeSet<String>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Book {
+    pub(crate) ledger: Arc<Mutex<Ledger>>,
+    pub(crate) began: Instant,
+    pub(crate) min: u32,
+    pub(crate) max: u32,
+}
+
+impl Book {
+    pub(crate) fn new(min: u32, max: u32) -> Self {
+        Self { ledger: Arc::default(), began: Instant::now(), min, max }
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap()
+    }
+
+    pub(crate) fn write(&self, line: impl std::fmt::Display) {
+        let at = self.began.elapsed().as_secs_f64();
+        self.ledger().trace.push(format!("{at:9.3} {line}"));
+    }
+
+    pub(crate) fn broken(&self, what: String) {
+        self.write(format!("BROKEN {what}"));
+        self.ledger().broken.push(what);
+    }
+
+    /// A node was given a world.
+    pub(crate) fn world(&self, name: &str, world: &WorldFacts) {
+        let LastWorld { life, round, rank, size, .. } = &world.place;
+        self.write(format!("{name}: round {round} rank {rank} of {size} ({})", world.why));
+        let mut wrong = Vec::new();
+        {
+            let mut ledger = self.ledger();
+            if ledger.closed.get(life).is_some_and(|last| round > last) {
+                wrong.push(format!("round {round} was formed in a closed life"));
+            }
+            let key = key(&world.place);
+            let mut others = ledger.worlds.keys().filter(|(of, number, _)| (of, number) == (life, round));
+            if !ledger.wiped && others.any(|other| *other != key) {
+                wrong.push(format!("round {round} was formed twice"));
+            }
+            let (known_size, master, ranks) = ledger
+                .worlds
+                .entry(key)
+                .or_insert_with(|| (*size, world.master_address.clone(), BTreeMap::new()));
+            if known_size != size || *master != world.master_address {
+                wrong.push(format!("round {round} has two sizes or masters"));
+            }
+            let identity = format!("{name} {}", world.node);
+            if ranks.insert(*rank, identity.clone()).is_some_and(|old| old != identity) {
+                wrong.push(format!("rank {rank} of round {round} was given twice"));
+            }
+            if *rank >= *size || *size < self.min || *size > self.max {
+                wrong.push(format!("rank {rank} of {size} in a run of {}:{}", self.min, self.max));
+            }
+            if *rank == 0 && world.master_address != format!("{name}.test") {
+                wrong.push(format!("rank 0 is {name}, and the master {}", world.master_address));
+            }
+        }
+        for what in wrong {
+            self.broken(what);
+        }
+    }
+
+    /// A node is about to count itself in its world's store.
+    pub(crate) fn counts(&self, world: &LastWorld) {
+        self.ledger().counts.entry(key(world)).or_default().0 += 1;
+    }
+
+    /// What came of it: each number is given once, and none that nobody asked for.
+    pub(crate) fn counted(&self, name: &str, world: &LastWorld, count: Result<i64, Error>) {
+        let number = match count {
+            Ok(number) => number,
+            Err(error) => return self.write(format!("{name}: does not count: {error}")),
+        };
+        self.write(format!("{name}: is number {number} of round {}", world.round));
+        let wrong = {
+            let mut ledger = self.ledger();
+            let wiped = ledger.wiped;
+            let (begun, given) = ledger.counts.entry(key(world)).or_default();
+            let once = given.insert(number);
+            let right = once && (1..=*begun).contains(&number);
+            (!wiped && !right).then(|| format!("{number} of {begun}"))
+        };
+        if let Some(wrong) = wrong {
+            self.broken(format!("{name} counted as {wrong} in round {}", world.round));
+        }
+    }
+
+    pub(crate) fn closing(&self) {
+        self.ledger().closing = true;
+    }
+
+    pub(crate) fn closed(&self, life: &str, round: u64) {
+        self.ledger().closed.entry(life.to_owned()).or_insert(round);
+    }
+
+    pub(crate) fn wiped(&self) {
+        let mut ledger = self.ledger();
+        ledger.wiped = true;
+        ledger.closed.clear();
+    }
+
+    pub(crate) fn ended(&self, name: &str, error: &Error) {
+        self.write(format!("{name}: ends: {error}"));
+        let closing = {
+            let mut ledger = self.ledger();
+            ledger.ends.insert(name.to_owned());
+            ledger.closing
+        };
+        if !(closing && matches!(error, Error::Closed { .. })) {
+            self.broken(format!("{name} ended, and nobody had closed the run: {error}"));
+        }
+    }
+}
+
+fn key(world: &LastWorld) -> (String, u64, String) {
+    (world.life.clone(), world.round, world.world.clone())
+}

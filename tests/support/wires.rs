@@ -1,0 +1,483 @@
+//! A network of one service and many machines, inside one thread and on tokio's paused clock: streams of bytes that are
+//! late, held up, lost with their connection, or cut in one direction only. All of its chance is of one seed.
+//!
+//! It behaves as TCP does towards programs: bytes keep their order and are sent again until they arrive, so that a cut
+//! delays and never drops them; a peer whose process ended says so when it can; one whose machine went away says nothing
+//! until something is sent to it and it is back. Names, routes and TLS are not simulated.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future as _,
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, SocketAddr},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use lattice_rdzv::server::Listener;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{Notify, mpsc},
+    time::{Instant, Sleep, sleep, sleep_until},
+};
+
+/// Bytes under way in one direction of a connection; whoever writes more waits.
+const WINDOW: usize = 64 * 1024;
+/// Between two attempts to send what did not arrive, at most.
+const RESEND: u64 = 1_000;
+
+/// The network. Its copies are the same one.
+#[derive(Clone)]
+pub(crate) struct Network(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Somebody who could not be reached may be.
+    changed: Notify,
+}
+
+struct State {
+    random: StdRng,
+    began: Instant,
+    /// Every byte that was sent, when, and by whom.
+    fingerprint: u64,
+    machines: BTreeMap<String, Machine>,
+    pipes: BTreeMap<u64, Pipe>,
+    next_pipe: u64,
+    /// Who takes connections to the service.
+    door: Option<Entrance>,
+    /// The machine of the service is there, and on the network.
+    lit: bool,
+    segments: usize,
+    connections: usize,
+}
+
+type Entrance = mpsc::UnboundedSender<Wire>;
+
+/// How a machine and the service reach each other.
+#[derive(Clone, Copy, Default)]
+struct Machine {
+    /// Nothing goes to the service.
+    mute: bool,
+    /// Nothing comes from the service.
+    deaf: bool,
+    /// What is added to every delay.
+    slow: Duration,
+    /// One segment in so many is sent again.
+    loses: Option<u64>,
+}
+
+/// One direction of a connection. Its number is even if it goes to the service; the other direction has the next one.
+struct Pipe {
+    machine: String,
+    /// What is under way: when it arrives, unless it is held up.
+    segments: VecDeque<(Option<Instant>, Segment)>,
+    bytes: usize,
+    last: Instant,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// Nobody reads any more.
+    unread: bool,
+    /// Its end was sent.
+    unwritten: bool,
+    /// A firewall has forgotten the connection: nothing arrives, and nobody is told.
+    forgotten: bool,
+}
+
+fn goes_to_service(pipe: u64) -> bool {
+    pipe.is_multiple_of(2)
+}
+
+enum Segment {
+    Bytes(Vec<u8>),
+    End,
+    Reset,
+}
+
+impl Network {
+    pub(crate) fn new(seed: u64) -> Self {
+        let state = State {
+            random: StdRng::seed_from_u64(seed),
+            began: Instant::now(),
+            fingerprint: 0xcbf2_9ce4_8422_2325,
+            machines: BTreeMap::new(),
+            pipes: BTreeMap::new(),
+            next_pipe: 0,
+            door: None,
+            lit: true,
+            segments: 0,
+            connections: 0,
+        };
+        Self(Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap()
+    }
+
+    /// One number for all that went over it.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.state().fingerprint
+    }
+
+    /// How many segments and connections there were.
+    pub(crate) fn traffic(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.segments, state.connections)
+    }
+
+    /// Takes connections to the service from now on, in the place of whoever did.
+    pub(crate) fn listen(&self) -> Door {
+        let (sender, arrivals) = mpsc::unbounded_channel();
+        self.state().door = Some(sender);
+        self.0.changed.notify_waiters();
+        Door { arrivals }
+    }
+
+    /// Whether somebody takes connections.
+    pub(crate) fn is_served(&self) -> bool {
+        self.state().door.as_ref().is_some_and(|door| !door.is_closed())
+    }
+
+    /// Nobody takes connections any more.
+    pub(crate) fn close_door(&self) {
+        self.state().door = None;
+    }
+
+    /// Whether the machine of the service is there. While it is not, whatever is sent to it or by it is held up, and what
+    /// ends on it ends without a word.
+    pub(crate) fn light(&self, lit: bool) {
+        self.state().lit = lit;
+        self.resend();
+    }
+
+    fn change(&self, machine: &str, change: impl FnOnce(&mut Machine)) {
+        change(self.state().machines.entry(machine.to_owned()).or_default());
+        self.resend();
+    }
+
+    /// Cuts a machine off: what goes to the service, what comes from it, or both.
+    pub(crate) fn cut(&self, machine: &str, mute: bool, deaf: bool) {
+        self.change(machine, |state| (state.mute, state.deaf) = (mute, deaf));
+    }
+
+    /// Adds to the time that everything between this machine and the service takes.
+    pub(crate) fn slow(&self, machine: &str, slow: Duration) {
+        self.change(machine, |state| state.slow = slow);
+    }
+
+    /// One segment in so many of this machine is lost, and sent again later.
+    pub(crate) fn lose(&self, machine: &str, one_in: Option<u64>) {
+        self.change(machine, |state| state.loses = one_in);
+    }
+
+    /// Whatever was connected is so no more, and neither end is told.
+    pub(crate) fn forget(&self, machine: &str) {
+        for pipe in self.state().pipes.values_mut().filter(|pipe| pipe.machine == machine) {
+            pipe.forgotten = true;
+            pipe.segments.clear();
+        }
+    }
+
+    /// Sends what was held up and now gets through.
+    fn resend(&self) {
+        let mut state = self.state();
+        let held: Vec<u64> = state.pipes.keys().copied().collect();
+        for id in held {
+            state.release(id);
+        }
+        drop(state);
+        self.0.changed.notify_waiters();
+    }
+
+    /// Connects this machine to the service.
+    pub(crate) async fn dial(&self, machine: &str) -> io::Result<Wire> {
+        loop {
+            let changed = self.0.changed.notified();
+            let (reached, there) = {
+                let mut state = self.state();
+                (state.reaches(machine, true) && state.reaches(machine, false), state.delay(machine))
+            };
+            if !reached {
+                changed.await;
+                sleep(there).await;
+                continue;
+            }
+            sleep(there).await;
+            let (connected, back) = {
+                let mut state = self.state();
+                if !(state.reaches(machine, true) && state.reaches(machine, false)) {
+                    continue;
+                }
+                let back = state.delay(machine);
+                (state.connect(machine, self), back)
+            };
+            // A wire that nobody takes ends here: not above, under the lock that its end needs.
+            let wire = connected.and_then(|(door, theirs, ours)| door.send(theirs).ok().map(|()| ours));
+            sleep(back).await;
+            return wire.ok_or_else(|| io::Error::from(ErrorKind::ConnectionRefused));
+        }
+    }
+}
+
+impl State {
+    fn reaches(&self, machine: &str, to_service: bool) -> bool {
+        let Machine { mute, deaf, .. } = self.machines.get(machine).copied().unwrap_or_default();
+        self.lit && !(if to_service { mute } else { deaf })
+    }
+
+    /// How long one segment takes.
+    fn delay(&mut self, machine: &str) -> Duration {
+        let Machine { slow, loses, .. } = self.machines.get(machine).copied().unwrap_or_default();
+        let mut delay = slow + Duration::from_micros(self.random.next_u64() % 4_000);
+        if loses.is_some_and(|one_in| self.random.next_u64().is_multiple_of(one_in)) {
+            delay += Duration::from_millis(200 + self.random.next_u64() % RESEND);
+        }
+        delay
+    }
+
+    /// One number for everything that happened so far.
+    fn note(&mut self, what: u8, pipe: u64, bytes: &[u8]) {
+        let at = u64::try_from(self.began.elapsed().as_nanos()).unwrap();
+        let head = [at.to_le_bytes(), pipe.to_le_bytes(), (bytes.len() as u64).to_le_bytes()].concat();
+        let mut fingerprint = self.fingerprint;
+        for byte in [what].iter().chain(&head).chain(bytes) {
+            fingerprint = (fingerprint ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        self.fingerprint = fingerprint;
+    }
+
+    /// Both ends of a new connection, the service's first, and who takes that.
+    fn connect(&mut self, machine: &str, network: &Network) -> Option<(Entrance, Wire, Wire)> {
+        let door = self.door.clone()?;
+        let first = self.next_pipe;
+        self.next_pipe += 2;
+        for id in [first, first + 1] {
+            let pipe = Pipe {
+                machine: machine.to_owned(),
+                segments: VecDeque::new(),
+                bytes: 0,
+                last: Instant::now(),
+                reader: None,
+                writer: None,
+                unread: false,
+                unwritten: false,
+                forgotten: false,
+            };
+            self.pipes.insert(id, pipe);
+        }
+        self.connections += 1;
+        self.note(b'c', first, machine.as_bytes());
+        let wire = |reads, writes| Wire {
+            network: network.clone(),
+            reads,
+            writes,
+            rest: Vec::new(),
+            over: None,
+            timer: None,
+        };
+        Some((door, wire(first, first + 1), wire(first + 1, first)))
+    }
+
+    fn send(&mut self, id: u64, segment: Segment) {
+        let (kind, bytes): (u8, &[u8]) = match &segment {
+            Segment::Bytes(bytes) => (b'b', bytes),
+            Segment::End => (b'e', &[]),
+            Segment::Reset => (b'r', &[]),
+        };
+        self.note(kind, id, bytes);
+        self.segments += 1;
+        let size = bytes.len();
+        let Some(pipe) = self.pipes.get_mut(&id) else { return };
+        if pipe.forgotten {
+            // As if it were under way for ever.
+            pipe.bytes += size;
+            return;
+        }
+        pipe.bytes += size;
+        pipe.segments.push_back((None, segment));
+        self.release(id);
+    }
+
+    /// Lets what is held up arrive, if it gets through.
+    fn release(&mut self, id: u64) {
+        let Some(pipe) = self.pipes.get(&id) else { return };
+        let (machine, to_service) = (pipe.machine.clone(), goes_to_service(id));
+        if pipe.segments.is_empty() || !self.reaches(&machine, to_service) {
+            return;
+        }
+        if pipe.unread {
+            return self.refuse(id);
+        }
+        let waiting = pipe.segments.iter().filter(|(at, _)| at.is_none()).count();
+        let delays: Vec<_> = (0..waiting).map(|_| self.delay(&machine)).collect();
+        let Some(pipe) = self.pipes.get_mut(&id) else { return };
+        for ((at, _), delay) in pipe.segments.iter_mut().filter(|(at, _)| at.is_none()).zip(delays) {
+            pipe.last = pipe.last.max(Instant::now() + delay);
+            *at = Some(pipe.last);
+        }
+        if let Some(reader) = pipe.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// What comes to an end that is no more is answered with a reset, unless it is an end itself.
+    fn refuse(&mut self, id: u64) {
+        let Some(pipe) = self.pipes.get_mut(&id) else { return };
+        let data = pipe.segments.iter().any(|(_, segment)| matches!(segment, Segment::Bytes(_)));
+        pipe.segments.clear();
+        let back = id ^ 1;
+        if data && self.pipes.get(&back).is_some_and(|other| !other.unread) {
+            self.send(back, Segment::Reset);
+        }
+    }
+
+    /// An end of a connection is dropped.
+    fn leave(&mut self, reads: u64, writes: u64, said: bool) {
+        let Some(pipe) = self.pipes.get_mut(&reads) else { return };
+        pipe.unread = true;
+        let silent = goes_to_service(reads) && !self.lit;
+        if !silent {
+            self.release(reads);
+            if !said {
+                self.send(writes, Segment::End);
+            }
+        }
+        if self.pipes.get(&writes).is_none_or(|pipe| pipe.unread) {
+            // Both ends are gone.
+            self.pipes.remove(&reads);
+            self.pipes.remove(&writes);
+        }
+    }
+}
+
+/// Where the service's connections arrive.
+pub(crate) struct Door {
+    arrivals: mpsc::UnboundedReceiver<Wire>,
+}
+
+impl Listener for Door {
+    type Stream = Wire;
+
+    async fn accept(&mut self) -> io::Result<Wire> {
+        match self.arrivals.recv().await {
+            Some(wire) => Ok(wire),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        Ok((Ipv4Addr::LOCALHOST, 2379).into())
+    }
+}
+
+/// One end of a connection.
+pub(crate) struct Wire {
+    network: Network,
+    reads: u64,
+    writes: u64,
+    /// What arrived and was not read yet.
+    rest: Vec<u8>,
+    /// Nothing more will arrive, and whether that is an error.
+    over: Option<Result<(), ErrorKind>>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.rest.is_empty() {
+                let size = this.rest.len().min(buffer.remaining());
+                buffer.put_slice(&this.rest[..size]);
+                this.rest.drain(..size);
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(over) = this.over {
+                return Poll::Ready(over.map_err(io::Error::from));
+            }
+            let arrives = {
+                let mut state = this.network.state();
+                let Some(pipe) = state.pipes.get(&this.reads) else { return Poll::Pending };
+                let reached = state.reaches(&pipe.machine, goes_to_service(this.reads));
+                let Some(pipe) = state.pipes.get_mut(&this.reads) else { return Poll::Pending };
+                pipe.reader = Some(context.waker().clone());
+                match pipe.segments.front() {
+                    _ if !reached => None,
+                    Some((Some(at), _)) if *at > Instant::now() => Some(*at),
+                    None | Some((None, _)) => None,
+                    Some(_) => {
+                        match pipe.segments.pop_front() {
+                            Some((_, Segment::Bytes(bytes))) => {
+                                pipe.bytes -= bytes.len();
+                                if let Some(writer) = pipe.writer.take() {
+                                    writer.wake();
+                                }
+                                this.rest = bytes;
+                            }
+                            Some((_, Segment::Reset)) => this.over = Some(Err(ErrorKind::ConnectionReset)),
+                            _ => this.over = Some(Ok(())),
+                        }
+                        let (id, bytes) = (this.reads, this.rest.len().to_le_bytes());
+                        state.note(b'a', id, &bytes);
+                        continue;
+                    }
+                }
+            };
+            let Some(at) = arrives else { return Poll::Pending };
+            let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.network.state();
+        if matches!(self.over, Some(Err(_))) {
+            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
+        }
+        let Some(pipe) = state.pipes.get_mut(&self.writes) else { return Poll::Pending };
+        if pipe.bytes >= WINDOW {
+            pipe.writer = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let size = bytes.len().min(WINDOW - pipe.bytes);
+        state.send(self.writes, Segment::Bytes(bytes[..size].to_vec()));
+        Poll::Ready(Ok(size))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.network.state();
+        let said =
+            state.pipes.get_mut(&self.writes).is_none_or(|pipe| std::mem::replace(&mut pipe.unwritten, true));
+        if !said {
+            state.send(self.writes, Segment::End);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let mut state = self.network.state();
+        let said = state.pipes.get(&self.writes).is_none_or(|pipe| pipe.unwritten);
+        state.leave(self.reads, self.writes, said);
+    }
+}
