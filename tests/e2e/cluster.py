@@ -96,9 +96,13 @@ class Kind(Cluster):
         config = folder / "kind.yaml"
         nodes = [{"role": "control-plane"}, *({"role": "worker"} for _ in range(NODES))]
         config.write_text(yaml.safe_dump({"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": nodes}))
-        kubeconfig = folder / "kubeconfig"
-        run(["kind", "create", "cluster", f"--name={self.name}", f"--config={config}", f"--kubeconfig={kubeconfig}"])
-        self.kubernetes = Kubernetes(kubectl, kubeconfig)
+        self._config = config
+        self.kubernetes = Kubernetes(kubectl, folder / "kubeconfig")
+
+    def create(self) -> None:
+        """Makes the containers."""
+        where = [f"--config={self._config}", f"--kubeconfig={self.kubernetes.kubeconfig}"]
+        run(["kind", "create", "cluster", f"--name={self.name}", *where], timeout_seconds=600)
 
     def describe(self) -> str:
         return f"one made by {run(['kind', 'version']).strip()}"
@@ -129,6 +133,10 @@ class Scripted(Cluster):
     def __init__(self, script: Path, torch_packages: Path | None) -> None:
         self._script = script
         self.torch_packages = torch_packages
+        self._own = True
+
+    def create(self) -> None:
+        """Makes the nodes, unless they are up already."""
         self._own = not self._answers()
         if self._own:
             self.do("up", str(NODES))
@@ -203,42 +211,38 @@ class NoCluster(Exception):
 
 
 @contextmanager
-def choose(folder: Path) -> Iterator[Cluster]:
-    """The first of the three that is there; `NoCluster` says why none is."""
-    reasons = []
+def choose(folder: Path) -> Iterator[tuple[Cluster, list[str]]]:
+    """The first of the three that is there, and why none before it is; `NoCluster` says why none at all is."""
+    lacks: list[str] = []
     kubectl = find_kubectl()
-    given = os.environ.get("KUBECONFIG")
-    image = os.environ.get("LATTICE_E2E_IMAGE")
+    given, image = os.environ.get("KUBECONFIG"), os.environ.get("LATTICE_E2E_IMAGE")
     if given and kubectl and image:
-        yield Given(kubectl, Path(given), image)
+        yield Given(kubectl, Path(given), image), lacks
         return
-    reasons.append(_why(("KUBECONFIG is not set", given), ("LATTICE_E2E_IMAGE names no image with torch", image)))
-    docker = shutil.which("docker")
-    if shutil.which("kind") and docker and kubectl:
-        print(f"cluster: not {reasons[0]}")
-        kind = Kind(kubectl, folder)
-        try:
-            yield kind
-        finally:
-            kind.delete()
+    lacks.append(_lacks(("KUBECONFIG is not set", given), ("LATTICE_E2E_IMAGE names no image with torch", image)))
+    has_kind, has_docker = shutil.which("kind"), shutil.which("docker")
+    if has_kind and has_docker and kubectl:
+        yield from _until_deleted(Kind(kubectl, folder), lacks)
         return
-    reasons.append(_why(("kind is not on the PATH", shutil.which("kind")), ("there is no docker", docker)))
-    script = os.environ.get("LATTICE_CLUSTER_SCRIPT")
-    if not script:
-        raise NoCluster("; ".join([*reasons, "LATTICE_CLUSTER_SCRIPT is not set"]))
-    if os.geteuid() != 0:
-        raise NoCluster("; ".join([*reasons, "LATTICE_CLUSTER_SCRIPT makes network namespaces, which needs root"]))
-    for reason in reasons:
-        print(f"cluster: not another: {reason}")
-    packages = os.environ.get("LATTICE_E2E_TORCH")
-    scripted = Scripted(Path(script).resolve(), Path(packages) if packages else None)
+    lacks.append(_lacks(("kind is not on the PATH", has_kind), ("there is no docker", has_docker)))
+    script, packages = os.environ.get("LATTICE_CLUSTER_SCRIPT"), os.environ.get("LATTICE_E2E_TORCH")
+    if script and os.geteuid() == 0:
+        yield from _until_deleted(Scripted(Path(script).resolve(), Path(packages) if packages else None), lacks)
+        return
+    is_root = os.geteuid() == 0
+    lacks.append(_lacks(("LATTICE_CLUSTER_SCRIPT is not set", script), ("network namespaces need root", is_root)))
+    raise NoCluster("; ".join(lacks))
+
+
+def _until_deleted(cluster: Kind | Scripted, lacks: list[str]) -> Iterator[tuple[Cluster, list[str]]]:
     try:
-        yield scripted
+        cluster.create()
+        yield cluster, lacks
     finally:
-        scripted.delete()
+        cluster.delete()
 
 
-def _why(*looked_at: tuple[str, object]) -> str:
+def _lacks(*looked_at: tuple[str, object]) -> str:
     return ", ".join(reason for reason, found in looked_at if not found) or "kubectl is not on the PATH"
 
 

@@ -29,8 +29,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
     if not wheels:
         _lack("no wheel in dist/ (make wheel)")
     try:
-        with choose(folder) as chosen:
-            say(f"cluster: {chosen.describe()}")
+        with choose(folder) as (chosen, others):
+            say("; ".join([f"cluster: {chosen.describe()}", *(f"none before it: {lack}" for lack in others)]))
             chosen.provide()
             chosen.provide_etcd(DEFAULT_ETCD)
             yield chosen
@@ -59,7 +59,7 @@ def _lack(why: str) -> None:
 
 def _leave_nothing(kubernetes: Kubernetes) -> None:
     """What the stories made is gone: their namespaces, and the volumes outside of them."""
-    kubernetes("delete", "namespaces", f"--selector={_LABEL}", "--timeout=180s")
+    kubernetes("delete", "namespaces", f"--selector={_LABEL}", "--timeout=300s")
     kubernetes("delete", "persistentvolumes", "--selector=lattice-rdzv=e2e", "--timeout=60s")
     for kind in ("namespaces", "persistentvolumes"):
         left = kubernetes("get", kind, f"--selector={_LABEL}", "--output=name")
