@@ -3,10 +3,12 @@ in one run on one machine.
 
 The same for all: nodes are threads of as many processes as the machine has cores (or `--per-process` of them of one),
 forked from one that has torch loaded, so that what is raced is the rendezvous and neither N imports nor N processes that
-one machine would never have; all wait at a gate, and the clock runs from its opening to the last node. Two rows:
+one machine would never have; all wait at a gate, and the clock runs from its opening to the last node. Three rows:
 
 - `next_rendezvous`: every node knows its rank.
 - `agent ready`: and has been through the exchange by which torch's agent gives out its workers' ranks, torch's own code.
+- `processors`: the processors' time that all nodes and the service have used until then, which says more than a clock where
+  others use the machine too.
 
 Where torchft is installed its lighthouse is raced as well; what that has and has not in it is told in `torchft_manager.py`.
 
@@ -56,10 +58,18 @@ START_SECONDS = 60.0
 
 
 class Times(NamedTuple):
-    """From the gate to the last node, in seconds; infinite if some node did not get there in time."""
+    """From the gate to a node, in seconds."""
 
     next_rendezvous: float
     agent_ready: float
+
+
+class Race(NamedTuple):
+    """From the gate to the last node, in seconds, and what it took; infinite if some node did not get there in time."""
+
+    next_rendezvous: float
+    agent_ready: float
+    processors: float
 
 
 class RacerError(Exception):
@@ -124,7 +134,7 @@ class Racer(NamedTuple):
         os.close(self.reports)
 
 
-NEVER = Times(float("inf"), float("inf"))
+NEVER = Race(float("inf"), float("inf"), float("inf"))
 
 
 def main() -> None:
@@ -166,14 +176,14 @@ def main() -> None:
     columns = [CONTENDERS[contender] for contender in contenders]
     print(f"{'nodes':>6}  {'':<16}" + "".join(f"{column:>26}" for column in columns) + "   all", flush=True)
     for nodes in arguments.nodes:
-        results: dict[str, list[Times]] = {contender: [] for contender in contenders}
+        results: dict[str, list[Race]] = {contender: [] for contender in contenders}
         for _ in range(arguments.repeat):
             for contender in contenders:
                 # What was too slow once is not waited for again.
                 if NEVER not in results[contender]:
                     per_process = arguments.per_process or math.ceil(nodes / (os.cpu_count() or 1))
                     results[contender].append(race(contender, nodes, arguments.etcd, arguments.limit, per_process))
-        for row in Times._fields:
+        for row in Race._fields:
             told = {contender: [getattr(times, row) for times in results[contender]] for contender in results}
             name = row.replace("_", " " if row == "agent_ready" else "_")
             every = "; ".join(" ".join(f"{seconds:.3f}" for seconds in times) for times in told.values())
@@ -209,7 +219,7 @@ def service(contender: str, nodes: int, etcd_binary: Path) -> Iterator[str]:
                 server.kill()
 
 
-def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_process: int = 1) -> Times:
+def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_process: int = 1) -> Race:
     """One race, with a service that nobody used before."""
     with service(contender, nodes, etcd_binary) as endpoint:
         gate = Gate.new()
@@ -226,9 +236,11 @@ def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, pe
                     racers[0].read(START_SECONDS)
             for racer in racers[1:]:
                 racer.read(START_SECONDS)
+            before = processor_seconds()
             opened = time.monotonic()
             gate.open()
             reports = [racer.read(opened + limit_seconds - time.monotonic()) for racer in racers]
+            processors = processor_seconds() - before
         except RacerError as error:
             print(f"{nodes:>6}  {contender}: {error}", file=sys.stderr)
             return NEVER
@@ -237,7 +249,15 @@ def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, pe
             for racer in racers:
                 racer.end()
     # CLOCK_MONOTONIC is one clock for all processes of a machine.
-    return Times(*(max(report[row] for report in reports) - opened for row in Times._fields))
+    ranked, ready = (max(report[row] for report in reports) - opened for row in Times._fields)
+    return Race(ranked, ready, processors)
+
+
+def processor_seconds() -> float:
+    """What the processes of a race, this one's children, have used of the processors so far."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    # A process's clock by its pid, as clock_getcpuclockid(3) makes it.
+    return sum(time.clock_gettime(~int(child) << 3 | 2) for child in children)
 
 
 def fork_racer(contender: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate) -> Racer:
@@ -268,14 +288,20 @@ def run_nodes(
 ) -> None:
     """What torch's agents do until their workers may start."""
     made = [make_node(contender, endpoint, node, nodes, limit_seconds) for node in group]
-    os.write(reports, b"{}\n")
-    gate.wait()
+
+    def through_the_gate(node: Callable[[], Times]) -> Times:
+        gate.wait()
+        return node()
+
+    # What it takes to start so many threads is no node's: they are there before the gate opens.
     with ThreadPoolExecutor(len(made)) as threads:
-        times = list(threads.map(lambda meet: meet(), made))
-    last = Times(*(max(each[row] for each in times) for row in range(len(Times._fields))))
-    os.write(reports, (json.dumps(last._asdict()) + "\n").encode())
-    # Until killed: others may still need what this process hosts.
-    signal.pause()
+        running = [threads.submit(through_the_gate, node) for node in made]
+        os.write(reports, b"{}\n")
+        times = [node.result() for node in running]
+        last = Times(*(max(each[row] for each in times) for row in range(len(Times._fields))))
+        os.write(reports, (json.dumps(last._asdict()) + "\n").encode())
+        # Until killed: others may still need what this process hosts.
+        signal.pause()
 
 
 def make_node(contender: str, endpoint: str, node: int, nodes: int, limit_seconds: float) -> Callable[[], Times]:

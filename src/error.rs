@@ -16,7 +16,7 @@ pub enum Applied {
 }
 
 /// What can go wrong. Cloneable, because one failure is told to every waiter of a node.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A setting is missing or wrong; the message names the setting, the value, where it came from and what is accepted.

@@ -421,6 +421,29 @@ async fn get_waits_by_a_watch_and_asks_the_service_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_others_reads_once_also_while_they_write() {
+    let (service, backend, _member, store) = alone().await;
+    let member_too = Member::join(1, Arc::new(service.connect())).await;
+    let writer = member_too.store();
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    backend.interfere(Some(Box::new({
+        let asked = Arc::clone(&asked);
+        move |call| {
+            asked.lock().unwrap().push(call);
+            let seconds = u64::from(call == Call::Watch);
+            Fate { request_delay: Duration::from_secs(seconds), ..Fate::default() }
+        }
+    })));
+    let waiting = spawn(async move { store.get("late", true, LIMIT).await });
+    sleep(Duration::from_millis(500)).await;
+    writer.set("other", b"", LIMIT).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    writer.set("late", b"here", LIMIT).await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), text("here"));
+    assert_eq!(*asked.lock().unwrap(), [Call::Watch, Call::Txn]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broken_watch_misses_nothing() {
     let (service, backend, _member, store) = alone().await;
     let waiting = spawn(async move { store.get("late", false, LIMIT * 10).await });

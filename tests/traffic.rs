@@ -60,6 +60,17 @@ async fn two(service: &MemoryService) -> (Node, Tapped, Agent) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewed_lease_is_no_news() {
+    let service = MemoryService::new();
+    let (first, _link, _second) = two(&service).await;
+    let mut news = first.subscribe();
+    sleep(TTL).await;
+    news.mark_unchanged();
+    sleep(TTL * 10).await;
+    assert!(!news.has_changed().unwrap(), "{:?}", news.borrow());
+}
+
+#[tokio::test(start_paused = true)]
 async fn that_a_member_seeks_is_found_by_the_listing() {
     let service = MemoryService::new();
     let (first, link, second) = two(&service).await;

@@ -127,8 +127,7 @@ impl Term {
             Watcher::with_policy(Arc::clone(&context.backend), keys, 0, policy, seed)
         };
         let (mut nodes, mut finished) = (watch(context.keys.nodes()), watch(context.keys.all_finished()));
-        nodes.ready().await?;
-        finished.ready().await?;
+        tokio::try_join!(nodes.ready(), finished.ready())?;
         let survey = Survey::read(context).await?;
         let now = Instant::now();
         let mut term = Self {

@@ -85,7 +85,7 @@ pub struct HostLost {
 }
 
 /// What a session knows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// What the node is.
     pub state: State,
@@ -146,8 +146,11 @@ impl Shared {
         self.snapshot.subscribe()
     }
 
-    /// Tells everybody.
+    /// Tells everybody, if it is news: a session publishes at each of its turns, and whoever waits is another thread.
     pub(super) fn publish(&self, snapshot: &Snapshot) {
+        if *self.snapshot.borrow() == *snapshot {
+            return;
+        }
         let resets = self.snapshot.borrow().resets;
         {
             // Under the lock, and before anybody is told: of the session and the handle, who counts last must have seen

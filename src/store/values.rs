@@ -155,6 +155,8 @@ pub(super) struct Contents {
     /// Which place, and whether its counter, a key of the service is.
     index: BTreeMap<Vec<u8>, (usize, bool)>,
     held: Vec<Held>,
+    /// How many of them hold nothing: asked after each change, of which rank 0 sees one for each of N nodes.
+    absent: usize,
 }
 
 impl Contents {
@@ -167,8 +169,9 @@ impl Contents {
             index.insert(place.content(), (number, false));
             index.insert(place.counter(), (number, true));
         }
-        let held = vec![Held::default(); places.len()];
-        Self { places, index, held }
+        let absent = places.len();
+        let held = vec![Held::default(); absent];
+        Self { places, index, held, absent }
     }
 
     /// The keys.
@@ -190,6 +193,7 @@ impl Contents {
     /// Forgets what is known, before reading again.
     pub(super) fn clear(&mut self) {
         self.held.fill(Held::default());
+        self.absent = self.held.len();
     }
 
     /// Takes in what a read found.
@@ -213,13 +217,15 @@ impl Contents {
 
     fn put(&mut self, number: usize, counter: bool, item: Option<KeyValue>) {
         if let Some(held) = self.held.get_mut(number) {
+            self.absent -= usize::from(held.is_absent());
             *(if counter { &mut held.counter } else { &mut held.content }) = item;
+            self.absent += usize::from(held.is_absent());
         }
     }
 
     /// Whether all of them hold something.
     pub(super) fn is_complete(&self) -> bool {
-        self.held.iter().all(|held| !held.is_absent())
+        self.absent == 0
     }
 
     /// What the key of this name holds.
@@ -237,11 +243,10 @@ impl Contents {
     /// Which keys are missing, in words: all their number, the first few names.
     pub(super) fn missing(&self) -> String {
         let pairs = self.places.iter().zip(&self.held);
-        let missing: Vec<_> =
-            pairs.filter(|(_, held)| held.is_absent()).map(|(place, _)| &place.name).collect();
-        let names: Vec<_> = missing.iter().take(SHOWN_KEYS).map(|name| format!("`{name}`")).collect();
-        let rest = if missing.len() > SHOWN_KEYS { ", ..." } else { "" };
-        format!("{} of {} keys missing: {}{rest}", missing.len(), self.places.len(), names.join(", "))
+        let missing = pairs.filter(|(_, held)| held.is_absent());
+        let names: Vec<_> = missing.take(SHOWN_KEYS).map(|(place, _)| format!("`{}`", place.name)).collect();
+        let rest = if self.absent > SHOWN_KEYS { ", ..." } else { "" };
+        format!("{} of {} keys missing: {}{rest}", self.absent, self.places.len(), names.join(", "))
     }
 }
 

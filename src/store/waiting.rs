@@ -1,4 +1,4 @@
-//! Reading, and waiting for what is not there yet: one read, then one watch from the revision after it.
+//! Reading, and waiting for what is not there yet: one read and one watch, the watch first where others are waited for.
 //!
 //! Nothing is polled. A watch that breaks is not taken up again: on a store that was wiped meanwhile it would be
 //! accepted and silently miss everything. Instead all is read again, and so it is when the session says that the
@@ -119,12 +119,20 @@ impl Inner {
                 let now = view.borrow_and_update();
                 (now.resets, now.changed && until_change)
             };
+            // Who waits for the others' word seldom finds it there: with its watch open before the read, nothing is to be
+            // read again for what was written meanwhile.
+            let early =
+                if until_change && !changed { self.open(contents.covering(), progress).await? } else { None };
             match self.read_once(contents).await {
                 Ok(_) if changed || contents.is_complete() => return Ok(()),
                 Ok(revision) => {
                     backoff.reset();
                     progress.awaiting(contents.missing());
-                    let woken = match self.open(contents.covering(), progress).await? {
+                    let stream = match early {
+                        Some(stream) => Some(stream),
+                        None => self.open(contents.covering(), progress).await?,
+                    };
+                    let woken = match stream {
                         Some(stream) => {
                             self.wait_on(stream, contents, revision, resets, until_change, progress).await?
                         }
