@@ -25,6 +25,11 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart,
     one = job(chart.namespace, nodes=2, nnodes="2:4", conf="last_call_timeout=3")
     formed = one.world(2)
     assert {line.restart_count for line in formed} == {0}
+    # As the example's page says how to see the run.
+    status = ("sh", "-c", "lattice-rdzv status $LATTICE_RDZV_ID")
+    shown = cluster.kubernetes.execute(chart.namespace, one.pod_of("train-0"), *status)
+    assert "train-0" in shown
+    assert "train-1" in shown
 
     one.scale(3)
     grown = one.world(3, after=one.now())
