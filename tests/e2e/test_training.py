@@ -38,7 +38,7 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart,
     before = one.now()
     lost = one.pod_of("train-2")
     cluster.kubernetes("delete", "pod", lost, f"--namespace={chart.namespace}", "--wait=false")
-    told(one, "train-2")
+    told(one, "train-2 leaving")
     one.world(3, after=before)
     assert one.pod_of("train-2") != lost, "a replacement has joined"
 
@@ -48,12 +48,13 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart,
         before = one.now()
         victim = cluster.kubernetes.get("pod", one.pod_of("train-1"), chart.namespace)
         cluster.kill_container(victim["status"]["containerStatuses"][0]["containerID"])
-        told(one, "train-1")
+        told(one, "lost train-1")
         one.world(3, after=before)
 
     before = one.now()
     node = cluster.kubernetes.get("pod", one.pod_of("train-1"), chart.namespace)["spec"]["nodeName"]
     with drained(cluster, node, one):
+        told(one, "train-1 leaving")
         one.world(3, after=before)
 
     before = one.now()
@@ -66,13 +67,9 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart,
     assert "succeeded" in retried(cluster, one)
 
 
-def told(one: Job, node: str) -> None:
-    """Waits until a survivor says who went, by the name that it had, before it is in the next world."""
-
-    def news() -> list[str]:
-        return [line for line in one.said("the workers restart") if node in line.partition("the workers restart")[2]]
-
-    one.wait(f"survivors are told of {node}", news)
+def told(one: Job, news: str) -> None:
+    """Waits until a survivor has said who went, and how."""
+    one.wait(f"survivors are told: {news}", lambda: one.said(news))
 
 
 @contextmanager
