@@ -5,9 +5,9 @@
 //! that goes on while the interpreter ends crashes it.
 //!
 //! Choice: everything of a process hangs on one slot that is keyed by its pid. A forked child finds another pid there,
-//! makes its own and never touches the parent's again, locks included. Waiting is done without the GIL; the main thread,
-//! the only one that signals reach, does it in ticks with a look for them in between. [`shutdown`] ends every pending
-//! call, waits until each is back in Python, and only then stops the runtime; nothing begins after it.
+//! makes its own and never touches the parent's again, locks included. Waiting is done in ticks without the GIL, with a
+//! look for signals between them. [`shutdown`] ends every pending call, waits until each is back in Python, and only
+//! then stops the runtime; nothing begins after it.
 
 use std::{
     pin::pin,
@@ -214,7 +214,6 @@ where
 {
     let mut call = Process::current().begin(py)?;
     let mut interrupted = interrupt.map(|interrupt| interrupt.0.subscribe());
-    let mut looks_for_signals = true;
     let mut future = pin!(future);
     loop {
         let Call { handle, ending: over, .. } = &mut call;
@@ -225,7 +224,7 @@ where
                     end = future.as_mut() => Tick::Done(end),
                     () = changed(over) => Tick::Ending,
                     () = changed(&mut interrupted) => Tick::Interrupted,
-                    () = sleep(TICK), if looks_for_signals => Tick::Nothing,
+                    () = sleep(TICK) => Tick::Nothing,
                 }
             })
         });
@@ -233,11 +232,7 @@ where
             Tick::Done(end) => return Ok(end),
             Tick::Ending => return Err(ending(py)),
             Tick::Interrupted => return Err(PyInterruptedError::new_err("interrupted by `interrupt`")),
-            Tick::Nothing => {
-                py.check_signals()?;
-                // Python handles signals in its main thread alone: woken for nothing, N others would queue for the GIL.
-                looks_for_signals = in_main_thread(py).unwrap_or(true);
-            }
+            Tick::Nothing => py.check_signals()?,
         }
     }
 }
