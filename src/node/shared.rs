@@ -190,11 +190,14 @@ impl Shared {
         lock(&self.returned).clone()
     }
 
-    /// Its owner has this world now.
+    /// Its owner has this world now. What is known of it may be a change already, which is news to who waits for one.
     pub(super) fn set_returned(&self, world: LastWorld) {
-        let mut returned = lock(&self.returned);
-        *returned = Some(world);
-        self.count_waiting(returned.as_ref(), &self.snapshot.borrow());
+        {
+            let mut returned = lock(&self.returned);
+            *returned = Some(world);
+            self.count_waiting(returned.as_ref(), &self.snapshot.borrow());
+        }
+        self.snapshot.send_modify(|_| ());
     }
 
     /// Why the world that its owner has is about to be replaced.
@@ -229,6 +232,7 @@ impl Shared {
         if put_back {
             follower.put_back = Some(Arc::clone(&store));
         }
+        followers.retain(|follower| !follower.view.is_closed());
         followers.push(follower);
         store
     }
@@ -303,5 +307,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl std::fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Shared").field("state", &self.snapshot.borrow().state).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_world_that_has_changed_already_is_news_when_its_owner_gets_it() {
+        let shared = Shared::new();
+        shared.publish(&Snapshot { dropped: Some("lost n1".to_owned()), ..Snapshot::default() });
+        let mut waiter = shared.subscribe();
+        waiter.borrow_and_update();
+        assert!(shared.change().is_none(), "nobody has a world yet");
+
+        let world = LastWorld { life: "life".into(), round: 1, world: "w".into(), rank: 0, size: 2 };
+        shared.set_returned(world);
+        assert!(waiter.has_changed().unwrap(), "who waits for a change is woken");
+        assert_eq!(shared.change().unwrap().1.kind, ChangeKind::Replaced);
+    }
+
+    #[test]
+    fn what_is_no_news_wakes_nobody() {
+        let shared = Shared::new();
+        let snapshot = Snapshot { resets: 1, ..Snapshot::default() };
+        shared.publish(&snapshot);
+        let mut waiter = shared.subscribe();
+        waiter.borrow_and_update();
+        shared.publish(&snapshot);
+        assert!(!waiter.has_changed().unwrap());
     }
 }

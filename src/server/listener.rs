@@ -19,7 +19,7 @@ pub trait Listener: Send + 'static {
     /// One connection. It ends when it is dropped.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Waits for the next connection.
+    /// Waits for the next connection. May be dropped at any time, and then must not have taken one: no handshakes here.
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
     /// Where it listens.

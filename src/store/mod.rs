@@ -278,7 +278,7 @@ impl Store {
         in_order(&contents, keys)
     }
 
-    /// Waits for all of the keys: one read, then one watch. `None` only with `until_change`, for keys that are not
+    /// Waits for all of the keys: one read and one watch, which with `until_change` is opened first. `None` only with `until_change`, for keys that are not
     /// there when the world is about to change.
     pub async fn multi_get<K: AsRef<str> + Sync>(
         &self,

@@ -20,6 +20,8 @@ from e2e.kubernetes import PATIENCE_SECONDS, Kubernetes, Object, run
 # Importing torch in an agent and its worker takes this long when several pods do it at once on two cores.
 START_SECONDS = 180.0
 UNTIL = "/tmp/until"
+# What a story makes outside of its namespaces, and these, are found by.
+STORY = "lattice-rdzv-story"
 EXAMPLE = ROOT / "examples" / "job" / "job.yaml"
 
 
@@ -28,13 +30,19 @@ def example_job() -> Object:
     return dict(yaml.safe_load(EXAMPLE.read_text()))
 
 
+def forget_id(container: Object) -> None:
+    """Takes the Job's uid out of what an agent is told."""
+    told = [variable for variable in container["env"] if not variable["name"].startswith("LATTICE_RDZV_")]
+    container["env"] = told
+
+
 def idle_pod(image: str, name: str, namespace: str) -> Object:
     """One of its pods that waits for commands, and is gone at once when it is deleted."""
     spec = example_job()["spec"]["template"]["spec"]
     (one,) = spec["containers"]
     one["image"], one["command"], one["args"] = image, ["sleep", "infinity"], []
     # No Job is behind it whose uid it could have.
-    one["env"] = [variable for variable in one["env"] if not variable["name"].startswith("LATTICE_RDZV_")]
+    forget_id(one)
     one["volumeMounts"], spec["volumes"] = [], []
     spec["terminationGracePeriodSeconds"] = 1
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
@@ -53,6 +61,17 @@ class AgentPod:
     def __call__(self, *command: str, timeout_seconds: float = 60) -> str:
         """Runs a command in it and returns what it printed."""
         return self._kubernetes.execute(self.namespace, self.name, *command, timeout_seconds=timeout_seconds)
+
+    def doctor(self) -> dict[str, Object]:
+        """Doctor's findings by what was looked at; it ends with 1 where one of them failed."""
+        findings = json.loads(self("sh", "-c", "lattice-rdzv doctor --json || true"))
+        return {one["check"]: one for one in findings}
+
+    def finds(self) -> str:
+        """The endpoint of the service that `doctor` finds there, which has to be well."""
+        findings = self.doctor()
+        assert findings["permission to write"]["status"] == "ok", findings
+        return str(findings["service"]["found"]).removesuffix(" answers")
 
     def environment(self) -> dict[str, str]:
         """The variables that its processes start with."""
@@ -137,16 +156,16 @@ class Job:
 
     def pod_of(self, node: str) -> str:
         """The name of the running pod whose host name is `node`."""
-        return next(name for name in self.running() if name.startswith(f"{node}-") or name == node)
+
+        def find() -> str | None:
+            return next((name for name in self.running() if name.startswith(f"{node}-")), None)
+
+        return str(self.wait(f"a pod of {node} runs", find))
 
     def lines(self, event: str = "") -> list[Line]:
-        """What the workers of all pods said so far, in order; of one event if it is named."""
-        found = []
-        for follower in self.logs.followers.values():
-            for _, text in follower.lines():
-                if text.startswith('{"event"'):
-                    found.append(Line(**json.loads(text)))
-        return sorted((line for line in found if event in ("", line.event)), key=lambda line: line.at)
+        """What the workers of all pods said so far; of one event if it is named."""
+        told = [text for one in self.logs.followers.values() for _, text in one.lines() if text.startswith('{"event"')]
+        return [line for line in (Line(**json.loads(text)) for text in told) if event in ("", line.event)]
 
     def wait(self, what: str, condition: Callable[[], Any], *, timeout_seconds: float = START_SECONDS) -> Any:
         """Waits for a condition about the lines; a failure shows the ends of the logs."""
@@ -157,23 +176,23 @@ class Job:
 
         return wait_for(what, look, timeout_seconds=timeout_seconds, detail=self.describe, every_seconds=0.5)
 
-    def world(self, size: int, *, after: float = 0.0) -> list[Line]:
-        """Waits until `size` workers of one round step together, after a time of their clock. Returns their lines."""
+    def world(self, size: int, *, besides: frozenset[int] = frozenset()) -> list[Line]:
+        """Waits until `size` workers step together in a round that is none of `besides`. Returns their lines."""
 
         def formed() -> list[Line] | None:
             rounds: dict[int, list[Line]] = {}
             for line in self.lines("step"):
-                if line.at > after and line.world == size:
+                if line.master_port not in besides and line.world == size:
                     rounds.setdefault(line.master_port, []).append(line)
             return next((lines for lines in rounds.values() if len({line.rank for line in lines}) == size), None)
 
         lines: list[Line] = self.wait(f"{size} workers step together", formed)
         return lines
 
-    def now(self) -> float:
-        """The latest time that a worker told: what comes after it is news."""
+    def rounds(self) -> frozenset[int]:
+        """The rounds that a worker was started in so far, each by the port of its store: no two have the same."""
         self.pods()
-        return max((line.at for line in self.lines()), default=0.0)
+        return frozenset(line.master_port for line in self.lines())
 
     def said(self, text: str) -> list[str]:
         """The log lines with a text, of all pods."""
@@ -188,8 +207,9 @@ class Job:
     def end(self) -> None:
         """Tells the workers to end, all in the same step."""
         # Any of them will do, and one may be going.
-        tell_any = " || ".join(shlex.join(self._kubernetes.command(*self._tell(name))) for name in self.running())
-        run(["sh", "-c", tell_any])
+        tell = [shlex.join(self._kubernetes.command(*self._tell(name))) for name in self.running()]
+        assert tell, f"no pod runs that could be told to end\n{self.describe()}"
+        run(["sh", "-c", " || ".join(tell)])
 
     def _tell(self, name: str) -> tuple[str, ...]:
         return ("exec", name, f"--namespace={self.namespace}", "--", "touch", UNTIL)
@@ -220,7 +240,7 @@ def torch_volume(cluster: Cluster, namespace: str) -> tuple[Object, Object] | No
     volume = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": name, "labels": {"lattice-rdzv": "e2e"}},
+        "metadata": {"name": name, "labels": {STORY: namespace}},
         "spec": {
             **common,
             "capacity": {"storage": "10Gi"},

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import yaml
 from chart.render import Object, merged
 from chart.tools import CHART, NEWEST_HELM, helm
 
@@ -64,10 +63,6 @@ class Chart:
     def etcdctl(self, *arguments: str, pod: str = "") -> str:
         """Runs etcdctl in the store."""
         return self.kubernetes.execute(self.namespace, pod or self.workload, "etcdctl", *arguments, container="etcd")
-
-    def manifest(self) -> list[Object]:
-        """What Helm says it installed."""
-        return [one for one in yaml.safe_load_all(self.helm("get", "manifest", RELEASE)) if one]
 
     def uninstall(self) -> None:
         """`helm uninstall`, and waits for it."""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -109,7 +109,9 @@ class Kind(Cluster):
 
     def provide(self) -> None:
         run([str(ROOT / "scripts" / "image"), AGENT_IMAGE], environment={"BUILDER": "docker"}, timeout_seconds=900)
-        arguments = [f"--build-arg=BASE={AGENT_IMAGE}", f"--build-arg=TORCH={TORCH_IN_IMAGE}"]
+        index = os.environ.get("TORCH_INDEX", "")
+        given = {"BASE": AGENT_IMAGE, "TORCH": TORCH_IN_IMAGE, "TORCH_INDEX": index}
+        arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
         run(["docker", "build", f"--tag={AGENT_IMAGE}", *arguments, str(IMAGE_FOLDER)], timeout_seconds=1800)
         self._load(AGENT_IMAGE)
 
@@ -130,7 +132,7 @@ class Scripted(Cluster):
 
     no_faults = ""
 
-    def __init__(self, script: Path, torch_packages: Path | None) -> None:
+    def __init__(self, script: Path, torch_packages: Path) -> None:
         self._script = script
         self.torch_packages = torch_packages
         self._own = True
@@ -181,7 +183,9 @@ class Scripted(Cluster):
         victims = [int(one.parent.name) for one in Path("/proc").glob("[0-9]*/cgroup") if name in _read(one)]
         assert victims, f"no process of container {name} on this machine"
         for victim in victims:
-            os.kill(victim, signal.SIGKILL)
+            # The end of a container's first process is the end of all.
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
 
     def delete(self) -> None:
         """Ends the cluster, if it is this session's own, and sees that nothing of it is left."""
@@ -226,17 +230,20 @@ def choose(folder: Path) -> Iterator[tuple[Cluster, list[str]]]:
         return
     lacks.append(_lacks(("kind is not on the PATH", has_kind), ("there is no docker", has_docker)))
     script, packages = os.environ.get("LATTICE_CLUSTER_SCRIPT"), os.environ.get("LATTICE_E2E_TORCH")
-    if script and os.geteuid() == 0:
-        yield from _until_deleted(Scripted(Path(script).resolve(), Path(packages) if packages else None), lacks)
-        return
     is_root = os.geteuid() == 0
-    lacks.append(_lacks(("LATTICE_CLUSTER_SCRIPT is not set", script), ("network namespaces need root", is_root)))
+    if script and packages and is_root:
+        yield from _until_deleted(Scripted(Path(script).resolve(), Path(packages)), lacks)
+        return
+    no_packages = "LATTICE_E2E_TORCH names no packages of a Python 3.11 with torch"
+    no_root = "network namespaces need root"
+    lacks.append(_lacks(("LATTICE_CLUSTER_SCRIPT is not set", script), (no_packages, packages), (no_root, is_root)))
     raise NoCluster("; ".join(lacks))
 
 
 def _until_deleted(cluster: Kind | Scripted, lacks: list[str]) -> Iterator[tuple[Cluster, list[str]]]:
+    # Not within: one of this name that is there already is somebody's.
+    cluster.create()
     try:
-        cluster.create()
         yield cluster, lacks
     finally:
         cluster.delete()

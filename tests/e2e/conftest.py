@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.agents import AgentPod, Job, Logs, idle_pod, torch_volume, torchrun_job, training_config
+from e2e.agents import STORY, AgentPod, Job, Logs, idle_pod, torch_volume, torchrun_job, training_config
 from e2e.chart import Chart
 from e2e.cluster import ROOT, Cluster, NoCluster, choose
-from e2e.kubernetes import Kubernetes, Object
+from e2e.kubernetes import Failed, Kubernetes, Object
 from e2e.report import gather
 
 DEFAULT_ETCD = "v3.5.5"
-_LABEL = "lattice-rdzv-story"
+_LABEL = STORY
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +61,7 @@ def _lack(why: str) -> None:
 def _leave_nothing(kubernetes: Kubernetes) -> None:
     """What the stories made is gone: their namespaces, and the volumes outside of them."""
     kubernetes("delete", "namespaces", f"--selector={_LABEL}", "--timeout=300s")
-    kubernetes("delete", "persistentvolumes", "--selector=lattice-rdzv=e2e", "--timeout=60s")
+    kubernetes("delete", "persistentvolumes", f"--selector={_LABEL}", "--timeout=60s")
     for kind in ("namespaces", "persistentvolumes"):
         left = kubernetes("get", kind, f"--selector={_LABEL}", "--output=name")
         assert not left.strip(), f"left behind: {left}"
@@ -88,7 +89,8 @@ def _namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Ma
         name = exactly or f"{purpose}-{uuid.uuid4().hex[:6]}"
         labels = {_LABEL: re.sub("[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")}
         labels["pod-security.kubernetes.io/enforce"] = enforce
-        cluster.kubernetes.apply(
+        # Not `apply`: one that is there already is somebody's, and is neither changed nor deleted.
+        cluster.kubernetes.create(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
         )
         cluster.kubernetes.wait_for_account(name)
@@ -125,11 +127,22 @@ MakePod = Callable[..., AgentPod]
 def agent_pod(cluster: Cluster) -> MakePod:
     """Makes a pod of the agents' image that waits for commands; its namespace is deleted after the story."""
 
-    def make(namespace: str, name: str = "agent", *, with_config: bool = True, **spec: Any) -> AgentPod:
+    def make(
+        namespace: str,
+        name: str = "agent",
+        *,
+        with_config: bool = True,
+        mounts: Sequence[Object] = (),
+        variables: Mapping[str, str] | None = None,
+        **spec: Any,
+    ) -> AgentPod:
         manifest = idle_pod(cluster.agent_image, name, namespace)
         manifest["spec"].update(spec)
+        (one,) = manifest["spec"]["containers"]
+        one["volumeMounts"] += mounts
+        one["env"] += [{"name": variable, "value": value} for variable, value in (variables or {}).items()]
         if not with_config:
-            del manifest["spec"]["containers"][0]["envFrom"]
+            del one["envFrom"]
         return AgentPod(cluster.kubernetes, manifest)
 
     return make
@@ -178,7 +191,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: pytest.TestReport = yield  # type: ignore[assignment]
     if report.failed and (cluster := _cluster_of(item)) is not None:
         namespaces, logs = item.session.stash[_NAMESPACES], item.session.stash[_LOGS]
-        text = gather(cluster.kubernetes, namespaces, logs)
+        try:
+            text = gather(cluster.kubernetes, namespaces, logs)
+        except (Failed, subprocess.TimeoutExpired) as lacking:
+            # What failed is the story; the cluster may not even answer any more.
+            text = f"there is nothing to show: {lacking}"
         report.sections.append(("Kubernetes' events and the pods' log lines", text))
     return report  # type: ignore[return-value]
 

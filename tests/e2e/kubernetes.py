@@ -20,8 +20,6 @@ class Failed(Exception):
 
     def __init__(self, command: list[str], status: int, output: str) -> None:
         super().__init__(f"{' '.join(command)} ended with {status}: {output[-4000:]}")
-        self.status = status
-        self.output = output
 
 
 def run(
@@ -73,6 +71,10 @@ class Kubernetes:
         """Creates or changes objects."""
         document = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self("apply", "--filename=-", text=json.dumps(document))
+
+    def create(self, one: Object) -> None:
+        """Creates an object; `Failed` if there is one of its name."""
+        self("create", "--filename=-", text=json.dumps(one))
 
     def list(self, kind: str, namespace: str, *, selector: str = "") -> list[Object]:
         """The objects of a kind in a namespace."""

@@ -45,6 +45,8 @@ class Training:
             timeout_seconds=180,
             every_seconds=1,
         )
+        may_evict = "jsonpath={.status.disruptionsAllowed}=1"
+        self.cluster.kubernetes.wait("poddisruptionbudget/lattice-rdzv", may_evict, self.chart.namespace)
         wait_for("the cluster is healthy", self._healthy, timeout_seconds=60, every_seconds=1)
 
     def _healthy(self) -> bool:
@@ -96,11 +98,12 @@ class Training:
 
 
 def train(cluster: Cluster, namespace: str, make_job: MakeJob) -> Iterator[Training]:
-    """Installs three members and starts the Job, whose pods are all on the first machine; ends it after the stories."""
+    """Installs three members and starts the Job, whose pods are all on the first machine that takes any; ends it after the stories."""
     chart = Chart(cluster.kubernetes, namespace)
     cluster.fresh_volumes()
     chart.install(MEMBERS)
-    first = min(one["metadata"]["name"] for one in cluster.kubernetes.list("nodes", ""))
+    nodes = [one for one in cluster.kubernetes.list("nodes", "") if not one["spec"].get("taints")]
+    first = min(one["metadata"]["name"] for one in nodes)
 
     def on_the_first(manifest: Object) -> None:
         manifest["spec"]["template"]["spec"]["nodeSelector"] = {"kubernetes.io/hostname": first}

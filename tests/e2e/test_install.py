@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from chart.render import Renderer
 
-from e2e.agents import AgentPod
 from e2e.chart import Chart
 from e2e.cluster import Cluster
 from e2e.conftest import MakeNamespace, MakePod
@@ -71,7 +69,7 @@ def lacks(wanted: Any, live: Any, path: str = "") -> list[str]:
 def test_agents_find_the_store(
     chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace, say: Callable[[str], None]
 ) -> None:
-    """By the variables, by the ConfigMap where service links are off, and from another namespace by DNS."""
+    """By the variables, by the ConfigMap where service links are off, and by what it says in another namespace."""
     elsewhere = namespaces("team")
     chart.install({"agents": {"namespaces": [elsewhere]}})
     client = chart.kubernetes.get("service", "lattice-rdzv-client", chart.namespace)["spec"]
@@ -82,21 +80,16 @@ def test_agents_find_the_store(
     assert variables["LATTICE_RDZV_CLIENT_SERVICE_HOST"] == address
     assert variables["LATTICE_RDZV_CLIENT_SERVICE_PORT"] == str(port)
     assert variables["LATTICE_RDZV_CLIENT_PORT"] == f"tcp://{address}:{port}"
-    assert found_by(linked) == f"http://{address}:{port}"
+    assert linked.finds() == f"http://{address}:{port}"
 
     say(f"in a pod: {linked('python3', '-c', JOIN).strip()}")
+
+    silent = agent_pod(chart.namespace, "silent", with_config=False, enableServiceLinks=False)
+    assert silent.finds() == "http://lattice-rdzv-client:2379", "nothing told it: its own namespace's DNS"
 
     by_name = f"http://lattice-rdzv-client.{chart.namespace}.svc.cluster.local:2379"
     told = agent_pod(chart.namespace, "told", enableServiceLinks=False)
     assert "LATTICE_RDZV_CLIENT_PORT" not in told.environment()
     assert told.environment()["LATTICE_RDZV_BACKEND"] == "etcd"
-    assert found_by(told) == by_name
-    assert found_by(agent_pod(elsewhere, "elsewhere")) == by_name
-
-
-def found_by(pod: AgentPod) -> str:
-    """The endpoint of the service that `doctor` finds there, which has to be well."""
-    findings = {one["check"]: one for one in json.loads(pod("lattice-rdzv", "doctor", "--json"))}
-    assert findings["permission to write"]["status"] == "ok", findings
-    assert findings["service"]["status"] == "ok", findings
-    return str(findings["service"]["found"]).removesuffix(" answers")
+    assert told.finds() == by_name
+    assert agent_pod(elsewhere, "elsewhere").finds() == by_name

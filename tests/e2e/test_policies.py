@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from chart.authority import Authority
@@ -58,8 +57,12 @@ def test_helm_test_fails_with_a_broken_service(cluster: Cluster, chart: Chart) -
 
 
 def test_helm_test_fails_with_broken_dns(cluster: Cluster, chart: Chart) -> None:
-    """The name that agents are told stands for nothing: another domain than the cluster's."""
-    chart.install({"clusterDomain": "elsewhere.local"})
+    """The name that agents are told has no record any more, and one of another domain never had."""
+    chart.install()
+    cluster.kubernetes("delete", "service", "lattice-rdzv-client", f"--namespace={chart.namespace}")
+    with pytest.raises(Failed, match=r"(?s)lattice-rdzv-test-connection.*(Failed|failed)"):
+        helm_test(chart)
+    chart.upgrade({"clusterDomain": "elsewhere.local"})
     with pytest.raises(Failed, match=r"(?s)lattice-rdzv-test-connection.*(Failed|failed)"):
         helm_test(chart)
 
@@ -70,9 +73,20 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
         cluster.kubernetes.apply(secret(chart.namespace, name, authority.secret()))
     chart.install(merged(MTLS, with_agents(cluster)))
     assert "Phase:          Succeeded" in helm_test(chart)
-    # One without a certificate is told what is asked of it.
-    findings = doctor(agent_pod(chart.namespace, "stranger"))
-    assert findings["settings"]["status"] == "fail" or findings["service"]["status"] == "fail", findings
+    # The store shows its certificate to anybody, and serves nobody who shows none.
+    mount = {"name": "tls", "mountPath": "/etc/lattice-rdzv/tls", "readOnly": True}
+    files = {"secretName": "rdzv-client-tls", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    stranger = agent_pod(
+        chart.namespace,
+        "stranger",
+        mounts=[mount],
+        variables={"LATTICE_RDZV_CERT": "", "LATTICE_RDZV_KEY": ""},
+        volumes=[{"name": "tls", "secret": files}],
+    )
+    findings = stranger.doctor()
+    assert findings["settings"]["status"] == "ok", findings
+    assert findings["service"]["status"] == "fail", findings
+    assert "ertificate" in findings["service"]["found"], findings
 
 
 def test_users_and_roles(cluster: Cluster, chart: Chart, agent_pod: MakePod) -> None:
@@ -85,9 +99,3 @@ def test_users_and_roles(cluster: Cluster, chart: Chart, agent_pod: MakePod) -> 
     # The store is closed to who brings no password.
     with pytest.raises(Failed, match="user name is empty"):
         chart.etcdctl("put", "/lattice/rdzv/default/x", "y")
-
-
-def doctor(pod: Any) -> dict[str, Any]:
-    """Doctor's findings by what was looked at; it ends with 1 where one of them failed."""
-    printed = pod("sh", "-c", "lattice-rdzv doctor --json || true")
-    return {one["check"]: one for one in json.loads(printed)}

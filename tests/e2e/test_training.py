@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
-from e2e.agents import Job
+from e2e.agents import Job, forget_id
 from e2e.chart import Chart
 from e2e.cluster import Cluster
 from e2e.conftest import MakeJob, MakeNamespace
@@ -18,7 +18,9 @@ from e2e.kubernetes import Object
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart, job: MakeJob) -> None:
+def test_a_job_grows_loses_pods_shrinks_and_ends(
+    cluster: Cluster, chart: Chart, job: MakeJob, say: Callable[[str], None]
+) -> None:
     """One Job's life: it forms, grows, loses a pod, loses a container's processes, loses a machine to a drain, shrinks,
     ends; and a pod that is tried again after success ends with 0."""
     chart.install()
@@ -31,35 +33,36 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(cluster: Cluster, chart: Chart,
     assert "train-0" in shown
     assert "train-1" in shown
 
+    before = one.rounds()
     one.scale(3)
-    grown = one.world(3, after=one.now())
+    grown = one.world(3, besides=before)
     assert all(line.restart_count == 0 for line in grown), "growing costs no restart"
 
-    before = one.now()
+    before = one.rounds()
     lost = one.pod_of("train-2")
     cluster.kubernetes("delete", "pod", lost, f"--namespace={chart.namespace}", "--wait=false")
     told(one, "train-2 leaving")
-    one.world(3, after=before)
+    one.world(3, besides=before)
     assert one.pod_of("train-2") != lost, "a replacement has joined"
 
     if cluster.no_faults:
-        print(f"not killed as by OOM: {cluster.no_faults}")
+        say(f"left out: processes killed as by OOM: {cluster.no_faults}")
     else:
-        before = one.now()
+        before = one.rounds()
         victim = cluster.kubernetes.get("pod", one.pod_of("train-1"), chart.namespace)
         cluster.kill_container(victim["status"]["containerStatuses"][0]["containerID"])
         told(one, "lost train-1")
-        one.world(3, after=before)
+        one.world(3, besides=before)
 
-    before = one.now()
+    before = one.rounds()
     node = cluster.kubernetes.get("pod", one.pod_of("train-1"), chart.namespace)["spec"]["nodeName"]
     with drained(cluster, node, one):
         told(one, "train-1 leaving")
-        one.world(3, after=before)
+        one.world(3, besides=before)
 
-    before = one.now()
+    before = one.rounds()
     one.scale(2)
-    one.world(2, after=before)
+    one.world(2, besides=before)
 
     one.end()
     one.succeeded()
@@ -107,8 +110,7 @@ def test_jobs_without_ids_never_meet(cluster: Cluster, chart: Chart, namespaces:
     assert "/lattice/" not in chart.etcdctl("get", "/lattice/", "--prefix", "--keys-only")
 
 
-def without_id(manifest: Object) -> None:
-    """Takes the Job's uid out of what its agents are told; each of its pods fails once."""
-    manifest["spec"]["backoffLimitPerIndex"] = 0
-    one = manifest["spec"]["template"]["spec"]["containers"][0]
-    one["env"] = [variable for variable in one["env"] if not variable["name"].startswith("LATTICE_RDZV_")]
+def without_id(job: Object) -> None:
+    """Its agents are told no id; each of its pods fails once."""
+    job["spec"]["backoffLimitPerIndex"] = 0
+    forget_id(job["spec"]["template"]["spec"]["containers"][0])

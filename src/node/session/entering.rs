@@ -58,20 +58,13 @@ impl Session {
     }
 
     pub(super) async fn join(&mut self) -> Result<()> {
-        let context = Arc::clone(&self.context);
-        let recent = self.joining.clone().filter(|joining| joining.sent.elapsed() < joining.ttl / 2);
-        let begin = async {
-            match recent {
-                Some(joining) => Ok(joining),
-                None => Joining::begin(&context).await,
-            }
+        let joining = match self.joining.clone() {
+            Some(joining) if joining.sent.elapsed() < joining.ttl / 2 => joining,
+            _ => Joining::begin(&self.context).await?,
         };
-        // Neither needs the other: one round trip less before a node is in.
-        let (joining, watching) = tokio::join!(begin, self.watch_from_now());
-        let joining = joining?;
         self.joining = Some(joining.clone());
         self.life = None;
-        watching?;
+        self.watch_from_now().await?;
         let mut record = self.desired();
         record.world = None;
         let joined = match joining
