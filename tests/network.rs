@@ -42,7 +42,7 @@ fn while_nobody_dies_no_world_changes_whatever_happens_to_the_service() {
 }
 
 #[test]
-fn where_a_node_hosts_the_service_the_run_goes_on_with_the_next_host() {
+fn where_a_node_hosts_the_service_its_loss_is_told_and_the_run_goes_on_with_the_next_host() {
     check::<Hosted>(300, Weather::Stormy);
 }
 

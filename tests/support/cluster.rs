@@ -306,6 +306,7 @@ impl<G: Clustered> Schedule<G> {
         contents.pause(true);
         sleep(time).await;
         self.check_uncertain(time);
+        let Cluster { network, contents, .. } = self.ground.cluster();
         contents.pause(false);
         network.light(true);
         self.settled_weather().await;

@@ -333,16 +333,30 @@ impl<G: Ground> Schedule<G> {
         RoundRecord::decode(&key, &found.items.first()?.value).ok()
     }
 
-    /// Whoever has heard nothing for longer than its lease lives must know that it may be lost.
-    pub(crate) fn check_uncertain(&self, silence: Duration) {
+    /// Whoever has heard nothing for longer than its lease lives must know that it may be lost, and its owner that the
+    /// node is lost which hosts the service.
+    pub(crate) fn check_uncertain(&mut self, silence: Duration) {
         if silence < TTL * 2 {
             return;
         }
+        let mut losses = 0;
         for living in &self.agents {
+            let snapshot = living.node.subscribe().borrow().clone();
+            let hosted = snapshot.world.as_ref().and_then(|world| world.host.clone());
+            let elsewhere = !self.ground.is_hosted_by(&living.link) && snapshot.closed.is_none();
+            if let Some(host) = hosted.filter(|_| elsewhere) {
+                losses += 1;
+                if snapshot.host_lost.as_ref().is_none_or(|lost| lost.host != host) {
+                    self.book.broken(format!("{} is not told that {host} is lost", living.name));
+                }
+            }
             if matches!(living.state(), State::Member | State::Seeking | State::Spare) {
                 let state = living.state();
                 self.book.broken(format!("{} is {state:?} after {silence:?} of silence", living.name));
             }
+        }
+        for _ in 0..losses {
+            self.happened("times a host's loss was told");
         }
     }
 
