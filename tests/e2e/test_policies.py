@@ -86,7 +86,7 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
     findings = stranger.doctor()
     assert findings["settings"]["status"] == "ok", findings
     assert findings["service"]["status"] == "fail", findings
-    assert "ertificate" in findings["service"]["found"], findings
+    assert "refuses us: received fatal alert" in findings["service"]["found"], findings
 
 
 def test_users_and_roles(cluster: Cluster, chart: Chart, agent_pod: MakePod) -> None:
