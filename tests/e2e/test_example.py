@@ -11,24 +11,19 @@ import yaml
 from e2e.agents import START_SECONDS, lend_torch, torch_volume
 from e2e.chart import Chart
 from e2e.cluster import ROOT, Cluster
-from e2e.conftest import MakeNamespace, MakePod
+from e2e.conftest import MakeNamespace
 
 pytestmark = pytest.mark.timeout(600)
 
 NAMESPACE = "lattice"
 
 
-def test_the_job_runs_as_it_stands(
-    cluster: Cluster, namespaces: MakeNamespace, agent_pod: MakePod, tmp_path: Path
-) -> None:
+def test_the_job_runs_as_it_stands(cluster: Cluster, namespaces: MakeNamespace, tmp_path: Path) -> None:
     kubernetes = cluster.kubernetes
     Chart(kubernetes, namespaces(exactly=NAMESPACE)).install()
     for one in overlaid(cluster, tmp_path):
         kubernetes.apply(one)
     kubernetes.wait("job/train", "jsonpath={.status.ready}=4", NAMESPACE)
-    # Meanwhile: whom nothing tells of it, in another namespace, finds the one of this name by DNS.
-    stranger = agent_pod(namespaces("team"), with_config=False, enableServiceLinks=False)
-    assert stranger.finds() == f"http://lattice-rdzv-client.{NAMESPACE}.svc:2379"
     kubernetes.wait("job/train", "condition=Complete", NAMESPACE, timeout_seconds=START_SECONDS)
     where = (f"--namespace={NAMESPACE}", "--selector=app=train", "--tail=-1", "--max-log-requests=8")
     said = kubernetes("logs", *where).splitlines()
