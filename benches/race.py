@@ -27,7 +27,6 @@ import resource
 import select
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +40,7 @@ from typing import Any, NamedTuple, cast
 import torch
 import torchft_manager
 from etcd_process import running_etcd
+from serving import serving
 from torch.distributed.elastic.agent.server.api import SimpleElasticAgent, WorkerSpec
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
@@ -211,12 +211,8 @@ def service(contender: str, nodes: int, etcd_binary: Path) -> Iterator[str]:
     else:
         # A process of its own, as an etcd is, so that no node carries the store's work.
         command = [sys.executable, "-m", "lattice_rdzv.cli", "serve", "--listen", "127.0.0.1:0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout is not None
-            try:
-                yield server.stdout.readline().strip()
-            finally:
-                server.kill()
+        with serving(command) as endpoint:
+            yield endpoint
 
 
 def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_process: int = 1) -> Race:

@@ -8,11 +8,12 @@ lighthouse keeps nothing but the last quorum. Not in it on either side: process 
 """
 
 import importlib.util
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+
+from serving import serving
 
 LIGHTHOUSE = """
 import signal, sys
@@ -34,12 +35,8 @@ def is_installed() -> bool:
 def lighthouse(nodes: int) -> Iterator[str]:
     """One that waits for so many managers, in a process of its own; its address."""
     command = [sys.executable, "-c", LIGHTHOUSE, str(nodes)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.kill()
+    with serving(command) as address:
+        yield address
 
 
 def make_manager(address: str, node: int, nodes: int, limit_seconds: float) -> Callable[[], None]:

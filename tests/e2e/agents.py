@@ -15,7 +15,7 @@ from harness.torchrun import TRAIN, Line
 from harness.wait import wait_for
 
 from e2e.cluster import ROOT, Cluster
-from e2e.kubernetes import PATIENCE_SECONDS, Kubernetes, Object, run
+from e2e.kubernetes import PATIENCE_SECONDS, Kubernetes, Object, holds, is_leaving, run
 
 # Importing torch in an agent and its worker takes this long when several pods do it at once on two cores.
 START_SECONDS = 180.0
@@ -95,8 +95,8 @@ class Follower:
 class Logs:
     """The logs of a namespace's pods that were asked to be followed."""
 
-    def __init__(self, cluster: Cluster, namespace: str, folder: Path) -> None:
-        self._kubernetes = cluster.kubernetes
+    def __init__(self, kubernetes: Kubernetes, namespace: str, folder: Path) -> None:
+        self._kubernetes = kubernetes
         self.namespace = namespace
         self._folder = folder
         self.followers: dict[str, Follower] = {}
@@ -132,9 +132,8 @@ class Logs:
 class Job:
     """An Indexed Job of torchrun agents, which train until they are told to end."""
 
-    def __init__(self, cluster: Cluster, logs: Logs, manifest: Object) -> None:
-        self._cluster = cluster
-        self._kubernetes = cluster.kubernetes
+    def __init__(self, kubernetes: Kubernetes, logs: Logs, manifest: Object) -> None:
+        self._kubernetes = kubernetes
         self.logs = logs
         self.namespace: str = manifest["metadata"]["namespace"]
         self.name: str = manifest["metadata"]["name"]
@@ -151,7 +150,7 @@ class Job:
         return sorted(
             one["metadata"]["name"]
             for one in self.pods()
-            if one["status"].get("phase") == "Running" and "deletionTimestamp" not in one["metadata"]
+            if one["status"].get("phase") == "Running" and not is_leaving(one)
         )
 
     def pod_of(self, node: str) -> str:
@@ -219,8 +218,7 @@ class Job:
         self.wait("the Job is complete", self._is_complete, timeout_seconds=PATIENCE_SECONDS)
 
     def _is_complete(self) -> bool:
-        conditions = self._kubernetes.get("job", self.name, self.namespace).get("status", {}).get("conditions", [])
-        return any(one["type"] == "Complete" and one["status"] == "True" for one in conditions)
+        return holds("Complete", self._kubernetes.get("job", self.name, self.namespace))
 
     def describe(self) -> str:
         """The ends of all logs."""
@@ -229,10 +227,10 @@ class Job:
         )
 
 
-def torch_volume(cluster: Cluster, namespace: str) -> tuple[Object, Object] | None:
-    """A claim on the packages that the nodes lend, and the volume behind it; none where the image has torch."""
+def torch_volume(cluster: Cluster, namespace: str) -> list[Object]:
+    """A claim on the packages that the nodes lend, and the volume behind it; nothing where the image has torch."""
     if cluster.torch_packages is None:
-        return None
+        return []
     nodes = [one["metadata"]["name"] for one in cluster.kubernetes.list("nodes", "")]
     name = f"torch-{namespace}"
     common = {"storageClassName": "lent", "accessModes": ["ReadOnlyMany"]}
@@ -255,11 +253,13 @@ def torch_volume(cluster: Cluster, namespace: str) -> tuple[Object, Object] | No
         "metadata": {"name": "torch", "namespace": namespace},
         "spec": {**common, "volumeName": name, "resources": {"requests": {"storage": "10Gi"}}},
     }
-    return volume, claim
+    return [volume, claim]
 
 
-def lend_torch(spec: Object) -> None:
-    """Gives every container of a pod the packages that the nodes lend."""
+def lend_torch(cluster: Cluster, spec: Object) -> None:
+    """Gives every container of a pod the packages that the nodes lend; nothing where the image has torch."""
+    if cluster.torch_packages is None:
+        return
     spec.setdefault("volumes", []).append(
         {"name": "torch", "persistentVolumeClaim": {"claimName": "torch", "readOnly": True}}
     )
@@ -293,6 +293,5 @@ def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str, c
     one["args"] = [*torchrun, "/job/train.py", *told]
     index = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-completion-index']"}}
     one["env"] += [{"name": "INDEX", "valueFrom": index}, {"name": "POD_HOST", "value": "train-$(INDEX)"}]
-    if cluster.torch_packages is not None:
-        lend_torch(spec)
+    lend_torch(cluster, spec)
     return job

@@ -25,11 +25,11 @@ class Chart:
         self.helm_version = helm_version
         self.values: dict[str, Any] = {}
 
-    def helm(self, *arguments: str, timeout_seconds: float = 300) -> str:
-        """Runs `helm ARGUMENTS` in the namespace; helm's own folders are fresh ones."""
+    def helm(self, *arguments: str) -> str:
+        """Runs `helm ARGUMENTS` in the namespace."""
         command = [str(helm(self.helm_version)), *arguments, f"--namespace={self.namespace}"]
         command.append(f"--kubeconfig={self.kubernetes.kubeconfig}")
-        return run(command, timeout_seconds=timeout_seconds)
+        return run(command)
 
     def install(self, values: Mapping[str, Any] | None = None, *arguments: str) -> str:
         """`helm install`, and waits until the store is ready. Returns the notes."""
@@ -46,9 +46,9 @@ class Chart:
         self.roll_out()
         return printed
 
-    def roll_out(self, *, timeout_seconds: float = 180) -> None:
+    def roll_out(self) -> None:
         """Waits until the store is as it was last asked for."""
-        self.kubernetes.roll_out(self.workload, self.namespace, timeout_seconds=timeout_seconds)
+        self.kubernetes.roll_out(self.workload, self.namespace, timeout_seconds=180)
 
     @property
     def workload(self) -> str:

@@ -19,7 +19,6 @@ from e2e.kubernetes import Failed, Kubernetes, Object
 from e2e.report import gather
 
 DEFAULT_ETCD = "v3.5.5"
-_LABEL = STORY
 
 
 @pytest.fixture(scope="session")
@@ -60,10 +59,10 @@ def _lack(why: str) -> None:
 
 def _leave_nothing(kubernetes: Kubernetes) -> None:
     """What the stories made is gone: their namespaces, and the volumes outside of them."""
-    kubernetes("delete", "namespaces", f"--selector={_LABEL}", "--timeout=300s")
-    kubernetes("delete", "persistentvolumes", f"--selector={_LABEL}", "--timeout=60s")
+    kubernetes("delete", "namespaces", f"--selector={STORY}", "--timeout=300s")
+    kubernetes("delete", "persistentvolumes", f"--selector={STORY}", "--timeout=60s")
     for kind in ("namespaces", "persistentvolumes"):
-        left = kubernetes("get", kind, f"--selector={_LABEL}", "--output=name")
+        left = kubernetes("get", kind, f"--selector={STORY}", "--output=name")
         assert not left.strip(), f"left behind: {left}"
 
 
@@ -87,13 +86,14 @@ def _namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Ma
 
     def make(purpose: str = "rdzv", *, enforce: str = "restricted", exactly: str = "") -> str:
         name = exactly or f"{purpose}-{uuid.uuid4().hex[:6]}"
-        labels = {_LABEL: re.sub("[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")}
+        labels = {STORY: re.sub("[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")}
         labels["pod-security.kubernetes.io/enforce"] = enforce
         # Not `apply`: one that is there already is somebody's, and is neither changed nor deleted.
         cluster.kubernetes.create(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
         )
-        cluster.kubernetes.wait_for_account(name)
+        # Pods can be made from then on.
+        cluster.kubernetes.wait("serviceaccount/default", "create", name, timeout_seconds=60)
         made.append(name)
         request.session.stash[_NAMESPACES].append(name)
         return name
@@ -174,13 +174,13 @@ def _jobs(cluster: Cluster, request: pytest.FixtureRequest, folder: Path) -> Ite
     def make(
         namespace: str, *, nodes: int, nnodes: str, conf: str = "", change: Callable[[Object], None] = lambda job: None
     ) -> Job:
-        logs.append(Logs(cluster, namespace, folder))
+        logs.append(Logs(cluster.kubernetes, namespace, folder))
         request.session.stash[_LOGS].append(logs[-1])
         lent = torch_volume(cluster, namespace)
-        cluster.kubernetes.apply(training_config(namespace), *(lent or ()))
+        cluster.kubernetes.apply(training_config(namespace), *lent)
         manifest = torchrun_job(cluster, namespace, nodes=nodes, nnodes=nnodes, conf=conf)
         change(manifest)
-        return Job(cluster, logs[-1], manifest)
+        return Job(cluster.kubernetes, logs[-1], manifest)
 
     yield make
     for one in logs:

@@ -97,19 +97,23 @@ class Kubernetes:
             "wait", what, f"--for={condition}", f"--namespace={namespace}", limit, timeout_seconds=timeout_seconds + 30
         )
 
-    def wait_for_account(self, namespace: str) -> None:
-        """Waits until pods can be made in a new namespace."""
-        wait = ["wait", "serviceaccount/default", "--for=create", "--timeout=60s"]
-        self(*wait, f"--namespace={namespace}")
-
     def roll_out(self, what: str, namespace: str, *, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Waits until a workload is as it was last asked for."""
         limit = f"--timeout={timeout_seconds:g}s"
         self("rollout", "status", what, f"--namespace={namespace}", limit, timeout_seconds=timeout_seconds + 30)
 
 
+def holds(condition: str, one: Object) -> bool:
+    """Whether an object's condition of that type is true."""
+    conditions = one.get("status", {}).get("conditions", [])
+    return any(each["type"] == condition and each["status"] == "True" for each in conditions)
+
+
+def is_leaving(one: Object) -> bool:
+    """Whether an object is on its way out."""
+    return "deletionTimestamp" in one["metadata"]
+
+
 def is_ready(pod: Object) -> bool:
     """Whether a pod is ready and not on its way out."""
-    conditions = pod.get("status", {}).get("conditions", [])
-    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-    return ready and "deletionTimestamp" not in pod["metadata"]
+    return holds("Ready", pod) and not is_leaving(pod)

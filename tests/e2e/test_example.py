@@ -44,6 +44,5 @@ def overlaid(cluster: Cluster, folder: Path) -> list[dict[str, object]]:
     printed = cluster.kubernetes("kustomize", str(file.parent))
     objects = [dict(one) for one in yaml.safe_load_all(printed)]
     (job,) = [one for one in objects if one["kind"] == "Job"]
-    if cluster.torch_packages is not None:
-        lend_torch(job["spec"]["template"]["spec"])
-    return [*(torch_volume(cluster, NAMESPACE) or ()), *objects]
+    lend_torch(cluster, job["spec"]["template"]["spec"])
+    return [*torch_volume(cluster, NAMESPACE), *objects]

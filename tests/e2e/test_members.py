@@ -13,7 +13,7 @@ from harness.wait import wait_for
 
 from e2e.cluster import Cluster
 from e2e.conftest import MakeJob, MakeNamespace
-from e2e.kubernetes import Failed
+from e2e.kubernetes import Failed, holds
 from e2e.members import NAMES, Training, train
 
 pytestmark = pytest.mark.timeout(900)
@@ -91,8 +91,7 @@ def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
 
 
 def is_there(cluster: Cluster, node: str) -> bool:
-    conditions = cluster.kubernetes.get("node", node)["status"]["conditions"]
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return holds("Ready", cluster.kubernetes.get("node", node))
 
 
 def evict(training: Training, pod: str) -> None:

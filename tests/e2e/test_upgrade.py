@@ -13,7 +13,7 @@ from chart.render import MEMBERS
 from e2e.chart import RELEASE, Chart, values_file
 from e2e.cluster import Cluster
 from e2e.conftest import MakeNamespace
-from e2e.kubernetes import Failed
+from e2e.kubernetes import Failed, Object, is_leaving
 from e2e.test_install import objects_in
 
 pytestmark = pytest.mark.timeout(600)
@@ -60,22 +60,19 @@ def test_from_0_1_0_and_back(
     deployment = cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
     assert deployment["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
-    containers = [one["name"] for one in deployment["spec"]["template"]["spec"]["containers"]]
-    assert containers == ["etcd"], "0.1.0's own container is gone"
-    assert pods.isdisjoint(one["metadata"]["uid"] for one in new.pods() if "deletionTimestamp" not in one["metadata"])
+    assert containers(deployment) == ["etcd"], "0.1.0's own container is gone"
+    assert pods.isdisjoint(one["metadata"]["uid"] for one in new.pods() if not is_leaving(one))
     assert "is healthy" in new.etcdctl("endpoint", "health")
 
     new.helm("rollback", RELEASE, "1")
     new.roll_out()
-    containers = [
-        one["name"]
-        for one in cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)["spec"]["template"]["spec"][
-            "containers"
-        ]
-    ]
-    assert containers == ["etcd-server"]
+    assert containers(cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)) == ["etcd-server"]
     new.uninstall()
     assert objects_in(cluster, namespace) == set()
+
+
+def containers(deployment: Object) -> list[str]:
+    return [one["name"] for one in deployment["spec"]["template"]["spec"]["containers"]]
 
 
 def test_another_member_count_is_refused_in_words(cluster: Cluster, chart: Chart) -> None:
@@ -83,7 +80,7 @@ def test_another_member_count_is_refused_in_words(cluster: Cluster, chart: Chart
     chart.install(MEMBERS)
     with pytest.raises(Failed, match=r"the live store has 3 members.*cluster.allowRecreate=true.*is: 5") as refused:
         chart.upgrade({"replicaCount": 5})
-    assert len([one for one in chart.pods() if "deletionTimestamp" not in one["metadata"]]) == 3, refused.value
+    assert len([one for one in chart.pods() if not is_leaving(one)]) == 3, refused.value
     chart.uninstall()
     claims = {one for one in objects_in(cluster, chart.namespace) if one[0] == "PersistentVolumeClaim"}
     # Volumes outlive a release unless `persistence.whenDeleted` says otherwise: nobody loses data by a slip.

@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 
 from chart.tools import tool
-from harness.etcd import Etcd
 from harness.ports import free_port
+from harness.service import Service
 from harness.wait import wait_for
 
 TOKEN = "of-this-test"  # on loopback, for as long as the test takes
@@ -26,7 +26,7 @@ def binary() -> Path | None:
 class ApiServer:
     """One server that its owner ends."""
 
-    def __init__(self, folder: Path, etcd: Etcd) -> None:
+    def __init__(self, folder: Path, etcd: Service) -> None:
         program = binary()
         assert program is not None
         self.port = free_port()

