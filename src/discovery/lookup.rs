@@ -245,7 +245,7 @@ mod tests {
 
     async fn resolve_in_a_pod(script: &Script, endpoints: &str) -> Result<Resolved> {
         let environment = BTreeMap::from([(ENDPOINTS.to_owned(), endpoints.to_owned())]);
-        let pod = PodFacts { in_pod: true, namespace: Some("team".to_owned()) };
+        let pod = PodFacts { in_pod: true, namespace: Some("team".to_owned()), cluster_domain: None };
         let discovery = candidates(&Asked::default(), &environment, &pod).unwrap();
         discovery.resolve(script, Duration::from_secs(30)).await
     }

@@ -40,6 +40,7 @@ pub const SERVICE_NAMESPACE: &str = "lattice";
 pub const HOSTING_PORT: u16 = 29400;
 
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+const RESOLVER_FILE: &str = "/etc/resolv.conf";
 
 /// What the caller knows before looking anywhere; [`crate::settings::Connection::asked`] makes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub struct PodFacts {
     pub in_pod: bool,
     /// The pod's namespace, if it can be known.
     pub namespace: Option<String>,
+    /// The domain of the cluster's names (`cluster.local`), if the pod's resolver searches it.
+    pub cluster_domain: Option<String>,
 }
 
 /// What was looked at for endpoints, and where they may be.
@@ -198,7 +201,7 @@ pub fn candidates(
         return Ok(search.found(vec![source]));
     }
     let mut names = vec![own_name(pod)?];
-    let shared = format!("{SERVICE_NAME}.{SERVICE_NAMESPACE}.svc");
+    let shared = name_in(SERVICE_NAMESPACE, pod);
     if !names.contains(&shared) {
         names.push(shared);
     }
@@ -216,17 +219,27 @@ pub fn candidates(
 /// The chart's Service as a pod finds it in its own namespace.
 fn own_name(pod: &PodFacts) -> Result<String> {
     let Some(namespace) = &pod.namespace else { return Ok(SERVICE_NAME.to_owned()) };
-    let name = format!("{SERVICE_NAME}.{namespace}.svc");
+    let name = name_in(namespace, pod);
     if namespace.contains('.') || Host::parse(&name).is_err() {
         return Err(Error::Setting {
             message: format!(
-                "the pod's namespace (environment variable `POD_NAMESPACE`, or the service account's file) must be \
-                 the name of a namespace: `{}`",
+                "the pod's namespace (environment variable `POD_NAMESPACE`, else the service account's file, else \
+                 {RESOLVER_FILE}) must be the name of a namespace: `{}`",
                 shown(namespace)
             ),
         });
     }
     Ok(name)
+}
+
+/// The chart's Service in a namespace. With the cluster's domain it ends in a dot, which has the resolver ask for this
+/// name and no other: only the cluster's own DNS says whether it exists. A name without goes through the domains that
+/// the resolver searches, the last of them outside the cluster, where nobody may answer.
+fn name_in(namespace: &str, pod: &PodFacts) -> String {
+    match &pod.cluster_domain {
+        Some(domain) => format!("{SERVICE_NAME}.{namespace}.svc.{domain}."),
+        None => format!("{SERVICE_NAME}.{namespace}.svc"),
+    }
 }
 
 struct Search<'a> {
@@ -362,20 +375,36 @@ fn tcp(text: &str) -> Result<(Host, u16), String> {
 }
 
 /// Where this process runs: `KUBERNETES_SERVICE_HOST` is set in every pod; the namespace is `POD_NAMESPACE`, else
-/// what the service account's file says.
+/// what the service account's file says, else what the resolver searches first; the domain is what it searches too.
 pub fn pod_facts(environment: &BTreeMap<String, String>) -> PodFacts {
-    pod_facts_with(environment, || std::fs::read_to_string(Path::new(NAMESPACE_FILE)).ok())
+    pod_facts_with(environment, |file| std::fs::read_to_string(Path::new(file)).ok())
 }
 
-fn pod_facts_with(environment: &BTreeMap<String, String>, read: impl FnOnce() -> Option<String>) -> PodFacts {
-    let set = |name: &str| environment.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+fn pod_facts_with(environment: &BTreeMap<String, String>, read: impl Fn(&str) -> Option<String>) -> PodFacts {
+    let given = |text: &str| Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned);
+    let set = |name: &str| environment.get(name).and_then(|text| given(text));
     if set("KUBERNETES_SERVICE_HOST").is_none() {
         return PodFacts::default();
     }
+    let (searched_first, cluster_domain) = read(RESOLVER_FILE).as_deref().and_then(searched).unzip();
     let namespace = set("POD_NAMESPACE")
-        .map(str::to_owned)
-        .or_else(|| read().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()));
-    PodFacts { in_pod: true, namespace }
+        .or_else(|| read(NAMESPACE_FILE).and_then(|text| given(&text)))
+        .or(searched_first);
+    PodFacts { in_pod: true, namespace, cluster_domain }
+}
+
+/// The namespace and the cluster's domain in a resolver's file, to which a kubelet writes, unless `dnsPolicy` says
+/// otherwise, `search NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN` and then what the node itself searches.
+fn searched(resolver: &str) -> Option<(String, String)> {
+    // resolv.conf(5): the last one counts.
+    let line = resolver.lines().rev().find_map(|line| line.trim_start().strip_prefix("search"))?;
+    let domains: Vec<&str> = line.split_whitespace().map(|domain| domain.trim_end_matches('.')).collect();
+    domains.iter().find_map(|first| {
+        let (namespace, services) = first.split_once('.')?;
+        let domain = services.strip_prefix("svc.")?;
+        let is_kubelets = domains.contains(&services) && Host::parse(domain).is_ok();
+        is_kubelets.then(|| (namespace.to_owned(), domain.to_owned()))
+    })
 }
 
 #[cfg(test)]
@@ -387,7 +416,11 @@ mod tests {
     }
 
     fn pod(namespace: Option<&str>) -> PodFacts {
-        PodFacts { in_pod: true, namespace: namespace.map(str::to_owned) }
+        PodFacts { in_pod: true, namespace: namespace.map(str::to_owned), cluster_domain: None }
+    }
+
+    fn pod_that_searches(namespace: &str, domain: &str) -> PodFacts {
+        PodFacts { cluster_domain: Some(domain.to_owned()), ..pod(Some(namespace)) }
     }
 
     fn passed(endpoint: &str) -> Asked {
@@ -472,6 +505,22 @@ mod tests {
     }
 
     #[test]
+    fn a_guessed_name_is_whole_where_the_clusters_domain_is_known() {
+        let inside = pod_that_searches("team", "example.internal");
+        let sources = candidates(&Asked::default(), &BTreeMap::new(), &inside).unwrap().sources;
+        let names: Vec<_> = sources.iter().flat_map(shown_endpoints).collect();
+        assert_eq!(
+            names,
+            [
+                "http://lattice-rdzv-client.team.svc.example.internal.:2379",
+                "http://lattice-rdzv-client.lattice.svc.example.internal.:2379"
+            ]
+        );
+        let source = only(&Asked::default(), &[(SERVICE_HOST, "10.0.0.1")], &inside);
+        assert_eq!(shown_endpoints(&source.fallback.unwrap()), names[..1]);
+    }
+
+    #[test]
     fn the_service_variable_holds_any_kind_of_host() {
         for (host, expected) in [
             ("10.0.0.1", "http://10.0.0.1:2379"),
@@ -549,13 +598,39 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_knows_its_namespace() {
-        let file = || Some("team\n".to_owned());
-        assert_eq!(pod_facts_with(&BTreeMap::new(), file), PodFacts::default());
+    fn a_pod_knows_its_namespace_and_its_clusters_domain() {
+        let namespace = |file: &str| (file == NAMESPACE_FILE).then(|| "team\n".to_owned());
+        let resolver = |file: &str| (file == RESOLVER_FILE).then(|| SEARCHED.to_owned());
+        assert_eq!(pod_facts_with(&BTreeMap::new(), namespace), PodFacts::default());
         let inside = [("KUBERNETES_SERVICE_HOST", "10.0.0.1")];
-        assert_eq!(pod_facts_with(&environment(&inside), file), pod(Some("team")));
-        assert_eq!(pod_facts_with(&environment(&inside), || None), pod(None));
+        assert_eq!(pod_facts_with(&environment(&inside), namespace), pod(Some("team")));
+        assert_eq!(pod_facts_with(&environment(&inside), |_| None), pod(None));
+        assert_eq!(
+            pod_facts_with(&environment(&inside), resolver),
+            pod_that_searches("own", "cluster.local")
+        );
         let told = [inside[0], ("POD_NAMESPACE", "mine")];
-        assert_eq!(pod_facts_with(&environment(&told), file), pod(Some("mine")));
+        assert_eq!(pod_facts_with(&environment(&told), namespace), pod(Some("mine")));
+        assert_eq!(pod_facts_with(&environment(&told), resolver), pod_that_searches("mine", "cluster.local"));
+    }
+
+    const SEARCHED: &str =
+        "search own.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.96.0.10\n";
+
+    #[test]
+    fn only_what_a_kubelet_writes_is_a_clusters_domain() {
+        let own = |domain: &str| Some(("own".to_owned(), domain.to_owned()));
+        assert_eq!(searched(SEARCHED), own("cluster.local"));
+        assert_eq!(searched("search a.b.\nsearch first.example own.svc.k8s. svc.k8s. k8s."), own("k8s"));
+        for other in [
+            "",
+            "nameserver 10.0.0.1",
+            "search corp.example",
+            "search own.svc.corp.example corp.example", // a company's own `svc`
+            "search own.svc.a/b svc.a/b",
+            "search own.svc.cluster.local svc.cluster.local\nsearch corp.example",
+        ] {
+            assert_eq!(searched(other), None, "{other}");
+        }
     }
 }

@@ -6,10 +6,12 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from chart.render import Object, merged
 from chart.tools import CHART, NEWEST_HELM, helm
+from harness.wait import wait_for
 
 from e2e.kubernetes import Kubernetes, run
 
@@ -67,6 +69,11 @@ class Chart:
     def uninstall(self) -> None:
         """`helm uninstall`, and waits for it."""
         self.helm("uninstall", RELEASE, "--wait", "--timeout=120s")
+
+    def gone(self) -> None:
+        """Waits until no pod of any name is left: what removes them does so after their owners."""
+        left = partial(self.kubernetes.list, "pods", self.namespace)
+        wait_for("no pod is left", lambda: not left(), timeout_seconds=60, every_seconds=1)
 
 
 @contextmanager

@@ -11,16 +11,21 @@ import yaml
 from e2e.agents import START_SECONDS, lend_torch, torch_volume
 from e2e.chart import Chart
 from e2e.cluster import ROOT, Cluster
-from e2e.conftest import MakeNamespace
+from e2e.conftest import MakeNamespace, MakePod
 
 pytestmark = pytest.mark.timeout(600)
 
 NAMESPACE = "lattice"
 
 
-def test_the_job_runs_as_it_stands(cluster: Cluster, namespaces: MakeNamespace, tmp_path: Path) -> None:
+def test_the_job_runs_as_it_stands(
+    cluster: Cluster, namespaces: MakeNamespace, agent_pod: MakePod, tmp_path: Path
+) -> None:
     kubernetes = cluster.kubernetes
     Chart(kubernetes, namespaces(exactly=NAMESPACE)).install()
+    # In another namespace, and nothing told it: where nothing of the name is in its own, that of the documentation.
+    stranger = agent_pod(namespaces("team"), with_config=False)
+    assert stranger.finds() == f"http://lattice-rdzv-client.{NAMESPACE}.svc.cluster.local.:2379"
     for one in overlaid(cluster, tmp_path):
         kubernetes.apply(one)
     kubernetes.wait("job/train", "jsonpath={.status.ready}=4", NAMESPACE)

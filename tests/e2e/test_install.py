@@ -17,10 +17,9 @@ pytestmark = pytest.mark.timeout(600)
 # What Kubernetes itself puts into a namespace, and what its controllers make of our objects.
 MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 KINDS = (
-    "configmaps,deployments,persistentvolumeclaims,poddisruptionbudgets,secrets,serviceaccounts,services,statefulsets"
+    "configmaps,cronjobs,daemonsets,deployments,horizontalpodautoscalers,ingresses,jobs,networkpolicies,"
+    "persistentvolumeclaims,poddisruptionbudgets,rolebindings,roles,secrets,serviceaccounts,services,statefulsets"
 )
-
-
 # How long it takes until an agent has its world, which is printed and not judged: a machine under load is slow, not wrong.
 JOIN = """
 import time
@@ -55,6 +54,7 @@ def test_the_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart
         assert lacks(one, live) == [], one["metadata"]["name"]
     chart.uninstall()
     assert objects_in(cluster, chart.namespace) == set()
+    chart.gone()
 
 
 def lacks(wanted: Any, live: Any, path: str = "") -> list[str]:
@@ -69,7 +69,8 @@ def lacks(wanted: Any, live: Any, path: str = "") -> list[str]:
 def test_agents_find_the_store(
     chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace, say: Callable[[str], None]
 ) -> None:
-    """By the variables, by the ConfigMap where service links are off, and by what it says in another namespace."""
+    """By the variables, by the ConfigMap where service links are off, by what it says in another namespace, and, where
+    nothing is said, by the name that the Service has in their own."""
     elsewhere = namespaces("team")
     chart.install({"agents": {"namespaces": [elsewhere]}})
     client = chart.kubernetes.get("service", "lattice-rdzv-client", chart.namespace)["spec"]
@@ -85,7 +86,7 @@ def test_agents_find_the_store(
     say(f"in a pod: {linked('python3', '-c', JOIN).strip()}")
 
     silent = agent_pod(chart.namespace, "silent", with_config=False, enableServiceLinks=False)
-    assert silent.finds() == "http://lattice-rdzv-client:2379", "nothing told it: its own namespace's DNS"
+    assert silent.finds() == f"http://lattice-rdzv-client.{chart.namespace}.svc.cluster.local.:2379"
 
     by_name = f"http://lattice-rdzv-client.{chart.namespace}.svc.cluster.local:2379"
     told = agent_pod(chart.namespace, "told", enableServiceLinks=False)

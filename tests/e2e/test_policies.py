@@ -87,6 +87,13 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
     assert findings["settings"]["status"] == "ok", findings
     assert findings["service"]["status"] == "fail", findings
     assert "refuses us: received fatal alert" in findings["service"]["found"], findings
+    # Who shows one and is told no endpoint finds it by the name that the certificate has to hold.
+    volumes = [{"name": "tls", "secret": {"secretName": "rdzv-client-tls"}}]
+    files = {"CACERT": "ca.crt", "CERT": "tls.crt", "KEY": "tls.key"}
+    variables = {f"LATTICE_RDZV_{name}": f"{mount['mountPath']}/{file}" for name, file in files.items()}
+    guessing = {"with_config": False, "enableServiceLinks": False}
+    friend = agent_pod(chart.namespace, "friend", mounts=[mount], variables=variables, volumes=volumes, **guessing)
+    assert friend.finds() == f"https://lattice-rdzv-client.{chart.namespace}.svc.cluster.local.:2379"
 
 
 def test_users_and_roles(cluster: Cluster, chart: Chart, agent_pod: MakePod) -> None:
