@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 
 from e2e.agents import Logs
-from e2e.kubernetes import Kubernetes, Object
+from e2e.kubernetes import Failed, Kubernetes, Object
 
 Entry = tuple[str, str]
 _EVENT_WIDTH = 110
@@ -23,10 +23,27 @@ def side_by_side(events: Iterable[Entry], lines: Iterable[Entry], *, limit: int 
 
 
 def gather(kubernetes: Kubernetes, namespaces: Iterable[str], logs: Iterable[Logs]) -> str:
-    """The same, of namespaces as they are now and logs as they were followed."""
-    events = [_event(one) for namespace in namespaces for one in kubernetes.list("events", namespace)]
-    lines = [(at, f"{one.pod}: {text}") for log in logs for one in log.followers.values() for at, text in one.lines()]
+    """The same, of logs as they were followed, and of namespaces as they are now: their events, and what those of their
+    pods said that nobody followed, which are the store's and helpers'."""
+    events: list[Entry] = []
+    followed = [one for log in logs for one in log.followers.values()]
+    lines = [(at, f"{one.pod}: {text}") for one in followed for at, text in one.lines()]
+    names = {one.pod for one in followed}
+    for namespace in namespaces:
+        events += [_event(one) for one in kubernetes.list("events", namespace)]
+        pods = [one["metadata"]["name"] for one in kubernetes.list("pods", namespace)]
+        lines += [entry for pod in pods if pod not in names for entry in _said(kubernetes, namespace, pod)]
     return side_by_side(events, lines)
+
+
+def _said(kubernetes: Kubernetes, namespace: str, pod: str) -> list[Entry]:
+    """The last lines of a pod's containers; none where one has not started."""
+    options = ("--all-containers", "--ignore-errors", "--timestamps", f"--tail={_LINES}")
+    try:
+        printed = kubernetes("logs", pod, f"--namespace={namespace}", *options)
+    except Failed:
+        return []
+    return [(at, f"{pod}: {text}") for at, _, text in (line.partition(" ") for line in printed.splitlines())]
 
 
 def _event(one: Object) -> Entry:

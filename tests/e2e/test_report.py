@@ -1,6 +1,9 @@
-"""What a failing story leaves to read, without a cluster."""
+"""What a failing story leaves to read."""
 
-from e2e.report import side_by_side
+import pytest
+
+from e2e.chart import Chart
+from e2e.report import gather, side_by_side
 
 
 def test_events_and_lines_stand_in_the_order_of_time() -> None:
@@ -17,3 +20,13 @@ def test_the_last_ones_are_kept() -> None:
     lines = [(f"2026-01-01T10:00:{second:02}Z", str(second)) for second in range(60)]
     assert side_by_side([], lines, limit=2).splitlines()[-1].endswith("| 59")
     assert len(side_by_side([], lines, limit=2).splitlines()) == 2
+
+
+@pytest.mark.timeout(600)
+def test_the_store_is_heard_beside_kubernetes(chart: Chart) -> None:
+    chart.install()
+    (store,) = (one["metadata"]["name"] for one in chart.pods())
+    shown = gather(chart.kubernetes, [chart.namespace], [])
+    events, lines = zip(*(line[15:].split(" | ", 1) for line in shown.splitlines()), strict=True)
+    assert any(f"Pod/{store} Started" in event for event in events), shown
+    assert any(line.startswith(f"{store}: ") and "ready to serve client requests" in line for line in lines), shown
