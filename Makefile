@@ -44,6 +44,9 @@ export PROTOC := $(abspath $(VENV))/bin/protoc
 # An assignment of its own, so that a failure to find one ends the verb.
 with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LATTICE_TEST_ETCD;
 
+# Tests wait more than they compute. PYTEST="--numprocesses=0" has them one after the other, as a debugger needs it.
+at_once := --numprocesses=3 --maxprocesses=4 --dist=worksteal
+
 .PHONY: help demo test test-rust test-python test-chart test-examples chart chart-golden chart-readme lint format bench wheel \
     image develop e2e \
     clean distclean preflight lend
@@ -63,10 +66,10 @@ test-rust: $(stamps)/tools $(stamps)/etcd ## The core's tests: protocol, simulat
 	$(with_etcd) cargo test --locked
 
 test-python: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools ## The package's tests, with real torchrun and etcd
-	$(with_etcd) $(python) -m pytest $(PYTEST)
+	$(with_etcd) $(python) -m pytest $(at_once) $(PYTEST)
 
 test-chart: $(stamps)/test-tools $(stamps)/chart-tools ## The chart's tests: renders, refusals, and the rendered pods with real etcds
-	$(python) -m pytest tests/chart --numprocesses=4 --maxprocesses=4 $(PYTEST)
+	$(python) -m pytest tests/chart $(at_once) $(PYTEST)
 
 test-examples: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools $(stamps)/chart-tools ## The examples: valid for their controllers, and run; the agents' image
 	$(with_etcd) $(python) -m pytest tests/examples tests/image $(PYTEST)

@@ -11,6 +11,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -88,6 +89,23 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def run_id(request: pytest.FixtureRequest) -> str:
     """A run id that no other test uses, and that tells which test it was."""
     return f"{re.sub('[^a-z_]', '-', request.node.name.lower())[:60]}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Keeps a line for the session's summary, which is seen whichever process ran the test."""
+    return partial(record_property, _SAID)
+
+
+_SAID = "said"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured: printed and not judged, for a machine under load is slow, not wrong."""
+    properties = [each for one in terminalreporter.stats.get("passed", []) for each in one.user_properties]
+    for name, line in properties:
+        if name == _SAID:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(autouse=True)

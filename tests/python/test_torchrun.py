@@ -161,7 +161,7 @@ def test_losing_a_node(job: MakeJob, victim_rank: int, how: str) -> None:
 
 
 @once
-def test_five_losses_and_what_they_take(job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
+def test_five_losses_and_what_they_take(job: MakeJob, say: Callable[[str], None]) -> None:
     told: list[float] = []
     # A worker is started as soon as its agent has a rank; what its Python takes to come up is in here, too.
     ranked: list[float] = []
@@ -184,11 +184,10 @@ def test_five_losses_and_what_they_take(job: MakeJob, capsys: pytest.CaptureFixt
         run.finish()
         assert agents["node-1"].wait() == agents["node-3"].wait() == 0, run.describe()
         run.end()
-    with capsys.disabled():
-        print(
-            f"\nlease {LEASE_SECONDS:g} s; after a loss: told {statistics.median(told):.2f} s, "
-            f"workers started {statistics.median(ranked):.2f} s (medians of five; told {_all(told)}; started {_all(ranked)})"
-        )
+    say(
+        f"lease {LEASE_SECONDS:g} s; after a loss: told {statistics.median(told):.2f} s, "
+        f"workers started {statistics.median(ranked):.2f} s (medians of five; told {_all(told)}; started {_all(ranked)})"
+    )
 
 
 def _all(times: list[float]) -> str:
@@ -216,7 +215,7 @@ def test_losing_the_coordinator(job: MakeJob, service: Service, run_id: str) -> 
 
 
 @once
-def test_a_member_is_terminated(job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_member_is_terminated(job: MakeJob, say: Callable[[str], None]) -> None:
     run = job(nnodes="2:3")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
     agents["node-3"] = run.start("node-3", stubborn_seconds=10)
@@ -229,8 +228,7 @@ def test_a_member_is_terminated(job: MakeJob, capsys: pytest.CaptureFixture[str]
     assert agents["node-3"].wait() != 0
     run.finish()
     assert agents["node-1"].wait() == agents["node-2"].wait() == 0, run.describe()
-    with capsys.disabled():
-        print(f"\nafter SIGTERM to a member its peers were told within {took:.2f} s")
+    say(f"after SIGTERM to a member its peers were told within {took:.2f} s")
 
 
 def test_the_first_waiter_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:

@@ -139,7 +139,8 @@ class Job:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**inherited, "OMP_NUM_THREADS": "1", **self.environment, **(environment or {})},
+                # What a killed torchrun leaves goes with the test.
+                env={**inherited, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.folder), **self.environment, **(environment or {})},
             )
         agent = Agent(name, process, log_file, command)
         self.agents.append(agent)
