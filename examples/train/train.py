@@ -26,11 +26,12 @@ def main() -> None:
     """Trains until the last step."""
     arguments = parse()
     gpu = torch.cuda.is_available()
-    dist.init_process_group("nccl" if gpu else "gloo")
-    rank, size, local_rank = dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
+    local_rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if gpu else "gloo")
+    rank, size = dist.get_rank(), dist.get_world_size()
     who = f"rank {rank} of {size} on {os.uname().nodename}"
 
     torch.manual_seed(0)

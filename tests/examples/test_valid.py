@@ -122,6 +122,12 @@ def test_the_operator_is_told_the_service_that_it_names_to_torchrun() -> None:
     )
 
 
+def test_the_runtime_is_there_before_the_job_that_names_it() -> None:
+    """The trainer looks it up when it admits the job."""
+    kinds = [one["kind"] for one in objects("trainjob")]
+    assert kinds.index("TrainingRuntime") < kinds.index("TrainJob")
+
+
 def test_the_token_of_the_node_label_stays_with_the_first_container() -> None:
     [spec] = pod_specs(one_of("topology-from-node", "Job"))
     assert "token" in mounts(spec["initContainers"][0])
