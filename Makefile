@@ -53,7 +53,7 @@ at_once := --numprocesses=3 --maxprocesses=4 --dist=worksteal
 
 help: ## List the verbs
 	@echo "make VERB, where VERB is one of:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Settings (VERB NAME=value):"
 	@sed -nE 's/^#   ([A-Z_]+=)/  \1/p' $(MAKEFILE_LIST)
 

@@ -129,10 +129,13 @@ impl Host {
             match timeout_at(deadline, backend.range(nodes)).await {
                 Ok(Ok(answer)) if answer.items.is_empty() => return,
                 Ok(_) if Instant::now() + LINGER_PAUSE < deadline => {}
-                _ => {
-                    tracing::warn!(
-                        "this node hosted the service, and ends it though others have not left yet"
-                    );
+                last => {
+                    let why = match last {
+                        Ok(Ok(_)) => "others have not left yet".to_owned(),
+                        Ok(Err(error)) => format!("whether the others have left is not known: {error}"),
+                        Err(_) => "whether the others have left is not known: it does not answer".to_owned(),
+                    };
+                    tracing::warn!("this node hosted the service, and ends it though {why}");
                     return;
                 }
             }

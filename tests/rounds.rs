@@ -90,6 +90,89 @@ async fn survivors_of_a_loss_are_told_within_the_ttl_and_keep_their_ranks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn several_may_wait_for_a_node_to_leave_or_to_close() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    ranks(&agents).await;
+    let [a, b, c] = &agents[..] else { panic!("three agents") };
+    // All are heard of before the first is done.
+    let interrupted = async |agent: &Agent| {
+        agent.link.cut();
+        sleep(TTL / 3).await;
+        agent.link.mend();
+    };
+    assert_eq!(tokio::join!(a.node.leave(None), a.node.leave(None), interrupted(a)), (true, true, ()));
+    assert!(a.node.leave(None).await, "and who comes later");
+    let first = b.node.close(Outcome::Succeeded, "first", None);
+    let second = b.node.close(Outcome::Failed, "second", None);
+    let said = tokio::join!(first, second, b.node.leave(None), interrupted(b));
+    assert_eq!(said, (true, true, true, ()));
+    let error = c.node.next_world(None, None).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { outcome, .. } if outcome == "succeeded"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_a_node_hears_its_end_however_it_ends() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "1", &["a"]).await;
+    world(&agents[0]).await;
+    let mut seen = agents[0].node.subscribe();
+    drop(agents);
+    let end = seen.wait_for(|seen| seen.end.is_some()).await.expect("an end").state;
+    assert_eq!(end, State::Left);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closing_is_given_up_with_the_last_who_waits_for_it() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "1", &["a"]).await;
+    world(&agents[0]).await;
+    let node = &agents[0].node;
+    agents[0].link.cut();
+    let short = Some(Duration::from_millis(500));
+    let longer = Some(Duration::from_secs(1));
+    let both = tokio::join!(node.close(Outcome::Failed, "", short), node.close(Outcome::Failed, "", longer));
+    assert_eq!(both, (false, false));
+    // What was under way may still land; after an attempt's time there is none.
+    sleep(TTL / 4).await;
+    agents[0].link.mend();
+    sleep(TTL).await;
+    assert_eq!(node.subscribe().borrow().state, State::Member, "nobody asks for it any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_service_may_be_away_for_a_moment_however_long_a_join_has_lasted() {
+    let service = MemoryService::new();
+    let first = joined(&service, "1", &["a"]).await;
+    world(&first[0]).await;
+    assert!(first[0].node.close(Outcome::Failed, "", None).await);
+    let conf = [("connect_timeout", "3"), ("reuse_delay", "8")];
+    let joining = Agent::join(&service, settings("b", "1", &conf), 7);
+    let away = async {
+        // Past the limit that counts from the beginning, and while it waits for the id.
+        sleep(Duration::from_secs(7)).await;
+        service.stop();
+        sleep(Duration::from_secs(2)).await;
+        service.start();
+    };
+    let (joined, ()) = tokio::join!(joining, away);
+    assert!(joined.is_ok(), "{:?}", joined.err());
+
+    let second = Agent::join(&service, settings("c", "1", &conf), 8);
+    let gone = async {
+        service.stop();
+    };
+    let began = Instant::now();
+    let (joined, ()) = tokio::join!(second, gone);
+    assert!(matches!(joined, Err(Error::Unavailable { .. })));
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "but for no longer than the limit: {:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_leaves_tells_the_others_at_once() {
     let service = MemoryService::new();
     for leaver in [0, 2] {

@@ -73,7 +73,7 @@ impl Node {
     ///
     /// # Errors
     /// At once: [`Error::Denied`], [`Error::NotEtcd`], [`Error::Record`], [`Error::Mismatch`], and [`Error::Closed`] if
-    /// this very submission has succeeded. After `connect_timeout`: [`Error::Unavailable`]. After `join_timeout`:
+    /// this very submission has succeeded. After `connect_timeout` of trouble: [`Error::Unavailable`]. After `join_timeout`:
     /// [`Error::Closed`] if the run's id could not be used again.
     pub async fn join(
         backend: Arc<dyn Backend>,
@@ -101,8 +101,9 @@ impl Node {
             host: Mutex::new(host),
         };
         let settings = &node.context.settings;
-        let (connect_by, join_by) =
-            (began + settings.connection.connect_timeout, began + settings.join_timeout);
+        let join_by = began + settings.join_timeout;
+        // The service may go away while the node waits for a closed run's id: the limit counts from there.
+        let mut troubled_since = None;
         let mut snapshot = node.shared.subscribe();
         loop {
             let seen = snapshot.borrow_and_update().clone();
@@ -112,7 +113,9 @@ impl Node {
             if seen.node.is_some() {
                 return Ok(node);
             }
-            let deadline = if seen.trouble.is_some() { connect_by.min(join_by) } else { join_by };
+            troubled_since = seen.trouble.as_ref().map(|_| troubled_since.unwrap_or_else(Instant::now));
+            let connect_by = troubled_since.map(|since| since + settings.connection.connect_timeout);
+            let deadline = connect_by.map_or(join_by, |connect_by| connect_by.min(join_by));
             if Instant::now() >= deadline || timeout_at(deadline, snapshot.changed()).await.is_err() {
                 return Err(node.not_in(began, seen.trouble));
             }
@@ -273,7 +276,8 @@ impl Node {
         self.ask(Command::MarkLeaving { done }, answer, limit).await.is_some()
     }
 
-    /// Leaves the run and gives the lease back; whether the service acknowledged it. Idempotent.
+    /// Leaves the run and gives the lease back; whether the service acknowledged it. Idempotent, and several may wait for
+    /// it; the shortest limit of theirs counts.
     pub async fn leave(&self, limit: Option<Duration>) -> bool {
         let (done, answer) = oneshot::channel();
         let limit = limit.unwrap_or(self.context.settings.close_timeout);
@@ -281,9 +285,9 @@ impl Node {
         if let Some(left) = self.left.get() {
             return *left;
         }
-        let left =
-            self.ask(Command::Leave { done }, answer, limit).await.is_some() || self.session.is_finished();
-        if !left {
+        // A session that was over before it read the command had left.
+        let acknowledged = self.ask(Command::Leave { done }, answer, limit).await.is_some() || self.is_gone();
+        if self.left.set(acknowledged).is_ok() && !acknowledged {
             self.session.abort();
             self.shared.end(Error::Left);
             tracing::warn!(
@@ -291,9 +295,13 @@ impl Node {
                 limit.as_secs_f64()
             );
         }
-        let left = *self.left.get_or_init(|| left);
+        let left = self.left.get().copied().unwrap_or(acknowledged);
         self.stop_hosting(limit.saturating_sub(began.elapsed())).await;
         left
+    }
+
+    fn is_gone(&self) -> bool {
+        self.shared.subscribe().borrow().state == State::Left
     }
 
     /// Ends the service that this node hosts; after the run's end once the others have left, too.
@@ -327,14 +335,14 @@ impl Node {
     /// All members of a world that this node was given, by rank, read from the service now.
     ///
     /// # Errors
-    /// [`Error::Timeout`] if the service does not answer in time; [`Error::Rejected`] if the run has moved on so far
+    /// [`Error::Unavailable`] if the service does not answer in time; [`Error::Rejected`] if the run has moved on so far
     /// that the plan is gone.
     pub async fn members(&self, world: &WorldFacts, limit: Duration) -> Result<Vec<PlanEntry>> {
         let context = &self.context;
         let keys = &context.keys;
         let place = &world.place;
+        let deadline = Instant::now() + limit;
         let read = async |range: Range| {
-            let deadline = Instant::now() + limit;
             let range = || context.backend.range(range.clone());
             retry(RetryPolicy::default(), context.entropy.bits(), deadline, range).await
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{CLOSING_RENEWAL, RESTORE_PAUSE, Session};
 use crate::{
@@ -26,10 +26,11 @@ impl Session {
         }
     }
 
-    /// Whoever asked for the closing has stopped waiting for it.
+    /// Nobody who asked for the closing waits for it any more.
     pub(super) fn forget_abandoned_closing(&mut self) {
-        let asker = self.closing.as_ref().and_then(|closing| closing.done.as_ref());
-        if asker.is_some_and(oneshot::Sender::is_closed) {
+        let Some(closing) = &mut self.closing else { return };
+        closing.askers.retain(|asker| !asker.is_closed());
+        if closing.askers.is_empty() && !closing.due {
             self.closing = None;
         }
     }
@@ -38,8 +39,8 @@ impl Session {
     pub(super) async fn close(&mut self) -> Result<()> {
         let Some(closing) = &self.closing else { return Ok(()) };
         let answer = |session: &mut Self, closed: bool| {
-            if let Some(done) = session.closing.take().and_then(|closing| closing.done) {
-                let _ = done.send(closed);
+            for asker in session.closing.take().into_iter().flat_map(|closing| closing.askers) {
+                let _ = asker.send(closed);
             }
         };
         let (Some(identity), Some(life)) = (&self.identity, self.life.clone()) else {
@@ -205,7 +206,7 @@ impl Session {
         self.identity = None;
         self.end.get_or_insert(Error::Left);
         self.publish();
-        if let Some(done) = self.leave.take() {
+        for done in self.leaves.drain(..) {
             let _ = done.send(());
         }
     }

@@ -126,12 +126,15 @@ struct Closing {
     why: String,
     /// Of the closing's record, the same in all attempts. Nobody revokes it: one of them may have landed, or may yet.
     lease: LeaseId,
-    done: Option<oneshot::Sender<bool>>,
+    /// Whether the coordinator found that it is due, which nobody stops waiting for.
+    due: bool,
+    askers: Vec<oneshot::Sender<bool>>,
 }
 
 impl Closing {
-    fn new(context: &Context, outcome: Outcome, why: String, done: Option<oneshot::Sender<bool>>) -> Self {
-        Self { outcome, why, lease: NodeId::from_random(context.entropy.bits()).first_lease(), done }
+    fn new(context: &Context, outcome: Outcome, why: String) -> Self {
+        let lease = NodeId::from_random(context.entropy.bits()).first_lease();
+        Self { outcome, why, lease, due: false, askers: Vec::new() }
     }
 }
 
@@ -153,7 +156,7 @@ pub(super) struct Session {
     seeking: bool,
     seeks: u64,
     leaving: bool,
-    leave: Option<oneshot::Sender<()>>,
+    leaves: Vec<oneshot::Sender<()>>,
     marks: Vec<oneshot::Sender<()>>,
     closing: Option<Closing>,
     left: bool,
@@ -224,7 +227,7 @@ impl Session {
             seeking: true,
             seeks: 0,
             leaving: false,
-            leave: None,
+            leaves: Vec::new(),
             marks: Vec::new(),
             closing: None,
             left: false,
@@ -273,9 +276,6 @@ impl Session {
                 work => self.news(work.is_some()).await,
             }
         }
-        self.stop_serving();
-        self.end.get_or_insert(Error::Left);
-        self.publish();
     }
 
     /// What is to be done, the most urgent first.
@@ -290,7 +290,7 @@ impl Session {
                 _ => Some(Work::Close),
             };
         }
-        if self.leave.is_some() { Some(Work::Leave) } else { self.upkeep() }
+        if self.leaves.is_empty() { self.upkeep() } else { Some(Work::Leave) }
     }
 
     /// What keeps this node in its run.
@@ -420,14 +420,17 @@ impl Session {
                 }
             }
             Command::Leave { done } => {
-                self.leave = Some(done);
+                self.leaves.push(done);
                 self.retry_at = None;
             }
             Command::Close { outcome, why, done } => {
                 if self.closed.is_some() {
                     let _ = done.send(true);
                 } else {
-                    self.closing = Some(Closing::new(&self.context, outcome, why, Some(done)));
+                    // One closing at a time: whoever asks while it is under way waits for the same.
+                    let closing =
+                        self.closing.get_or_insert_with(|| Closing::new(&self.context, outcome, why));
+                    closing.askers.push(done);
                     self.retry_at = None;
                 }
             }
@@ -475,6 +478,16 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    /// However it ends, with its task too: nobody waits for one that is over.
+    fn drop(&mut self) {
+        self.left = true;
+        self.identity = None;
+        self.end.get_or_insert(Error::Left);
+        self.publish();
+    }
+}
+
 /// News of the lease: whether it is alive.
 async fn lease_changed(identity: &mut Option<Identity>) -> bool {
     let Some(identity) = identity else { return std::future::pending().await };
@@ -488,7 +501,10 @@ async fn lease_changed(identity: &mut Option<Identity>) -> bool {
 /// The end of the term of office, if there is one.
 async fn ended(serving: &mut Option<Serving>) -> Option<End> {
     match serving {
-        Some(serving) => (&mut serving.task).await.ok(),
+        Some(serving) => {
+            let ended = (&mut serving.task).await;
+            ended.inspect_err(|error| tracing::error!("the coordinator's task broke off: {error}")).ok()
+        }
         None => std::future::pending().await,
     }
 }

@@ -137,7 +137,8 @@ impl Session {
         self.campaign_at = Some(Instant::now() + LONGEST_BACKOFF);
         match end {
             Some(End::Close(why)) if self.closing.is_none() => {
-                self.closing = Some(Closing::new(&self.context, Outcome::Ended, why, None));
+                self.closing =
+                    Some(Closing { due: true, ..Closing::new(&self.context, Outcome::Ended, why) });
             }
             Some(End::Failed(error)) => tracing::warn!("coordinator: giving the office up: {error}"),
             Some(_) | None => {}
