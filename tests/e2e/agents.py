@@ -14,7 +14,7 @@ import yaml
 from harness.torchrun import TRAIN, Line
 from harness.wait import wait_for
 
-from e2e.cluster import ROOT, Cluster
+from e2e.cluster import ROOT, SESSION, Cluster
 from e2e.kubernetes import PATIENCE_SECONDS, Kubernetes, Object, holds, is_leaving, run
 
 # Importing torch in an agent and its worker takes this long when several pods do it at once on two cores.
@@ -22,6 +22,7 @@ START_SECONDS = 180.0
 UNTIL = "/tmp/until"
 # What a story makes outside of its namespaces, and these, are found by.
 STORY = "lattice-rdzv-story"
+OF_THIS_SESSION = {"lattice-rdzv-session": SESSION}
 EXAMPLE = ROOT / "examples" / "job" / "job.yaml"
 
 
@@ -193,10 +194,11 @@ class Job:
         self.pods()
         return frozenset(line.master_port for line in self.lines())
 
-    def said(self, text: str) -> list[str]:
-        """The log lines with a text, of all pods."""
+    def said(self, text: str, *, besides: str = "") -> list[str]:
+        """The log lines with a text, of all pods but one."""
         self.pods()
-        return [line for one in self.logs.followers.values() for _, line in one.lines() if text in line]
+        others = [one for one in self.logs.followers.values() if one.pod != besides]
+        return [line for one in others for _, line in one.lines() if text in line]
 
     def scale(self, nodes: int) -> None:
         """Asks for another number of pods."""
@@ -238,7 +240,7 @@ def torch_volume(cluster: Cluster, namespace: str) -> list[Object]:
     volume = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": name, "labels": {STORY: namespace}},
+        "metadata": {"name": name, "labels": {**OF_THIS_SESSION, STORY: namespace}},
         "spec": {
             **common,
             "capacity": {"storage": "10Gi"},

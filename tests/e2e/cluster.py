@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import yaml
 
-from e2e.kubernetes import Kubernetes, find_kubectl, run
+from e2e.kubernetes import Kubernetes, Object, find_kubectl, run
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 AGENT_IMAGE = "localhost/lattice-rdzv-agent:e2e"
+BASE_IMAGE = "localhost/lattice-rdzv-agent:base"
+# What a session makes has it in a label or a name: two on one cluster do not delete each other's.
+SESSION = uuid.uuid4().hex[:8]
 IMAGE_FOLDER = Path(__file__).parent / "image"
 # What a cluster of somebody else's, and kind, have to get torch from: the image.
 TORCH_IN_IMAGE = "2.15"
@@ -42,9 +46,8 @@ class Cluster(ABC):
     def provide(self) -> None:
         """Has the agents' image on every node, of the wheel in dist/."""
 
-    @abstractmethod
-    def provide_etcd(self, tag: str) -> None:
-        """Has `quay.io/coreos/etcd:TAG` on every node."""
+    def provide_etcd(self, tag: str) -> None:  # noqa: B027 - most clusters pull it
+        """Has `quay.io/coreos/etcd:TAG` on every node, where it cannot be pulled."""
 
     def fresh_volumes(self) -> None:  # noqa: B027 - most clusters have a provisioner, and nothing is to be done
         """Has empty volumes of the default class."""
@@ -73,7 +76,12 @@ class Cluster(ABC):
 class Given(Cluster):
     """Somebody's cluster: its images are pulled, so they have to be where it can pull them."""
 
-    def __init__(self, kubectl: Path, kubeconfig: Path, image: str) -> None:
+    def __init__(self, kubectl: Path, folder: Path, image: str) -> None:
+        # The present context of what may be a list of files, as it was when the session began.
+        chosen = run([str(kubectl), "config", "view", "--raw", "--flatten", "--minify"])
+        kubeconfig = folder / "kubeconfig"
+        kubeconfig.touch(mode=0o600)
+        kubeconfig.write_text(chosen)
         self.kubernetes = Kubernetes(kubectl, kubeconfig)
         self.agent_image = image
 
@@ -81,10 +89,18 @@ class Given(Cluster):
         return f"the one of KUBECONFIG ({self.kubernetes('config', 'current-context').strip()})"
 
     def provide(self) -> None:
-        pass  # it pulls what LATTICE_E2E_IMAGE names
-
-    def provide_etcd(self, tag: str) -> None:
-        pass  # it pulls it
+        """Pulls what LATTICE_E2E_IMAGE names: that takes longer than a story waits for a pod."""
+        classes = self.kubernetes.list("storageclasses", "")
+        is_default = "storageclass.kubernetes.io/is-default-class"
+        if not any(one["metadata"].get("annotations", {}).get(is_default) == "true" for one in classes):
+            raise NoCluster(f"{self.describe()} has no default StorageClass, which three members with volumes need")
+        name = f"lattice-rdzv-images-{SESSION}"
+        self.kubernetes.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        try:
+            self.kubernetes.apply(_on_every_node(self.agent_image, name))
+            self.kubernetes.roll_out("daemonset/images", name, timeout_seconds=1800)
+        finally:
+            self.kubernetes("delete", "namespace", name, "--timeout=120s")
 
 
 class Kind(Cluster):
@@ -113,15 +129,7 @@ class Kind(Cluster):
         given = {"BASE": AGENT_IMAGE, "TORCH": TORCH_IN_IMAGE, "TORCH_INDEX": index}
         arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
         run(["docker", "build", f"--tag={AGENT_IMAGE}", *arguments, str(IMAGE_FOLDER)], timeout_seconds=1800)
-        self._load(AGENT_IMAGE)
-
-    def provide_etcd(self, tag: str) -> None:
-        image = f"quay.io/coreos/etcd:{tag}"
-        run(["docker", "pull", image], timeout_seconds=600)
-        self._load(image)
-
-    def _load(self, image: str) -> None:
-        run(["kind", "load", "docker-image", image, f"--name={self.name}"], timeout_seconds=900)
+        run(["kind", "load", "docker-image", AGENT_IMAGE, f"--name={self.name}"], timeout_seconds=900)
 
     def delete(self) -> None:
         run(["kind", "delete", "cluster", f"--name={self.name}"])
@@ -141,7 +149,12 @@ class Scripted(Cluster):
         """Makes the nodes, unless they are up already."""
         self._own = not self._answers()
         if self._own:
-            self.do("up", str(NODES))
+            try:
+                self.do("up", str(NODES))
+            except BaseException:
+                # Of a cluster that is half up nothing stays either.
+                self.do("down")
+                raise
         kubectl = find_kubectl(_scripts_programs())
         assert kubectl is not None, "the cluster's script leaves a kubectl"
         self.kubernetes = Kubernetes(kubectl, self._kubeconfig())
@@ -154,11 +167,12 @@ class Scripted(Cluster):
         return run([str(self._script), *arguments], timeout_seconds=timeout_seconds)
 
     def provide(self) -> None:
-        base = AGENT_IMAGE.replace(":e2e", ":base")
         self.do("base-image")
         options = ["--isolation", "chroot", "--network", "host"]
-        run([str(ROOT / "scripts" / "image"), base, *options], environment={"BUILDER": "buildah"})
-        self.do("build-image", AGENT_IMAGE, str(IMAGE_FOLDER), f"--build-arg=BASE={base}")
+        run([str(ROOT / "scripts" / "image"), BASE_IMAGE, *options], environment={"BUILDER": "buildah"})
+        self.do("build-image", AGENT_IMAGE, str(IMAGE_FOLDER), f"--build-arg=BASE={BASE_IMAGE}")
+        # The nodes have what they need of them.
+        run(["buildah", "rmi", AGENT_IMAGE, BASE_IMAGE])
 
     def provide_etcd(self, tag: str) -> None:
         self.do("etcd-image", tag)
@@ -191,9 +205,15 @@ class Scripted(Cluster):
         """Ends the cluster, if it is this session's own, and sees that nothing of it is left."""
         if not self._own:
             return
+        folder = self._kubeconfig().parent
         self.do("down")
         spaces = run(["ip", "netns", "list"])
         assert "lattice-" not in spaces, f"network namespaces are left behind: {spaces}"
+        mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if f"{folder}/" in line]
+        assert mounts == [], f"mounts are left behind: {mounts}"
+        assert not folder.exists(), f"{folder} is left behind: {list(folder.iterdir())}"
+        processes = [one for one in Path("/proc").glob("[0-9]*/cmdline") if f"{folder}/" in _read(one)]
+        assert processes == [], f"processes are left behind: {[_read(one) for one in processes]}"
 
     def _kubeconfig(self) -> Path:
         return Path(self.do("kubeconfig").strip())
@@ -221,7 +241,7 @@ def choose(folder: Path) -> Iterator[tuple[Cluster, list[str]]]:
     kubectl = find_kubectl()
     given, image = os.environ.get("KUBECONFIG"), os.environ.get("LATTICE_E2E_IMAGE")
     if given and kubectl and image:
-        yield Given(kubectl, Path(given), image), lacks
+        yield Given(kubectl, folder, image), lacks
         return
     lacks.append(_lacks(("KUBECONFIG is not set", given), ("LATTICE_E2E_IMAGE names no image with torch", image)))
     has_kind, has_docker = shutil.which("kind"), shutil.which("docker")
@@ -251,6 +271,20 @@ def _until_deleted(cluster: Kind | Scripted, lacks: list[str]) -> Iterator[tuple
 
 def _lacks(*looked_at: tuple[str, object]) -> str:
     return ", ".join(reason for reason, found in looked_at if not found) or "kubectl is not on the PATH"
+
+
+def _on_every_node(image: str, namespace: str) -> Object:
+    """A pod of the image on every node, which does nothing."""
+    labels = {"app": "images"}
+    container = {"name": "image", "image": image, "command": ["sleep", "infinity"]}
+    pod = {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}}
+    spec = {"selector": {"matchLabels": labels}, "template": pod}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "images", "namespace": namespace},
+        "spec": spec,
+    }
 
 
 def _scripts_programs() -> Path:

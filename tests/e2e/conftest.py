@@ -12,10 +12,20 @@ from typing import Any
 
 import pytest
 
-from e2e.agents import STORY, AgentPod, Job, Logs, idle_pod, torch_volume, torchrun_job, training_config
+from e2e.agents import (
+    OF_THIS_SESSION,
+    STORY,
+    AgentPod,
+    Job,
+    Logs,
+    idle_pod,
+    torch_volume,
+    torchrun_job,
+    training_config,
+)
 from e2e.chart import Chart
-from e2e.cluster import ROOT, Cluster, NoCluster, choose
-from e2e.kubernetes import Failed, Kubernetes, Object
+from e2e.cluster import NODES, ROOT, Cluster, NoCluster, choose
+from e2e.kubernetes import Failed, Kubernetes, Object, is_leaving
 from e2e.report import gather
 
 DEFAULT_ETCD = "v3.5.5"
@@ -31,6 +41,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
     try:
         with choose(folder) as (chosen, others):
             say("; ".join([f"cluster: {chosen.describe()}", *(f"none before it: {lack}" for lack in others)]))
+            machines = [one for one in chosen.kubernetes.list("nodes", "") if not one["spec"].get("taints")]
+            if len(machines) < NODES:
+                raise NoCluster(f"{chosen.describe()} has {len(machines)} nodes for pods, and {NODES} are needed")
             chosen.provide()
             chosen.provide_etcd(DEFAULT_ETCD)
             yield chosen
@@ -58,12 +71,15 @@ def _lack(why: str) -> None:
 
 
 def _leave_nothing(kubernetes: Kubernetes) -> None:
-    """What the stories made is gone: their namespaces, and the volumes outside of them."""
-    kubernetes("delete", "namespaces", f"--selector={STORY}", "--timeout=300s")
-    kubernetes("delete", "persistentvolumes", f"--selector={STORY}", "--timeout=60s")
-    for kind in ("namespaces", "persistentvolumes"):
-        left = kubernetes("get", kind, f"--selector={STORY}", "--output=name")
-        assert not left.strip(), f"left behind: {left}"
+    """What the stories made is gone: their namespaces, which they have deleted, and the volumes outside of them."""
+    selector = ",".join(f"{key}={value}" for key, value in OF_THIS_SESSION.items())
+    kept = [one for one in kubernetes.list("namespaces", "", selector=selector) if not is_leaving(one)]
+    for kind, seconds in (("namespaces", 300), ("persistentvolumes", 60)):
+        limit = f"--timeout={seconds}s"
+        kubernetes("delete", kind, f"--selector={selector}", limit, timeout_seconds=seconds + 30)
+        left = kubernetes.list(kind, "", selector=selector)
+        assert left == [], f"left behind: {[one['metadata']['name'] for one in left]}"
+    assert kept == [], f"no story deleted {[one['metadata']['name'] for one in kept]}"
 
 
 MakeNamespace = Callable[..., str]
@@ -86,7 +102,7 @@ def _namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Ma
 
     def make(purpose: str = "rdzv", *, enforce: str = "restricted", exactly: str = "") -> str:
         name = exactly or f"{purpose}-{uuid.uuid4().hex[:6]}"
-        labels = {STORY: re.sub("[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")}
+        labels = {**OF_THIS_SESSION, STORY: re.sub("[^A-Za-z0-9]+", "-", request.node.name)[:60].strip("-")}
         labels["pod-security.kubernetes.io/enforce"] = enforce
         # Not `apply`: one that is there already is somebody's, and is neither changed nor deleted.
         cluster.kubernetes.create(
@@ -209,7 +225,9 @@ def _cluster_of(item: pytest.Item) -> Cluster | None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Which stories ran."""
-    passed = sorted(report.nodeid.partition("::")[2] for report in terminalreporter.stats.get("passed", []))
+    """Which stories ran, and which did not."""
     terminalreporter.section("stories")
-    terminalreporter.line("\n".join(passed) or "none")
+    for outcome in ("passed", "skipped"):
+        reports = terminalreporter.stats.get(outcome, [])
+        for name in sorted(report.nodeid.partition("::")[2] for report in reports):
+            terminalreporter.line(name if outcome == "passed" else f"{name}: {outcome}")

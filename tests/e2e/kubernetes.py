@@ -76,9 +76,10 @@ class Kubernetes:
         """Creates an object; `Failed` if there is one of its name."""
         self("create", "--filename=-", text=json.dumps(one))
 
-    def list(self, kind: str, namespace: str, *, selector: str = "") -> list[Object]:
-        """The objects of a kind in a namespace."""
-        answer = self("get", kind, f"--namespace={namespace}", f"--selector={selector}", "--output=json")
+    def list(self, kind: str, namespace: str, *, selector: str = "", field: str = "") -> list[Object]:
+        """The objects of a kind in a namespace, all or by a label or a field."""
+        which = (f"--namespace={namespace}", f"--selector={selector}", f"--field-selector={field}")
+        answer = self("get", kind, *which, "--output=json")
         return list(json.loads(answer)["items"])
 
     def get(self, kind: str, name: str, namespace: str = "") -> Object:

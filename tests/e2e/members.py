@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 from collections.abc import Iterator
 
@@ -18,6 +19,14 @@ from e2e.kubernetes import Failed, Object, is_ready
 NAMES = ("lattice-rdzv-0", "lattice-rdzv-1", "lattice-rdzv-2")
 
 
+_ESTABLISHED = "01"
+
+
+def _remote(address: str) -> str:
+    """The client port of an IPv4 address as /proc/net/tcp writes it: proc(5)."""
+    return f"{int.from_bytes(ipaddress.IPv4Address(address).packed, 'little'):08X}:{2379:04X}"
+
+
 class Training:
     """A store of three members, and a Job that trains all the while."""
 
@@ -30,11 +39,15 @@ class Training:
 
     def undisturbed(self) -> None:
         """Fails if a worker was started again, or a node has another lease than at first."""
-        assert self._started() == self.started, f"workers were started again\n{self.job.describe()}"
+        self.not_restarted()
         assert self._records() == self.records, f"a node has another record than before\n{self.job.describe()}"
         doubts = self.job.said("whether this node still counts is uncertain")
         assert doubts == [], doubts
         assert len(self.job.running()) == 2
+
+    def not_restarted(self) -> None:
+        """Fails if a worker was started again."""
+        assert self._started() == self.started, f"workers were started again\n{self.job.describe()}"
 
     def whole(self) -> None:
         """Waits until all three members are ready and in one cluster."""
@@ -62,16 +75,35 @@ class Training:
         endpoint = next(one["Endpoint"] for one in answers if one["Status"]["header"]["member_id"] == leader)
         return next(name for name in NAMES if name in endpoint)
 
-    def follower(self) -> str:
-        """A pod of one that does not."""
-        leader = self.leader()
-        return next(name for name in NAMES if name != leader)
-
     def lead(self, pod: str) -> None:
         """Has the member of this pod lead."""
         leader = self.leader()
         if leader != pod:
             self.chart.etcdctl("move-leader", f"{self.member(pod):x}", pod=leader)
+
+    def relied_on(self, *, not_on: str = "") -> str:
+        """A member that an agent is connected to, and that is not on this machine."""
+
+        def find() -> str | None:
+            return next((name for name in self.connected() if self.node_of(name) != not_on), None)
+
+        if find() is None:
+            # All have the one there: while it is away they turn to another.
+            (there,) = (name for name in NAMES if self.node_of(name) == not_on)
+            self.cluster.kubernetes("delete", "pod", there, f"--namespace={self.chart.namespace}")
+            self.whole()
+        return str(wait_for("an agent is connected to another member", find, timeout_seconds=60, every_seconds=1))
+
+    def connected(self) -> list[str]:
+        """The members that an agent has a connection to, as the kernel of its pod knows."""
+        namespace = self.job.namespace
+        remote = {
+            line.split()[2]
+            for pod in self.job.running()
+            for line in self.cluster.kubernetes.execute(namespace, pod, "cat", "/proc/net/tcp").splitlines()
+            if line.split()[3] == _ESTABLISHED
+        }
+        return sorted(one["metadata"]["name"] for one in self.chart.pods() if _remote(one["status"]["podIP"]) in remote)
 
     def member(self, pod: str) -> int:
         """The id of a pod's member."""
@@ -110,6 +142,9 @@ def train(cluster: Cluster, namespace: str, make_job: MakeJob) -> Iterator[Train
 
     one = make_job(namespace, nodes=2, nnodes="2", change=on_the_first)
     one.world(2)
-    yield Training(cluster, chart, one)
+    training = Training(cluster, chart, one)
+    yield training
+    training.undisturbed()
     one.end()
     one.succeeded()
+    training.not_restarted()

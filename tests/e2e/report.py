@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
 
 from e2e.agents import Logs
@@ -37,12 +38,12 @@ def gather(kubernetes: Kubernetes, namespaces: Iterable[str], logs: Iterable[Log
 
 
 def _said(kubernetes: Kubernetes, namespace: str, pod: str) -> list[Entry]:
-    """The last lines of a pod's containers; none where one has not started."""
+    """The last lines of a pod's containers, and of those that they replaced; none where one has not started."""
     options = ("--all-containers", "--ignore-errors", "--timestamps", f"--tail={_LINES}")
-    try:
-        printed = kubernetes("logs", pod, f"--namespace={namespace}", *options)
-    except Failed:
-        return []
+    printed = ""
+    for which in ("--previous=true", "--previous=false"):
+        with suppress(Failed):
+            printed += kubernetes("logs", pod, f"--namespace={namespace}", which, *options)
     return [(at, f"{pod}: {text}") for at, _, text in (line.partition(" ") for line in printed.splitlines())]
 
 

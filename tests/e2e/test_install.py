@@ -12,7 +12,7 @@ from e2e.chart import Chart
 from e2e.cluster import Cluster
 from e2e.conftest import MakeNamespace, MakePod
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(600, func_only=True)
 
 # What Kubernetes itself puts into a namespace, and what its controllers make of our objects.
 MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
@@ -39,6 +39,12 @@ def objects_in(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:
     return {one for one in found - MADE_BY_KUBERNETES if not one[1].startswith("sh.helm.release.")}
 
 
+def of_helm(cluster: Cluster, namespace: str) -> set[str]:
+    """Where Helm keeps what it knows of releases."""
+    names = {one["metadata"]["name"] for one in cluster.kubernetes.list("secrets", namespace)}
+    return {name for name in names if name.startswith("sh.helm.release.")}
+
+
 def test_the_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart) -> None:
     notes = chart.install()
     assert "helm test" in notes
@@ -54,6 +60,7 @@ def test_the_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart
         assert lacks(one, live) == [], one["metadata"]["name"]
     chart.uninstall()
     assert objects_in(cluster, chart.namespace) == set()
+    assert of_helm(cluster, chart.namespace) == set()
     chart.gone()
 
 
@@ -67,7 +74,7 @@ def lacks(wanted: Any, live: Any, path: str = "") -> list[str]:
 
 
 def test_agents_find_the_store(
-    chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace, say: Callable[[str], None]
+    cluster: Cluster, chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace, say: Callable[[str], None]
 ) -> None:
     """By the variables, by the ConfigMap where service links are off, by what it says in another namespace, and, where
     nothing is said, by the name that the Service has in their own."""
@@ -94,3 +101,5 @@ def test_agents_find_the_store(
     assert told.environment()["LATTICE_RDZV_BACKEND"] == "etcd"
     assert told.finds() == by_name
     assert agent_pod(elsewhere, "elsewhere").finds() == by_name
+    chart.uninstall()
+    assert objects_in(cluster, elsewhere) == set()

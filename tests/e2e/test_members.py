@@ -16,7 +16,7 @@ from e2e.conftest import MakeJob, MakeNamespace
 from e2e.kubernetes import Failed, holds
 from e2e.members import NAMES, Training, train
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900, func_only=True)
 
 # The controllers' grace period, and some more.
 FOUND_OUT_SECONDS = 90.0
@@ -37,7 +37,9 @@ def whole(training: Training) -> Iterator[Training]:
 
 @pytest.mark.parametrize("which", ["leader", "follower"])
 def test_a_members_pod_is_deleted(whole: Training, which: str) -> None:
-    victim = whole.leader() if which == "leader" else whole.follower()
+    victim = whole.relied_on()
+    put_in_office(whole, victim, leads=which == "leader")
+    assert victim in whole.connected()
     whole.cluster.kubernetes("delete", "pod", victim, f"--namespace={whole.chart.namespace}")
     whole.whole()
     whole.undisturbed()
@@ -66,11 +68,10 @@ def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
     cluster = whole.cluster
     if cluster.no_faults:
         pytest.skip(cluster.no_faults)
-    here = whole.node_of(whole.job.running()[0])
-    victim, *others = sorted(NAMES, key=lambda name: whole.node_of(name) == here)
-    assert whole.node_of(victim) != here
-    whole.lead(victim if which == "leader" else others[-1])
+    victim = whole.relied_on(not_on=whole.node_of(whole.job.running()[0]))
+    put_in_office(whole, victim, leads=which == "leader")
     node = whole.node_of(victim)
+    assert victim in whole.connected()
     try:
         cluster.cut_off(node)
         if loss == "lost":
@@ -88,6 +89,11 @@ def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
     wait_for(f"{node} is back", lambda: is_there(cluster, node), timeout_seconds=FOUND_OUT_SECONDS, every_seconds=1)
     whole.whole()
     whole.undisturbed()
+
+
+def put_in_office(training: Training, victim: str, *, leads: bool) -> None:
+    """Has the member lead, or another one."""
+    training.lead(victim if leads else next(name for name in NAMES if name != victim))
 
 
 def is_there(cluster: Cluster, node: str) -> bool:

@@ -22,7 +22,7 @@ def test_the_last_ones_are_kept() -> None:
     assert len(side_by_side([], lines, limit=2).splitlines()) == 2
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600, func_only=True)
 def test_the_store_is_heard_beside_kubernetes(chart: Chart) -> None:
     chart.install()
     (store,) = (one["metadata"]["name"] for one in chart.pods())

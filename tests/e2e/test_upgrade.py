@@ -16,10 +16,15 @@ from e2e.conftest import MakeNamespace
 from e2e.kubernetes import Failed, Object, is_leaving
 from e2e.test_install import objects_in
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(600, func_only=True)
 
 # Its values as one of its users had them.
-OLD_VALUES: dict[str, Any] = {"replicaCount": 1, "jfrog": {"username": "u", "password": "p"}}
+OLD_VALUES: dict[str, Any] = {
+    "replicaCount": 1,
+    "jfrog": {"username": "u", "password": "p"},
+    "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,10 @@ def test_from_0_1_0_and_back(
     new.upgrade(OLD_VALUES, *arguments)
     deployment = cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-    assert deployment["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    spec = deployment["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["nodeSelector"] == OLD_VALUES["nodeSelector"]
+    assert spec["containers"][0]["resources"] == OLD_VALUES["resources"]
     assert containers(deployment) == ["etcd"], "0.1.0's own container is gone"
     assert pods.isdisjoint(one["metadata"]["uid"] for one in new.pods() if not is_leaving(one))
     assert "is healthy" in new.etcdctl("endpoint", "health")
@@ -69,6 +77,7 @@ def test_from_0_1_0_and_back(
     assert containers(cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)) == ["etcd-server"]
     new.uninstall()
     assert objects_in(cluster, namespace) == set()
+    new.gone()
 
 
 def containers(deployment: Object) -> list[str]:
@@ -80,6 +89,9 @@ def test_another_member_count_is_refused_in_words(cluster: Cluster, chart: Chart
     chart.install(MEMBERS)
     with pytest.raises(Failed, match=r"the live store has 3 members.*cluster.allowRecreate=true.*is: 5") as refused:
         chart.upgrade({"replicaCount": 5})
+    # And by the API server, whatever the chart believes.
+    with pytest.raises(Failed, match=r"(?i)forbidden|immutable"):
+        chart.upgrade({"replicaCount": 5, "cluster": {"allowRecreate": True}})
     assert len([one for one in chart.pods() if not is_leaving(one)]) == 3, refused.value
     chart.uninstall()
     claims = {one for one in objects_in(cluster, chart.namespace) if one[0] == "PersistentVolumeClaim"}

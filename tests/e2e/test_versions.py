@@ -15,7 +15,7 @@ from e2e.cluster import Cluster
 from e2e.conftest import MakeJob, MakeNamespace
 from e2e.members import NAMES, Training, train
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900, func_only=True)
 
 
 @pytest.fixture

@@ -109,6 +109,7 @@ def test_two_builds_are_one_digest(image: str) -> None:
     build(again)
     digests = [digest(image), digest(again)]
     buildah("rmi", again)
+    assert digests[0].startswith("sha256:")
     assert digests[0] == digests[1]
 
 
