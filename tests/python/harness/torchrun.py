@@ -140,7 +140,13 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 # What a killed torchrun leaves goes with the test.
-                env={**inherited, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.folder), **self.environment, **(environment or {})},
+                env={
+                    **inherited,
+                    "OMP_NUM_THREADS": "1",
+                    "TMPDIR": str(self.folder),
+                    **self.environment,
+                    **(environment or {}),
+                },
             )
         agent = Agent(name, process, log_file, command)
         self.agents.append(agent)
