@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -16,6 +17,8 @@ from harness.silent import http_endpoint
 
 from lattice_rdzv import _core
 from lattice_rdzv.cli import demo, doctor, etcd_versions, main, status
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Nobody listens on the discard port of this machine.
 NOBODY = "127.0.0.1:9"
@@ -87,13 +90,14 @@ def test_a_misspelt_variable_is_told_and_those_of_kubernetes_are_not() -> None:
     [
         ("3.3.27", "fail"),
         ("3.4.23", "warn"),
-        ("3.4.38", "ok"),
+        ("3.4.45", "warn"),
         ("3.5.1", "warn"),
-        ("3.5.21", "warn"),
-        ("3.5.23", "ok"),
-        ("3.6.4", "warn"),
-        ("3.6.5", "ok"),
-        ("3.7.0-rc.1", "ok"),
+        ("3.5.32", "warn"),
+        ("3.5.33", "ok"),
+        ("3.6.13", "warn"),
+        ("3.6.14", "ok"),
+        ("3.7.0-rc.1", "warn"),
+        ("3.7.1", "ok"),
         ("4.0.0", "ok"),
         ("", "warn"),
         ("nightly", "warn"),
@@ -110,9 +114,22 @@ def test_data_loss_is_named_with_its_source() -> None:
     assert "13766" not in doctor.judge_etcd("3.5.3").found
 
 
-def test_no_hole_is_open_in_what_is_recommended() -> None:
-    for (major, minor), patch in etcd_versions.RECOMMENDED.items():
+def test_what_is_recommended_is_the_first_release_without_a_hole() -> None:
+    for line, (major, minor, patch) in etcd_versions.RECOMMENDED.items():
         assert etcd_versions.open_holes((major, minor, patch)) == []
+        assert etcd_versions.open_holes((major, minor, patch - 1)) != []
+        assert line == (major, minor) or etcd_versions.open_holes((*line, etcd_versions.NEVER - 1)) != []
+
+
+def test_a_line_that_keeps_its_holes_is_to_be_left() -> None:
+    assert "3.5.33" in doctor.judge_etcd("3.4.45").advice
+
+
+def test_the_chart_warns_of_the_same_releases() -> None:
+    template = (ROOT / "helm" / "lattice-rdzv" / "templates" / "_version.tpl").read_text()
+    _, definition = template.split('define "lattice.supportedVersion"')
+    first = {".".join(map(str, version)) for version in etcd_versions.RECOMMENDED.values()}
+    assert set(re.findall(r">=([\d.]+)", definition)) == first
 
 
 @pytest.mark.parametrize(
@@ -220,7 +237,11 @@ def test_an_entry_point_that_torch_could_not_load_is_told_with_its_exception(mon
 
 def test_an_entry_point_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "entry_points", lambda **_: metadata.EntryPoints())
-    assert doctor.judge_plugin(doctor.find_plugin()).status == "fail"
+    finding = doctor.judge_plugin(doctor.find_plugin())
+    assert finding.status == "fail"
+    # What the README says, too: the package is in no registry.
+    _, command, _ = finding.advice.split("`")
+    assert command in (ROOT / "README.md").read_text()
 
 
 def test_nothing_is_coloured_where_a_program_reads() -> None:

@@ -230,7 +230,7 @@ def judge_etcd(version: str) -> Finding:
     parsed = etcd_versions.parse(version)
     if parsed is None:
         return Finding(
-            check, "warn", f"not one that can be judged: {version or 'none was told'}", "expected like 3.5.23"
+            check, "warn", f"not one that can be judged: {version or 'none was told'}", "expected like 3.5.33"
         )
     line = parsed[:2]
     if line < etcd_versions.OLDEST:
@@ -238,11 +238,9 @@ def judge_etcd(version: str) -> Finding:
     holes = etcd_versions.open_holes(parsed)
     if not holes:
         return Finding(check, "ok", version)
-    patch = etcd_versions.RECOMMENDED.get(line)
+    recommended = ".".join(str(number) for number in etcd_versions.RECOMMENDED[line])
     told = "; ".join(f"{hole.what} ({hole.source})" for hole in holes)
-    return Finding(
-        check, "warn", f"{version} has known holes: {told}", f"upgrade to {line[0]}.{line[1]}.{patch} or newer"
-    )
+    return Finding(check, "warn", f"{version} has known holes: {told}", f"upgrade to {recommended} or newer")
 
 
 def judge_plugin(plugin: Plugin) -> Finding:
@@ -253,7 +251,8 @@ def judge_plugin(plugin: Plugin) -> Finding:
             check,
             "fail",
             f"no entry point of that name in the group `{ENTRY_POINT_GROUP}`",
-            "install the package into the environment that torchrun runs in: `python -m pip install lattice-rdzv`",
+            "install the wheel into the environment that torchrun runs in, with that environment's pip: "
+            "`python -m pip install --no-index --find-links=dist lattice-rdzv`",
         )
     if plugin.error:
         return Finding(

@@ -1,15 +1,20 @@
 """Which releases of etcd have holes that a run can fall into. Data, with its sources; the judgement is two functions.
 
-A hole is `(what happens, {release line: first fixed patch}, source)`. A line that is not named never had it.
+A hole is `(what happens, {release line: first fixed patch}, source)`. A line that is not named never had it, one with
+`NEVER` keeps it.
 """
 
 from typing import NamedTuple
 
 Version = tuple[int, int, int]
 
-# The oldest line whose API we use, and the patch of each line from which on no hole below is open.
+# The oldest line whose API we use, and for each line the first release without an open hole; 3.4 ended with some. The
+# chart warns of the same releases.
 OLDEST = (3, 4)
-RECOMMENDED = {(3, 4): 38, (3, 5): 23, (3, 6): 5, (3, 7): 0}
+RECOMMENDED = {(3, 4): (3, 5, 33), (3, 5): (3, 5, 33), (3, 6): (3, 6, 14), (3, 7): (3, 7, 1)}
+
+# No patch has this number.
+NEVER = 1_000_000
 
 
 class Hole(NamedTuple):
@@ -41,6 +46,26 @@ HOLES = (
         "renewing a lease that was just revoked succeeds: a lost node learns it a renewal late",
         {(3, 4): 38, (3, 5): 23, (3, 6): 5},
         "etcd changelogs of 3.4.38, 3.5.23, 3.6.5: lease existence is checked again during renewal",
+    ),
+    Hole(
+        "without a password whoever reaches the port may raise an alarm that ends all writes, compact, and renew leases",
+        {(3, 4): 42, (3, 5): 28, (3, 6): 9},
+        "CVE-2026-33413",
+    ),
+    Hole(
+        "transactions pass by roles: a user reads keys, and attaches leases, that its role does not grant",
+        {(3, 4): 44, (3, 5): 30, (3, 6): 11},
+        "CVE-2026-33343 and CVE-2026-44283",
+    ),
+    Hole(
+        "a user whose role grants one key may watch all keys behind it",
+        {(3, 4): NEVER, (3, 5): 33, (3, 6): 14, (3, 7): 1},
+        "GHSA-xg4h-6gfc-h4m8",
+    ),
+    Hole(
+        "whoever reaches a TLS port may hold connections open for ever by not finishing the handshake",
+        {(3, 4): NEVER, (3, 5): 33, (3, 6): 14, (3, 7): 1},
+        "GHSA-6vch-q96h-7gc3",
     ),
 )
 

@@ -1,0 +1,88 @@
+"""docs/settings.md has every setting that the core knows, with its variable, its option and its default, and no other."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from lattice_rdzv import _core
+from lattice_rdzv.cli import doctor
+from lattice_rdzv.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "settings.md").read_text()
+KEYS = (ROOT / "src" / "settings" / "keys.rs").read_text()
+RESOLVE, _ = (ROOT / "src" / "settings" / "mod.rs").read_text().split("#[cfg(test)]")
+
+
+class Row(NamedTuple):
+    """What the page says of one setting."""
+
+    variable: str
+    default: str
+    meaning: str
+
+
+def rows() -> dict[str, Row]:
+    """By key, from all tables of the page."""
+    found = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", PAGE.replace("| |", "|  |"), re.MULTILINE)
+    keys = [key for key, *_ in found]
+    assert len(keys) == len(set(keys)), "a setting stands in the page twice"
+    return {key: Row(*(cell.strip() for cell in cells)) for key, *cells in found}
+
+
+def known() -> set[str]:
+    """Those that the core lists to whoever passes one that is none."""
+    with pytest.raises(SettingsError, match="known are") as refused:
+        _core.Settings({"no_such_setting": "1"}, {})
+    _, listed = str(refused.value).split("known are")
+    return set(re.findall(r"`(\w+)`", listed))
+
+
+def sources() -> dict[str, tuple[str, ...]]:
+    """The variable and the option of each key that has them, as the core's table says: there is no call for it."""
+    _, table = KEYS.split("pub(super) const KEYS")
+    table, _ = table.split("];", 1)
+    entries = re.findall(r'(?:key\(|with_variable\(|Key \{ name: )("\w+".*)', table)
+    return {key: tuple(more) for key, *more in (re.findall(r'"([^"]+)"', entry) for entry in entries)}
+
+
+def defaults() -> dict[str, str]:
+    """Those that are one literal, from where the core reads each setting."""
+    times = re.findall(r'duration\("(\w+)", [^,]+, ([\d.]+)\)', RESOLVE)
+    words = re.findall(r'read\("(\w+)"(?:(?!read\().)*?\)\?\s*\.unwrap_or\((.+?)\)[,;\n]', RESOLVE, re.DOTALL)
+    literals = {key: f"{float(seconds):g}" for key, seconds in times}
+    return literals | {key: re.split(r"::|\(", literal)[-1].rstrip(")").lower() for key, literal in words}
+
+
+def test_every_setting_is_in_the_page_and_no_other() -> None:
+    assert rows().keys() == known()
+    # What the package itself passes.
+    assert sources().keys() == known() | {"host_name"}
+
+
+@pytest.mark.parametrize("key", sorted(known() - {"endpoint"}))
+def test_a_setting_stands_with_its_variable_and_its_option(key: str) -> None:
+    row = rows()[key]
+    variables = [f"`{source}`" for source in sources()[key] if not source.startswith("--")]
+    assert [row.variable] == (variables or [""])
+    for option in (source for source in sources()[key] if source.startswith("--")):
+        assert f"`{option}`" in row.meaning
+
+
+def test_every_default_is_the_cores() -> None:
+    core = _core.Settings({"run_id": "run", "nnodes": "2", "node_name": "node", "endpoint": "etcd:2379"}, {})
+    written = {key: row.default.split("`")[1] for key, row in rows().items() if row.default.startswith("`")}
+    assert written == defaults() | {"tenant": core.tenant}
+    # What the core can be asked for is what was read from its source.
+    assert written["lease_ttl"] == f"{core.lease_ttl_seconds:g}"
+    assert written["join_timeout"] == f"{core.join_timeout_seconds:g}"
+    assert written["close_timeout"] == f"{core.close_timeout_seconds:g}"
+    assert written["on_node_failure"] == core.on_node_failure
+    assert written["leave_on_signal"] == str(core.leave_on_signal).lower()
+
+
+@pytest.mark.parametrize("variable", [*doctor.ENDPOINT_VARIABLES, *doctor.OTHER_VARIABLES])
+def test_every_variable_that_is_read_is_in_the_page(variable: str) -> None:
+    assert f"`{variable}`" in PAGE
