@@ -212,9 +212,7 @@ class World:
 
     async def members(self, *, timeout_seconds: float = 30.0) -> list[Member]:
         """All members by rank, read from the service now."""
-        return await _wait(
-            self._node, timeout_seconds, lambda left: self._world.members(timeout_seconds=left or 0.0)
-        )
+        return await _wait(self._node, timeout_seconds, lambda left: self._world.members(timeout_seconds=left or 0.0))
 
     def __repr__(self) -> str:
         return repr(self._world)
