@@ -53,6 +53,7 @@ pub async fn probe(
                 _ => "",
             };
             let kind = match &error {
+                Error::Unavailable { cause, .. } if is_refusal(cause) => "refused",
                 Error::Unavailable { .. } | Error::NotFound { .. } | Error::Timeout { .. } => "unavailable",
                 Error::NotEtcd { .. } => "not_etcd",
                 Error::Denied { .. } => "denied",
@@ -76,6 +77,12 @@ pub async fn probe(
         "writable": write_error.is_none(),
         "write_error": write_error,
     })
+}
+
+/// Whether the machine answers and nobody listens there, by the system's own number for it: a proxy that says so of what
+/// is behind it is somebody.
+fn is_refusal(cause: &str) -> bool {
+    cause.contains(&format!("(os error {})", libc::ECONNREFUSED))
 }
 
 /// Puts one key under a short lease and gives the lease back, with which the key goes.

@@ -166,23 +166,24 @@ class Node:
     @property
     def closed(self) -> tuple[str, str, str] | None:
         """Outcome, by whom, why; `None` while the run is open as far as this node knows."""
-    def store(self) -> Store:
-        """The run-wide store, which outlives rounds."""
+    def store(self, *, timeout_seconds: float | None = None) -> Store:
+        """The run-wide store, which outlives rounds. Waits until the run has begun; default limit `join_timeout`."""
     def unfinished(self, *, timeout_seconds: float = 5.0) -> list[str]:
         """Names of the members of this node's world that are alive and have not asked for their exit barrier."""
     def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> bool:
         """Tells the others that this node is about to go, while it is still there; whether that was acknowledged."""
     def leave(self, *, timeout_seconds: float | None = None) -> bool:
         """Leaves the run and gives the lease back. Idempotent, never raises for the service's sake; default limit
-        `close_timeout`; whether the service acknowledged it."""
+        `close_timeout`; whether the service acknowledged it. Does nothing in a forked child, and returns false."""
     def close(
         self, outcome: Literal["succeeded", "failed", "ended"], *, why: str = "", timeout_seconds: float | None = None
     ) -> bool:
         """Closes the run for good, then leaves. Whether the run is closed (by whomever)."""
     def interrupt(self) -> None:
         """Ends the waits that are pending in other threads on this node, its worlds and its stores (`next_world`,
-        `wait_change`, `Store.get`, `Store.multi_get`, `Store.queue_pop`) with `InterruptedError`; later calls are not
-        affected. A world that was about to be returned is returned by the next call."""
+        `wait_change`, `store`, `World.members`, `Store.get`, `Store.multi_get`, `Store.queue_pop`) with
+        `InterruptedError`; later calls are not affected. A world that was about to be returned is returned by the next
+        call."""
     def wakeup_descriptor(self, forward_to: int, signals: Sequence[int]) -> int:
         """A non-blocking descriptor for `signal.set_wakeup_fd`: the byte of one of `signals` marks this node leaving
         within a millisecond, without Python. Bytes are passed on to `forward_to` if that is not -1."""
@@ -262,8 +263,8 @@ class Server:
 
 def probe(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
     """What the service says of itself, as JSON: endpoint, version, cluster id, errors, whether it lets us write
-    (a key of our own under a short lease), or the error and its kind (`unavailable`, `not_etcd`, `denied`, `setting`,
-    `other`)."""
+    (a key of our own under a short lease), or the error and its kind: `refused` (nobody listens there),
+    `unavailable`, `not_etcd`, `denied`, `setting`, `other`."""
 
 def status(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
     """The run as the service has it, as JSON: round, coordinator, nodes, history, closing."""

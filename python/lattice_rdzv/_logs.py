@@ -30,7 +30,6 @@ _JOIN_SECONDS = 1.0
 
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
-_thread_pid = 0
 _stopping = threading.Event()
 
 
@@ -48,16 +47,11 @@ def start() -> None:
     Raises:
         SettingsError: `LATTICE_RDZV_LOG` holds something else than the five words.
     """
-    global _thread, _thread_pid, _stopping, _lock
-    if _thread_pid != os.getpid():
-        # After a fork the thread is not there, and the lock may be held by one that is not there either.
-        _lock = threading.Lock()
-        _thread = None
+    global _thread, _stopping
     with _lock:
         if _thread is not None:
             return
         _configure()
-        _thread_pid = os.getpid()
         _stopping = threading.Event()
         _thread = threading.Thread(target=_run, args=(_stopping,), name="lattice-rdzv-logs", daemon=True)
         _thread.start()
@@ -66,14 +60,25 @@ def start() -> None:
 def stop(shutdown: Callable[[], None]) -> None:
     """Ends the core's runtime by `shutdown`, which also ends the pending fetch, then the thread, and logs what is left."""
     global _thread
-    thread, _thread = _thread, None
+    with _lock:
+        thread, _thread = _thread, None
     _stopping.set()
     shutdown()
-    if thread is None or _thread_pid != os.getpid():
+    if thread is None:
         return
     thread.join(_JOIN_SECONDS)
     if not thread.is_alive():
         _emit(_core.log_records(timeout_seconds=0.0))
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _thread
+    # The thread is not there, and the lock may have been held by another that is not there either.
+    _lock = threading.Lock()
+    _thread = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def level_from_environment() -> int | None:

@@ -86,7 +86,8 @@ def as_text(value: Setting) -> str:
 class Run:
     """A node's part in a run. Made by `join`; use it with `with`, which leaves at the end.
 
-    A node acts only in the process that joined: in a forked child every call raises `LeftError`.
+    A node acts only in the process that joined. In a forked child `leave` and `close` do nothing and return false,
+    `changing` is false, and all else raises `LeftError`.
     """
 
     def __init__(self, settings: _core.Settings) -> None:

@@ -95,10 +95,12 @@ class Run:
         """Waits for a change; see `lattice_rdzv.Run.wait_change`."""
         return await _wait(self._run._node, timeout_seconds, lambda left: self._run.wait_change(timeout_seconds=left))
 
-    @property
-    def store(self) -> Store:
-        """A key-value space of the whole run."""
-        return Store(self._run._node, self._run.store)
+    async def store(self, *, timeout_seconds: float | None = None) -> Store:
+        """A key-value space of the whole run, once that has begun. Default limit: `join_timeout`."""
+        node = self._run._node
+        # Said here, so that a wait which begins again has what is left of it, and not all of it.
+        limit_seconds = self._run._settings.join_timeout_seconds if timeout_seconds is None else timeout_seconds
+        return Store(node, await _wait(node, limit_seconds, lambda left: node.store(timeout_seconds=left)))
 
     async def leave(self, *, timeout_seconds: float | None = None) -> bool:
         """Leaves the run; see `lattice_rdzv.Run.leave`."""
@@ -210,7 +212,7 @@ class World:
 
     async def members(self, *, timeout_seconds: float = 30.0) -> list[Member]:
         """All members by rank, read from the service now."""
-        return await asyncio.to_thread(self._world.members, timeout_seconds=timeout_seconds)
+        return await _wait(self._node, timeout_seconds, lambda left: self._world.members(timeout_seconds=left or 0.0))
 
     def __repr__(self) -> str:
         return repr(self._world)

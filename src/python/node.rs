@@ -123,9 +123,10 @@ impl Node {
     }
 
     /// The run-wide store, which outlives rounds.
-    fn store(&self, py: Python<'_>) -> PyResult<Store> {
+    #[pyo3(signature = (*, timeout_seconds = None))]
+    fn store(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<Store> {
         let joined = self.joined.get()?;
-        let limit = joined.core.settings().join_timeout;
+        let limit = optional_duration(timeout_seconds)?.unwrap_or(joined.core.settings().join_timeout);
         let store = block_on(py, Some(&joined.interrupt), joined.core.run_store(limit))??;
         Ok(Store::new(store, joined))
     }
@@ -154,7 +155,7 @@ impl Node {
     fn leave(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<bool> {
         let limit = optional_duration(timeout_seconds)?;
         // A forked child is in no run: there is nothing to leave, and its parent's membership is not its own.
-        let Some(joined) = self.joined.in_this_process() else { return Ok(true) };
+        let Some(joined) = self.joined.in_this_process() else { return Ok(false) };
         match block_on(py, None, joined.core.leave(limit)) {
             // The interpreter is ending: the lease lapses.
             Err(error) if error.is_instance_of::<RendezvousError>(py) => Ok(false),

@@ -101,7 +101,7 @@ impl Process {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Both fields are whole at any time.
+        // Every field is whole at any time.
         self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -61,7 +61,7 @@ impl Server {
             }
         };
         let user = match (user, password_file) {
-            (Some(user), Some(file)) => Some(Credentials::from_file(user, &file)?),
+            (Some(user), Some(file)) => Some(py.detach(|| Credentials::from_file(user, &file))?),
             (None, None) => None,
             _ => {
                 return Err(together(
@@ -71,7 +71,7 @@ impl Server {
         };
         let listener = block_on(py, None, bind(host, port))??;
         let options = ServerOptions { tls, user, ..ServerOptions::default() };
-        let server = within(py, || Ok(CoreServer::start(listener, options)?))?;
+        let server = within(py, || Ok(py.detach(|| CoreServer::start(listener, options))?))?;
         let (endpoint, member_id) = (server.endpoint().to_owned(), server.member_id());
         let own = Own { server: Mutex::new(Some(server)), stopped: watch::Sender::new(false) };
         Ok(Self { own: OfProcess::new(own), endpoint, member_id })

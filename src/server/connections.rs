@@ -22,7 +22,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
@@ -42,6 +42,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// After a failure to accept: most often there are too many open files, and trying at once would take a whole core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// A failure to accept that was the last for so long and comes again is told again.
+const ACCEPT_QUIET: Duration = Duration::from_secs(60);
 /// The words an HTTP/2 client begins with.
 const PREFACE_BYTES: usize = 24;
 /// Calls at once on one connection: every wait of a run's store is one.
@@ -51,6 +53,7 @@ const STREAMS_PER_CONNECTION: u32 = 10_000;
 pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Option<TlsAcceptor>) {
     let mut stopping = api.stopping.clone();
     let mut connections = JoinSet::new();
+    let mut failures = Failures::default();
     loop {
         tokio::select! {
             biased;
@@ -62,7 +65,10 @@ pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Optio
                     connections.spawn(connection(Arc::clone(&api), stream, tls.clone(), counted));
                 }
                 Err(error) => {
-                    tracing::warn!("a connection could not be accepted: {error}");
+                    let text = error.to_string();
+                    if failures.is_news(&text, Instant::now()) {
+                        tracing::warn!("connections cannot be accepted for now; told once for as long as that lasts: {text}");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -71,6 +77,18 @@ pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Optio
     drop(listener);
     // What is left after the grace ends with the set.
     let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+/// Which failure to accept was the last. They come five times a second, and between those that lack a file one may be
+/// accepted: what is the same and has not been away for [`ACCEPT_QUIET`] is no news.
+#[derive(Default)]
+struct Failures(Option<(String, Instant)>);
+
+impl Failures {
+    fn is_news(&mut self, text: &str, now: Instant) -> bool {
+        let last = self.0.replace((text.to_owned(), now));
+        last.is_none_or(|(told, at)| told != text || now.duration_since(at) >= ACCEPT_QUIET)
+    }
 }
 
 async fn connection<S>(api: Arc<Api>, stream: S, tls: Option<TlsAcceptor>, _counted: Counted)
@@ -183,5 +201,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_lasts_is_told_once_and_again_when_it_is_another_or_comes_back() {
+        let began = Instant::now();
+        let mut failures = Failures::default();
+        let mut news = |text, seconds| failures.is_news(text, began + Duration::from_secs(seconds));
+        assert!(news("too many open files", 0));
+        // For longer than it would have to be away.
+        assert!((1..100).all(|second| !news("too many open files", second)));
+        assert!(news("no memory", 100));
+        assert!(news("too many open files", 101));
+        assert!(!news("too many open files", 160));
+        assert!(news("too many open files", 220));
     }
 }

@@ -27,13 +27,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
     sync::watch::Sender,
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use self::{api::Api, auth::Gatekeeper, requests::Counters};
@@ -50,6 +51,9 @@ use crate::{
 
 /// Where it listens unless told otherwise: not 2379, which is where an etcd would be.
 pub use crate::discovery::HOSTING_PORT as DEFAULT_PORT;
+/// For how long the name of an address to listen on is looked up. The system's resolver alone takes up to half a minute to
+/// say nothing.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 /// Clients that connect at the same moment.
 const BACKLOG: u32 = 4096;
 
@@ -72,15 +76,27 @@ pub struct ServerOptions {
 /// Binds the address that is named, and no other.
 ///
 /// # Errors
-/// [`Error::Setting`] if there is no such address here, or another process has it.
+/// [`Error::Setting`] if there is no such address here, another process has it, or nobody says in time what the name
+/// stands for.
 pub async fn bind(host: &str, port: u16) -> Result<TcpListener> {
+    bind_found(host, port, lookup_host((host, port))).await
+}
+
+async fn bind_found(
+    host: &str,
+    port: u16,
+    addresses: impl Future<Output = std::io::Result<impl Iterator<Item = SocketAddr>>>,
+) -> Result<TcpListener> {
     let wrong = |error: &dyn std::fmt::Display| Error::Setting {
         message: format!(
             "cannot listen on port {port} of `{host}`; expected an address of this machine and a free port: {error}"
         ),
     };
+    let addresses = timeout(LOOKUP_LIMIT, addresses).await.map_err(|_| {
+        wrong(&format!("what the name stands for was not answered within {} s", LOOKUP_LIMIT.as_secs()))
+    })?;
     let mut last = None;
-    for address in lookup_host((host, port)).await.map_err(|error| wrong(&error))? {
+    for address in addresses.map_err(|error| wrong(&error))? {
         match listen(address) {
             Ok(listener) => return Ok(listener),
             Err(error) => last = Some(error),
@@ -228,4 +244,16 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_nobody_answers_for_is_given_up() {
+        let silent = std::future::pending::<std::io::Result<std::iter::Empty<SocketAddr>>>();
+        let error = bind_found("far.example", 29400, silent).await.unwrap_err().to_string();
+        assert!(error.contains("`far.example`") && error.ends_with("not answered within 10 s"), "{error}");
+    }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from typing import Any
@@ -311,3 +312,42 @@ def test_an_awaited_call_can_be_cancelled(etcd: Service, run_id: str) -> None:
     cancelled = asyncio.run(story())
     # asyncio.run waits for its threads: one that still waited for a world would hold it up for minutes.
     assert time.monotonic() - cancelled < 5
+
+
+def test_another_tasks_members_outlive_a_cancelled_wait(own_etcd: Service, run_id: str) -> None:
+    async def story() -> list[str]:
+        async with await aio.join(run_id, nnodes=1, endpoint=own_etcd.endpoint, node_name="node-1") as run:
+            world = await run.next_world()
+            own_etcd.pause()
+            try:
+                members = asyncio.create_task(world.members())
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(run.wait_change(), 0.3)
+            finally:
+                own_etcd.resume()
+            return [member.name for member in await members]
+
+    assert asyncio.run(story()) == ["node-1"]
+
+
+def test_the_runs_store_is_awaited_and_outlives_another_tasks_cancelled_wait(etcd: Service, run_id: str) -> None:
+    async def story() -> bytes | None:
+        settings: dict[str, Any] = {"nnodes": 2, "endpoint": etcd.endpoint, "local_address": "127.0.0.1"}
+        # As long as another has the office and decides nothing, the run does not begin.
+        coordinator = f"/lattice/rdzv/default/{run_id}/ctl/coordinator"
+        record = {"version": 1, "node": "00000000000000aa", "name": "idle", "nonce": "aa", "min": 2, "max": 2}
+        etcd.put(coordinator, json.dumps(record).encode())
+        async with await aio.join(run_id, node_name="node-1", **settings) as first:
+            with pytest.raises(lattice_rdzv.JoinTimeoutError, match="has not begun"):
+                await first.store(timeout_seconds=0.1)
+            waiting = asyncio.create_task(first.store())
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(first.next_world(), 0.3)
+            assert not waiting.done()
+            etcd.delete(coordinator)
+            async with await aio.join(run_id, node_name="node-2", **settings) as second:
+                await asyncio.gather(first.next_world(), second.next_world())
+                await (await second.store()).set("key", b"value")
+                return await (await waiting).get("key")
+
+    assert asyncio.run(story()) == b"value"

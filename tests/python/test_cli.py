@@ -13,8 +13,9 @@ import pytest
 from harness.binaries import etcd_binary
 from harness.ports import free_port
 from harness.service import Service
-from harness.silent import http_endpoint
+from harness.silent import http_endpoint, silent_endpoint
 
+import lattice_rdzv
 from lattice_rdzv import _core
 from lattice_rdzv.cli import demo, doctor, etcd_versions, main, status
 
@@ -98,6 +99,8 @@ def test_a_misspelt_variable_is_told_and_those_of_kubernetes_are_not() -> None:
         ("3.6.14", "ok"),
         ("3.7.0-rc.1", "warn"),
         ("3.7.1", "ok"),
+        (f"3.5.21+lattice-rdzv.{lattice_rdzv.__version__}", "ok"),
+        (f"3.5.21+lattice-rdzv.{lattice_rdzv.__version__}.hosted", "ok"),
         ("4.0.0", "ok"),
         ("", "warn"),
         ("nightly", "warn"),
@@ -143,16 +146,26 @@ def test_torch_is_judged_by_whether_it_loads_entry_points(version: str | None, e
 @pytest.mark.parametrize(
     ("kind", "advice"),
     [
-        ("unavailable", "start the service"),
+        ("refused", "start the service"),
+        ("unavailable", "why it does not answer"),
         ("not_etcd", "client port"),
         ("denied", "LATTICE_RDZV_PASSWORD_FILE"),
         ("setting", "which setting"),
+        ("other", "the service's log"),
+        ("", "the service's log"),
     ],
 )
 def test_the_advice_is_for_what_is_wrong(kind: str, advice: str) -> None:
     (finding,) = doctor.judge_service(doctor.Probe("etcd:2379", error="it failed", kind=kind))
     assert finding.status == "fail"
     assert advice in finding.advice
+
+
+def test_the_embedded_store_is_no_etcd_with_holes(embedded: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--endpoint", embedded.endpoint]) == 0
+    finding = printed_findings(capsys)["etcd's release"]
+    assert finding["status"] == "ok"
+    assert "the embedded store" in finding["found"]
 
 
 def test_a_service_that_reads_only_fails_with_its_reason() -> None:
@@ -210,7 +223,16 @@ def test_where_an_agent_would_host_the_service_nobody_has_to_be(capsys: pytest.C
     assert main(["doctor", "--json", "--endpoint", f"127.0.0.1:{free_port()}", "--timeout", "2"]) == 0
     finding = printed_findings(capsys)["service"]
     assert finding["status"] == "warn"
+    assert "Connection refused" in finding["found"]
     assert "hosts it" in finding["advice"]
+
+
+def test_who_listens_and_says_nothing_keeps_an_agent_from_hosting(capsys: pytest.CaptureFixture[str]) -> None:
+    with silent_endpoint() as endpoint:
+        assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "2"]) == 1
+    finding = printed_findings(capsys)["service"]
+    assert finding["status"] == "fail"
+    assert "did not answer" in finding["found"]
 
 
 def test_a_wrong_setting_is_a_finding_and_not_a_traceback(

@@ -117,7 +117,7 @@ def test_a_node_of_another_process(join: JoinNode) -> None:
         assert ours.poll(10)
         assert f"process {child.pid} was forked from it" in ours.recv()
     assert ours.poll(10)
-    assert ours.recv() == (0, True, 0)
+    assert ours.recv() == (0, False, 0)
     child.join(10)
     assert child.exitcode == 0
     assert node.state == "member"

@@ -122,7 +122,8 @@ def test_survivors_are_told_of_a_lost_host_and_go_on_when_it_is_back(
 ) -> None:
     host = node_program(tmp_path, endpoint, run_id, "node-1", "time.sleep(600)")
     wait_for("the host serves", lambda: _answers(endpoint), detail=lambda: host.output)
-    assert "this node hosts the service, and the run ends with it" in host.output
+    line = "this node hosts the service, and the run ends with it"
+    wait_for("it says so", lambda: line in host.output, detail=lambda: host.output)
     other = join_hosted("node-2")
     before = other.next_world()
     host.process.kill()
@@ -133,7 +134,7 @@ def test_survivors_are_told_of_a_lost_host_and_go_on_when_it_is_back(
     assert change.kind == "lost"
     assert change.why == "lost node-1, which hosts the service"
     waiting = Pending(lambda: other.next_world(timeout_seconds=60))
-    again = node_program(tmp_path, endpoint, run_id, "node-1", "run.close('succeeded')")
+    again = node_program(tmp_path, endpoint, run_id, "node-1", "run.wait_change(timeout_seconds=60)")
     after = waiting.result(timeout_seconds=60)
     assert (after.size, after.rank) == (2, before.rank)
     assert after.round > before.round

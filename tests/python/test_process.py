@@ -235,6 +235,55 @@ def test_an_application_that_configured_logging_gets_the_records_once(
     assert all(line.startswith("app: ") for line in lines), talking.output
 
 
+def test_threads_that_start_the_logs_at_once_start_one_thread(tmp_path: Path) -> None:
+    # The first is held up in the middle of starting: whoever comes meanwhile has to wait for it, here in vain.
+    starting = Program(
+        tmp_path,
+        """
+    import threading
+    from lattice_rdzv import _core, _logs
+    configure = _logs._configure
+    def meanwhile():
+        _logs._configure = configure
+        second = threading.Thread(target=_logs.start)
+        second.start()
+        second.join(0.5)
+        configure()
+    _logs._configure = meanwhile
+    _logs.start()
+    for thread in threading.enumerate():
+        if thread.name.startswith("Thread-"):
+            thread.join()
+    print([thread.name for thread in threading.enumerate()].count("lattice-rdzv-logs"), "thread of the logs")
+    _logs.stop(_core.shutdown)
+""",
+    )
+    assert starting.wait() == 0, starting.output
+    assert "1 thread of the logs" in starting.output
+
+
+def test_a_child_has_logs_of_its_own_though_a_thread_was_starting_its_parents(tmp_path: Path) -> None:
+    forking = Program(
+        tmp_path,
+        """
+    import os, threading
+    from lattice_rdzv import _core, _logs
+    _logs.start()
+    with _logs._lock:
+        child = os.fork()
+    if child == 0:
+        _logs.start()
+        print([thread.name for thread in threading.enumerate()].count("lattice-rdzv-logs"), "of the child", flush=True)
+    else:
+        print("child ended", os.waitpid(child, 0)[1], flush=True)
+    _logs.stop(_core.shutdown)
+""",
+    )
+    assert forking.wait() == 0, forking.output
+    assert "1 of the child" in forking.output
+    assert "child ended 0" in forking.output
+
+
 def test_a_node_that_is_killed_is_lost_within_its_lease(
     tmp_path: Path, etcd: Service, run_id: str, join: JoinNode
 ) -> None:

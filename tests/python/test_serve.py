@@ -210,3 +210,29 @@ def test_addresses() -> None:
     for wrong in ("node0:x", "node0:70000", "node0:-1"):
         with pytest.raises(argparse.ArgumentTypeError, match=wrong):
             command.address(wrong)
+
+
+@pytest.mark.parametrize("read", ["password_file", "cert"])
+def test_other_threads_run_while_a_server_reads_its_files(tmp_path: Path, read: str) -> None:
+    # A pipe is read once another thread of the same program has written it, which needs the interpreter.
+    starting = Program(
+        tmp_path,
+        f"""
+    import os, threading
+    import lattice_rdzv
+    pipe = {str(tmp_path / "pipe")!r}
+    os.mkfifo(pipe)
+    def write():
+        with open(pipe, "w") as file:
+            file.write("secret")
+    threading.Thread(target=write).start()
+    files = dict(user="user", password_file=pipe) if {read!r} == "password_file" else dict(cert=pipe, key=os.devnull)
+    try:
+        with lattice_rdzv.serve(port=0, **files):
+            print("served")
+    except lattice_rdzv.SettingsError as error:
+        print(error)
+""",
+    )
+    assert starting.wait() == 0, starting.output
+    assert ("served" if read == "password_file" else "expected PEM") in starting.output

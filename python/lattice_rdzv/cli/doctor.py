@@ -171,30 +171,34 @@ def without_user(value: str) -> str:
 
 
 WHAT_TO_DO = {
-    "unavailable": "start the service, or name it with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS)",
+    "refused": "start the service, or name it with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS)",
+    "unavailable": "start the service, or see in its log, and in what is between it and here, why it does not answer; or "
+    "name another with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS)",
     "not_etcd": "name etcd's client port with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS); 2379 by "
     "default, while 2380 is for its peers",
     "denied": "the service is there: look at LATTICE_RDZV_USER and LATTICE_RDZV_PASSWORD_FILE, or at LATTICE_RDZV_CACERT, "
     "_CERT and _KEY, and at what that user may do",
     "setting": "the message says which setting, and what it may be",
+    "other": "the message says what went wrong: see in the service's log what it has to say of that, and that it is etcd 3.4 "
+    "or newer",
 }
 
 
 def judge_service(probe: Probe, *, hosted_at: str = "") -> list[Finding]:
     """Whether it answers, which release it is, whether it lets us write; or, if it is not there, whether a node would
     host it at `hosted_at`."""
-    if probe.kind == "unavailable" and hosted_at:
+    if probe.kind == "refused" and hosted_at:
         return [
             Finding(
                 "service",
                 "warn",
-                f"nobody serves yet at {hosted_at}",
+                f"nobody serves yet at {hosted_at}: {probe.error}",
                 "the first agent on the machine whose address that is hosts it for all; if an etcd is meant, start it, "
                 "or name it with `--rdzv-endpoint`",
             )
         ]
     if probe.error:
-        return [Finding("service", "fail", probe.error, WHAT_TO_DO.get(probe.kind, WHAT_TO_DO["unavailable"]))]
+        return [Finding("service", "fail", probe.error, WHAT_TO_DO.get(probe.kind, WHAT_TO_DO["other"]))]
     findings = [Finding("service", "ok", f"{probe.endpoint} answers"), judge_etcd(probe.version)]
     if not probe.has_leader:
         findings.append(
@@ -227,6 +231,9 @@ def judge_service(probe: Probe, *, hosted_at: str = "") -> list[Finding]:
 def judge_etcd(version: str) -> Finding:
     """Whether a release of etcd is one to trust a run to."""
     check = "etcd's release"
+    if "+lattice-rdzv" in version:
+        # What stands before the plus is the release whose API it serves; etcd's holes are not its own.
+        return Finding(check, "ok", f"none, the embedded store: {version}")
     parsed = etcd_versions.parse(version)
     if parsed is None:
         return Finding(
