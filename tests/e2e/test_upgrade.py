@@ -25,6 +25,7 @@ OLD_VALUES: dict[str, Any] = {
     "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
     "nodeSelector": {"kubernetes.io/os": "linux"},
 }
+RESET_THEN_REUSE = "--reset-then-reuse-values"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,10 @@ def old_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("3.22.0", "4.3.1", ("--server-side=auto",)),
         ("4.3.1", "4.3.1", ("--server-side=true",)),
         ("3.22.0", "4.3.1", ("--server-side=true", "--force-conflicts")),
+        # Its values are not given again: Helm takes them from the release.
+        ("3.22.0", "3.22.0", (RESET_THEN_REUSE,)),
     ],
-    ids=["helm-3", "helm-4-auto", "helm-4-server-side", "helm-3-then-4-server-side"],
+    ids=["helm-3", "helm-4-auto", "helm-4-server-side", "helm-3-then-4-server-side", "helm-3-its-own"],
 )
 def test_from_0_1_0_and_back(
     cluster: Cluster, namespaces: MakeNamespace, old_chart: Path, before: str, after: str, arguments: tuple[str, ...]
@@ -61,7 +64,7 @@ def test_from_0_1_0_and_back(
     old.roll_out()
     pods = {one["metadata"]["uid"] for one in old.pods()}
 
-    new.upgrade(OLD_VALUES, *arguments)
+    new.upgrade({} if RESET_THEN_REUSE in arguments else OLD_VALUES, *arguments)
     deployment = cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
     spec = deployment["spec"]["template"]["spec"]
