@@ -185,7 +185,7 @@ def test_a_store_made_anew_is_another_cluster_under_another_token_alone(cluster:
 def spoken(one: Cluster) -> set[str | None]:
     """The cluster version that each member tells, as UPGRADING.md looks at it."""
     told = (
-        re.search('^etcd_cluster_version{cluster_version="(.*)"} 1$', pod.get("/metrics", 2381)[1], re.M)
+        re.search('^etcd_cluster_version{cluster_version="(.*)"} 1$', pod.get("/metrics", 2381)[1], re.MULTILINE)
         for pod in one.pods
     )
     return {match[1] if match else None for match in told}
