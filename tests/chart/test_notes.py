@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,20 +37,28 @@ def test_a_default_install_says_what_it_is_and_how_to_use_it(notes: Any) -> None
     assert "etcd 3.5.5, one member, whose data goes with its pod, v2 API on." in text
     assert "plain HTTP" in text
     assert "configMapRef:\n        name: lattice-rdzv-config" in text
-    assert "LATTICE_RDZV_BACKEND=etcd" in text
-    assert "LATTICE_RDZV_CLIENT_SERVICE_HOST=lattice-rdzv-client.lattice.svc.cluster.local" in text
-    assert "LATTICE_RDZV_CLIENT_SERVICE_PORT=2379" in text
+    assert "in their container, and nothing else:" in text
     assert "helm test rdzv --namespace lattice" in text
     assert text.count("WARNING") == 2
     assert "WARNING: `resources` is empty" in text
     assert "WARNING: etcd 3.5.5 has known holes" in text
 
 
+@pytest.mark.parametrize("values", [{}, MTLS, merged(MEMBERS, AUTH)], ids=["open", "mtls", "auth"])
+def test_agents_by_hand_are_told_all_that_the_others_read(notes: Any, values: dict[str, Any]) -> None:
+    """Without the endpoint or the certificates an agent would speak plain HTTP to a store that does not."""
+    told = dict(re.findall("^  ([A-Z_]+)=(.*)$", notes(values), re.MULTILINE))
+    assert told == Renderer().objects(values).agents
+    without = merged(values, {"agents": {"configMap": {"includeEndpoint": False}}})
+    assert notes(without) == notes(values)
+
+
 def test_a_production_install_is_warned_of_nothing(notes: Any) -> None:
     text = notes(None, CHART / "values-production.yaml")
     assert "3 members on volumes, v2 API off" in text
     assert "over mTLS" in text
-    assert "`ca.crt`, `tls.crt` and `tls.key` mounted at /etc/lattice-rdzv/tls" in text
+    assert "a Secret of their namespace with `ca.crt`, `tls.crt` and `tls.key` mounted at /etc/lattice-rdzv/tls" in text
+    assert "nothing else" not in text
     assert "WARNING" not in text
 
 
@@ -60,7 +69,7 @@ def test_a_production_install_is_warned_of_nothing(notes: Any) -> None:
         ({"persistence": {"enabled": True}}, "one member on a volume"),
         (merged(MTLS, {"tls": {"client": {"requireClientCert": False}}}), "served over TLS."),
         (merged(MEMBERS, AUTH), "with users and roles"),
-        (AUTH, "a Secret with the key `lattice` mounted at /etc/lattice-rdzv/auth"),
+        (AUTH, "a Secret of their namespace with the key `lattice` mounted at /etc/lattice-rdzv/auth"),
         ({"agents": {"namespaces": ["team-a"]}}, "Agents in lattice, team-a need"),
         ({"external": {"endpoints": ["http://etcd-1:2379"]}}, "uses your own etcd: http://etcd-1:2379"),
         (

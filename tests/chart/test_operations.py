@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chart.render import MEMBERS, Objects, Renderer, merged
+from chart.tools import CHART
 
 POLICY = {"networkPolicy": {"enabled": True}}
 MONITORING = {"metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}}
@@ -40,8 +41,20 @@ def test_several_members_are_kept_apart_where_that_is_possible() -> None:
     assert "affinity" not in Renderer().objects().pod["spec"]
 
 
+def test_members_in_production_are_kept_apart_for_certain() -> None:
+    """By labels that their pods bear, or nothing would be apart."""
+    objects = Renderer().objects(None, CHART / "values-production.yaml")
+    labels, spec = objects.pod["metadata"]["labels"], objects.pod["spec"]
+    (term,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (constraint,) = spec["topologySpreadConstraints"]
+    assert (term["topologyKey"], constraint["topologyKey"]) == ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    assert constraint["whenUnsatisfiable"] == "DoNotSchedule"
+    for rule in (term, constraint):
+        assert rule["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
 def test_your_own_etcd_is_only_what_agents_read() -> None:
-    values = {"external": {"endpoints": ["http://etcd-1:2379", "etcd-2:2379"]}, **POLICY, **MONITORING}
+    values = {"external": {"endpoints": ["http://etcd-1:2379", "etcd-2:2379"]}}
     objects = Renderer().objects(values)
     assert objects.names() == {("ConfigMap", "lattice-rdzv-config")}
     assert objects.agents == {
@@ -76,15 +89,21 @@ def test_by_default_agents_of_the_own_namespace_and_the_named_ones_come_in() -> 
     )
 
 
-def test_selectors_leave_only_agents_the_store_and_the_test() -> None:
+def test_selected_namespaces_come_in_beside_the_own_and_the_named_ones() -> None:
+    """All three at once, but of each only the pods that are selected; else there are the test's and the store's own."""
     agents = {
         "agentNamespaceSelector": {"matchLabels": {"agents": "true"}},
         "agentPodSelector": {"matchLabels": {"a": "b"}},
     }
-    objects = Renderer().objects(merged(MEMBERS, POLICY, {"networkPolicy": agents}))
+    objects = Renderer().objects(
+        merged(MEMBERS, POLICY, {"networkPolicy": agents, "agents": {"namespaces": ["team-a"]}})
+    )
+    pods = {"podSelector": agents["agentPodSelector"]}
     store = {"podSelector": {"matchLabels": {"app": "lattice-rdzv", "lattice-rdzv/store": "members-3"}}}
     assert allowed(objects, "client") == [
-        {"namespaceSelector": {"matchLabels": {"agents": "true"}}, "podSelector": {"matchLabels": {"a": "b"}}},
+        pods,
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "team-a"}}, **pods},
+        {"namespaceSelector": agents["agentNamespaceSelector"], **pods},
         {"podSelector": {"matchLabels": {"app": "lattice-rdzv-test"}}},
         store,
     ]

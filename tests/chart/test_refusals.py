@@ -174,6 +174,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         ["`etcd.unsafeNoFsync`", "--set ephemeral.medium=Memory"],
         "1.30.0",
     ),
+    "a store in memory as large as its limit": (
+        {"ephemeral": {"medium": "Memory"}, "resources": {"limits": {"memory": "1.5Gi"}}},
+        ["`resources.limits.memory` above 1610612736 bytes", "`etcd.quotaBackendBytes`", "is: `1.5Gi`"],
+        "1.30.0",
+    ),
     "volumes in memory": (
         {**PERSISTENT, "ephemeral": {"medium": "Memory"}},
         ["exclude each other", "`ephemeral.medium`"],
@@ -208,6 +213,30 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "your own etcd and members": (
         {"external": {"endpoints": ["etcd-1:2379"]}, **MEMBERS},
         ["`external.endpoints`", "`replicaCount`"],
+        "1.30.0",
+    ),
+    "your own etcd and a policy": (
+        {"external": {"endpoints": ["etcd-1:2379"]}, "networkPolicy": {"enabled": True}},
+        ["`external.endpoints`", "`networkPolicy.enabled`"],
+        "1.30.0",
+    ),
+    "your own etcd and a ServiceMonitor": (
+        {"external": {"endpoints": ["etcd-1:2379"]}, "metrics": {"serviceMonitor": {"enabled": True}}},
+        ["`external.endpoints`", "`metrics`"],
+        "1.30.0",
+    ),
+    "your own etcd and alerts": (
+        {"external": {"endpoints": ["etcd-1:2379"]}, "metrics": {"prometheusRule": {"enabled": True}}},
+        ["`external.endpoints`", "`metrics`"],
+        "1.30.0",
+    ),
+    "a test of your own etcd over TLS without a Secret": (
+        {
+            "external": {"endpoints": ["https://etcd-1:2379"]},
+            "tls": {"client": {"enabled": True}},
+            "agents": {"image": "agent:1"},
+        },
+        ["namespace `lattice`", "--set tls.client.existingSecret=rdzv-client-tls"],
         "1.30.0",
     ),
     "your own etcd with the other scheme": (
@@ -256,6 +285,34 @@ def test_every_refusal_in_the_templates_is_tested() -> None:
             continue
         pattern = re.escape(text.split(". ")[0]).replace("%s", ".*").replace("%d", "[0-9]+").replace("%t", ".*")
         assert any(re.search(pattern, message) for message in messages), f"no refusal has these words: {text}"
+
+
+def in_memory(limit: str | int) -> dict[str, Any]:
+    """A store of 1536000000 bytes beside that memory limit."""
+    return {
+        "ephemeral": {"medium": "Memory", "sizeLimit": "1536M"},
+        "resources": {"limits": {"memory": limit}},
+    }
+
+
+@pytest.mark.parametrize(
+    "limit", [1536000001, "1536000001000m", "1536001k", "1537M", "2e9", "1500001Ki", "1465Mi", "1.5Gi"]
+)
+def test_a_memory_limit_above_the_store_is_taken_in_each_notation(limit: str | int) -> None:
+    assert Renderer().objects(in_memory(limit)).etcd["resources"]["limits"]["memory"] == limit
+
+
+@pytest.mark.parametrize(
+    "limit", [1536000000, "1536000000000m", "1536000k", "1536M", "1.5e9", "1500000Ki", "1464Mi", "0.001T"]
+)
+def test_a_memory_limit_that_the_store_alone_fills_is_refused_in_each_notation(limit: str | int) -> None:
+    with pytest.raises(Refused, match="above 1536000000 bytes"):
+        Renderer().text(in_memory(limit))
+
+
+def test_your_own_etcd_over_tls_needs_no_secret_where_the_chart_mounts_none() -> None:
+    values = {"external": {"endpoints": ["https://etcd-1:2379"]}, "tls": {"client": {"enabled": True}}}
+    assert Renderer().objects(values).agents["LATTICE_RDZV_CACERT"] == "/etc/lattice-rdzv/tls/ca.crt"
 
 
 def test_what_is_published_on_purpose_is_rendered() -> None:

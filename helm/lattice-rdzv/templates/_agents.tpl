@@ -1,13 +1,17 @@
 {{/* What agents are told. The names are those that the package reads. */}}
 
+{{- define "lattice.agentEndpoint" -}}
+{{- if not (include "lattice.external" .) -}}
+LATTICE_RDZV_CLIENT_SERVICE_HOST: {{ include "lattice.clientHost" . | quote }}
+LATTICE_RDZV_CLIENT_SERVICE_PORT: {{ .Values.clientService.externalPort | quote }}
+{{ end -}}
+LATTICE_RDZV_ENDPOINTS: {{ include "lattice.endpoints" . | quote }}
+{{- end -}}
+
 {{- define "lattice.agentEnvironment" -}}
 LATTICE_RDZV_BACKEND: {{ .Values.rendezvous.backend | quote }}
 {{- if .Values.agents.configMap.includeEndpoint }}
-{{- if not (include "lattice.external" .) }}
-LATTICE_RDZV_CLIENT_SERVICE_HOST: {{ include "lattice.clientHost" . | quote }}
-LATTICE_RDZV_CLIENT_SERVICE_PORT: {{ .Values.clientService.externalPort | quote }}
-{{- end }}
-LATTICE_RDZV_ENDPOINTS: {{ include "lattice.endpoints" . | quote }}
+{{ include "lattice.agentEndpoint" . }}
 {{- end }}
 {{- with .Values.agents.tenant }}
 LATTICE_RDZV_TENANT: {{ . | quote }}
@@ -29,20 +33,20 @@ LATTICE_RDZV_PASSWORD_FILE: {{ printf "%s/%s" .Values.agents.authMountPath $user
 {{/* Where a NetworkPolicy lets agents come from. */}}
 {{- define "lattice.agentPeers" -}}
 {{- $policy := .Values.networkPolicy -}}
-{{- if $policy.agentNamespaceSelector -}}
-- namespaceSelector:
-    {{- toYaml $policy.agentNamespaceSelector | nindent 4 }}
-  podSelector:
-    {{- toYaml (default dict $policy.agentPodSelector) | nindent 4 }}
-{{- else -}}
+{{- $pods := toYaml (default dict $policy.agentPodSelector) -}}
 - podSelector:
-    {{- toYaml (default dict $policy.agentPodSelector) | nindent 4 }}
+    {{- $pods | nindent 4 }}
 {{- range .Values.agents.namespaces }}
 - namespaceSelector:
     matchLabels:
       kubernetes.io/metadata.name: {{ . }}
   podSelector:
-    {{- toYaml (default dict $policy.agentPodSelector) | nindent 4 }}
+    {{- $pods | nindent 4 }}
 {{- end }}
-{{- end -}}
+{{- with $policy.agentNamespaceSelector }}
+- namespaceSelector:
+    {{- toYaml . | nindent 4 }}
+  podSelector:
+    {{- $pods | nindent 4 }}
+{{- end }}
 {{- end -}}

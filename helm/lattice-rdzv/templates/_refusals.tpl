@@ -10,7 +10,8 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- include "lattice.refuseMembers" . -}}
 {{- include "lattice.refuseStorage" . -}}
 {{- include "lattice.refuseVersion" . -}}
-{{- include "lattice.refuseTLS" . -}}
+{{- include "lattice.refuseTLS" (list . "client") -}}
+{{- include "lattice.refuseTLS" (list . "peer") -}}
 {{- include "lattice.refuseAuth" . -}}
 {{- include "lattice.refuseNames" . -}}
 {{- include "lattice.refusePorts" . -}}
@@ -22,9 +23,11 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- end -}}
 
 {{- define "lattice.refuseExternal" -}}
-{{- if or (include "lattice.stateful" .) .Values.auth.enabled -}}
-{{- fail "with `external.endpoints` the chart makes no store, so `replicaCount`, `persistence.enabled` and `auth.enabled` have nothing to act on; leave them out, or leave out `external.endpoints`" -}}
+{{- $metrics := or .Values.metrics.serviceMonitor.enabled .Values.metrics.prometheusRule.enabled -}}
+{{- if or (include "lattice.stateful" .) .Values.auth.enabled .Values.networkPolicy.enabled $metrics -}}
+{{- fail "with `external.endpoints` the chart makes no store, so `replicaCount`, `persistence.enabled`, `auth.enabled`, `networkPolicy.enabled` and `metrics` have nothing to act on; leave them out, or leave out `external.endpoints`" -}}
 {{- end -}}
+{{- if .Values.agents.image -}}{{- include "lattice.refuseTLS" (list . "client") -}}{{- end -}}
 {{- $scheme := printf "%s://" (include "lattice.clientScheme" .) -}}
 {{- range .Values.external.endpoints -}}
 {{- if and (contains "://" .) (not (hasPrefix $scheme .)) -}}
@@ -53,6 +56,10 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- if and (eq (.Values.etcd.unsafeNoFsync | toString) "true") (not (include "lattice.inMemory" .)) -}}
 {{- fail "without syncing, a reboot of the machine leaves a log on disk that etcd cannot read; leave `etcd.unsafeNoFsync` at `auto`, or add --set ephemeral.medium=Memory. It is: `true`" -}}
 {{- end -}}
+{{- $limit := (default dict (default dict .Values.resources).limits).memory -}}
+{{- if and (include "lattice.inMemory" .) $limit (le (int64 (include "lattice.bytes" $limit)) (int64 (include "lattice.bytes" (include "lattice.ephemeralSize" .)))) -}}
+{{- fail (printf "data in memory counts against the container's memory limit, so etcd would be killed before its store is full; raise `resources.limits.memory` above %s bytes, or lower `etcd.quotaBackendBytes` or `ephemeral.sizeLimit`. `resources.limits.memory` is: `%v`" (include "lattice.bytes" (include "lattice.ephemeralSize" .)) $limit) -}}
+{{- end -}}
 {{- if and (eq .Values.persistence.whenDeleted "Delete") (semverCompare "<1.27-0" .Capabilities.KubeVersion.Version) -}}
 {{- fail (printf "Kubernetes before 1.27 keeps the claims of a deleted StatefulSet (here is %s); leave `persistence.whenDeleted` at `Retain`. It is: `Delete`" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
@@ -76,17 +83,18 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- end -}}
 {{- end -}}
 
+{{/* (list root "client") */}}
 {{- define "lattice.refuseTLS" -}}
-{{- range $side := list "client" "peer" -}}
-{{- $tls := index $.Values.tls $side -}}
+{{- $root := index . 0 -}}
+{{- $side := index . 1 -}}
+{{- $tls := index $root.Values.tls $side -}}
 {{- if and $tls.enabled (not $tls.existingSecret) -}}
-{{- fail (printf "TLS needs a Secret with `tls.crt`, `tls.key` and `ca.crt` in the namespace `%s`; name it, for example --set tls.%s.existingSecret=rdzv-%s-tls. Empty is: `tls.%s.existingSecret`" $.Release.Namespace $side $side $side) -}}
+{{- fail (printf "TLS needs a Secret with `tls.crt`, `tls.key` and `ca.crt` in the namespace `%s`; name it, for example --set tls.%s.existingSecret=rdzv-%s-tls. Empty is: `tls.%s.existingSecret`" $root.Release.Namespace $side $side $side) -}}
 {{- end -}}
 {{- if and $tls.existingSecret (not $tls.enabled) -}}
 {{- fail (printf "the Secret is named, but TLS is not on; add --set tls.%s.enabled=true, or leave the name out. `tls.%s.existingSecret` is: `%s`" $side $side $tls.existingSecret) -}}
 {{- end -}}
-{{- end -}}
-{{- if and .Values.tls.client.caCertificate (not .Values.tls.client.enabled) -}}
+{{- if and $tls.caCertificate (not $tls.enabled) -}}
 {{- fail "an authority is published to agents, but TLS is not on; add --set tls.client.enabled=true, or leave out `tls.client.caCertificate`" -}}
 {{- end -}}
 {{- end -}}

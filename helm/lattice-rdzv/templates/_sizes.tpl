@@ -1,5 +1,13 @@
 {{/* The quota of the database, and how much memory a store in memory may take. */}}
 
+{{/* A quantity of Kubernetes, such as `1.5Gi`, in bytes. */}}
+{{- define "lattice.bytes" -}}
+{{- $number := regexFind "^[0-9.]+([eE][+-]?[0-9]+)?" (toString .) -}}
+{{- $decimal := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 -}}
+{{- $binary := dict "Ki" 0x1p10 "Mi" 0x1p20 "Gi" 0x1p30 "Ti" 0x1p40 "Pi" 0x1p50 "Ei" 0x1p60 -}}
+{{- mulf (float64 $number) (get (merge $decimal $binary) (trimPrefix $number (toString .))) | int64 -}}
+{{- end -}}
+
 {{- define "lattice.quotaBytes" -}}
 {{- $given := int64 .Values.etcd.quotaBackendBytes -}}
 {{- if $given -}}{{- $given -}}
