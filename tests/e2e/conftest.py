@@ -121,6 +121,8 @@ def _namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Ma
         cluster.kubernetes("delete", "jobs", "--all", f"--namespace={name}", "--timeout=120s")
         # One of a name that the next story could want has to be gone.
         cluster.kubernetes("delete", "namespace", name, f"--wait={'false' if '-' in name else 'true'}")
+        # What the claims of the next one of that name would find bound.
+        cluster.kubernetes("delete", "persistentvolumes", f"--selector={STORY}={name}", "--wait=false")
         request.session.stash[_NAMESPACES].remove(name)
 
 
