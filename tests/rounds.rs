@@ -138,6 +138,34 @@ async fn a_closing_is_given_up_with_the_last_who_waits_for_it() {
     agents[0].link.mend();
     sleep(TTL).await;
     assert_eq!(node.subscribe().borrow().state, State::Member, "nobody asks for it any more");
+
+    agents[0].link.cut();
+    let first = node.close(Outcome::Failed, "", short);
+    let second = node.close(Outcome::Succeeded, "", Some(TTL));
+    let mended = async {
+        sleep(TTL / 2).await;
+        agents[0].link.mend();
+    };
+    assert_eq!(tokio::join!(first, second, mended), (false, true, ()), "one still asks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_after_a_closing_was_given_up_has_its_own_word() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "1", &["a"]).await;
+    world(&agents[0]).await;
+    agents[0].link.cut();
+    // Between two attempts, of which each takes a quarter of the lease.
+    let limit = TTL / 4 + Duration::from_millis(5);
+    assert!(!agents[0].node.close(Outcome::Failed, "", Some(limit)).await);
+    let mended = async {
+        sleep(TTL / 3).await;
+        agents[0].link.mend();
+    };
+    let closing = agents[0].node.close(Outcome::Succeeded, "", None);
+    assert_eq!(tokio::join!(closing, mended), (true, ()));
+    let error = agents[0].node.next_world(None, None).await.unwrap_err();
+    assert!(matches!(&error, Error::Closed { outcome, .. } if outcome == "succeeded"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,8 +61,8 @@ def stop(shutdown: Callable[[], None]) -> None:
     """Ends the core's runtime by `shutdown`, which also ends the pending fetch, then the thread, and logs what is left."""
     global _thread
     with _lock:
-        thread, _thread = _thread, None
-    _stopping.set()
+        thread, stopping, _thread = _thread, _stopping, None
+    stopping.set()
     shutdown()
     if thread is None:
         return

@@ -396,9 +396,10 @@ fn pod_facts_with(environment: &BTreeMap<String, String>, read: impl Fn(&str) ->
 /// The namespace and the cluster's domain in a resolver's file, to which a kubelet writes, unless `dnsPolicy` says
 /// otherwise, `search NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN` and then what the node itself searches.
 fn searched(resolver: &str) -> Option<(String, String)> {
-    // resolv.conf(5): the last one counts.
-    let line = resolver.lines().rev().find_map(|line| line.trim_start().strip_prefix("search"))?;
-    let domains: Vec<&str> = line.split_whitespace().map(|domain| domain.trim_end_matches('.')).collect();
+    // resolv.conf(5): of both kinds of line the last one counts.
+    let mut lines = resolver.lines().rev().map(|line| line.split_whitespace());
+    let words = lines.find(|words| matches!(words.clone().next(), Some("search" | "domain")))?;
+    let domains: Vec<&str> = words.skip(1).map(|domain| domain.trim_end_matches('.')).collect();
     domains.iter().find_map(|first| {
         let (namespace, services) = first.split_once('.')?;
         let domain = services.strip_prefix("svc.")?;
@@ -629,6 +630,8 @@ mod tests {
             "search own.svc.corp.example corp.example", // a company's own `svc`
             "search own.svc.a/b svc.a/b",
             "search own.svc.cluster.local svc.cluster.local\nsearch corp.example",
+            "search own.svc.cluster.local svc.cluster.local\ndomain corp.example",
+            "searches own.svc.cluster.local svc.cluster.local",
         ] {
             assert_eq!(searched(other), None, "{other}");
         }

@@ -10,12 +10,12 @@ mod waiting;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Mutex, mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, sleep_until, timeout_at},
 };
@@ -279,14 +279,21 @@ impl Node {
     /// Leaves the run and gives the lease back; whether the service acknowledged it. Idempotent, and several may wait for
     /// it; the shortest limit of theirs counts.
     pub async fn leave(&self, limit: Option<Duration>) -> bool {
-        let (done, answer) = oneshot::channel();
         let limit = limit.unwrap_or(self.context.settings.close_timeout);
         let began = Instant::now();
-        if let Some(left) = self.left.get() {
-            return *left;
-        }
-        // A session that was over before it read the command had left.
-        let acknowledged = self.ask(Command::Leave { done }, answer, limit).await.is_some() || self.is_gone();
+        let left = match self.left.get() {
+            Some(left) => *left,
+            None => self.give_back(limit).await,
+        };
+        self.stop_hosting(limit.saturating_sub(began.elapsed())).await;
+        left
+    }
+
+    async fn give_back(&self, limit: Duration) -> bool {
+        let (done, answer) = oneshot::channel();
+        // A session that ended for another's leaving may not have read the command.
+        let acknowledged =
+            self.ask(Command::Leave { done }, answer, limit).await.is_some() || self.shared.is_gone();
         if self.left.set(acknowledged).is_ok() && !acknowledged {
             self.session.abort();
             self.shared.end(Error::Left);
@@ -295,19 +302,14 @@ impl Node {
                 limit.as_secs_f64()
             );
         }
-        let left = self.left.get().copied().unwrap_or(acknowledged);
-        self.stop_hosting(limit.saturating_sub(began.elapsed())).await;
-        left
+        self.left.get().copied().unwrap_or(acknowledged)
     }
 
-    fn is_gone(&self) -> bool {
-        self.shared.subscribe().borrow().state == State::Left
-    }
-
-    /// Ends the service that this node hosts; after the run's end once the others have left, too.
+    /// Ends the service that this node hosts; after the run's end once the others have left, too. Whoever else leaves
+    /// meanwhile waits for that.
     async fn stop_hosting(&self, limit: Duration) {
-        let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(host) = host else { return };
+        let Ok(mut host) = tokio::time::timeout(limit, self.host.lock()).await else { return };
+        let Some(host) = host.take() else { return };
         let closed = self.shared.subscribe().borrow().closed.is_some();
         if closed {
             host.linger(self.context.backend.as_ref(), &self.context.keys, limit).await;

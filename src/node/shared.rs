@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -125,6 +125,7 @@ pub(super) struct Shared {
     snapshot: watch::Sender<Snapshot>,
     returned: Mutex<Option<LastWorld>>,
     waiting: AtomicU32,
+    gone: AtomicBool,
     followers: Mutex<Vec<Follower>>,
     /// The slots of each id that this node has had: an id's writes must never begin anew.
     slots: Mutex<BTreeMap<NodeId, Arc<Slots>>>,
@@ -136,6 +137,7 @@ impl Shared {
             snapshot: watch::Sender::new(Snapshot::default()),
             returned: Mutex::default(),
             waiting: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
             followers: Mutex::default(),
             slots: Mutex::default(),
         }
@@ -183,6 +185,16 @@ impl Shared {
     pub(super) fn end(&self, error: Error) {
         let last = self.snapshot.borrow().clone();
         self.publish(&Snapshot { state: State::Left, node: None, end: Some(error), ..last });
+    }
+
+    /// The session has left as one should: the service knows.
+    pub(super) fn set_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Whether it has.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// The world that its owner has.

@@ -141,8 +141,9 @@ pub struct Connection {
     pub backend: BackendKind,
     /// Who we are.
     pub credentials: Credentials,
-    /// For how long a first connection is tried before it is an error. Default 30 s: a pod may start before its
-    /// service, and whoever mistyped an endpoint should not wait for `join_timeout`.
+    /// For how long a first connection is tried before it is an error, and for how long at a time the service may be
+    /// away while a node joins. Default 30 s: a pod may start before its service, and whoever mistyped an endpoint
+    /// should not wait for `join_timeout`.
     #[serde(serialize_with = "seconds")]
     pub connect_timeout: Duration,
 }

@@ -25,7 +25,7 @@ from e2e.agents import (
 )
 from e2e.chart import Chart
 from e2e.cluster import NODES, ROOT, Cluster, NoCluster, choose
-from e2e.kubernetes import Failed, Kubernetes, Object, is_leaving
+from e2e.kubernetes import Failed, Kubernetes, Object, is_leaving, takes_pods
 from e2e.report import gather
 
 DEFAULT_ETCD = "v3.5.5"
@@ -37,11 +37,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
     folder = tmp_path_factory.mktemp("cluster")
     wheels = list((ROOT / "dist").glob("*.whl"))
     if not wheels:
-        _lack("no wheel in dist/ (make wheel)")
+        lack("no wheel in dist/ (make wheel)")
     try:
         with choose(folder) as (chosen, others):
             say("; ".join([f"cluster: {chosen.describe()}", *(f"none before it: {lack}" for lack in others)]))
-            machines = [one for one in chosen.kubernetes.list("nodes", "") if not one["spec"].get("taints")]
+            machines = [one for one in chosen.kubernetes.list("nodes", "") if takes_pods(one)]
             if len(machines) < NODES:
                 raise NoCluster(f"{chosen.describe()} has {len(machines)} nodes for pods, and {NODES} are needed")
             chosen.provide()
@@ -49,7 +49,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
             yield chosen
             _leave_nothing(chosen.kubernetes)
     except NoCluster as reason:
-        _lack(f"no cluster: {reason}")
+        lack(f"no cluster: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,8 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return print_now
 
 
-def _lack(why: str) -> None:
+def lack(why: str) -> None:
+    """Skips a story, or has it fail where nothing may be left out."""
     if os.environ.get("LATTICE_E2E") == "required":
         pytest.fail(why)
     pytest.skip(why)

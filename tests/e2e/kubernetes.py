@@ -110,6 +110,11 @@ def holds(condition: str, one: Object) -> bool:
     return any(each["type"] == condition and each["status"] == "True" for each in conditions)
 
 
+def takes_pods(node: Object) -> bool:
+    """Whether pods of everybody may come to a node."""
+    return all(taint["effect"] == "PreferNoSchedule" for taint in node["spec"].get("taints", []))
+
+
 def is_leaving(one: Object) -> bool:
     """Whether an object is on its way out."""
     return "deletionTimestamp" in one["metadata"]

@@ -14,7 +14,7 @@ from e2e.agents import Job
 from e2e.chart import Chart
 from e2e.cluster import Cluster
 from e2e.conftest import MakeJob
-from e2e.kubernetes import Failed, Object, is_ready
+from e2e.kubernetes import Failed, Object, is_ready, takes_pods
 
 NAMES = ("lattice-rdzv-0", "lattice-rdzv-1", "lattice-rdzv-2")
 
@@ -87,9 +87,10 @@ class Training:
         def find() -> str | None:
             return next((name for name in self.connected() if self.node_of(name) != not_on), None)
 
+        wait_for("an agent is connected to a member", self.connected, timeout_seconds=60, every_seconds=1)
         if find() is None:
             # All have the one there: while it is away they turn to another.
-            (there,) = (name for name in NAMES if self.node_of(name) == not_on)
+            (there,) = self.connected()
             self.cluster.kubernetes("delete", "pod", there, f"--namespace={self.chart.namespace}")
             self.whole()
         return str(wait_for("an agent is connected to another member", find, timeout_seconds=60, every_seconds=1))
@@ -134,7 +135,7 @@ def train(cluster: Cluster, namespace: str, make_job: MakeJob) -> Iterator[Train
     chart = Chart(cluster.kubernetes, namespace)
     cluster.fresh_volumes()
     chart.install(MEMBERS)
-    nodes = [one for one in cluster.kubernetes.list("nodes", "") if not one["spec"].get("taints")]
+    nodes = [one for one in cluster.kubernetes.list("nodes", "") if takes_pods(one)]
     first = min(one["metadata"]["name"] for one in nodes)
 
     def on_the_first(manifest: Object) -> None:

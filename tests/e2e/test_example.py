@@ -15,7 +15,7 @@ import yaml
 from e2e.agents import START_SECONDS, lend_torch, torch_volume
 from e2e.chart import Chart
 from e2e.cluster import ROOT, Cluster
-from e2e.conftest import MakeNamespace, MakePod
+from e2e.conftest import MakeNamespace, MakePod, lack
 from e2e.kubernetes import run
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
@@ -29,7 +29,7 @@ ZONE, MACHINE = "topology.kubernetes.io/zone", "kubernetes.io/hostname"
 def documented(cluster: Cluster, namespaces: MakeNamespace) -> Chart:
     """The chart in the namespace of the documentation."""
     if cluster.kubernetes.list("namespaces", "", field=f"metadata.name={NAMESPACE}"):
-        pytest.skip(f"there is a namespace `{NAMESPACE}` already, which is somebody's")
+        lack(f"there is a namespace `{NAMESPACE}` already, which is somebody's")
     chart = Chart(cluster.kubernetes, namespaces(exactly=NAMESPACE))
     chart.install()
     return chart
@@ -58,15 +58,16 @@ def test_ranks_go_by_a_label_of_the_machine(cluster: Cluster, documented: Chart,
     follow_page(cluster, folder, only="apply")
     kubernetes = documented.kubernetes
     try:
+        kubernetes.wait("job/train", "jsonpath={.status.ready}=4", NAMESPACE, timeout_seconds=START_SECONDS)
+        pods = {one["metadata"]["name"]: one for one in kubernetes.list("pods", NAMESPACE, selector="app=train")}
+        machines = {name.rpartition("-")[0]: str(one["spec"]["nodeName"]) for name, one in pods.items()}
+        status = ("sh", "-c", "lattice-rdzv status --json $LATTICE_RDZV_ID")
+        run = json.loads(kubernetes.execute(NAMESPACE, next(iter(pods)), *status, container="agent"))
+        assert {one["name"]: one["topology"] for one in run["nodes"]} == machines
         kubernetes.wait("job/train", "condition=Complete", NAMESPACE, timeout_seconds=START_SECONDS)
-        machines: dict[int, str] = {}
-        for one in kubernetes.list("pods", NAMESPACE, selector="app=train"):
-            name, machine = one["metadata"]["name"], str(one["spec"]["nodeName"])
-            read = kubernetes("logs", name, f"--namespace={NAMESPACE}", "--container=topology")
-            assert read.strip() == f"{MACHINE} of {machine}: {machine}"
-            said = kubernetes("logs", name, f"--namespace={NAMESPACE}", "--container=agent")
-            machines |= {int(rank): machine for rank in re.findall(r"^rank (\d) of 4 on", said, re.MULTILINE)}
-        in_rank_order = [machine for _, machine in sorted(machines.items())]
+        said = kubernetes("logs", "--selector=app=train", f"--namespace={NAMESPACE}", "--container=agent", "--tail=-1")
+        ranked = dict(re.findall(r"^rank (\d) of 4 on (train-\d): starts", said, re.MULTILINE))
+        in_rank_order = [machines[node] for _, node in sorted(ranked.items())]
         assert len(in_rank_order) == 4
         assert len(list(groupby(in_rank_order))) == len(set(in_rank_order)), f"neighbours are apart: {in_rank_order}"
     finally:

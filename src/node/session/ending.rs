@@ -205,6 +205,7 @@ impl Session {
         self.left = true;
         self.identity = None;
         self.end.get_or_insert(Error::Left);
+        self.shared.set_gone();
         self.publish();
         for done in self.leaves.drain(..) {
             let _ = done.send(());

@@ -427,10 +427,17 @@ impl Session {
                 if self.closed.is_some() {
                     let _ = done.send(true);
                 } else {
-                    // One closing at a time: whoever asks while it is under way waits for the same.
-                    let closing =
-                        self.closing.get_or_insert_with(|| Closing::new(&self.context, outcome, why));
-                    closing.askers.push(done);
+                    // One closing at a time: whoever asks while another waits for one waits for the same.
+                    self.forget_abandoned_closing();
+                    match &mut self.closing {
+                        Some(closing) if !closing.askers.is_empty() => closing.askers.push(done),
+                        of_nobody => {
+                            let due = of_nobody.is_some();
+                            let askers = vec![done];
+                            let own = Closing::new(&self.context, outcome, why);
+                            self.closing = Some(Closing { due, askers, ..own });
+                        }
+                    }
                     self.retry_at = None;
                 }
             }
