@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.wait import wait_for
 
 from e2e.agents import (
     OF_THIS_SESSION,
@@ -41,9 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
     try:
         with choose(folder) as (chosen, others):
             say("; ".join([f"cluster: {chosen.describe()}", *(f"none before it: {lack}" for lack in others)]))
-            machines = [one for one in chosen.kubernetes.list("nodes", "") if takes_pods(one)]
-            if len(machines) < NODES:
-                raise NoCluster(f"{chosen.describe()} has {len(machines)} nodes for pods, and {NODES} are needed")
+            wait_for(f"{NODES} nodes take pods", lambda: has_room(chosen.kubernetes), every_seconds=1)
             chosen.provide()
             chosen.provide_etcd(DEFAULT_ETCD)
             yield chosen
@@ -62,6 +61,11 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
             print(f"\n{line}", flush=True)
 
     return print_now
+
+
+def has_room(kubernetes: Kubernetes) -> bool:
+    """Whether there are as many nodes as stories need; one that has just come may not take pods yet."""
+    return sum(map(takes_pods, kubernetes.list("nodes", ""))) >= NODES
 
 
 def lack(why: str) -> None:
