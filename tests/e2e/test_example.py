@@ -6,17 +6,19 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 import yaml
+from harness.wait import wait_for
 
 from e2e.agents import START_SECONDS, lend_torch, torch_volume
 from e2e.chart import Chart
 from e2e.cluster import ROOT, Cluster
 from e2e.conftest import MakeNamespace, MakePod, lack
-from e2e.kubernetes import run
+from e2e.kubernetes import Kubernetes, run
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
@@ -61,9 +63,10 @@ def test_ranks_go_by_a_label_of_the_machine(cluster: Cluster, documented: Chart,
         kubernetes.wait("job/train", "jsonpath={.status.ready}=4", NAMESPACE, timeout_seconds=START_SECONDS)
         pods = {one["metadata"]["name"]: one for one in kubernetes.list("pods", NAMESPACE, selector="app=train")}
         machines = {name.rpartition("-")[0]: str(one["spec"]["nodeName"]) for name, one in pods.items()}
-        status = ("sh", "-c", "lattice-rdzv status --json $LATTICE_RDZV_ID")
-        run = json.loads(kubernetes.execute(NAMESPACE, next(iter(pods)), *status, container="agent"))
-        assert {one["name"]: one["topology"] for one in run["nodes"]} == machines
+        # A container runs for a moment before its agent has joined.
+        topology = partial(topology_of, kubernetes, next(iter(pods)))
+        wait_for("the run knows all four nodes", lambda: len(topology()) == 4, every_seconds=0.5)
+        assert topology() == machines
         kubernetes.wait("job/train", "condition=Complete", NAMESPACE, timeout_seconds=START_SECONDS)
         said = kubernetes("logs", "--selector=app=train", f"--namespace={NAMESPACE}", "--container=agent", "--tail=-1")
         ranked = dict(re.findall(r"^rank (\d) of 4 on (train-\d): starts", said, re.MULTILINE))
@@ -72,6 +75,13 @@ def test_ranks_go_by_a_label_of_the_machine(cluster: Cluster, documented: Chart,
         assert len(list(groupby(in_rank_order))) == len(set(in_rank_order)), f"neighbours are apart: {in_rank_order}"
     finally:
         kubernetes("delete", "clusterrolebinding,clusterrole", "lattice-train-node-labels")
+
+
+def topology_of(kubernetes: Kubernetes, pod: str) -> dict[str, str]:
+    """What the run in a Job's pod knows of where its nodes are."""
+    status = ("sh", "-c", "lattice-rdzv status --json $LATTICE_RDZV_ID || echo '{}'")
+    run = json.loads(kubernetes.execute(NAMESPACE, pod, *status, container="agent"))
+    return {one["name"]: one["topology"] for one in run.get("nodes", [])}
 
 
 def copied(cluster: Cluster, folder: Path, name: str) -> Path:
