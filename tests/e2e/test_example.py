@@ -79,7 +79,7 @@ def test_ranks_go_by_a_label_of_the_machine(cluster: Cluster, documented: Chart,
 
 def topology_of(kubernetes: Kubernetes, pod: str) -> dict[str, str]:
     """What the run in a Job's pod knows of where its nodes are."""
-    status = ("sh", "-c", "lattice-rdzv status --json $LATTICE_RDZV_ID || echo '{}'")
+    status = ("sh", "-c", "lattice-rdzv status --json $LATTICE_RDZV_ID || true")
     run = json.loads(kubernetes.execute(NAMESPACE, pod, *status, container="agent"))
     return {one["name"]: one["topology"] for one in run.get("nodes", [])}
 
