@@ -32,19 +32,21 @@ def gather(kubernetes: Kubernetes, namespaces: Iterable[str], logs: Iterable[Log
     names = {one.pod for one in followed}
     for namespace in namespaces:
         events += [_event(one) for one in kubernetes.list("events", namespace)]
-        pods = [one["metadata"]["name"] for one in kubernetes.list("pods", namespace)]
-        lines += [entry for pod in pods if pod not in names for entry in _said(kubernetes, namespace, pod)]
+        pods = [one for one in kubernetes.list("pods", namespace) if one["metadata"]["name"] not in names]
+        lines += [entry for pod in pods for entry in _said(kubernetes, pod)]
     return side_by_side(events, lines)
 
 
-def _said(kubernetes: Kubernetes, namespace: str, pod: str) -> list[Entry]:
+def _said(kubernetes: Kubernetes, pod: Object) -> list[Entry]:
     """The last lines of a pod's containers, and of those that they replaced; none where one has not started."""
-    options = ("--all-containers", "--ignore-errors", "--timestamps", f"--tail={_LINES}")
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    options = (f"--namespace={namespace}", "--all-containers", "--ignore-errors", "--timestamps", f"--tail={_LINES}")
+    replaced = any(one["restartCount"] for one in pod["status"].get("containerStatuses", []))
     printed = ""
-    for which in ("--previous=true", "--previous=false"):
+    for which in ("--previous=true", "--previous=false") if replaced else ("--previous=false",):
         with suppress(Failed):
-            printed += kubernetes("logs", pod, f"--namespace={namespace}", which, *options)
-    return [(at, f"{pod}: {text}") for at, _, text in (line.partition(" ") for line in printed.splitlines())]
+            printed += kubernetes("logs", name, which, *options)
+    return [(at, f"{name}: {text}") for at, _, text in (line.partition(" ") for line in printed.splitlines())]
 
 
 def _event(one: Object) -> Entry:
