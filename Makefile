@@ -45,7 +45,7 @@ export PROTOC := $(abspath $(VENV))/bin/protoc
 with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LATTICE_TEST_ETCD;
 
 # Tests wait more than they compute. PYTEST="--numprocesses=0" has them one after the other, as a debugger needs it.
-at_once := --numprocesses=3 --maxprocesses=4 --dist=worksteal
+at_once := --numprocesses=3 --dist=worksteal
 
 .PHONY: help demo test test-rust test-python test-chart test-examples chart chart-golden chart-readme lint format bench wheel \
     image develop e2e \
@@ -75,7 +75,7 @@ test-examples: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-t
 	$(with_etcd) $(python) -m pytest tests/examples tests/image $(PYTEST)
 
 chart: $(stamps)/test-tools $(stamps)/chart-tools ## Lint, test, package and index the chart
-	@scripts/chart $(VENV) "$(CHART)" $(PYTEST)
+	@scripts/chart $(VENV) "$(CHART)" $(at_once) $(PYTEST)
 
 chart-golden: $(stamps)/test-tools $(stamps)/chart-tools ## Take the chart's renders of today as reviewed: read the diff
 	LATTICE_CHART_GOLDEN=write $(python) -m pytest tests/chart/test_renders.py -k reviewed -p no:randomly --quiet

@@ -73,8 +73,8 @@ impl Node {
     ///
     /// # Errors
     /// At once: [`Error::Denied`], [`Error::NotEtcd`], [`Error::Record`], [`Error::Mismatch`], and [`Error::Closed`] if
-    /// this very submission has succeeded. After `connect_timeout` of trouble: [`Error::Unavailable`]. After `join_timeout`:
-    /// [`Error::Closed`] if the run's id could not be used again.
+    /// this very submission has succeeded. After `connect_timeout` of trouble: [`Error::Unavailable`]. After
+    /// `join_timeout`: [`Error::Closed`] if the run's id could not be used again.
     pub async fn join(
         backend: Arc<dyn Backend>,
         settings: Settings,
@@ -276,8 +276,8 @@ impl Node {
         self.ask(Command::MarkLeaving { done }, answer, limit).await.is_some()
     }
 
-    /// Leaves the run and gives the lease back; whether the service acknowledged it. Idempotent, and several may wait for
-    /// it; the shortest limit of theirs counts.
+    /// Leaves the run and gives the lease back; whether the service acknowledged it. Idempotent, and several may wait
+    /// for it; the shortest limit of theirs counts.
     pub async fn leave(&self, limit: Option<Duration>) -> bool {
         let limit = limit.unwrap_or(self.context.settings.close_timeout);
         let began = Instant::now();

@@ -14,15 +14,14 @@ import yaml
 from harness.torchrun import TRAIN, Line
 from harness.wait import wait_for
 
-from e2e.cluster import ROOT, SESSION, Cluster
+from e2e.cluster import OF_THIS_SESSION, ROOT, Cluster
 from e2e.kubernetes import PATIENCE_SECONDS, Kubernetes, Object, holds, is_leaving, run
 
 # Importing torch in an agent and its worker takes this long when several pods do it at once on two cores.
 START_SECONDS = 180.0
 UNTIL = "/tmp/until"
-# What a story makes outside of its namespaces, and these, are found by.
+# The label that says for which story a namespace was made, and for which namespace a volume.
 STORY = "lattice-rdzv-story"
-OF_THIS_SESSION = {"lattice-rdzv-session": SESSION}
 EXAMPLE = ROOT / "examples" / "job" / "job.yaml"
 
 

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 AGENT_IMAGE = "localhost/lattice-rdzv-agent:e2e"
 BASE_IMAGE = "localhost/lattice-rdzv-agent:base"
-# What a session makes has it in a label or a name: two on one cluster do not delete each other's.
-SESSION = uuid.uuid4().hex[:8]
+# What a session makes outside of namespaces, and these, has this label: two on one cluster do not delete each other's.
+OF_THIS_SESSION = {"lattice-rdzv-session": uuid.uuid4().hex[:8]}
 IMAGE_FOLDER = Path(__file__).parent / "image"
 # What a cluster of somebody else's, and kind, have to get torch from: the image.
 TORCH_IN_IMAGE = "2.15"
@@ -94,8 +94,9 @@ class Given(Cluster):
         is_default = "storageclass.kubernetes.io/is-default-class"
         if not any(one["metadata"].get("annotations", {}).get(is_default) == "true" for one in classes):
             raise NoCluster(f"{self.describe()} has no default StorageClass, which three members with volumes need")
-        name = f"lattice-rdzv-images-{SESSION}"
-        self.kubernetes.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        name = f"images-{uuid.uuid4().hex[:6]}"
+        metadata = {"name": name, "labels": OF_THIS_SESSION}
+        self.kubernetes.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         try:
             self.kubernetes.apply(_on_every_node(self.agent_image, name))
             self.kubernetes.roll_out("daemonset/images", name, timeout_seconds=1800)

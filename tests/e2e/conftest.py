@@ -13,19 +13,9 @@ from typing import Any
 import pytest
 from harness.wait import wait_for
 
-from e2e.agents import (
-    OF_THIS_SESSION,
-    STORY,
-    AgentPod,
-    Job,
-    Logs,
-    idle_pod,
-    torch_volume,
-    torchrun_job,
-    training_config,
-)
+from e2e.agents import STORY, AgentPod, Job, Logs, idle_pod, torch_volume, torchrun_job, training_config
 from e2e.chart import Chart
-from e2e.cluster import NODES, ROOT, Cluster, NoCluster, choose
+from e2e.cluster import NODES, OF_THIS_SESSION, ROOT, Cluster, NoCluster, choose
 from e2e.kubernetes import Failed, Kubernetes, Object, is_leaving, takes_pods
 from e2e.report import gather
 

@@ -202,11 +202,8 @@ impl Session {
     }
 
     pub(super) fn gone(&mut self) {
-        self.left = true;
-        self.identity = None;
-        self.end.get_or_insert(Error::Left);
         self.shared.set_gone();
-        self.publish();
+        self.publish_end();
         for done in self.leaves.drain(..) {
             let _ = done.send(());
         }

@@ -468,6 +468,13 @@ impl Session {
         if full && self.world.is_none() { State::Spare } else { State::Seeking }
     }
 
+    fn publish_end(&mut self) {
+        self.left = true;
+        self.identity = None;
+        self.end.get_or_insert(Error::Left);
+        self.publish();
+    }
+
     fn publish(&self) {
         self.shared.publish(&Snapshot {
             state: self.state(),
@@ -488,10 +495,7 @@ impl Session {
 impl Drop for Session {
     /// However it ends, with its task too: nobody waits for one that is over.
     fn drop(&mut self) {
-        self.left = true;
-        self.identity = None;
-        self.end.get_or_insert(Error::Left);
-        self.publish();
+        self.publish_end();
     }
 }
 
