@@ -23,6 +23,7 @@ import pytest
 
 from harness.binaries import etcd_binary
 from harness.certificates import Certificates
+from harness.paused import pause
 from harness.ports import free_port
 from harness.wait import wait_for
 
@@ -83,7 +84,7 @@ class Service(ABC):
     def pause(self) -> None:
         """SIGSTOP: connections stay and nothing answers."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        pause(self._process)
 
     def resume(self) -> None:
         """SIGCONT."""

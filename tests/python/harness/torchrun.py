@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.paused import pause
 from harness.wait import wait_for
 
 TRAIN = Path(__file__).parent / "train.py"
@@ -226,7 +227,7 @@ class Job:
 def kill_node(job: Job, agent: Agent) -> float:
     """SIGKILL to an agent and its workers at once, as a machine's loss. Returns when."""
     at = time.monotonic()
-    agent.process.send_signal(signal.SIGSTOP)
+    pause(agent.process)
     pids = {line.pid for line in job.lines() if line.node == agent.name}
     with suppress(ProcessLookupError):
         os.killpg(agent.pid, signal.SIGKILL)
