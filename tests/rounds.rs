@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use lattice_rdzv::{
     Error,
-    backend::{Backend as _, memory::MemoryService},
+    backend::{Backend as _, Keys, Operation, Txn, memory::MemoryService},
     node::{State, WorldFacts},
     protocol::records::{ChangeKind, Outcome},
 };
@@ -486,11 +486,19 @@ async fn waiting_for_a_change_ends_when_there_can_be_none_any_more() {
     }
 }
 
-/// Puts what nobody can read.
-async fn nonsense(service: &MemoryService, key: &str) {
-    let put = lattice_rdzv::backend::Operation::put(format!("/lattice/rdzv/default/run/{key}"), "no json", 0);
-    let txn = lattice_rdzv::backend::Txn { then: vec![put], ..Default::default() };
+/// Somebody's hand in the service.
+async fn applied(service: &MemoryService, operation: Operation) {
+    let txn = Txn { then: vec![operation], ..Default::default() };
     service.connect().txn(txn).await.unwrap();
+}
+
+fn key(of_the_run: &str) -> String {
+    format!("/lattice/rdzv/default/run/{of_the_run}")
+}
+
+/// Puts what nobody can read.
+async fn nonsense(service: &MemoryService, of_the_run: &str) {
+    applied(service, Operation::put(key(of_the_run), "no json", 0)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -517,6 +525,24 @@ async fn the_members_of_a_world_are_those_of_one_attempt_at_its_plan() {
     assert_eq!(names, ["a", "b", "c"]);
     let other = WorldFacts { node: members[0].id, ..(*worlds[2]).clone() };
     assert!(matches!(agents[2].node.members(&other, TTL).await, Err(Error::Rejected { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_in_a_world_and_not_done_is_unfinished_and_nobody_of_one_that_is_past() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    let worlds = join_all(agents.iter().map(world)).await;
+    let first = &worlds[0].place;
+    assert_eq!(agents[0].node.unfinished(first).await.unwrap(), ["a", "b", "c"]);
+    let store = agents[1].node.round_store(&worlds[1], false);
+    store.add("exit", 1, true, TTL).await.unwrap();
+    drop(agents.pop());
+    assert!(agents[0].node.wait_change(Some(TTL * 4)).await.is_some());
+    assert_eq!(agents[0].node.unfinished(first).await.unwrap(), ["a"]);
+
+    applied(&service, Operation::Delete(Keys::prefix(key("plan/")))).await;
+    assert!(agents[0].node.unfinished(first).await.unwrap().is_empty(), "the plan is gone");
+    assert!(matches!(agents[0].node.members(&worlds[0], TTL).await, Err(Error::Rejected { .. })));
 }
 
 #[tokio::test(start_paused = true)]

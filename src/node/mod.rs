@@ -1,15 +1,16 @@
 //! One node of a run: its handle. Behind it a session ([`session`]) holds the lease and follows the run; the handle asks
 //! it for things and waits for what it publishes. Every wait here has a limit and may be cancelled by dropping it.
 
+mod address;
 mod connect;
 mod control;
 mod joining;
+mod members;
 mod session;
 mod shared;
 mod waiting;
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -21,7 +22,8 @@ use tokio::{
 };
 
 pub use self::{
-    connect::{Found, Search, check_run_id, local_address},
+    address::local_address,
+    connect::{Found, Search, check_run_id},
     shared::{HostLost, Snapshot, State, WorldFacts},
 };
 use self::{
@@ -29,16 +31,12 @@ use self::{
     shared::Shared,
 };
 use crate::{
-    backend::{
-        Backend, Keys, Range,
-        retry::{RetryPolicy, retry},
-    },
+    backend::{Backend, retry::RetryPolicy},
     error::{Applied, Error, Result},
     hosting::Host,
     protocol::{
         identity::NodeId,
-        keys::RunKeys,
-        records::{ChangeRecord, LastWorld, Outcome, PlanEntry, PlanShard, Record, RoundRecord},
+        records::{ChangeRecord, LastWorld, Outcome},
     },
     run::{Context, Entropy},
     settings::Settings,
@@ -332,80 +330,6 @@ impl Node {
             answer.await.ok()
         };
         tokio::time::timeout(limit, ask).await.ok().flatten()
-    }
-
-    /// All members of a world that this node was given, by rank, read from the service now.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] if the service does not answer in time; [`Error::Rejected`] if the run has moved on so far
-    /// that the plan is gone.
-    pub async fn members(&self, world: &WorldFacts, limit: Duration) -> Result<Vec<PlanEntry>> {
-        let context = &self.context;
-        let keys = &context.keys;
-        let place = &world.place;
-        let deadline = Instant::now() + limit;
-        let read = async |range: Range| {
-            let range = || context.backend.range(range.clone());
-            retry(RetryPolicy::default(), context.entropy.bits(), deadline, range).await
-        };
-        let found = read(Range::new(Keys::one(keys.round()))).await?;
-        let round =
-            found.items.first().map(|item| RoundRecord::decode(&keys.round(), &item.value)).transpose()?;
-        let present = round.filter(|round| place.is_of(round)).map(|round| round.attempt);
-        let all = keys.plan_round(&place.life, place.round);
-        let attempt_of = |key: &str| key.strip_prefix(&all)?.split('/').next().map(str::to_owned);
-        let prefix = match &present {
-            Some(attempt) => keys.plan(&place.life, place.round, attempt),
-            None => all.clone(),
-        };
-        let mut attempts: BTreeMap<String, Vec<PlanEntry>> = BTreeMap::new();
-        for item in read(Range::new(Keys::prefix(prefix))).await?.items {
-            let key = String::from_utf8_lossy(&item.key).into_owned();
-            let nodes = PlanShard::decode(&key, &item.value)?.nodes;
-            attempts.entry(attempt_of(&key).unwrap_or_default()).or_default().extend(nodes);
-        }
-        // What `ctl/round` names; once it has moved on, what can only be the plan of this world: others are left of
-        // attempts that were given up, and of other worlds of this number.
-        let is_whole = |plan: &Vec<PlanEntry>| {
-            plan.len() == place.size as usize
-                && plan.iter().any(|entry| entry.id == world.node && entry.rank == place.rank)
-        };
-        let plan = match present {
-            Some(attempt) => attempts.remove(&attempt),
-            None => attempts.into_values().find(is_whole),
-        };
-        let mut members = plan.ok_or_else(|| self.moved_on(place))?;
-        members.sort_by_key(|entry| entry.rank);
-        Ok(members)
-    }
-
-    fn moved_on(&self, world: &LastWorld) -> Error {
-        Error::Rejected {
-            endpoint: self.context.backend.endpoint(),
-            cause: format!("the plan of round {} is gone: the run has moved on", world.round),
-        }
-    }
-
-    /// The names of the members of this node's world that are still there and have not asked for their exit barrier.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] and its like, after one attempt; [`Error::Rejected`] if the run has moved on.
-    pub async fn unfinished(&self, world: &LastWorld) -> Result<Vec<String>> {
-        let keys = &self.context.keys;
-        let known = self.shared.subscribe().borrow().world.clone();
-        let Some(facts) = known.filter(|known| known.place.is_same_world(world)) else {
-            return Err(self.moved_on(world));
-        };
-        let ids = async |prefix: String| -> Result<Vec<_>> {
-            let range = Range { keys_only: true, ..Range::new(Keys::prefix(prefix)) };
-            let items = self.context.backend.range(range).await?.items;
-            Ok(items.iter().filter_map(|item| RunKeys::node_of(&item.key)).collect())
-        };
-        let here = ids(keys.nodes()).await?;
-        let finished = ids(keys.finished(&world.life, world.round)).await?;
-        let members = self.members(&facts, self.context.limits.attempt_timeout).await?;
-        let unfinished = members.into_iter().filter(|m| here.contains(&m.id) && !finished.contains(&m.id));
-        Ok(unfinished.map(|entry| entry.name).collect())
     }
 
     /// The store of a world's round. One that puts back writes its own keys again when the service came back empty.

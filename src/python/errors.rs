@@ -1,8 +1,6 @@
 //! Which exception class stands for which error: one table. The classes are Python's, in `lattice_rdzv.errors`.
 
-use std::time::Duration;
-
-use pyo3::{exceptions::PyValueError, import_exception, prelude::*};
+use pyo3::{import_exception, prelude::*};
 
 use crate::error::Error;
 
@@ -48,21 +46,4 @@ pub(super) fn store_error(error: Error) -> PyErr {
         Error::Timeout { .. } => StoreTimeoutError::new_err(error.to_string()),
         other => other.into(),
     }
-}
-
-/// A year: whoever passes more, or infinity, means for ever, and no sum of times overflows.
-const LONGEST_SECONDS: f64 = 31_536_000.0;
-
-/// # Errors
-/// `ValueError` for what is no number.
-pub(super) fn duration(seconds: f64) -> PyResult<Duration> {
-    if seconds.is_nan() {
-        return Err(PyValueError::new_err("`timeout_seconds` must be a number, and is: nan"));
-    }
-    Ok(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SECONDS)))
-}
-
-/// The same where no limit may be given.
-pub(super) fn optional_duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
-    seconds.map(duration).transpose()
 }

@@ -8,6 +8,7 @@ mod errors;
 mod logs;
 mod node;
 mod runtime;
+mod seconds;
 mod server;
 mod settings;
 mod status;
@@ -19,7 +20,7 @@ mod world;
 mod _core {
     use pyo3::prelude::*;
 
-    use super::errors::duration;
+    use super::seconds::duration;
     #[pymodule_export]
     use super::{
         node::Node,

@@ -14,8 +14,9 @@ use pyo3::{exceptions::PyValueError, prelude::*};
 use tokio::io::AsyncReadExt as _;
 
 use super::{
-    errors::{RendezvousError, duration, optional_duration},
+    errors::RendezvousError,
     runtime::{Interrupt, OfProcess, block_on, within},
+    seconds::{duration, optional_duration},
     settings::Settings,
     store::Store,
     world::{Change, World},
@@ -131,7 +132,8 @@ impl Node {
         Ok(Store::new(store, joined))
     }
 
-    /// Names of the members of this node's world that are alive and have not asked for their exit barrier.
+    /// Names of the members of this node's world that are alive and have not asked for their exit barrier; none once
+    /// this node or the run has moved on from it.
     #[pyo3(signature = (*, timeout_seconds = 5.0))]
     fn unfinished(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<String>> {
         let limit = duration(timeout_seconds)?;

@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    errors::{LeftError, SettingsError, optional_duration},
+    errors::{LeftError, SettingsError},
     runtime::{OfProcess, block_on, within},
+    seconds::optional_duration,
 };
 use crate::{
     backend::etcd::Pem,

@@ -11,7 +11,9 @@ use pyo3::{
 use crate::{
     discovery::{candidates, pod_facts},
     hosting::hosted_at,
-    settings::{Arguments, Certificate, Credentials, NodeFailure, Origin, Settings as CoreSettings},
+    settings::{
+        Arguments, Certificate, Credentials, NodeFailure, Origin, Settings as CoreSettings, variables,
+    },
 };
 
 /// What a run is configured with, validated and immutable.
@@ -57,6 +59,12 @@ impl Settings {
             (source.endpoints.iter().map(ToString::to_string).collect(), source.name)
         });
         Ok(Self { core, environment, endpoints, endpoints_source, hosted_at })
+    }
+
+    /// The environment variables that hold what is not passed.
+    #[staticmethod]
+    fn variables() -> Vec<&'static str> {
+        variables().collect()
     }
 
     #[getter]

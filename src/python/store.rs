@@ -10,9 +10,10 @@ use std::sync::Arc;
 use pyo3::{prelude::*, pybacked::PyBackedBytes};
 
 use super::{
-    errors::{duration, store_error},
+    errors::store_error,
     node::Joined,
     runtime::{Interrupt, OfProcess, block_on},
+    seconds::duration,
 };
 use crate::{error::Result, store::Store as CoreStore};
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 use pyo3::prelude::*;
 
 use super::{
-    errors::duration,
     node::Joined,
     runtime::{OfProcess, block_on},
+    seconds::duration,
     store::Store,
 };
 use crate::{

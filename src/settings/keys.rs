@@ -113,6 +113,11 @@ pub(super) const SECRETS: &[&str] = &["password", "passwd", "pass", "secret", "t
 /// The variable that would carry one.
 pub(super) const SECRET_VARIABLE: &str = "LATTICE_RDZV_PASSWORD";
 
+/// The environment variables that hold what is not passed. Those that name the service are discovery's.
+pub fn variables() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter_map(|key| key.variable)
+}
+
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }

@@ -21,7 +21,7 @@ impl Given {
         self.value.contains("-----BEGIN") || self.value.contains('\n')
     }
 
-    /// "<where it came from> must be <expected>; <what to do>: `<value>`".
+    /// ``<where it came from> must be <expected>; <what to do>: `<value>` ``
     pub(super) fn wrong(&self, expected: &str, advice: &str) -> Error {
         setting(format!("{} must be {expected}; {advice}: `{}`", self.from, printable(&self.value)))
     }

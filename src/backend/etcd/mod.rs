@@ -2,7 +2,7 @@
 //!
 //! The client library connects lazily and does nothing about failures. What is added here is what a [`Backend`]
 //! promises: a deadline on every attempt, one pinned endpoint and the turn to the next ([`connection`]), and errors
-//! that say what happened and whether a write may have been applied ([`classify`]). Nothing is tried again here.
+//! that say what happened and whether a write may have been applied ([`mod@classify`]). Nothing is tried again here.
 
 mod classify;
 mod connection;

@@ -8,37 +8,27 @@
 //! A client behaves as one of a real etcd does towards its owner: an attempt has a deadline, a connection that an
 //! attempt failed on is given up, and the watches of a connection that was given up end.
 
+mod client;
+mod convert;
 pub mod engine;
 pub mod live;
 pub mod watchers;
 
 use std::{
-    fmt,
-    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use async_trait::async_trait;
-use tokio::{
-    sync::{oneshot, watch},
-    task::yield_now,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::sync::watch;
 
+pub use self::client::{Call, Fate, Interference, MemoryBackend};
 use self::{
-    engine::{
-        Action, Condition, Delete, Engine, MAX_REQUEST_BYTES, Outcome, Put, Read, Refusal, Relation, Span,
-        Target, Transaction,
-    },
-    live::{Live, Watching},
-    watchers::Bell,
+    convert::{refused, unavailable},
+    engine::Engine,
+    live::Live,
 };
-use super::{
-    Backend, Changes, Compare, Header, Keys, LeaseId, Operation, OperationResult, Range, RangeResult,
-    Revision, Status, Txn, TxnResult, WatchStream, whole_seconds,
-};
-use crate::error::{Applied, Error, Result};
+use super::Revision;
+use crate::error::{Applied, Result};
 
 const ENDPOINT: &str = "memory";
 /// The etcd whose semantics the engine has.
@@ -106,8 +96,7 @@ impl MemoryService {
 
     /// One more client, each of whose attempts may take so long.
     pub fn connect_with(&self, attempt_timeout: Duration) -> MemoryBackend {
-        let link = Link { state: Mutex::new(LinkState::new()), changes: watch::Sender::new(0) };
-        MemoryBackend { shared: Arc::clone(&self.shared), link: Arc::new(link), attempt_timeout }
+        MemoryBackend::new(Arc::clone(&self.shared), attempt_timeout)
     }
 
     /// Lose everything: an empty store at revision 1, no leases, under the same cluster id; all watches break.
@@ -165,7 +154,8 @@ impl MemoryService {
     /// Forget what was before `revision`.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if that was forgotten before, [`Error::FutureRevision`] if it is not reached yet.
+    /// [`crate::Error::Compacted`] if that was forgotten before, [`crate::Error::FutureRevision`] if it is not reached
+    /// yet.
     pub fn compact(&self, revision: Revision) -> Result<()> {
         self.shared.reshape(|_, engine, _| engine.compact(revision)).map_err(refused)
     }
@@ -204,428 +194,5 @@ impl Shared {
             Mode::Paused => Ok(None),
             Mode::Running => Ok(Some((self.live.access(access), state.epoch))),
         }
-    }
-}
-
-/// What kind of call a fault is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Call {
-    /// [`Backend::range`].
-    Range,
-    /// [`Backend::txn`].
-    Txn,
-    /// [`Backend::lease_grant`].
-    LeaseGrant,
-    /// [`Backend::lease_keep_alive`].
-    LeaseKeepAlive,
-    /// [`Backend::lease_revoke`].
-    LeaseRevoke,
-    /// [`Backend::watch`].
-    Watch,
-    /// [`Backend::status`].
-    Status,
-}
-
-impl Call {
-    /// Whether it changes the store in a way that must not happen twice.
-    pub fn writes(self) -> bool {
-        matches!(self, Self::Txn | Self::LeaseGrant | Self::LeaseRevoke)
-    }
-
-    fn applied_if_lost(self) -> Applied {
-        if self.writes() { Applied::Unknown } else { Applied::No }
-    }
-}
-
-/// What the network does to one call. The default does nothing to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fate {
-    /// How long the request travels. Longer than an attempt may take, it still arrives: such is a late write.
-    pub request_delay: Duration,
-    /// The request never arrives.
-    pub request_lost: bool,
-    /// How long the answer travels.
-    pub answer_delay: Duration,
-    /// The request is served, but its answer never arrives.
-    pub answer_lost: bool,
-}
-
-/// Decides the fate of each call, for example from a seed.
-pub type Interference = Box<dyn FnMut(Call) -> Fate + Send>;
-
-/// One client of a [`MemoryService`].
-#[derive(Debug)]
-pub struct MemoryBackend {
-    shared: Arc<Shared>,
-    link: Arc<Link>,
-    attempt_timeout: Duration,
-}
-
-/// The way between one client and the service.
-struct Link {
-    state: Mutex<LinkState>,
-    /// Counts its changes, which calls that hang and watches look at.
-    changes: watch::Sender<u64>,
-}
-
-struct LinkState {
-    cut: bool,
-    connection: u64,
-    lose_answers: usize,
-    interference: Option<Interference>,
-}
-
-impl LinkState {
-    fn new() -> Self {
-        Self { cut: false, connection: 1, lose_answers: 0, interference: None }
-    }
-}
-
-impl Link {
-    fn lock(&self) -> MutexGuard<'_, LinkState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut LinkState)) {
-        change(&mut self.lock());
-        self.changes.send_modify(|count| *count += 1);
-    }
-
-    /// Turns to another connection, once however many calls failed on this one.
-    fn give_up(&self, connection: u64) {
-        self.change(|state| {
-            if state.connection == connection {
-                state.connection += 1;
-            }
-        });
-    }
-
-    fn fate(&self, call: Call) -> Fate {
-        let mut state = self.lock();
-        let mut fate = state.interference.as_mut().map_or_else(Fate::default, |interfere| interfere(call));
-        if call.writes() && state.lose_answers > 0 {
-            state.lose_answers -= 1;
-            fate.answer_lost = true;
-        }
-        fate
-    }
-}
-
-impl fmt::Debug for Link {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.lock();
-        let mut debug = formatter.debug_struct("Link");
-        debug.field("cut", &state.cut).field("connection", &state.connection).finish_non_exhaustive()
-    }
-}
-
-impl MemoryBackend {
-    /// Cut this client off: its calls hang until their deadline and its watches are silent, until [`Self::mend`].
-    pub fn cut(&self) {
-        self.link.change(|state| state.cut = true);
-    }
-
-    /// Let this client reach the service again. A call whose deadline is not over goes through.
-    pub fn mend(&self) {
-        self.link.change(|state| state.cut = false);
-    }
-
-    /// Lose the answers of the next so many transactions, grants and revocations: they are applied, but the caller
-    /// gets [`Error::Unavailable`] with [`Applied::Unknown`].
-    pub fn lose_answers(&self, writes: usize) {
-        self.link.change(|state| state.lose_answers = writes);
-    }
-
-    /// Let this decide what happens to every call from now on.
-    pub fn interfere(&self, interference: Option<Interference>) {
-        self.link.change(|state| state.interference = interference);
-    }
-
-    async fn call<T, A>(&self, call: Call, access: A) -> Result<T>
-    where
-        T: Send + 'static,
-        A: FnOnce(&mut Engine, Duration) -> Result<T, Refusal> + Send + 'static,
-    {
-        Ok(self.attempt(call, access).await?.0)
-    }
-
-    /// One attempt: the answer, and the epoch it is of.
-    async fn attempt<T, A>(&self, call: Call, access: A) -> Result<(T, u64)>
-    where
-        T: Send + 'static,
-        A: FnOnce(&mut Engine, Duration) -> Result<T, Refusal> + Send + 'static,
-    {
-        let connection = self.connection();
-        let deadline = Instant::now() + self.attempt_timeout;
-        let answer = timeout_at(deadline, self.exchange(call, access)).await.unwrap_or_else(|_| {
-            let cause = format!("no answer within {:?}", self.attempt_timeout);
-            Err(unavailable(&cause, call.applied_if_lost()))
-        });
-        if let Err(Error::Unavailable { .. }) = answer {
-            self.link.give_up(connection);
-        }
-        answer
-    }
-
-    async fn exchange<T, A>(&self, call: Call, access: A) -> Result<(T, u64)>
-    where
-        T: Send + 'static,
-        A: FnOnce(&mut Engine, Duration) -> Result<T, Refusal> + Send + 'static,
-    {
-        let fate = self.link.fate(call);
-        // Other nodes get their turn, as they would while a request travels.
-        yield_now().await;
-        if fate.request_lost {
-            return pending().await;
-        }
-        let (shared, link) = (Arc::clone(&self.shared), Arc::clone(&self.link));
-        let (answer, epoch) = if fate.request_delay.is_zero() {
-            deliver(&shared, &link, access).await?
-        } else {
-            // On its way it no longer depends on the caller, who may give up or be dropped.
-            let (sender, receiver) = oneshot::channel();
-            tokio::spawn(async move {
-                sleep(fate.request_delay).await;
-                // Nobody is left to tell once the caller has gone.
-                let _ = sender.send(deliver(&shared, &link, access).await);
-            });
-            receiver.await.unwrap_or_else(|_| Err(unavailable("the runtime ended", Applied::Unknown)))?
-        };
-        if fate.answer_lost {
-            return pending().await;
-        }
-        if !fate.answer_delay.is_zero() {
-            sleep(fate.answer_delay).await;
-            while_cut(&self.link).await;
-            if self.shared.lock().epoch != epoch {
-                return Err(unavailable("the connection was broken", call.applied_if_lost()));
-            }
-        }
-        Ok((answer.map_err(refused)?, epoch))
-    }
-}
-
-/// Brings a request to the service: waits while the link is cut or the service paused.
-async fn deliver<T, A>(shared: &Arc<Shared>, link: &Link, access: A) -> Result<(Result<T, Refusal>, u64)>
-where
-    A: FnOnce(&mut Engine, Duration) -> Result<T, Refusal>,
-{
-    let mut access = Some(access);
-    let mut modes = shared.mode_changes.subscribe();
-    loop {
-        while_cut(link).await;
-        let served = shared.access(|engine, now| access.take().map(|access| access(engine, now)))?;
-        if let Some((Some(answer), epoch)) = served {
-            return Ok((answer, epoch));
-        }
-        if modes.changed().await.is_err() {
-            return pending().await;
-        }
-    }
-}
-
-async fn while_cut(link: &Link) {
-    let mut changes = link.changes.subscribe();
-    while link.lock().cut && changes.changed().await.is_ok() {}
-}
-
-#[async_trait]
-impl Backend for MemoryBackend {
-    async fn range(&self, range: Range) -> Result<RangeResult> {
-        let read = Read {
-            revision: range.revision,
-            limit: usize::try_from(range.limit).unwrap_or(0),
-            keys_only: range.keys_only,
-            ..Read::all(Span::try_from(&range.keys).map_err(refused)?)
-        };
-        self.call(Call::Range, move |engine, _| {
-            let found = engine.read(&read)?;
-            Ok(RangeResult { header: header(found.revision), items: found.items, more: found.more })
-        })
-        .await
-    }
-
-    async fn txn(&self, txn: Txn) -> Result<TxnResult> {
-        let transaction = transaction(txn).map_err(refused)?;
-        if transaction.writes() && transaction.size() > MAX_REQUEST_BYTES {
-            return Err(refused(Refusal::TooLarge));
-        }
-        self.call(Call::Txn, move |engine, _| {
-            let done = engine.transact(&transaction)?;
-            let results = done.outcomes.into_iter().map(result).collect();
-            Ok(TxnResult { header: header(done.revision), succeeded: done.succeeded, results })
-        })
-        .await
-    }
-
-    async fn lease_grant(&self, id: LeaseId, ttl: Duration) -> Result<Duration> {
-        let seconds = whole_seconds(ttl);
-        self.call(Call::LeaseGrant, move |engine, now| engine.grant(now, id, seconds)).await
-    }
-
-    async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration> {
-        self.call(Call::LeaseKeepAlive, move |engine, now| engine.keep_alive(now, id)).await
-    }
-
-    async fn lease_revoke(&self, id: LeaseId) -> Result<()> {
-        self.call(Call::LeaseRevoke, move |engine, _| engine.revoke(id)).await
-    }
-
-    async fn watch(&self, keys: Keys, start: Revision) -> Result<Box<dyn WatchStream>> {
-        let connection = self.connection();
-        let span = Span::try_from(&keys).map_err(refused)?;
-        let (revision, epoch) = self.attempt(Call::Watch, |engine, _| Ok(engine.revision())).await?;
-        let bell = Arc::new(Bell::default());
-        // From the revision that it was answered at: others may have written since.
-        let start = if start > 0 { start } else { revision + 1 };
-        let watching = self.shared.live.watch(span, start, &bell, 0);
-        let (shared, link) = (Arc::clone(&self.shared), Arc::clone(&self.link));
-        let changes = link.changes.subscribe();
-        Ok(Box::new(MemoryWatch { shared, link, changes, connection, epoch, watching, bell }))
-    }
-
-    async fn status(&self) -> Result<Status> {
-        self.call(Call::Status, |engine, _| {
-            Ok(Status {
-                version: VERSION.to_owned(),
-                cluster_id: CLUSTER_ID,
-                member_id: MEMBER_ID,
-                leader: MEMBER_ID,
-                db_size: i64::try_from(engine.usage().live_bytes + engine.usage().history_bytes)
-                    .unwrap_or(i64::MAX),
-                errors: Vec::new(),
-            })
-        })
-        .await
-    }
-
-    fn endpoint(&self) -> String {
-        ENDPOINT.to_owned()
-    }
-
-    fn connection(&self) -> u64 {
-        self.link.lock().connection
-    }
-}
-
-#[derive(Debug)]
-struct MemoryWatch {
-    shared: Arc<Shared>,
-    link: Arc<Link>,
-    changes: watch::Receiver<u64>,
-    connection: u64,
-    epoch: u64,
-    watching: Watching,
-    bell: Arc<Bell>,
-}
-
-impl MemoryWatch {
-    /// What there is to report now, if anything.
-    fn look(&mut self) -> Result<Option<Changes>> {
-        let LinkState { cut, connection, .. } = *self.link.lock();
-        if connection != self.connection {
-            return Err(unavailable("the connection was given up", Applied::No));
-        }
-        if cut {
-            return Ok(None);
-        }
-        let state = self.shared.lock();
-        if state.epoch != self.epoch {
-            drop(state);
-            self.link.give_up(self.connection);
-            return Err(unavailable("the watch was broken", Applied::No));
-        }
-        if state.mode == Mode::Paused {
-            return Ok(None);
-        }
-        let Self { watching, bell, .. } = self;
-        let read = |engine: &Engine, _| {
-            watching.read(engine, bell.take().into_values().next(), usize::MAX, usize::MAX)
-        };
-        let batch = self.shared.live.look(read).map_err(refused)?;
-        Ok((!batch.events.is_empty()).then_some(Changes { revision: batch.next - 1, events: batch.events }))
-    }
-}
-
-#[async_trait]
-impl WatchStream for MemoryWatch {
-    async fn next(&mut self) -> Result<Changes> {
-        loop {
-            self.changes.mark_unchanged();
-            if let Some(changes) = self.look()? {
-                return Ok(changes);
-            }
-            tokio::select! {
-                biased;
-                () = self.bell.heard() => {}
-                _ = self.changes.changed() => {}
-            }
-        }
-    }
-
-    fn revision(&self) -> Revision {
-        self.watching.position() - 1
-    }
-
-    fn connection(&self) -> u64 {
-        self.connection
-    }
-}
-
-fn header(revision: Revision) -> Header {
-    Header { cluster_id: CLUSTER_ID, revision }
-}
-
-fn transaction(txn: Txn) -> Result<Transaction, Refusal> {
-    let actions = |operations: Vec<Operation>| operations.into_iter().map(action).collect::<Result<_, _>>();
-    Ok(Transaction {
-        when: txn.when.into_iter().map(condition).collect(),
-        then: actions(txn.then)?,
-        otherwise: actions(txn.otherwise)?,
-    })
-}
-
-fn condition(compare: Compare) -> Condition {
-    let (key, relation, target) = match compare {
-        Compare::CreateRevision(key, revision) => (key, Relation::Equal, Target::CreateRevision(revision)),
-        Compare::ModRevision(key, revision) => (key, Relation::Equal, Target::ModRevision(revision)),
-        Compare::Version(key, version) => (key, Relation::Equal, Target::Version(version)),
-        Compare::Exists(key) => (key, Relation::Greater, Target::Version(0)),
-        Compare::Value(key, value) => (key, Relation::Equal, Target::Value(value)),
-    };
-    Condition { span: Span::one(&key), target, relation }
-}
-
-fn action(operation: Operation) -> Result<Action, Refusal> {
-    Ok(match operation {
-        Operation::Put { key, value, lease } => Action::Put(Put { key, value, lease, ..Put::default() }),
-        Operation::Touch { key } => {
-            Action::Put(Put { key, ignore_value: true, ignore_lease: true, ..Put::default() })
-        }
-        Operation::Get(keys) => Action::Read(Read::all(Span::try_from(&keys)?)),
-        Operation::Delete(keys) => Action::Delete(Delete { span: Span::try_from(&keys)?, previous: false }),
-    })
-}
-
-fn result(outcome: Outcome) -> OperationResult {
-    match outcome {
-        // No transaction is nested in ours.
-        Outcome::Put(..) | Outcome::Transaction(..) => OperationResult::Put,
-        Outcome::Read(found) => OperationResult::Get(found.items),
-        Outcome::Deleted(_, count, _) => OperationResult::Delete(i64::try_from(count).unwrap_or(i64::MAX)),
-    }
-}
-
-fn unavailable(cause: &str, applied: Applied) -> Error {
-    Error::Unavailable { endpoint: ENDPOINT.to_owned(), cause: cause.to_owned(), applied }
-}
-
-fn refused(refusal: Refusal) -> Error {
-    match refusal {
-        Refusal::Compacted { oldest } => Error::Compacted { oldest },
-        Refusal::FutureRevision => Error::FutureRevision,
-        Refusal::LeaseNotFound(lease) => Error::LeaseNotFound { lease },
-        Refusal::LeaseExists(lease) => Error::LeaseExists { lease },
-        _ => Error::Rejected { endpoint: ENDPOINT.to_owned(), cause: refusal.to_string() },
     }
 }

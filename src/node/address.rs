@@ -1,0 +1,125 @@
+//! The address by which other nodes reach this one.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    net::UdpSocket,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    discovery::{Answer, Lookup, Source},
+    settings::Settings,
+};
+
+/// For how long the host's own name is looked up: there is an address without it, though only this machine can use it.
+const OWN_NAME_LIMIT: Duration = Duration::from_secs(5);
+
+/// The address by which other nodes reach this one: the one that was set, else that of the way to the service; where
+/// that is a loopback, what the host's name stands for, if that is more and is known soon. The system's resolver
+/// alone takes up to half a minute to say nothing, as on a laptop that is away from its network.
+pub async fn local_address(settings: &Settings, source: &Source, names: &impl Lookup) -> String {
+    if let Some(address) = &settings.local_address {
+        return address.clone();
+    }
+    let deadline = Instant::now() + settings.connection.connect_timeout;
+    let mut own: Option<IpAddr> = None;
+    for endpoint in &source.endpoints {
+        let text = endpoint.to_string();
+        let target = text.split_once("://").map_or(text.as_str(), |(_, target)| target);
+        own = way_to(target, names, deadline).await;
+        if own.is_some() {
+            break;
+        }
+    }
+    match own {
+        Some(address) if !address.is_loopback() => address.to_string(),
+        own => {
+            let host = settings.host_name.as_deref().unwrap_or(&settings.node_name);
+            let found = look_up(names, host, 0, Instant::now() + OWN_NAME_LIMIT).await;
+            let outside = found.into_iter().find(|address| !address.ip().is_loopback());
+            let loopback = own.map_or_else(|| "127.0.0.1".to_owned(), |own| own.to_string());
+            if outside.is_none() && settings.max_nodes > 1 {
+                tracing::info!(
+                    "this node is to be reached at {loopback}, which only this machine can; `local_addr` names another address"
+                );
+            }
+            outside.map_or(loopback, |address| address.ip().to_string())
+        }
+    }
+}
+
+/// What a name stands for, as far as that is known in time.
+async fn look_up(names: &impl Lookup, host: &str, port: u16, deadline: Instant) -> Vec<SocketAddr> {
+    match timeout_at(deadline, names.lookup(host, port)).await {
+        Ok(Answer::Found(addresses)) => addresses,
+        Ok(_) => Vec::new(),
+        Err(_) => {
+            tracing::warn!("what the name stands for was not answered in time; going on without: `{host}`");
+            Vec::new()
+        }
+    }
+}
+
+/// The source address of packets to `target`; nothing is sent.
+async fn way_to(target: &str, names: &impl Lookup, deadline: Instant) -> Option<IpAddr> {
+    let (host, port) = target.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let target = look_up(names, host, port.parse().ok()?, deadline).await.into_iter().next()?;
+    let any: IpAddr = if target.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
+    let socket = UdpSocket::bind((any, 0)).await.ok()?;
+    socket.connect(target).await.ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::settings::{Arguments, Origin};
+
+    /// A resolver that knows these names and says nothing of others.
+    struct Names(&'static [(&'static str, [u8; 4])]);
+
+    #[async_trait]
+    impl Lookup for Names {
+        async fn lookup(&self, host: &str, port: u16) -> Answer {
+            match self.0.iter().find(|(name, _)| *name == host) {
+                Some((_, address)) => Answer::Found(vec![(*address, port).into()]),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn address(endpoint: &str, names: Names) -> (String, Duration) {
+        let given = [("run_id", "r"), ("nnodes", "2"), ("node_name", "host-1"), ("endpoint", endpoint)];
+        let values = given.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let settings =
+            Settings::resolve(&Arguments { values, origin: Origin::Argument }, &BTreeMap::new()).unwrap();
+        let source = Source::new("a test", vec![endpoint.parse().unwrap()]);
+        let began = Instant::now();
+        (local_address(&settings, &source, &names).await, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_is_silent_holds_nobody_up() {
+        let (own, took) = address("localhost:2379", Names(&[("localhost", [127, 0, 0, 1])])).await;
+        assert_eq!(own, "127.0.0.1");
+        assert!(took <= OWN_NAME_LIMIT + Duration::from_millis(10), "{took:?}");
+        let (own, took) = address("etcd:2379", Names(&[])).await;
+        assert_eq!(own, "127.0.0.1");
+        assert!(took <= Duration::from_secs(36), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn on_a_loopback_the_host_is_reached_by_what_its_name_stands_for() {
+        let names = Names(&[("localhost", [127, 0, 0, 1]), ("host-1", [10, 0, 0, 7])]);
+        assert_eq!(address("localhost:2379", names).await.0, "10.0.0.7");
+    }
+}
