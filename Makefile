@@ -83,7 +83,7 @@ chart-golden: $(stamps)/test-tools $(stamps)/chart-tools ## Take the chart's ren
 chart-readme: $(stamps)/test-tools ## Write the tables of values in the chart's README from its values.yaml
 	$(python) scripts/chart_readme.py
 
-lint: $(stamps)/package $(stamps)/torch $(stamps)/test-tools $(stamps)/lint-tools ## rustfmt, clippy, ruff, mypy --strict, stubtest, shellcheck
+lint: $(stamps)/package $(stamps)/torch $(stamps)/test-tools $(stamps)/lint-tools ## rustfmt, clippy, rustdoc, ruff, mypy --strict, stubtest, shellcheck
 	@scripts/lint $(VENV)
 
 format: $(stamps)/lint-tools ## Format Rust and Python in place
