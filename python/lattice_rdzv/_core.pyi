@@ -38,6 +38,9 @@ class Settings:
     def __new__(
         cls, arguments: Mapping[str, str], environment: Mapping[str, str], *, origin: str = "argument"
     ) -> Settings: ...
+    @staticmethod
+    def variables() -> list[str]:
+        """The environment variables that hold what is not passed, but for those that name the service."""
     @property
     def run_id(self) -> str: ...
     @property
@@ -169,7 +172,8 @@ class Node:
     def store(self, *, timeout_seconds: float | None = None) -> Store:
         """The run-wide store, which outlives rounds. Waits until the run has begun; default limit `join_timeout`."""
     def unfinished(self, *, timeout_seconds: float = 5.0) -> list[str]:
-        """Names of the members of this node's world that are alive and have not asked for their exit barrier."""
+        """Names of the members of this node's world that are alive and have not asked for their exit barrier; none once
+        this node or the run has moved on from it. Raises `UnreachableError` if the service does not answer."""
     def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> bool:
         """Tells the others that this node is about to go, while it is still there; whether that was acknowledged."""
     def leave(self, *, timeout_seconds: float | None = None) -> bool:

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import pytest
 
 from lattice_rdzv import _core
-from lattice_rdzv.cli import doctor
+from lattice_rdzv.cli import judgements
 from lattice_rdzv.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "settings.md").read_text()
 KEYS = (ROOT / "src" / "settings" / "keys.rs").read_text()
 RESOLVE, _ = (ROOT / "src" / "settings" / "mod.rs").read_text().split("#[cfg(test)]")
+RESOLVE += (ROOT / "src" / "settings" / "input.rs").read_text()
 
 
 class Row(NamedTuple):
@@ -83,6 +84,6 @@ def test_every_default_is_the_cores() -> None:
     assert written["leave_on_signal"] == str(core.leave_on_signal).lower()
 
 
-@pytest.mark.parametrize("variable", [*doctor.ENDPOINT_VARIABLES, *doctor.OTHER_VARIABLES])
+@pytest.mark.parametrize("variable", [*judgements.ENDPOINT_VARIABLES, *judgements.OTHER_VARIABLES])
 def test_every_variable_that_is_read_is_in_the_page(variable: str) -> None:
     assert f"`{variable}`" in PAGE

@@ -1,0 +1,49 @@
+"""`lattice-rdzv demo`: the story and its picture."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness.binaries import etcd_binary
+
+from lattice_rdzv.cli import demo
+
+
+def test_the_picture_shows_who_had_which_rank_and_why() -> None:
+    history = [
+        {"round": 1, "size": 2, "took_seconds": 1.0, "why": "2 nodes", "names": ["node-1", "node-2"]},
+        {"round": 2, "size": 1, "took_seconds": 3.2, "why": "lost node-1", "names": ["node-2"]},
+    ]
+    lines = demo.picture(history, {"node-1": -9, "node-2": 0}).splitlines()
+    assert lines[1].split() == ["node-1", "rank", "0", "-", "killed"]
+    assert lines[2].split() == ["node-2", "rank", "1", "rank", "0", "status", "0"]
+    assert lines[-1].split() == ["2", "1", "3.2", "s", "lost", "node-1"]
+
+
+def test_worlds_of_the_workers_must_be_rounds_of_the_service_in_their_order() -> None:
+    assert demo.contains([["a"], ["c"]], [["a"], ["b"], ["c"]])
+    assert not demo.contains([["c"], ["a"]], [["a"], ["b"], ["c"]])
+
+
+def test_an_etcd_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.run(argparse.Namespace(etcd=str(tmp_path / "etcd"), keep=False)) == 2
+    assert capsys.readouterr().err.endswith(f"{tmp_path / 'etcd'}\n")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("on", ["the embedded store", "an etcd"])
+def test_the_demo_goes_as_told(on: str) -> None:
+    binary = etcd_binary()
+    assert binary is not None, "the extra `test` brings an etcd"
+    result = subprocess.run(
+        [sys.executable, "-m", "lattice_rdzv.cli", "demo", *(["--etcd", str(binary)] if on == "an etcd" else [])],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    assert "killed" in result.stdout
+    assert "lost node-" in result.stdout

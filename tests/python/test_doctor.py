@@ -1,0 +1,121 @@
+"""`lattice-rdzv doctor`, as a person or a script meets it."""
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.ports import free_port
+from harness.service import Service
+from harness.silent import http_endpoint, silent_endpoint
+
+from lattice_rdzv.cli import doctor, judgements, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Nobody listens on the discard port of this machine.
+NOBODY = "127.0.0.1:9"
+
+
+def printed_findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    return {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)}
+
+
+def test_the_embedded_store_is_no_etcd_with_holes(embedded: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--endpoint", embedded.endpoint]) == 0
+    finding = printed_findings(capsys)["etcd's release"]
+    assert finding["status"] == "ok"
+    assert "the embedded store" in finding["found"]
+
+
+def test_a_healthy_place_is_healthy(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--endpoint", etcd.endpoint]) == 0
+    findings = printed_findings(capsys)
+    assert findings["service"]["status"] == "ok"
+    assert findings["permission to write"]["status"] == "ok"
+    assert findings["torchrun backend `lattice`"]["status"] == "ok"
+
+
+def test_the_environment_is_asked_as_an_agent_asks_it(
+    etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LATTICE_RDZV_ENDPOINTS", etcd.endpoint)
+    assert main(["doctor", "--json"]) == 0
+    assert "LATTICE_RDZV_ENDPOINTS" in printed_findings(capsys)["settings"]["found"]
+
+
+def test_the_service_of_torchruns_own_variable_is_the_one_that_is_asked(
+    etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PET_RDZV_ENDPOINT", etcd.endpoint)
+    monkeypatch.setenv("LATTICE_RDZV_ENDPOINTS", "127.0.0.1:1")
+    assert main(["doctor", "--json", "--timeout", "0.9"]) == 0
+    findings = printed_findings(capsys)
+    assert etcd.endpoint in findings["service"]["found"]
+    assert findings["torchrun's own variables"]["status"] == "warn"
+
+
+def test_what_is_no_etcd_is_told_as_that(capsys: pytest.CaptureFixture[str]) -> None:
+    with http_endpoint() as endpoint:
+        assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "2"]) == 1
+    assert "client port" in printed_findings(capsys)["service"]["advice"]
+
+
+def test_nobody_at_the_endpoint_is_a_failure_that_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--endpoint", f"{NOBODY},127.0.0.1:10", "--timeout", "2"]) == 1
+    told = capsys.readouterr().out
+    assert "fail  service:" in told
+    assert "127.0.0.1:9" in told
+    assert "--rdzv-endpoint" in told
+
+
+def test_where_an_agent_would_host_the_service_nobody_has_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--endpoint", f"127.0.0.1:{free_port()}", "--timeout", "2"]) == 0
+    finding = printed_findings(capsys)["service"]
+    assert finding["status"] == "warn"
+    assert "Connection refused" in finding["found"]
+    assert "hosts it" in finding["advice"]
+
+
+def test_who_listens_and_says_nothing_keeps_an_agent_from_hosting(capsys: pytest.CaptureFixture[str]) -> None:
+    with silent_endpoint() as endpoint:
+        assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "2"]) == 1
+    finding = printed_findings(capsys)["service"]
+    assert finding["status"] == "fail"
+    assert "did not answer" in finding["found"]
+
+
+def test_a_wrong_setting_is_a_finding_and_not_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LATTICE_RDZV_BACKEND", "zookeeper")
+    assert main(["doctor", "--json", "--endpoint", NOBODY]) == 1
+    finding = printed_findings(capsys)["settings"]
+    assert finding["status"] == "fail"
+    assert "zookeeper" in finding["found"]
+
+
+def test_an_entry_point_that_torch_could_not_load_is_told_with_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = metadata.EntryPoint("lattice", "lattice_rdzv.no_such_module:entry_point", "torchrun.handlers")
+
+    def entry_points(**selection: Any) -> metadata.EntryPoints:
+        return metadata.EntryPoints([broken]).select(**selection)
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
+    finding = judgements.judge_plugin(doctor.find_plugin())
+    assert finding.status == "fail"
+    assert "ModuleNotFoundError" in finding.found
+
+
+def test_an_entry_point_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: metadata.EntryPoints())
+    finding = judgements.judge_plugin(doctor.find_plugin())
+    assert finding.status == "fail"
+    # What the README says, too: the package is in no registry.
+    _, command, _ = finding.advice.split("`")
+    assert command in (ROOT / "README.md").read_text()
+
+
+def test_nothing_is_coloured_where_a_program_reads() -> None:
+    assert "\x1b" not in doctor.describe([judgements.Finding("a check", "fail", "found", "advice")])
