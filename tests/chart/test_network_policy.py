@@ -1,0 +1,59 @@
+"""Who may reach the etcd, as it is rendered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chart.render import MEMBERS, Objects, Renderer, merged
+
+POLICY = {"networkPolicy": {"enabled": True}}
+
+
+def allowed(objects: Objects, port: str) -> list[dict[str, Any]]:
+    """Who may come to a port."""
+    rules = objects.get("NetworkPolicy")["spec"]["ingress"]
+    return [peer for rule in rules if {"port": port} in rule["ports"] for peer in rule["from"]]
+
+
+def test_by_default_agents_of_the_own_namespace_and_the_named_ones_come_in() -> None:
+    objects = Renderer().objects(merged(POLICY, {"agents": {"namespaces": ["team-a"]}}))
+    assert (
+        objects.get("NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items()
+        <= objects.pod["metadata"]["labels"].items()
+    )
+    clients = allowed(objects, "client")
+    assert {"podSelector": {}} in clients
+    assert {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "team-a"}},
+        "podSelector": {},
+    } in clients
+    assert all(peer for rule in objects.get("NetworkPolicy")["spec"]["ingress"] for peer in rule["from"]), (
+        "empty: anybody"
+    )
+
+
+def test_selected_namespaces_come_in_beside_the_own_and_the_named_ones() -> None:
+    """All three at once, but of each only the pods that are selected; else there are the test's and the store's own."""
+    agents = {
+        "agentNamespaceSelector": {"matchLabels": {"agents": "true"}},
+        "agentPodSelector": {"matchLabels": {"a": "b"}},
+    }
+    objects = Renderer().objects(
+        merged(MEMBERS, POLICY, {"networkPolicy": agents, "agents": {"namespaces": ["team-a"]}})
+    )
+    pods = {"podSelector": agents["agentPodSelector"]}
+    store = {"podSelector": {"matchLabels": {"app": "lattice-rdzv", "lattice-rdzv/store": "members-3"}}}
+    assert allowed(objects, "client") == [
+        pods,
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "team-a"}}, **pods},
+        {"namespaceSelector": agents["agentNamespaceSelector"], **pods},
+        {"podSelector": {"matchLabels": {"app": "lattice-rdzv-test"}}},
+        store,
+    ]
+    assert allowed(objects, "server") == [store]
+
+
+def test_the_pods_of_the_test_bear_the_label_that_lets_them_in() -> None:
+    hooks = Renderer().hooks({"agents": {"image": "agent:1"}, **POLICY})
+    assert len(hooks.all) == 2
+    assert {hook["metadata"]["labels"]["app"] for hook in hooks.all} == {"lattice-rdzv-test"}
