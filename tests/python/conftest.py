@@ -20,6 +20,7 @@ from harness.binaries import etcd_binary
 from harness.certificates import Certificates, make_certificates
 from harness.embedded import Embedded
 from harness.etcd import Etcd
+from harness.handlers import MakeHandler, handlers
 from harness.service import Service
 from harness.torchrun import Job
 
@@ -143,6 +144,13 @@ def join(etcd: Service, run_id: str) -> Iterator[JoinNode]:
     yield join_node
     for run in runs:
         run.leave(timeout_seconds=2)
+
+
+@pytest.fixture
+def make(service: Service, run_id: str) -> Iterator[MakeHandler]:
+    """Makes handlers of this test's run, through torch's registry; see `harness.handlers`."""
+    with handlers(service, run_id) as handler:
+        yield handler
 
 
 @pytest.fixture

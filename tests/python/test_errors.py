@@ -154,9 +154,21 @@ def test_an_argument_that_cannot_be_served(join: JoinNode) -> None:
 
 def test_an_interrupt_is_no_error_of_ours(join: JoinNode) -> None:
     node = join("node-1")
-    threading.Timer(0.2, node._node.interrupt).start()
-    with pytest.raises(InterruptedError):
-        node.next_world()
+    ended = threading.Event()
+
+    def interrupt() -> None:
+        # Only what waits already is interrupted.
+        while not ended.wait(0.05):
+            node._node.interrupt()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    try:
+        with pytest.raises(InterruptedError):
+            node.next_world()
+    finally:
+        ended.set()
+        interrupting.join()
     with pytest.raises(errors.JoinTimeoutError):
         node.next_world(timeout_seconds=0.1)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+from harness.handlers import leave
 from harness.service import Service
 from harness.together import Pending, together
 from torch._C._distributed_c10d import PrefixStore
@@ -20,7 +21,8 @@ from torch.distributed.elastic.rendezvous import RendezvousInfo, RendezvousParam
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from torch.distributed.elastic.utils import store as store_utilities
 
-from lattice_rdzv.torch import store as lattice_store
+from lattice_rdzv.torch.exchange import ASSIGNED_RANKS, ROLE_INFO
+from lattice_rdzv.torch.exit_barrier import EXIT_BARRIER_COUNT, EXIT_BARRIER_FULL
 
 
 def meet(endpoint: str, run_id: str, name: str, nnodes: int) -> tuple[Any, RendezvousInfo]:
@@ -245,36 +247,28 @@ def test_two_processes_and_gloo(service: Service, run_id: str) -> None:
 
 
 def test_the_agents_keys_are_the_ones_we_know() -> None:
-    assert lattice_store.EXIT_BARRIER_COUNT == agent._TERMINAL_STATE_SYNC_ID + store_utilities._NUM_MEMBERS
-    assert lattice_store.EXIT_BARRIER_FULL == agent._TERMINAL_STATE_SYNC_ID + store_utilities._LAST_MEMBER_CHECKIN
+    assert EXIT_BARRIER_COUNT == agent._TERMINAL_STATE_SYNC_ID + store_utilities._NUM_MEMBERS
+    assert EXIT_BARRIER_FULL == agent._TERMINAL_STATE_SYNC_ID + store_utilities._LAST_MEMBER_CHECKIN
     source = agent.__loader__.get_source(agent.__name__)  # type: ignore[union-attr]
-    assert lattice_store.ROLE_INFO in source
-    assert lattice_store.ASSIGNED_RANKS in source
+    assert ROLE_INFO in source
+    assert ASSIGNED_RANKS in source
 
 
 def test_a_round_that_lost_a_member_answers_with_stand_ins(service: Service, run_id: str) -> None:
     met = together(*[lambda name=f"node-{n}": meet(service.endpoint, run_id, name, 2) for n in (1, 2)])
     (staying, info), (leaving, _) = sorted(met, key=lambda one: one[1].rank)
     try:
-        info.store.set(f"{lattice_store.ROLE_INFO}0", json.dumps({"role": "trainer", "rank": 0, "local_world_size": 4}))
-        reading = Pending(lambda: info.store.multi_get([f"{lattice_store.ROLE_INFO}{rank}" for rank in (0, 1)]))
-        _leave(leaving)
+        info.store.set(f"{ROLE_INFO}0", json.dumps({"role": "trainer", "rank": 0, "local_world_size": 4}))
+        reading = Pending(lambda: info.store.multi_get([f"{ROLE_INFO}{rank}" for rank in (0, 1)]))
+        leave(leaving)
         roles = [agent._RoleInstanceInfo.deserialize(value) for value in reading.result()]
         assert [(role.role, role.rank, role.local_world_size) for role in roles] == [
             ("trainer", 0, 4),
             ("trainer", 1, 4),
         ]
-        assert json.loads(info.store.get(f"{lattice_store.ASSIGNED_RANKS}0")) == [0, 8, 0, 8]
-        assert json.loads(info.store.get(f"{lattice_store.ASSIGNED_RANKS}1")) == [4, 8, 4, 8]
+        assert json.loads(info.store.get(f"{ASSIGNED_RANKS}0")) == [0, 8, 0, 8]
+        assert json.loads(info.store.get(f"{ASSIGNED_RANKS}1")) == [4, 8, 4, 8]
         assert staying.num_nodes_waiting() == 1
     finally:
         staying.set_closed()
         staying.shutdown()
-
-
-def _leave(handler: Any) -> None:
-    """Ends a handler as a signal does: it leaves, and closes nothing."""
-    try:
-        raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        handler.shutdown()

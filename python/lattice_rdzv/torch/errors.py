@@ -6,6 +6,10 @@ torch's agent, its launcher and whoever wrapped them know torch's classes only. 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch.distributed as dist
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
@@ -16,6 +20,9 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from lattice_rdzv import errors
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
 
 # The first that fits.
 _TORCHS: tuple[tuple[type[Exception], type[RendezvousError]], ...] = (
@@ -42,8 +49,17 @@ def as_torch_error(error: Exception) -> RendezvousError:
     return RendezvousError(str(error))
 
 
-def as_store_error(error: errors.RendezvousError) -> Exception:
-    """What a `torch.distributed.Store` raises for one of our errors: torch looks for the word `timeout` in some."""
-    if isinstance(error, errors.StoreTimeoutError):
-        return dist.DistStoreError(f"timeout: {error}")
-    return dist.DistStoreError(str(error))
+def raises_store_errors(call: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
+    """For a call of a `torch.distributed.Store`: ours are raised as `DistStoreError`."""
+
+    @functools.wraps(call)
+    def translated(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
+        try:
+            return call(*args, **kwargs)
+        except errors.StoreTimeoutError as error:
+            # torch looks for the word.
+            raise dist.DistStoreError(f"timeout: {error}") from None
+        except errors.RendezvousError as error:
+            raise dist.DistStoreError(str(error)) from None
+
+    return translated

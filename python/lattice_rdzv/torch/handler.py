@@ -197,7 +197,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
         # The one before serves until here: workers of the old round may have been ending on it.
         self._store = store
         if world.rank == 0 and self.use_agent_store:
-            store.on_local_size = lambda local_size: allow_open_files(world.size * local_size)
+            store.exchange.on_local_size = lambda local_size: allow_open_files(world.size * local_size)
             try:
                 self._master.serve(world)
             except RuntimeError as error:
@@ -216,7 +216,8 @@ class LatticeRendezvousHandler(RendezvousHandler):
             return True
         limit_seconds = self._settings.close_timeout_seconds
         began = time.monotonic()
-        full = store is not None and store.exit_barrier_full(timeout_seconds=min(_BARRIER_CHECK_SECONDS, limit_seconds))
+        check_seconds = min(_BARRIER_CHECK_SECONDS, limit_seconds)
+        full = store is not None and store.exit_barrier.is_full(timeout_seconds=check_seconds)
         limit_seconds = max(0.0, limit_seconds - (time.monotonic() - began))
         if full:
             done = node.close("succeeded", timeout_seconds=limit_seconds)
@@ -230,7 +231,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
     def _failed(self, store: LatticeStore | None, in_flight: BaseException | None) -> bool:
         return (
             store is not None
-            and not store.asked_for_exit_barrier
+            and not store.exit_barrier.asked
             and (in_flight is None or isinstance(in_flight, ChildFailedError))
             and self._settings.on_node_failure == "close"
         )

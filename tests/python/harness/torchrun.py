@@ -8,17 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.paused import pause
+from harness.service import on_etcd
 from harness.wait import wait_for
 
 TRAIN = Path(__file__).parent / "train.py"
 LEASE_SECONDS = 3.0
 # importing torch in every agent and worker, on two cores
 START_SECONDS = 90.0
+
+# What torch does with its workers, its signals and its end is the same on every service, and a story takes up to a minute and
+# a half: one that is about nothing else is told once, so that the whole suite stays one that is run.
+once = on_etcd
 
 
 @dataclass(frozen=True)
@@ -244,3 +250,20 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+MakeJob = Callable[..., Job]
+
+
+def ranks(lines: dict[str, Line]) -> dict[str, int]:
+    """Which node has which rank."""
+    return {name: line.group_rank for name, line in lines.items()}
+
+
+def starts(job: Job) -> dict[str, int]:
+    """How often each node's workers were started."""
+    counts: dict[str, int] = {}
+    for line in job.lines():
+        if line.event == "started":
+            counts[line.node] = counts.get(line.node, 0) + 1
+    return counts

@@ -1,0 +1,105 @@
+"""The exit barrier: where agents whose workers have all succeeded wait for each other.
+
+Problem: torch's agents count themselves and then wait, for minutes, for a key that the last of them puts; also when
+whoever is missing is gone, or died between the count and the key. Choice: the count marks this node as finished, so
+that the others go on without it if they have to, and the wait also ends when nobody is left who could end it, or when
+all have counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+
+from lattice_rdzv import _core
+from lattice_rdzv.errors import RendezvousError, StoreTimeoutError
+
+logger = logging.getLogger("lattice_rdzv.torch")
+
+# The agent's own keys (torch/distributed/elastic/agent/server/api.py and utils/store.py; the same from 2.6 to 2.15).
+EXIT_BARRIER_COUNT = "torchelastic/agent/terminal_state/num_members"
+EXIT_BARRIER_FULL = "torchelastic/agent/terminal_state/last_member"
+
+# How often the wait looks whether anybody is left to wait for, once a change was told: at most once a second, and less
+# often in a large round, since a look reads a record of every node.
+_LOOK_SECONDS = 1.0
+_LOOK_SECONDS_PER_NODE = 1.0 / 50.0
+# And whether all have come to it while no change was told: one key, but every node reads it.
+_COUNT_SECONDS = 10.0
+# Whatever the service needs for one answer, so that a look never takes the place of the wait.
+_LOOK_LIMIT_SECONDS = 2.0
+
+
+class ExitBarrier:
+    """One agent's part in the barrier of one round."""
+
+    def __init__(self, store: _core.Store, node: _core.Node, *, size: int, round_number: int) -> None:
+        self._store = store
+        self._node = node
+        self._size = size
+        self._round_number = round_number
+        self._asked = False
+        self._full = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether this agent's workers have all succeeded, as far as the barrier tells."""
+        return self._asked
+
+    def is_full(self, *, timeout_seconds: float) -> bool:
+        """Whether every agent of the round has asked: by what the service says, where this agent did not hear the end
+        of it."""
+        if self._asked and not self._full:
+            try:
+                keys = [EXIT_BARRIER_FULL, EXIT_BARRIER_COUNT]
+                full, count = self._store.get_now(keys, timeout_seconds=timeout_seconds)
+            except RendezvousError:
+                return False
+            self._full = full is not None or (count is not None and int(count) >= self._size)
+        return self._full
+
+    def count(self, amount: int, *, timeout_seconds: float) -> int:
+        """Adds to the number of those who have asked, and returns it."""
+        # Also if the call fails: the workers have succeeded, and the service may have counted it.
+        self._asked = True
+        count = self._store.add(EXIT_BARRIER_COUNT, amount, timeout_seconds=timeout_seconds, finished=True)
+        self._full = count >= self._size
+        return count
+
+    def wait(self, *, timeout_seconds: float) -> None:
+        """Waits for the others, as long as there are any."""
+        deadline = time.monotonic() + timeout_seconds
+        between_seconds = max(_LOOK_SECONDS, self._size * _LOOK_SECONDS_PER_NODE)
+        changed = False
+        while True:
+            left_seconds = deadline - time.monotonic()
+            # Or all would look at the same moment, that of the change.
+            look_seconds = (between_seconds if changed else _COUNT_SECONDS) * random.uniform(1.0, 1.5)
+            wait_seconds = max(0.0, min(left_seconds, look_seconds))
+            try:
+                full = self._store.get(EXIT_BARRIER_FULL, timeout_seconds=wait_seconds, until_change=not changed)
+            except StoreTimeoutError:
+                if left_seconds <= look_seconds:
+                    raise
+            else:
+                if full is not None:
+                    self._full = True
+                    return
+                changed = True
+                continue
+            if self.is_full(timeout_seconds=_LOOK_LIMIT_SECONDS):
+                logger.info("round %d: all have come to the exit, and the last did not say so", self._round_number)
+                return
+            if changed and self._nobody_is_left():
+                logger.info("round %d: nobody is left to wait for at the exit", self._round_number)
+                return
+
+    def _nobody_is_left(self) -> bool:
+        if self._node.closed is not None:
+            return True
+        try:
+            return not self._node.unfinished()
+        except RendezvousError:
+            # The service is away: then nobody can be said to be gone.
+            return False

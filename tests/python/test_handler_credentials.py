@@ -1,0 +1,50 @@
+"""Certificates and passwords."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness.certificates import Certificates
+from harness.handlers import MakeHandler, leave
+from harness.service import Service
+from torch.distributed.elastic.rendezvous import (
+    RendezvousConnectionError,
+    RendezvousError,
+)
+
+
+def test_mutual_tls(mtls_service: Service, certificates: Certificates, make: MakeHandler) -> None:
+    handler = make(
+        endpoint=mtls_service.endpoint,
+        cacert=str(certificates.authority),
+        cert=str(certificates.client),
+        key=str(certificates.client_key),
+    )
+    assert handler.next_rendezvous().world_size == 1
+    leave(handler)
+    with pytest.raises(RendezvousConnectionError):
+        make(endpoint=mtls_service.endpoint, cacert=str(certificates.authority), connect_timeout="3").next_rendezvous()
+
+
+def test_a_password(own_service: Service, make: MakeHandler, tmp_path: Any) -> None:
+    own_service.need_password("agent", "s3cret")
+    file, wrong = tmp_path / "password", tmp_path / "wrong"
+    file.write_text("s3cret\n")
+    wrong.write_text("guess\n")
+    handler = make(endpoint=own_service.endpoint, user="agent", password_file=str(file))
+    assert handler.next_rendezvous().world_size == 1
+    leave(handler)
+    with pytest.raises(RendezvousError) as caught:
+        make(
+            endpoint=own_service.endpoint, user="agent", password_file=str(wrong), connect_timeout="3"
+        ).next_rendezvous()
+    assert "guess" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cacert", "password_file"])
+def test_a_credential_that_cannot_be_read_is_named_at_once(make: MakeHandler, tmp_path: Any, name: str) -> None:
+    missing = tmp_path / "missing"
+    given = {"user": "agent"} if name == "password_file" else {"endpoint": "https://localhost:2379"}
+    with pytest.raises(ValueError, match=rf"`{name}`.*missing"):
+        make(**given, **{name: str(missing)})

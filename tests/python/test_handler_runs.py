@@ -1,0 +1,101 @@
+"""A run, its records and its nodes: who may not join says why, and the others are unharmed."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from harness.handlers import MakeHandler, fail, finish, is_alone, meet
+from harness.ports import free_port
+from harness.service import Service
+from harness.together import together
+from harness.wait import wait_for
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousStateError,
+    RendezvousTimeoutError,
+)
+
+
+def test_a_run_without_an_id_is_refused_where_others_would_meet_it(make: MakeHandler) -> None:
+    with pytest.raises(RendezvousStateError, match="--rdzv-id") as caught:
+        make(run_id="none").next_rendezvous()
+    assert is_alone(caught.value)
+
+
+def test_a_run_that_hosts_its_service_needs_no_id(make: MakeHandler) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    first, second = (make(name, run_id="none", endpoint=endpoint, min_nodes=2, max_nodes=2) for name in ("a", "b"))
+    infos = meet(first, second)
+    together(*[lambda info=info: finish(info) for info in infos])
+    # The one that hosts waits for the other.
+    assert together(first.shutdown, second.shutdown) == [True, True]
+
+
+def test_another_agent_with_other_counts(make: MakeHandler) -> None:
+    first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
+    meet(first, second)
+    with pytest.raises(RendezvousStateError, match="nnodes 2:2, and this node has 2:3"):
+        make("node-3", min_nodes=2, max_nodes=3).next_rendezvous()
+    assert first.num_nodes_waiting() == second.num_nodes_waiting() == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"), [(b"not json at all", "JSON"), (b'{"version": 999}', "major version 999")]
+)
+def test_a_record_that_cannot_be_read(
+    make: MakeHandler, service: Service, run_id: str, record: bytes, expected: str
+) -> None:
+    service.put(f"/lattice/rdzv/default/{run_id}/ctl/round", record)
+    try:
+        began = time.monotonic()
+        with pytest.raises(RendezvousStateError, match=expected):
+            make().next_rendezvous()
+        assert time.monotonic() - began < 15
+    finally:
+        service.delete(f"/lattice/rdzv/default/{run_id}/")
+
+
+def test_a_node_record_that_cannot_be_read_harms_nobody(make: MakeHandler, service: Service, run_id: str) -> None:
+    service.put(f"/lattice/rdzv/default/{run_id}/nodes/00000000000000aa", b"rubbish")
+    try:
+        assert make().next_rendezvous().world_size == 1
+    finally:
+        service.delete(f"/lattice/rdzv/default/{run_id}/")
+
+
+def test_a_closed_run_names_the_node_and_why(make: MakeHandler) -> None:
+    first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
+    meet(first, second)
+    fail(first, exit_code=3)
+
+    wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)
+    with pytest.raises(RendezvousClosedError, match="node-1") as caught:
+        second.next_rendezvous()
+    assert "worker 0 failed with exit code 3" in str(caught.value)
+    assert is_alone(caught.value)
+    assert second.is_closed()
+
+
+def test_a_node_that_fails_may_leave_instead(make: MakeHandler) -> None:
+    first = make("node-1", max_nodes=2, on_node_failure="leave")
+    second = make("node-2", max_nodes=2, on_node_failure="leave")
+    meet(first, second)
+    fail(first, exit_code=3)
+    wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)
+    assert second.next_rendezvous().world_size == 1
+
+
+def test_a_time_out_while_waiting(make: MakeHandler) -> None:
+    began = time.monotonic()
+    with pytest.raises(RendezvousTimeoutError, match="node-1"):
+        make(min_nodes=2, max_nodes=2, join_timeout="1").next_rendezvous()
+    assert 0.9 < time.monotonic() - began < 5
+
+
+def test_a_second_node_where_one_is_enough_is_told_the_option(make: MakeHandler) -> None:
+    first = make("node-1")
+    meet(first)
+    with pytest.raises(RendezvousTimeoutError, match="--nnodes"):
+        make("node-2", join_timeout="1").next_rendezvous()
+    assert first.num_nodes_waiting() == 0

@@ -1,0 +1,208 @@
+"""What `shutdown` means: success, failure, or that this node alone is done."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from harness.handlers import MakeHandler, fail, finish, leave, meet, node
+from harness.ports import free_port
+from harness.programs import Program
+from harness.service import Service
+from harness.together import Pending, together
+from harness.wait import wait_for
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+)
+
+from lattice_rdzv.torch import exit_barrier
+from lattice_rdzv.torch.exchange import ASSIGNED_RANKS, ROLE_INFO
+from lattice_rdzv.torch.exit_barrier import EXIT_BARRIER_COUNT
+
+
+def test_success_is_a_full_exit_barrier(make: MakeHandler) -> None:
+    first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
+    infos = meet(first, second)
+    together(*(lambda info=info: finish(info) for info in infos))
+    assert first.shutdown()
+    assert second.num_nodes_waiting() == 0
+    assert second.shutdown()
+    assert second.shutdown()
+
+
+def test_an_exit_barrier_that_was_not_answered_was_asked_for(
+    own_service: Service, run_id: str, make: MakeHandler
+) -> None:
+    first, second = (
+        make(name, endpoint=own_service.endpoint, max_nodes=2, min_nodes=1) for name in ("node-1", "node-2")
+    )
+    infos = meet(first, second)
+    infos[0].store.set_timeout(timedelta(seconds=0.5))
+    own_service.pause()
+    try:
+        with pytest.raises(RuntimeError, match="timeout"):
+            infos[0].store.add(EXIT_BARRIER_COUNT, 1)
+    finally:
+        own_service.resume()
+    # Its workers have succeeded, and it knows nothing of the other's: no reason to call the run failed.
+    assert first.shutdown()
+    wait_for("node-2 is told, or nothing is left to tell", lambda: len(node_keys(own_service, run_id)) == 1)
+    assert not second.is_closed()
+    assert second.next_rendezvous().world_size == 1
+
+
+def test_closing_a_run_that_is_closed_begins_no_other(make: MakeHandler, service: Service, run_id: str) -> None:
+    first = make("node-1")
+    finish(first.next_rendezvous())
+    assert first.shutdown()
+    closed_key = f"/lattice/rdzv/default/{run_id}/ctl/closed"
+    before = service.get(closed_key)
+    assert before is not None
+    late = make("node-2")
+    late.set_closed()  # type: ignore[no-untyped-call]
+    assert service.get(closed_key) == before
+    assert late.is_closed()
+    with pytest.raises(RendezvousClosedError):
+        late.next_rendezvous()
+
+
+def test_closing_a_run_lets_go_of_the_port(make: MakeHandler) -> None:
+    import socket
+
+    port = free_port()
+    handler = make(port=port)
+    handler.set_closed()  # type: ignore[no-untyped-call]
+    assert handler.is_closed()
+    with socket.create_server(("", port)):
+        pass
+
+
+def test_a_signal_in_flight_only_leaves(make: MakeHandler) -> None:
+    first, second = make("node-1", max_nodes=2), make("node-2", max_nodes=2)
+    meet(first, second)
+    try:
+        raise SignalException("stop", sigval=signal.SIGTERM)
+    except SignalException:
+        assert first.shutdown()
+    wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)
+    assert second.next_rendezvous().world_size == 1
+
+
+def test_a_finished_node_is_not_waited_for(make: MakeHandler) -> None:
+    first, second, third = (make(f"node-{number}", max_nodes=3, min_nodes=1) for number in (1, 2, 3))
+    infos = meet(first, second, third)
+    finishing = Pending(lambda: finish(infos[0]))
+    wait_for("node-1 asked for its exit barrier", lambda: infos[1].store.check([EXIT_BARRIER_COUNT]))
+    leave(third)
+    wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)
+    assert second.next_rendezvous().world_size == 1
+    leave(second)
+    # Nobody is left who could fill the barrier.
+    finishing.result(timeout_seconds=20)
+
+
+def test_who_came_last_and_died_before_it_said_so_holds_up_nobody(
+    make: MakeHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exit_barrier, "_COUNT_SECONDS", 0.5)
+    first, second = make("node-1", max_nodes=2, min_nodes=2), make("node-2", max_nodes=2, min_nodes=2)
+    infos = meet(first, second)
+    finishing = Pending(lambda: finish(infos[0]))
+    wait_for("node-1 asked for its exit barrier", lambda: infos[1].store.check([EXIT_BARRIER_COUNT]))
+    # And never comes to say that it was the last.
+    assert infos[1].store.add(EXIT_BARRIER_COUNT, 1) == 2
+    finishing.result(timeout_seconds=20)
+    assert first.shutdown()
+    assert node(first).closed[0] == "succeeded"
+
+
+def test_with_losses_ignored_the_exit_barrier_ends_all_the_same(
+    make: MakeHandler, service: Service, run_id: str, tmp_path: Path
+) -> None:
+    mortal = Program(
+        tmp_path,
+        f"""
+        import lattice_rdzv
+        run = lattice_rdzv.join({run_id!r}, nnodes=2, endpoint={service.endpoint!r}, node_name="mortal", lease_ttl=3)
+        run.next_world()
+        run.wait_change()
+        """,
+    )
+    handler = make("node-1", min_nodes=2, max_nodes=2, on_member_loss="ignore")
+    info = handler.next_rendezvous()
+    mortal.process.kill()
+    mortal.process.wait()
+    # Ignored while anybody trains; with the last one done, it is told that nobody else will come.
+    finish(info, timeout_seconds=60)
+    assert handler.shutdown()
+
+
+def test_a_spare_that_is_not_needed_ends_with_status_0(make: MakeHandler, service: Service, run_id: str) -> None:
+    member, spare = make("node-1"), make("node-2")
+    info = member.next_rendezvous()
+    waiting = Pending(spare.next_rendezvous)
+    wait_for("node-2 is in the run", lambda: len(node_keys(service, run_id)) == 2)
+    finish(info)
+    member.shutdown()
+    with pytest.raises(SystemExit) as caught:
+        waiting.result()
+    assert caught.value.code == 0
+
+
+def test_a_spare_of_a_run_that_failed_says_so(make: MakeHandler, service: Service, run_id: str) -> None:
+    member, spare = make("node-1"), make("node-2")
+    member.next_rendezvous()
+    waiting = Pending(spare.next_rendezvous)
+    wait_for("node-2 is in the run", lambda: len(node_keys(service, run_id)) == 2)
+    fail(member, exit_code=1)
+    with pytest.raises(RendezvousClosedError, match="node-1"):
+        waiting.result()
+
+
+def test_a_repeat_of_a_submission_that_succeeded_ends_with_status_0(make: MakeHandler) -> None:
+    member = make("node-1", submission="job-1")
+    finish(member.next_rendezvous())
+    member.shutdown()
+    with pytest.raises(SystemExit) as caught:
+        make("node-1", submission="job-1").next_rendezvous()
+    assert caught.value.code == 0
+
+
+def test_another_submission_begins_at_once(make: MakeHandler) -> None:
+    member = make("node-1", submission="job-1")
+    finish(member.next_rendezvous())
+    member.shutdown()
+    began = time.monotonic()
+    assert make("node-1", submission="job-2").next_rendezvous().world_size == 1
+    assert time.monotonic() - began < 10
+
+
+def test_the_exchange_goes_on_where_the_session_has_ended(make: MakeHandler) -> None:
+    first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
+    info = meet(first, second)[1]
+    store = info.store
+    own = f"{ROLE_INFO}{info.rank}", json.dumps({"role": "trainer", "rank": 0, "local_world_size": 2})
+    store.set(*own)
+    fail(first, exit_code=3)
+    wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)
+    with pytest.raises(RendezvousClosedError):
+        second.next_rendezvous()
+    node(second).leave()
+    assert second.num_nodes_waiting() == 1
+    store.set(*own)
+    store.multi_set([f"{ASSIGNED_RANKS}{rank}" for rank in (0, 1)], [b"[]", b"[]"])
+    assert json.loads(store.get(f"{ASSIGNED_RANKS}1")) == [2, 4, 2, 4]
+    infos = store.multi_get([f"{ROLE_INFO}{rank}" for rank in (0, 1)])
+    assert [json.loads(info)["local_world_size"] for info in infos] == [2, 2]
+    # Anybody's else is told.
+    with pytest.raises(RuntimeError, match="has left"):
+        store.set("else", b"")
+
+
+def node_keys(service: Service, run_id: str) -> list[str]:
+    return [key for key in service.keys_under("/lattice/") if f"/{run_id}/nodes/" in key]

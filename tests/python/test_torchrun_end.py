@@ -1,0 +1,126 @@
+"""How jobs of real torchrun processes end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import time
+
+import pytest
+from harness.service import Service
+from harness.torchrun import MakeJob, kill_node, once, ranks, starts
+from harness.wait import wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@once
+def test_a_worker_fails_and_restarts(job: MakeJob) -> None:
+    run = job(nnodes="2")
+    agents = {name: run.start(name) for name in ("node-1", "node-2")}
+    run.wait_trains(*agents)
+    at = time.monotonic()
+    run.fail("node-2")
+    wait_for("node-2's worker fails", lambda: any(line.event == "failing" for line in run.lines()), detail=run.describe)
+    run.mend("node-2")
+    run.wait_trains(*agents, since=at)
+    run.finish()
+    assert set(run.wait_all().values()) == {0}, run.describe()
+
+
+def torch_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in importlib.metadata.version("torch").split(".")[:2])
+
+
+@once
+def test_no_restarts_left_ends_every_agent_and_names_the_node(job: MakeJob) -> None:
+    run = job(nnodes="2")
+    agents = {"node-1": run.start("node-1", max_restarts=3), "node-2": run.start("node-2", max_restarts=0)}
+    run.wait_trains(*agents)
+    run.fail("node-2")
+    statuses = run.wait_all()
+    assert all(status != 0 for status in statuses.values()), run.describe()
+    assert "RendezvousClosedError" in agents["node-1"].log
+    # Up to 2.7 torch says that the agent is done before it says why.
+    early = torch_version() < (2, 8)
+    reason = "its agent ended without success" if early else "failed with exit code 3"
+    assert re.search(rf"node-2.*{reason}", agents["node-1"].log), run.describe()
+
+
+@once
+def test_one_node_ends_later_than_the_others(job: MakeJob) -> None:
+    run = job(nnodes="2:3")
+    run.start("node-1")
+    run.start("node-2")
+    run.start("late", linger_seconds=10)
+    run.wait_trains("node-1", "node-2", "late")
+    run.finish()
+    assert set(run.wait_all().values()) == {0}, run.describe()
+    assert set(starts(run).values()) == {1}
+
+
+def test_a_spare_comes_in_when_a_member_dies(job: MakeJob, service: Service, run_id: str) -> None:
+    run = job(nnodes="2")
+    agents = {name: run.start(name) for name in ("node-1", "node-2")}
+    before = ranks(run.wait_trains(*agents))
+    spare = run.start("spare")
+    prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
+    wait_for("the spare waits", lambda: len(service.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
+    at = kill_node(run, agents["node-1"])
+    after = ranks(run.wait_trains("node-2", "spare", since=at))
+    assert after == {"node-2": before["node-2"], "spare": before["node-1"]}
+    run.finish()
+    assert agents["node-2"].wait() == spare.wait() == 0, run.describe()
+
+
+@once
+def test_a_spare_is_dismissed_with_status_0(job: MakeJob, service: Service, run_id: str) -> None:
+    run = job(nnodes="2")
+    run.start("node-1")
+    run.start("node-2")
+    run.wait_trains("node-1", "node-2")
+    run.start("spare")
+    prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
+    wait_for("the spare waits", lambda: len(service.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
+    run.finish()
+    assert set(run.wait_all().values()) == {0}, run.describe()
+    assert "spare" not in starts(run)
+
+
+def test_the_same_run_id_again_at_once(job: MakeJob) -> None:
+    for submission in ("first", "second"):
+        run = job(nnodes="2", environment={"LATTICE_RDZV_SUBMISSION": submission})
+        run.start("node-1")
+        run.start("node-2")
+        run.wait_trains("node-1", "node-2")
+        run.finish()
+        assert set(run.wait_all().values()) == {0}, run.describe()
+
+
+@once
+def test_the_same_submission_again_says_so_and_ends_with_status_0(job: MakeJob) -> None:
+    run = job(nnodes="1", environment={"LATTICE_RDZV_SUBMISSION": "only"})
+    run.start("node-1")
+    run.wait_trains("node-1")
+    run.finish()
+    assert set(run.wait_all().values()) == {0}, run.describe()
+    again = run.start("node-1")
+    assert again.wait() == 0, run.describe()
+    assert "succeeded" in again.log
+    assert starts(run) == {"node-1": 1}
+
+
+def test_a_replacement_of_the_same_name_takes_its_rank(job: MakeJob) -> None:
+    run = job(nnodes="2:3")
+    agents = {name: run.start(name) for name in ("node-1", "node-2", "node-3")}
+    before = ranks(run.wait_trains(*agents))
+    victim = next(name for name, rank in before.items() if rank == 1)
+    at = kill_node(run, agents[victim])
+    rest = [name for name in agents if name != victim]
+    run.wait_trains(*rest, since=at)
+    since = time.monotonic()
+    run.start(victim)
+    after = ranks(run.wait_trains(*agents, since=since))
+    assert sorted(after.values()) == [0, 1, 2]
+    run.finish()
+    assert all(agent.wait() == 0 for agent in run.agents if agent.process.returncode != -9), run.describe()

@@ -1,0 +1,92 @@
+"""Real torchrun processes and their service: lost, and with credentials."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from harness.certificates import Certificates
+from harness.service import Service
+from harness.torchrun import LEASE_SECONDS, MakeJob, ranks, starts
+from harness.wait import wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.parametrize("fault", ["killed", "paused", "wiped"])
+def test_the_service_is_lost_and_nobody_restarts(job: MakeJob, own_service: Service, fault: str) -> None:
+    run = job(nnodes="2:3", endpoint=own_service.endpoint)
+    run.start("node-1")
+    run.start("node-2")
+    before = ranks(run.wait_trains("node-1", "node-2"))
+
+    if fault == "killed":
+        # An etcd comes back with what it held, the embedded store with nothing.
+        own_service.kill()
+        _let_pass(30)
+        own_service.start()
+    elif fault == "paused":
+        own_service.pause()
+        _let_pass(3 * LEASE_SECONDS)
+        own_service.resume()
+    else:
+        own_service.wipe()
+    nodes = f"/lattice/rdzv/default/{run.run_id}/nodes/"
+    wait_for(
+        "both nodes are back", lambda: len(own_service.keys_under(nodes)) == 2, timeout_seconds=60, detail=run.describe
+    )
+    assert starts(run) == {"node-1": 1, "node-2": 1}
+
+    run.start("node-3")
+    after = ranks(run.wait_trains("node-1", "node-2", "node-3"))
+    assert after == {**before, "node-3": 2}
+    assert starts(run) == {"node-1": 2, "node-2": 2, "node-3": 1}
+    run.finish()
+    assert set(run.wait_all().values()) == {0}, run.describe()
+
+
+def _let_pass(seconds: float) -> None:
+    # The one thing that is waited for is time itself: a lease that must run out.
+    deadline = time.monotonic() + seconds
+    wait_for(f"{seconds:g} s have passed", lambda: time.monotonic() > deadline, timeout_seconds=seconds + 5)
+
+
+def test_the_service_is_gone_for_good_and_the_job_still_ends(job: MakeJob, own_service: Service) -> None:
+    run = job(nnodes="1", endpoint=own_service.endpoint, environment={"LOGLEVEL": "INFO"})
+    agent = run.start("node-1", conf={"close_timeout": "3"})
+    run.wait_trains("node-1")
+    own_service.kill()
+    run.finish()
+    # torch gives its exit barrier 300 s and swallows the error; a signal ends it earlier.
+    run.wait_log(agent, "Waiting 300 seconds for other agents to finish")
+    agent.terminate()
+    agent.wait(40)
+
+
+def test_mutual_tls(job: MakeJob, mtls_service: Service, certificates: Certificates) -> None:
+    files = {
+        "LATTICE_RDZV_CACERT": str(certificates.authority),
+        "LATTICE_RDZV_CERT": str(certificates.client),
+        "LATTICE_RDZV_KEY": str(certificates.client_key),
+    }
+    run = job(nnodes="2", endpoint=mtls_service.endpoint, environment=files)
+    run.start("node-1")
+    run.start("node-2")
+    run.wait_trains("node-1", "node-2")
+    run.finish()
+    assert set(run.wait_all().values()) == {0}, run.describe()
+
+
+def test_a_password(job: MakeJob, own_service: Service, tmp_path: Path) -> None:
+    own_service.need_password("agent", "s3cret")
+    file = tmp_path / "password"
+    file.write_text("s3cret\n")
+    environment = {"LATTICE_RDZV_USER": "agent", "LATTICE_RDZV_PASSWORD_FILE": str(file)}
+    run = job(nnodes="2", endpoint=own_service.endpoint, environment=environment)
+    run.start("node-1")
+    run.start("node-2")
+    run.wait_trains("node-1", "node-2")
+    run.finish()
+    assert set(run.wait_all().values()) == {0}, run.describe()
+    assert not any("s3cret" in agent.log for agent in run.agents)
