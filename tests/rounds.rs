@@ -19,7 +19,7 @@ use lattice_rdzv::{
     Error,
     backend::{Backend as _, Keys, Operation, Txn, memory::MemoryService},
     node::{State, WorldFacts},
-    protocol::records::{ChangeKind, Outcome},
+    protocol::records::{ChangeKind, LastWorld, Outcome},
 };
 use support::nodes::{Agent, TTL, settings};
 use tokio::time::{Instant, sleep};
@@ -540,6 +540,8 @@ async fn whoever_is_in_a_world_and_not_done_is_unfinished_and_nobody_of_one_that
     assert!(agents[0].node.wait_change(Some(TTL * 4)).await.is_some());
     assert_eq!(agents[0].node.unfinished(first).await.unwrap(), ["a"]);
 
+    let another = LastWorld { world: "another".into(), ..first.clone() };
+    assert!(agents[0].node.unfinished(&another).await.unwrap().is_empty(), "it is not in that one");
     applied(&service, Operation::Delete(Keys::prefix(key("plan/")))).await;
     assert!(agents[0].node.unfinished(first).await.unwrap().is_empty(), "the plan is gone");
     assert!(matches!(agents[0].node.members(&worlds[0], TTL).await, Err(Error::Rejected { .. })));

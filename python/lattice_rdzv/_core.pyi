@@ -173,7 +173,8 @@ class Node:
         """The run-wide store, which outlives rounds. Waits until the run has begun; default limit `join_timeout`."""
     def unfinished(self, *, timeout_seconds: float = 5.0) -> list[str]:
         """Names of the members of this node's world that are alive and have not asked for their exit barrier; none once
-        this node or the run has moved on from it. Raises `UnreachableError` if the service does not answer."""
+        this node is in another world, or the run has moved on so far that the plan is gone. Raises `UnreachableError` if
+        the service does not answer."""
     def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> bool:
         """Tells the others that this node is about to go, while it is still there; whether that was acknowledged."""
     def leave(self, *, timeout_seconds: float | None = None) -> bool:

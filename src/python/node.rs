@@ -133,7 +133,7 @@ impl Node {
     }
 
     /// Names of the members of this node's world that are alive and have not asked for their exit barrier; none once
-    /// this node or the run has moved on from it.
+    /// this node is in another world, or the run has moved on so far that the plan is gone.
     #[pyo3(signature = (*, timeout_seconds = 5.0))]
     fn unfinished(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<String>> {
         let limit = duration(timeout_seconds)?;

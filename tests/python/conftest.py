@@ -9,22 +9,25 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from harness.binaries import etcd_binary
 from harness.certificates import Certificates, make_certificates
 from harness.embedded import Embedded
 from harness.etcd import Etcd
-from harness.handlers import MakeHandler, handlers
 from harness.service import Service
-from harness.torchrun import Job
+from harness.torchrun import Job, MakeJob
 
 import lattice_rdzv
+
+if TYPE_CHECKING:
+    from harness.handlers import MakeHandler
 
 KINDS: dict[str, type[Service]] = {"etcd": Etcd, "embedded": Embedded}
 
@@ -101,6 +104,12 @@ def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]
 _SAID = "said"
 
 
+def pytest_configure() -> None:
+    """A shell's background jobs ignore SIGINT, and so would the programs that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests measured: printed and not judged, for a machine under load is slow, not wrong."""
     properties = [each for one in terminalreporter.stats.get("passed", []) for each in one.user_properties]
@@ -149,12 +158,15 @@ def join(etcd: Service, run_id: str) -> Iterator[JoinNode]:
 @pytest.fixture
 def make(service: Service, run_id: str) -> Iterator[MakeHandler]:
     """Makes handlers of this test's run, through torch's registry; see `harness.handlers`."""
+    # Which imports torch: tests of anything else run without.
+    from harness.handlers import handlers
+
     with handlers(service, run_id) as handler:
         yield handler
 
 
 @pytest.fixture
-def job(tmp_path: Path, service: Service, run_id: str) -> Iterator[Callable[..., Job]]:
+def job(tmp_path: Path, service: Service, run_id: str) -> Iterator[MakeJob]:
     """Makes jobs of real torchrun agents, none of whose processes outlives the test."""
     jobs: list[Job] = []
 

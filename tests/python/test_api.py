@@ -303,9 +303,10 @@ def test_a_world_that_comes_as_its_wait_is_cancelled_is_returned_next(
 
 
 def test_an_awaited_call_can_be_cancelled(etcd: Service, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    next_world, over = lattice_rdzv.Run.next_world, threading.Event()
+    next_world, begun, over = lattice_rdzv.Run.next_world, threading.Event(), threading.Event()
 
     def told(self: lattice_rdzv.Run, **arguments: Any) -> Any:
+        begun.set()
         try:
             return next_world(self, **arguments)
         finally:
@@ -315,9 +316,12 @@ def test_an_awaited_call_can_be_cancelled(etcd: Service, run_id: str, monkeypatc
 
     async def story() -> None:
         async with await aio.join(run_id, nnodes=2, endpoint=etcd.endpoint, node_name="node-1") as run:
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(run.next_world(), 0.3)
-            # A thread that still waited for a world would do so for minutes, and asyncio.run for the thread.
+            cancelled = asyncio.create_task(run.next_world())
+            assert await asyncio.to_thread(begun.wait, 20)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            # A thread that still waited for a world would do so for minutes.
             assert await asyncio.to_thread(over.wait, 20)
 
     asyncio.run(story())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from datetime import timedelta
@@ -21,7 +20,6 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from lattice_rdzv.torch import exit_barrier
-from lattice_rdzv.torch.exchange import ASSIGNED_RANKS, ROLE_INFO
 from lattice_rdzv.torch.exit_barrier import EXIT_BARRIER_COUNT
 
 
@@ -180,28 +178,6 @@ def test_another_submission_begins_at_once(make: MakeHandler) -> None:
     began = time.monotonic()
     assert make("node-1", submission="job-2").next_rendezvous().world_size == 1
     assert time.monotonic() - began < 10
-
-
-def test_the_exchange_goes_on_where_the_session_has_ended(make: MakeHandler) -> None:
-    first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
-    info = meet(first, second)[1]
-    store = info.store
-    own = f"{ROLE_INFO}{info.rank}", json.dumps({"role": "trainer", "rank": 0, "local_world_size": 2})
-    store.set(*own)
-    fail(first, exit_code=3)
-    wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)
-    with pytest.raises(RendezvousClosedError):
-        second.next_rendezvous()
-    node(second).leave()
-    assert second.num_nodes_waiting() == 1
-    store.set(*own)
-    store.multi_set([f"{ASSIGNED_RANKS}{rank}" for rank in (0, 1)], [b"[]", b"[]"])
-    assert json.loads(store.get(f"{ASSIGNED_RANKS}1")) == [2, 4, 2, 4]
-    infos = store.multi_get([f"{ROLE_INFO}{rank}" for rank in (0, 1)])
-    assert [json.loads(info)["local_world_size"] for info in infos] == [2, 2]
-    # Anybody's else is told.
-    with pytest.raises(RuntimeError, match="has left"):
-        store.set("else", b"")
 
 
 def node_keys(service: Service, run_id: str) -> list[str]:

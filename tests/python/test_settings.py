@@ -42,7 +42,7 @@ def known() -> set[str]:
 
 
 def sources() -> dict[str, tuple[str, ...]]:
-    """The variable and the option of each key that has them, as the core's table says: there is no call for it."""
+    """The variable and the option of each key that has them, as the core's table says: no call tells which key has which."""
     _, table = KEYS.split("pub(super) const KEYS")
     table, _ = table.split("];", 1)
     entries = re.findall(r'(?:key\(|with_variable\(|Key \{ name: )("\w+".*)', table)
@@ -82,6 +82,11 @@ def test_every_default_is_the_cores() -> None:
     assert written["close_timeout"] == f"{core.close_timeout_seconds:g}"
     assert written["on_node_failure"] == core.on_node_failure
     assert written["leave_on_signal"] == str(core.leave_on_signal).lower()
+
+
+def test_the_variables_that_the_core_tells_are_those_of_its_table() -> None:
+    of_the_table = [source for both in sources().values() for source in both if not source.startswith("--")]
+    assert sorted(_core.Settings.variables()) == sorted(of_the_table)
 
 
 @pytest.mark.parametrize("variable", [*judgements.ENDPOINT_VARIABLES, *judgements.OTHER_VARIABLES])

@@ -38,6 +38,7 @@ def test_a_run_that_is_not_there_is_told(etcd: Service, capsys: pytest.CaptureFi
 
 
 def test_status_wants_to_know_which_run(capsys: pytest.CaptureFixture[str]) -> None:
+    # Nobody is asked: nobody listens on the discard port of this machine.
     assert main(["status", "--endpoint", "127.0.0.1:9"]) == 2
     assert "LATTICE_RDZV_ID" in capsys.readouterr().err
 

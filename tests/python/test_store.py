@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -12,20 +11,15 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from harness.handlers import leave
 from harness.service import Service
 from harness.together import Pending, together
 from torch._C._distributed_c10d import PrefixStore
-from torch.distributed.elastic.agent.server import api as agent
 from torch.distributed.elastic.rendezvous import RendezvousInfo, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from torch.distributed.elastic.utils import store as store_utilities
 
-from lattice_rdzv.torch.exchange import ASSIGNED_RANKS, ROLE_INFO
-from lattice_rdzv.torch.exit_barrier import EXIT_BARRIER_COUNT, EXIT_BARRIER_FULL
 
-
-def meet(endpoint: str, run_id: str, name: str, nnodes: int) -> tuple[Any, RendezvousInfo]:
+def enter(endpoint: str, run_id: str, name: str, nnodes: int) -> tuple[Any, RendezvousInfo]:
     """Joins a run through torch's own registry."""
     handler = get_rendezvous_handler(
         RendezvousParameters(
@@ -46,7 +40,7 @@ def meet(endpoint: str, run_id: str, name: str, nnodes: int) -> tuple[Any, Rende
 @pytest.fixture
 def store(service: Service, run_id: str) -> Iterator[Any]:
     """The store of a world of one node."""
-    handler, info = meet(service.endpoint, run_id, "node-1", 1)
+    handler, info = enter(service.endpoint, run_id, "node-1", 1)
     info.store.set_timeout(timedelta(seconds=10))
     yield info.store
     handler.shutdown()
@@ -188,7 +182,7 @@ def test_a_time_out_through_a_prefix_is_torchs(store: Any) -> None:
 
 
 def test_torchs_own_helpers(service: Service, run_id: str) -> None:
-    met = together(*[lambda name=f"node-{n}": meet(service.endpoint, run_id, name, 2) for n in (1, 2)])
+    met = together(*[lambda name=f"node-{n}": enter(service.endpoint, run_id, name, 2) for n in (1, 2)])
     try:
         gathered = together(
             *[
@@ -207,7 +201,7 @@ def test_torchs_own_helpers(service: Service, run_id: str) -> None:
 
 
 def _in_another_process(endpoint: str, run_id: str, answers: Any) -> None:
-    handler, info = meet(endpoint, run_id, "node-2", 2)
+    handler, info = enter(endpoint, run_id, "node-2", 2)
     info.store.set("from-2", "hello")
     group = PrefixStore("gloo", info.store)
     dist.init_process_group("gloo", store=group, rank=info.rank, world_size=2)
@@ -227,7 +221,7 @@ def test_two_processes_and_gloo(service: Service, run_id: str) -> None:
     answers = context.Queue()
     other = context.Process(target=_in_another_process, args=(service.endpoint, run_id, answers))
     other.start()
-    handler, info = meet(service.endpoint, run_id, "node-1", 2)
+    handler, info = enter(service.endpoint, run_id, "node-1", 2)
     try:
         info.store.set("from-1", "good day")
         group = PrefixStore("gloo", info.store)
@@ -244,31 +238,3 @@ def test_two_processes_and_gloo(service: Service, run_id: str) -> None:
         answers.close()
         answers.join_thread()
     assert other.exitcode == 0
-
-
-def test_the_agents_keys_are_the_ones_we_know() -> None:
-    assert EXIT_BARRIER_COUNT == agent._TERMINAL_STATE_SYNC_ID + store_utilities._NUM_MEMBERS
-    assert EXIT_BARRIER_FULL == agent._TERMINAL_STATE_SYNC_ID + store_utilities._LAST_MEMBER_CHECKIN
-    source = agent.__loader__.get_source(agent.__name__)  # type: ignore[union-attr]
-    assert ROLE_INFO in source
-    assert ASSIGNED_RANKS in source
-
-
-def test_a_round_that_lost_a_member_answers_with_stand_ins(service: Service, run_id: str) -> None:
-    met = together(*[lambda name=f"node-{n}": meet(service.endpoint, run_id, name, 2) for n in (1, 2)])
-    (staying, info), (leaving, _) = sorted(met, key=lambda one: one[1].rank)
-    try:
-        info.store.set(f"{ROLE_INFO}0", json.dumps({"role": "trainer", "rank": 0, "local_world_size": 4}))
-        reading = Pending(lambda: info.store.multi_get([f"{ROLE_INFO}{rank}" for rank in (0, 1)]))
-        leave(leaving)
-        roles = [agent._RoleInstanceInfo.deserialize(value) for value in reading.result()]
-        assert [(role.role, role.rank, role.local_world_size) for role in roles] == [
-            ("trainer", 0, 4),
-            ("trainer", 1, 4),
-        ]
-        assert json.loads(info.store.get(f"{ASSIGNED_RANKS}0")) == [0, 8, 0, 8]
-        assert json.loads(info.store.get(f"{ASSIGNED_RANKS}1")) == [4, 8, 4, 8]
-        assert staying.num_nodes_waiting() == 1
-    finally:
-        staying.set_closed()
-        staying.shutdown()

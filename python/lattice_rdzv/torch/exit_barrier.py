@@ -59,7 +59,7 @@ class ExitBarrier:
             self._full = full is not None or (count is not None and int(count) >= self._size)
         return self._full
 
-    def count(self, amount: int, *, timeout_seconds: float) -> int:
+    def add(self, amount: int, *, timeout_seconds: float) -> int:
         """Adds to the number of those who have asked, and returns it."""
         # Also if the call fails: the workers have succeeded, and the service may have counted it.
         self._asked = True

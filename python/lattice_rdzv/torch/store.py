@@ -80,7 +80,7 @@ class LatticeStore(Store):
     def add(self, key: str, value: int) -> int:
         """Adds to a counter and returns its new value."""
         if key == EXIT_BARRIER_COUNT:
-            return self.exit_barrier.count(value, timeout_seconds=self._timeout_seconds())
+            return self.exit_barrier.add(value, timeout_seconds=self._timeout_seconds())
         return self._store.add(key, value, timeout_seconds=self._timeout_seconds())
 
     @raises_store_errors
@@ -123,11 +123,12 @@ class LatticeStore(Store):
     @raises_store_errors
     def multi_set(self, keys: Sequence[str], values: Sequence[str | bytes]) -> None:
         """Puts many values."""
-        items = [(key, _bytes(value)) for key, value in zip(keys, values, strict=True)]
+        names = list(keys)
+        items = [(name, _bytes(value)) for name, value in zip(names, values, strict=True)]
         try:
             self._store.multi_set(items, timeout_seconds=self._timeout_seconds())
         except LeftError:
-            if not self.exchange.is_over(keys):
+            if not self.exchange.is_over(names):
                 raise
 
     @raises_store_errors

@@ -230,6 +230,9 @@ class Job:
                     os.kill(pid, signal.SIGKILL)
 
 
+MakeJob = Callable[..., Job]
+
+
 def kill_node(job: Job, agent: Agent) -> float:
     """SIGKILL to an agent and its workers at once, as a machine's loss. Returns when."""
     at = time.monotonic()
@@ -250,9 +253,6 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
-
-
-MakeJob = Callable[..., Job]
 
 
 def ranks(lines: dict[str, Line]) -> dict[str, int]:
