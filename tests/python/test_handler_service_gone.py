@@ -19,10 +19,10 @@ from torch.distributed.elastic.rendezvous import (
 from lattice_rdzv.torch.exit_barrier import EXIT_BARRIER_COUNT
 
 
-def test_the_service_is_gone_while_joining(own_service: Service, make: MakeHandler) -> None:
+def test_the_service_is_gone_while_joining(own_service: Service, run_id: str, make: MakeHandler) -> None:
     waiting = make(endpoint=own_service.endpoint, min_nodes=2, max_nodes=2, join_timeout="6")
     pending = Pending(waiting.next_rendezvous)
-    wait_for("the node is there", lambda: any("/nodes/" in key for key in own_service.keys_under("/lattice/")))
+    wait_for("the node is there", lambda: own_service.nodes(run_id))
     own_service.kill()
     with pytest.raises((RendezvousConnectionError, RendezvousTimeoutError), match=str(own_service.port)):
         pending.result(timeout_seconds=30)

@@ -49,7 +49,7 @@ def test_an_exit_barrier_that_was_not_answered_was_asked_for(
         own_service.resume()
     # Its workers have succeeded, and it knows nothing of the other's: no reason to call the run failed.
     assert first.shutdown()
-    wait_for("node-2 is told, or nothing is left to tell", lambda: len(node_keys(own_service, run_id)) == 1)
+    wait_for("node-2 is told, or nothing is left to tell", lambda: len(own_service.nodes(run_id)) == 1)
     assert not second.is_closed()
     assert second.next_rendezvous().world_size == 1
 
@@ -144,7 +144,7 @@ def test_a_spare_that_is_not_needed_ends_with_status_0(make: MakeHandler, servic
     member, spare = make("node-1"), make("node-2")
     info = member.next_rendezvous()
     waiting = Pending(spare.next_rendezvous)
-    wait_for("node-2 is in the run", lambda: len(node_keys(service, run_id)) == 2)
+    wait_for("node-2 is in the run", lambda: len(service.nodes(run_id)) == 2)
     finish(info)
     member.shutdown()
     with pytest.raises(SystemExit) as caught:
@@ -156,7 +156,7 @@ def test_a_spare_of_a_run_that_failed_says_so(make: MakeHandler, service: Servic
     member, spare = make("node-1"), make("node-2")
     member.next_rendezvous()
     waiting = Pending(spare.next_rendezvous)
-    wait_for("node-2 is in the run", lambda: len(node_keys(service, run_id)) == 2)
+    wait_for("node-2 is in the run", lambda: len(service.nodes(run_id)) == 2)
     fail(member, exit_code=1)
     with pytest.raises(RendezvousClosedError, match="node-1"):
         waiting.result()
@@ -178,7 +178,3 @@ def test_another_submission_begins_at_once(make: MakeHandler) -> None:
     began = time.monotonic()
     assert make("node-1", submission="job-2").next_rendezvous().world_size == 1
     assert time.monotonic() - began < 10
-
-
-def node_keys(service: Service, run_id: str) -> list[str]:
-    return [key for key in service.keys_under("/lattice/") if f"/{run_id}/nodes/" in key]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from harness.service import Service
-from harness.torchrun import MakeJob, kill_node, once, ranks, starts
+from harness.torchrun import MakeJob, kill_node, once, ranks, starts, two_train_to_the_end
 from harness.wait import wait_for
 
 pytestmark = pytest.mark.timeout(300)
@@ -64,8 +64,7 @@ def test_a_spare_comes_in_when_a_member_dies(job: MakeJob, service: Service, run
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
     before = ranks(run.wait_trains(*agents))
     spare = run.start("spare")
-    prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("the spare waits", lambda: len(service.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
+    wait_for("the spare waits", lambda: len(service.nodes(run_id)) == 3, timeout_seconds=60, detail=run.describe)
     at = kill_node(run, agents["node-1"])
     after = ranks(run.wait_trains("node-2", "spare", since=at))
     assert after == {"node-2": before["node-2"], "spare": before["node-1"]}
@@ -80,8 +79,7 @@ def test_a_spare_is_dismissed_with_status_0(job: MakeJob, service: Service, run_
     run.start("node-2")
     run.wait_trains("node-1", "node-2")
     run.start("spare")
-    prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("the spare waits", lambda: len(service.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
+    wait_for("the spare waits", lambda: len(service.nodes(run_id)) == 3, timeout_seconds=60, detail=run.describe)
     run.finish()
     assert set(run.wait_all().values()) == {0}, run.describe()
     assert "spare" not in starts(run)
@@ -90,11 +88,7 @@ def test_a_spare_is_dismissed_with_status_0(job: MakeJob, service: Service, run_
 def test_the_same_run_id_again_at_once(job: MakeJob) -> None:
     for submission in ("first", "second"):
         run = job(nnodes="2", environment={"LATTICE_RDZV_SUBMISSION": submission})
-        run.start("node-1")
-        run.start("node-2")
-        run.wait_trains("node-1", "node-2")
-        run.finish()
-        assert set(run.wait_all().values()) == {0}, run.describe()
+        two_train_to_the_end(run)
 
 
 @once

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness.certificates import Certificates
 from harness.service import Service
-from harness.torchrun import LEASE_SECONDS, MakeJob, ranks, starts
+from harness.torchrun import LEASE_SECONDS, MakeJob, ranks, starts, two_train_to_the_end
 from harness.wait import wait_for
 
 pytestmark = pytest.mark.timeout(300)
@@ -32,9 +32,8 @@ def test_the_service_is_lost_and_nobody_restarts(job: MakeJob, own_service: Serv
         own_service.resume()
     else:
         own_service.wipe()
-    nodes = f"/lattice/rdzv/default/{run.run_id}/nodes/"
     wait_for(
-        "both nodes are back", lambda: len(own_service.keys_under(nodes)) == 2, timeout_seconds=60, detail=run.describe
+        "both nodes are back", lambda: len(own_service.nodes(run.run_id)) == 2, timeout_seconds=60, detail=run.describe
     )
     assert starts(run) == {"node-1": 1, "node-2": 1}
 
@@ -71,11 +70,7 @@ def test_mutual_tls(job: MakeJob, mtls_service: Service, certificates: Certifica
         "LATTICE_RDZV_KEY": str(certificates.client_key),
     }
     run = job(nnodes="2", endpoint=mtls_service.endpoint, environment=files)
-    run.start("node-1")
-    run.start("node-2")
-    run.wait_trains("node-1", "node-2")
-    run.finish()
-    assert set(run.wait_all().values()) == {0}, run.describe()
+    two_train_to_the_end(run)
 
 
 def test_a_password(job: MakeJob, own_service: Service, tmp_path: Path) -> None:
@@ -84,9 +79,5 @@ def test_a_password(job: MakeJob, own_service: Service, tmp_path: Path) -> None:
     file.write_text("s3cret\n")
     environment = {"LATTICE_RDZV_USER": "agent", "LATTICE_RDZV_PASSWORD_FILE": str(file)}
     run = job(nnodes="2", endpoint=own_service.endpoint, environment=environment)
-    run.start("node-1")
-    run.start("node-2")
-    run.wait_trains("node-1", "node-2")
-    run.finish()
-    assert set(run.wait_all().values()) == {0}, run.describe()
+    two_train_to_the_end(run)
     assert not any("s3cret" in agent.log for agent in run.agents)

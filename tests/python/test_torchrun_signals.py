@@ -37,12 +37,11 @@ def test_the_first_waiter_is_terminated(job: MakeJob, service: Service, run_id: 
     run = job(nnodes="2")
     # A lease that outlives the test: what is gone was given back.
     agent = run.start("node-1", conf={"lease_ttl": "300"})
-    prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("node-1 waits", lambda: service.keys_under(prefix), timeout_seconds=60, detail=run.describe)
+    wait_for("node-1 waits", lambda: service.nodes(run_id), timeout_seconds=60, detail=run.describe)
     agent.terminate()
     assert agent.wait(20) != 0
     assert "SIGTERM" in agent.log
-    wait_for("nothing of it is left", lambda: not service.keys_under(prefix), detail=run.describe)
+    wait_for("nothing of it is left", lambda: not service.nodes(run_id), detail=run.describe)
 
 
 @once
@@ -52,8 +51,7 @@ def test_a_spare_is_terminated(job: MakeJob, service: Service, run_id: str) -> N
     run.start("node-2")
     run.wait_trains("node-1", "node-2")
     spare = run.start("spare")
-    prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("the spare waits", lambda: len(service.keys_under(prefix)) == 3, timeout_seconds=60, detail=run.describe)
+    wait_for("the spare waits", lambda: len(service.nodes(run_id)) == 3, timeout_seconds=60, detail=run.describe)
     spare.terminate()
     assert spare.wait(20) != 0
     run.finish()
@@ -69,9 +67,8 @@ def test_torchrun_as_process_1_is_terminated(job: MakeJob, service: Service, run
     run = job(nnodes="2")
     unshare = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     agent = run.start("node-1", conf={"lease_ttl": "300"}, wrapper=unshare)
-    prefix = f"/lattice/rdzv/default/{run_id}/nodes/"
-    wait_for("node-1 waits", lambda: service.keys_under(prefix), timeout_seconds=60, detail=run.describe)
+    wait_for("node-1 waits", lambda: service.nodes(run_id), timeout_seconds=60, detail=run.describe)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     os.kill(int(children[0]), 15)
     assert agent.wait(20) != 0
-    wait_for("nothing of it is left", lambda: not service.keys_under(prefix), detail=run.describe)
+    wait_for("nothing of it is left", lambda: not service.nodes(run_id), detail=run.describe)

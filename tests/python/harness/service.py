@@ -105,6 +105,10 @@ class Service(ABC):
         """The keys under a prefix."""
         return [base64.b64decode(pair["key"]).decode() for pair in self._pairs("--prefix", "--keys-only", prefix)]
 
+    def nodes(self, run_id: str) -> list[str]:
+        """The keys of a run's nodes, who are in it."""
+        return self.keys_under(f"/lattice/rdzv/default/{run_id}/nodes/")
+
     def get(self, key: str) -> bytes | None:
         """What a key holds."""
         pairs = self._pairs(key)

@@ -267,3 +267,12 @@ def starts(job: Job) -> dict[str, int]:
         if line.event == "started":
             counts[line.node] = counts.get(line.node, 0) + 1
     return counts
+
+
+def two_train_to_the_end(run: Job) -> None:
+    """A job of two nodes is started, trains, and ends with success."""
+    run.start("node-1")
+    run.start("node-2")
+    run.wait_trains("node-1", "node-2")
+    run.finish()
+    assert set(run.wait_all().values()) == {0}, run.describe()
