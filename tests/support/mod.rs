@@ -11,6 +11,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -51,9 +52,23 @@ pub(crate) fn binary() -> Option<PathBuf> {
     found
 }
 
-/// A port that was free a moment ago.
+/// A port of the loopback interface that nobody listens on, and that was given to no other test of this process.
+///
+/// It lies below those that the kernel picks from by itself (`ip_local_port_range`, ip(7)). One of those can be given a
+/// second time, or be a connection's, before it is listened on, and while the server that had it is down.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 10_000;
+    // A prime, so that processes which run at once begin far from each other.
+    const APART: u32 = 7_919;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = std::process::id().wrapping_mul(APART).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(FIRST + step % COUNT).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Etcd {
