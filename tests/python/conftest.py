@@ -45,9 +45,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def own_etcd(tmp_path: Path) -> Iterator[Service]:
+def own_etcd(tmp_path: Path) -> Iterator[Etcd]:
     """An etcd for one test, to be killed, paused and wiped."""
-    yield from _running("etcd", tmp_path / "service")
+    yield from cast(Iterator[Etcd], _running("etcd", tmp_path / "service"))
 
 
 @pytest.fixture(params=KINDS)

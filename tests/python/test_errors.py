@@ -10,10 +10,10 @@ import multiprocessing
 import multiprocessing.connection
 import pickle
 import threading
-import time
 
 import pytest
 from conftest import JoinNode
+from harness.etcd import Etcd
 from harness.service import Service
 from harness.silent import http_endpoint, silent_endpoint
 from harness.wait import wait_for
@@ -123,7 +123,7 @@ def test_a_node_of_another_process(join: JoinNode) -> None:
     assert node.state == "member"
 
 
-def test_a_store_that_was_lost(own_etcd: Service, join: JoinNode) -> None:
+def test_a_store_that_was_lost(own_etcd: Etcd, join: JoinNode) -> None:
     node = join("node-1", nnodes=1, endpoint=own_etcd.endpoint)
     store = node.next_world().store
     caught: list[BaseException] = []
@@ -134,9 +134,10 @@ def test_a_store_that_was_lost(own_etcd: Service, join: JoinNode) -> None:
         except errors.RendezvousError as error:
             caught.append(error)
 
+    before = own_etcd.watches()
     waiting = threading.Thread(target=get, daemon=True)
     waiting.start()
-    time.sleep(0.2)
+    wait_for("the call waits", lambda: own_etcd.watches() > before)
     own_etcd.wipe()
     wait_for("the pending call ends", lambda: caught)
     assert isinstance(caught[0], errors.StoreResetError), repr(caught[0])

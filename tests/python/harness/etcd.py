@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.binaries import etcd_binary
@@ -37,6 +38,12 @@ class Etcd(Service):
                 "--client-cert-auth",
             ]
         return [str(etcd_binary()), *flags]
+
+    def watches(self) -> int:
+        """How many watches its clients have on it."""
+        metric = re.search(rb"^etcd_debugging_mvcc_watcher_total (\S+)$", self._page("metrics"), re.MULTILINE)
+        assert metric is not None
+        return int(float(metric[1]))
 
     def need_password(self, user: str, password: str) -> None:
         self.etcdctl("user", "add", "root:not-used-by-us")
