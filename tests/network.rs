@@ -4,7 +4,8 @@
 //! left, slow and lossy ways, a service that crashes, is wiped, restarted or paused, or ends with the node that hosts it,
 //! deaths and departures.
 //!
-//! `LATTICE_SIMULATION_SEED=n` runs one seed and prints its trace and every log line; `LATTICE_SIMULATION_SCHEDULES=n` sets how many run.
+//! `LATTICE_SIMULATION_SEED=n` runs one seed and prints its trace and every log line; `LATTICE_SIMULATION_SCHEDULES=n`
+//! sets how many run.
 
 #![allow(
     clippy::unwrap_used,

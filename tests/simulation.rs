@@ -2,7 +2,8 @@
 //! time, under deaths, departures, partitions, lost and late messages, and a service that is paused, stopped, wiped and
 //! compacted. What DESIGN calls invariants is checked of every one.
 //!
-//! `LATTICE_SIMULATION_SEED=n` runs one seed and prints its trace and every log line; `LATTICE_SIMULATION_SCHEDULES=n` sets how many run.
+//! `LATTICE_SIMULATION_SEED=n` runs one seed and prints its trace and every log line; `LATTICE_SIMULATION_SCHEDULES=n`
+//! sets how many run.
 
 #![allow(
     clippy::unwrap_used,

@@ -53,11 +53,14 @@ pub enum End {
 /// be expressed.
 const OFFICE_BEGINS: Moment = Duration::from_secs(24 * 3600);
 
-/// How often nodes and finished nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13, 3.5.18; #18089).
+/// How often nodes and finished nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13,
+/// 3.5.18; #18089).
 const LISTING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Decides rounds until the term ends; giving the office back is then its node's duty. `trusted` says that this node saw the office before under its present lease, so
-/// that it need not wait for nodes that may be returning from a break.
+/// Decides rounds until the term ends; giving the office back is then its node's duty.
+///
+/// `trusted` says that this node saw the office before under its present lease, so that it need not wait for nodes that
+/// may be returning from a break.
 pub async fn serve(
     context: Arc<Context>,
     office: Office,

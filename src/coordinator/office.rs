@@ -64,8 +64,8 @@ impl Office {
             .is_some_and(|item| item.value == self.value && item.create_revision == self.create_revision)
     }
 
-    /// Writes under the fence, trying again for the length of the return window. `round` is the value that the write puts at `ctl/round`, by which
-    /// an attempt is recognised whose answer was lost.
+    /// Writes under the fence, trying again for the length of the return window. `round` is the value that the write puts
+    /// at `ctl/round`, by which an attempt is recognised whose answer was lost.
     ///
     /// # Errors
     /// What another attempt would not mend; [`Error::LeaseNotFound`] if the run's lease is gone.

@@ -1,16 +1,19 @@
 //! A run's key-value space: the store of one round, or the run-wide one that outlives rounds.
 //!
 //! Every write applies once, whatever the network does ([`slots`]); waiting is one read and one watch ([`waiting`]);
-//! what lies where is decided in [`values`], what each write does in [`changes`], both pure. All values hang on the
-//! run's lease and go with it.
+//! what lies where is decided in [`values`], what each write does in [`changes`], both pure. [`queues`] are kept apart
+//! from the keys. All values hang on the run's lease and go with it.
 //!
 //! A store ends its pending calls when the service comes back empty, because nobody can say what became of the keys
 //! they are about. One that puts back ([`Store::put_back`]) remembers its own writes instead ([`journal`]), writes them
-//! again when it is told to, and waits on. What a store learns of its node it reads from a [`StoreView`], which the
-//! node's session keeps current; a store knows neither leases' renewal nor rounds.
+//! again when it is told to ([`mod@put_back`]), and waits on. What a store learns of its node it reads from a
+//! [`StoreView`], which the node's session keeps current; a store knows neither leases' renewal nor rounds.
 
 mod changes;
 mod journal;
+mod progress;
+mod put_back;
+mod queues;
 mod slots;
 mod values;
 mod waiting;
@@ -19,39 +22,31 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::future::try_join_all;
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use tokio::{sync::watch, time::timeout};
 
 pub use self::slots::Slots;
 use self::{
-    changes::{Add, Append, CompareSet, Delete, Put, PutBack, Set, Take},
-    journal::{Journal, Lacking, Piece},
-    slots::{Written, moved_or},
+    changes::{Add, Append, CompareSet, Delete, Set},
+    journal::{Journal, Piece},
+    progress::Progress,
     values::{Contents, Place, argument, name_of},
 };
 use crate::{
     backend::{
-        Backend, Keys, LeaseId, Range,
+        Backend, Keys, LeaseId,
         limits::Limits,
         retry::{Backoff, RetryPolicy},
     },
     error::{Error, Result},
     protocol::{identity::NodeId, keys::RunKeys},
 };
-
-/// Waits after a write that lost to another's. Short: each loss is somebody's success, and the next attempt is one
-/// round trip.
-const CONTENTION: RetryPolicy =
-    RetryPolicy { first_delay: Duration::from_millis(2), max_delay: Duration::from_millis(100), growth: 2 };
 
 /// The two keys that setting one key of a store writes.
 const OPERATIONS_PER_SET: usize = 2;
@@ -147,49 +142,6 @@ impl Inner {
     }
 }
 
-/// What a call is doing, for the message of its end.
-#[derive(Debug)]
-struct Progress {
-    what: String,
-    awaited: Mutex<String>,
-    cause: Mutex<String>,
-}
-
-impl Progress {
-    fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), awaited: Mutex::default(), cause: Mutex::default() }
-    }
-
-    /// What went wrong last.
-    fn note(&self, cause: &str) {
-        cause.clone_into(&mut lock(&self.cause));
-    }
-
-    /// What is awaited, and that nothing is wrong.
-    fn awaiting(&self, what: String) {
-        *lock(&self.awaited) = what;
-        lock(&self.cause).clear();
-    }
-
-    fn timed_out(&self, after: Duration) -> Error {
-        let mut what = format!("`{}`", self.what);
-        for (label, part) in [("", lock(&self.awaited)), ("the last attempt: ", lock(&self.cause))] {
-            if !part.is_empty() {
-                what = format!("{what}; {label}{}", *part);
-            }
-        }
-        Error::Timeout { what, after }
-    }
-
-    fn unknown(&self, why: &str) -> Error {
-        Error::OutcomeUnknown { what: self.what.clone(), why: why.to_owned() }
-    }
-}
-
-fn lock(text: &Mutex<String>) -> MutexGuard<'_, String> {
-    text.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Store {
     /// The store of a round or, without one, of the run.
     pub fn new(context: StoreContext) -> Self {
@@ -229,23 +181,6 @@ impl Store {
         }
     }
 
-    /// Journals a write. If the service came back empty between the write and its answer, it is put back at once: the
-    /// session may have called [`Self::put_back_now`] already.
-    fn record(&self, name: &str, written: Option<Written>, piece: Piece) {
-        let (Some(journal), Some(written)) = (&self.journal, written) else { return };
-        journal.record(name, written.lease, piece);
-        let present = self.inner.context.view.borrow().run_lease;
-        if present != 0 && present != written.lease {
-            // A task of its own: the call's time is over, and what is put back must not be dropped half way.
-            let store = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = store.put_back_now().await {
-                    tracing::warn!("what this node wrote could not be put back: {error}");
-                }
-            });
-        }
-    }
-
     /// Puts a content, whatever the key held.
     pub async fn set(&self, key: &str, value: &[u8], limit: Duration) -> Result<()> {
         let progress = Progress::new(format!("set {key}"));
@@ -278,8 +213,8 @@ impl Store {
         in_order(&contents, keys)
     }
 
-    /// Waits for all of the keys: one read and one watch, which with `until_change` is opened first. `None` only with `until_change`, for keys that are not
-    /// there when the world is about to change.
+    /// Waits for all of the keys: one read and one watch, which with `until_change` is opened first. `None` only with
+    /// `until_change`, for keys that are not there when the world is about to change.
     pub async fn multi_get<K: AsRef<str> + Sync>(
         &self,
         keys: &[K],
@@ -417,162 +352,6 @@ impl Store {
         names.sort();
         names.dedup();
         Ok(names)
-    }
-
-    /// Puts an item at the end of a queue.
-    pub async fn queue_push(&self, key: &str, value: &[u8], limit: Duration) -> Result<()> {
-        let progress = Progress::new(format!("queue_push {key}"));
-        let StoreContext { node, slots, .. } = &self.inner.context;
-        let item = format!("{}{node}-{:016x}", self.inner.place(key)?.queue(), slots.unique());
-        let change = Put { key: item, value: value.to_vec() };
-        self.call(&progress, limit, self.inner.write(&change, &progress)).await?;
-        Ok(())
-    }
-
-    /// Takes the oldest item of a queue. With `block` it waits for one, else an empty queue gives `None`.
-    pub async fn queue_pop(&self, key: &str, block: bool, limit: Duration) -> Result<Option<Vec<u8>>> {
-        let progress = Progress::new(format!("queue_pop {key}"));
-        let queue = Keys::prefix(self.inner.place(key)?.queue());
-        self.call(&progress, limit, self.inner.pop(queue, block, &progress)).await
-    }
-
-    /// How many items a queue has.
-    pub async fn queue_len(&self, key: &str, limit: Duration) -> Result<u64> {
-        let progress = Progress::new(format!("queue_len {key}"));
-        let queue = Keys::prefix(self.inner.place(key)?.queue());
-        let items = self.call(&progress, limit, self.inner.all(queue, &progress)).await?.1;
-        Ok(u64::try_from(items.len()).unwrap_or(u64::MAX))
-    }
-
-    /// Writes again what a service that came back empty lacks of this store's own writes. The session calls it after
-    /// each reset, once this node's record and the run's lease are there; repeating it writes nothing twice. It goes
-    /// on until it is done or the node id is no more.
-    ///
-    /// Not to be dropped while it runs: what was in flight then may be put back twice by the next.
-    ///
-    /// # Errors
-    /// Of a write that no attempt will mend. What was not put back until then is by the next call.
-    pub async fn put_back_now(&self) -> Result<()> {
-        let Some(journal) = &self.journal else { return Ok(()) };
-        let _turn = journal.turn.lock().await;
-        let mut view = self.inner.context.view.clone();
-        loop {
-            let lease = {
-                let known = view.wait_for(|view| view.over.is_some() || view.run_lease != 0).await;
-                let now = known.map_err(|_| Error::Left)?;
-                if let Some(error) = &now.over {
-                    return Err(error.clone());
-                }
-                now.run_lease
-            };
-            let lacking = journal.lacking(lease);
-            if lacking.is_empty() {
-                return Ok(());
-            }
-            for part in lacking {
-                self.put_back_key(journal, part, lease).await?;
-            }
-        }
-    }
-
-    async fn put_back_key(&self, journal: &Journal, part: Lacking, lease: LeaseId) -> Result<()> {
-        let Lacking { name, content, added, appended, finished } = part;
-        let progress = Progress::new(format!("put back {name}"));
-        let place = self.inner.place(&name)?;
-        let under = |written: Option<Written>| written.map_or(lease, |written| written.lease);
-        if let Some(value) = content {
-            let change = PutBack { place: place.clone(), value };
-            let ((), written) = self.until_over(self.inner.write(&change, &progress)).await?;
-            journal.content_is_back(&name, &change.value, under(written));
-        }
-        if let Some((amount, from)) = added {
-            let change = Add { place: place.clone(), amount, finished: None };
-            let lease = match self.until_over(self.inner.write(&change, &progress)).await {
-                Ok((_, written)) => under(written),
-                Err(error @ Error::Argument { .. }) => {
-                    tracing::warn!(%error, key = name, "the key has become something else: not added to again");
-                    lease
-                }
-                Err(error) => return Err(error),
-            };
-            journal.sum_is_back(&name, &from, amount, lease);
-        }
-        if let Some((value, from)) = appended {
-            let change = Append { place, value };
-            let ((), written) = self.until_over(self.inner.write(&change, &progress)).await?;
-            journal.appended_is_back(&name, &from, change.value, under(written));
-        }
-        if finished {
-            let change = Put { key: self.finished()?, value: Vec::new() };
-            let ((), written) = self.until_over(self.inner.write(&change, &progress)).await?;
-            journal.finished_is_back(&name, under(written));
-        }
-        Ok(())
-    }
-
-    /// Runs without a limit, but not after the node id is no more.
-    async fn until_over<T>(&self, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        tokio::select! {
-            biased;
-            error = self.inner.ended(0, true, "put back") => Err(error),
-            end = call => end,
-        }
-    }
-}
-
-impl Inner {
-    /// The keys there are, without their values, and the revision of that.
-    async fn all(
-        &self,
-        keys: Keys,
-        progress: &Progress,
-    ) -> Result<(crate::backend::Revision, Vec<crate::backend::KeyValue>)> {
-        let mut backoff = self.backoff();
-        let mut view = self.context.view.clone();
-        loop {
-            view.mark_unchanged();
-            match self.pages(keys.clone(), true).await {
-                Err(error) if error.is_transient() => {
-                    progress.note(&error.to_string());
-                    moved_or(&mut view, &mut backoff).await?;
-                }
-                end => return end,
-            }
-        }
-    }
-
-    /// Takes the oldest item under a prefix.
-    async fn pop(&self, queue: Keys, block: bool, progress: &Progress) -> Result<Option<Vec<u8>>> {
-        let mut contention = Backoff::new(CONTENTION, self.seed());
-        loop {
-            let resets = self.context.view.borrow().resets;
-            let (revision, items) = self.all(queue.clone(), progress).await?;
-            let Some(oldest) = items.into_iter().min_by_key(|item| item.create_revision) else {
-                if !block {
-                    return Ok(None);
-                }
-                progress.awaiting("the queue is empty".to_owned());
-                self.wait_for_change(queue.clone(), revision, resets, progress).await?;
-                continue;
-            };
-            // Its value is read before it is taken: afterwards, if the answer was lost, it might be compacted away.
-            let range = Range::new(Keys::one(oldest.key));
-            let found = match self.context.backend.range(range).await {
-                Ok(found) => found.items.into_iter().next(),
-                Err(error) if error.is_transient() => {
-                    progress.note(&error.to_string());
-                    None
-                }
-                Err(error) => return Err(error),
-            };
-            if let Some(item) = found {
-                let change = Take { item };
-                if self.write(&change, progress).await?.0 {
-                    return Ok(Some(change.item.value));
-                }
-            }
-            sleep(contention.next_delay()).await;
-        }
     }
 }
 

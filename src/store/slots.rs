@@ -11,6 +11,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
@@ -25,10 +26,15 @@ use super::{
 use crate::{
     backend::{
         Compare, KeyValue, Keys, LeaseId, Operation, OperationResult, Range, Revision, Txn, TxnResult,
-        retry::Backoff,
+        retry::{Backoff, RetryPolicy},
     },
     error::{Applied, Error, Result},
 };
+
+/// Waits after a write that lost to another's. Short: each loss is somebody's success, and the next attempt is one
+/// round trip.
+pub(super) const CONTENTION: RetryPolicy =
+    RetryPolicy { first_delay: Duration::from_millis(2), max_delay: Duration::from_millis(100), growth: 2 };
 
 /// What a slot holds after a fence; after a write it is empty.
 const FENCE: &[u8] = b"fence";
@@ -171,7 +177,7 @@ impl Inner {
             view,
             resets,
             backoff: self.backoff(),
-            contention: Backoff::new(super::CONTENTION, self.seed()),
+            contention: Backoff::new(CONTENTION, self.seed()),
             slot: None,
             known: None,
             open: false,

@@ -44,7 +44,23 @@ impl Inner {
         }
     }
 
-    /// One attempt at it.
+    /// The keys there are, without their values, and the revision of that.
+    pub(super) async fn all(&self, keys: Keys, progress: &Progress) -> Result<(Revision, Vec<KeyValue>)> {
+        let mut backoff = self.backoff();
+        let mut view = self.context.view.clone();
+        loop {
+            view.mark_unchanged();
+            match self.pages(keys.clone(), true).await {
+                Err(error) if error.is_transient() => {
+                    progress.note(&error.to_string());
+                    moved_or(&mut view, &mut backoff).await?;
+                }
+                end => return end,
+            }
+        }
+    }
+
+    /// One attempt at reading what keys hold.
     async fn read_once(&self, contents: &mut Contents) -> Result<Revision> {
         contents.clear();
         if contents.places().len() > KEYS_READ_SINGLY {

@@ -1,4 +1,5 @@
-//! Following `ctl/` and the lease: what a node makes of what it sees. No I/O; what must be done is left to [`Work`](super::Work).
+//! Following `ctl/` and the lease: what a node makes of what it sees. No I/O; what must be done is left to
+//! [`Work`](super::Work).
 
 use std::sync::Arc;
 

@@ -1,0 +1,51 @@
+//! What is said of a call that does not end as it should.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::error::Error;
+
+/// What a call is doing, for the message of its end.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) what: String,
+    awaited: Mutex<String>,
+    cause: Mutex<String>,
+}
+
+impl Progress {
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), awaited: Mutex::default(), cause: Mutex::default() }
+    }
+
+    /// What went wrong last.
+    pub(super) fn note(&self, cause: &str) {
+        cause.clone_into(&mut lock(&self.cause));
+    }
+
+    /// What is awaited, and that nothing is wrong.
+    pub(super) fn awaiting(&self, what: String) {
+        *lock(&self.awaited) = what;
+        lock(&self.cause).clear();
+    }
+
+    pub(super) fn timed_out(&self, after: Duration) -> Error {
+        let mut what = format!("`{}`", self.what);
+        for (label, part) in [("", lock(&self.awaited)), ("the last attempt: ", lock(&self.cause))] {
+            if !part.is_empty() {
+                what = format!("{what}; {label}{}", *part);
+            }
+        }
+        Error::Timeout { what, after }
+    }
+
+    pub(super) fn unknown(&self, why: &str) -> Error {
+        Error::OutcomeUnknown { what: self.what.clone(), why: why.to_owned() }
+    }
+}
+
+fn lock(text: &Mutex<String>) -> MutexGuard<'_, String> {
+    text.lock().unwrap_or_else(PoisonError::into_inner)
+}
