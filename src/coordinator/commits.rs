@@ -1,0 +1,203 @@
+//! What a term of office writes: one method for each decision, each one commit under the fence of the office.
+
+use tokio::time::Instant;
+
+use super::{Term, Written};
+use crate::{
+    backend::{
+        Keys, LeaseId, Operation,
+        retry::{RetryPolicy, retry},
+    },
+    error::{Error, Result},
+    protocol::{
+        decide::Form,
+        identity::{NodeId, nonce},
+        plan,
+        records::{
+            ChangeRecord, HistoryRecord, LastWorld, NAMES, Phase, PlanEntry, PlanShard, Record, RoundRecord,
+            some_names,
+        },
+    },
+};
+
+/// How many gone nodes' slots are deleted with one commit; what remains goes with the run's lease.
+const GONE_PER_COMMIT: usize = 40;
+
+impl Term {
+    async fn grant_run_lease(&mut self) -> Result<LeaseId> {
+        let lease = NodeId::from_random(self.context.entropy.bits()).first_lease();
+        let ttl = self.context.run_lease_ttl();
+        let deadline = Instant::now() + ttl;
+        let grant = || self.context.backend.lease_grant(lease, ttl);
+        match retry(RetryPolicy::default(), self.context.entropy.bits(), deadline, grant).await {
+            Ok(_) | Err(Error::LeaseExists { .. }) => Ok(lease),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn record(&self, life: String, round: u64) -> RoundRecord {
+        let policy = &self.context.policy;
+        let attempt = nonce(self.context.entropy.bits());
+        let host = self.roster.host().map(str::to_owned);
+        let forming = RoundRecord::forming(life, policy.min_nodes, policy.max_nodes, attempt);
+        RoundRecord { round, host, ..forming }
+    }
+
+    /// Puts `ctl/round` with its plan and whatever goes with it: the commit. What does not fit into one transaction
+    /// goes ahead of it; nobody looks at a plan that `ctl/round` does not name.
+    async fn commit(
+        &mut self,
+        mut record: RoundRecord,
+        members: Vec<PlanEntry>,
+        lease: LeaseId,
+        also: Vec<Operation>,
+    ) -> Result<Written> {
+        let keys = &self.context.keys;
+        let shards = if members.is_empty() { Vec::new() } else { plan::shards(&members) };
+        record.shards = u32::try_from(shards.len()).unwrap_or(u32::MAX);
+        let put = |(number, shard): (u32, &PlanShard)| {
+            let key = keys.plan_shard(&record.life, record.round, &record.attempt, number);
+            Operation::put(key, shard.encode(), lease)
+        };
+        let mut puts: Vec<Operation> = (0u32..).zip(&shards).map(put).collect();
+        let room = self.context.limits.operations_per_transaction.saturating_sub(also.len() + 1);
+        let per_batch =
+            (self.context.limits.bytes_per_transaction / (2 * plan::SHARD_BYTES)).min(room).max(1);
+        while puts.len() > per_batch {
+            let batch = puts.drain(..per_batch).collect();
+            match self.office.write(&self.context, self.round_revision, None, batch).await? {
+                Written::Done(_) => {}
+                other => return Ok(other),
+            }
+        }
+        let value = record.encode();
+        puts.push(Operation::put(keys.round(), value.clone(), lease));
+        puts.extend(also);
+        let written = self.office.write(&self.context, self.round_revision, Some(&value), puts).await?;
+        if let Written::Done(revision) = written {
+            self.round_revision = revision;
+            self.run_lease = lease;
+            let now = self.moment(Instant::now());
+            self.roster.set_round(now, record, members);
+        }
+        Ok(written)
+    }
+
+    pub(super) async fn begin_life(&mut self) -> Result<Written> {
+        let lease = self.grant_run_lease().await?;
+        let life = nonce(self.context.entropy.bits());
+        let record = self.record(life, 0);
+        self.commit(record, Vec::new(), lease, Vec::new()).await
+    }
+
+    pub(super) async fn restore(
+        &mut self,
+        world: LastWorld,
+        members: Vec<PlanEntry>,
+        why: &str,
+    ) -> Result<Written> {
+        let lease = self.grant_run_lease().await?;
+        let mut record = self.record(world.life, world.round);
+        record.world = world.world;
+        record.size = world.size;
+        record.phase = Phase::Restoring;
+        why.clone_into(&mut record.why);
+        self.name_master(&mut record, &members);
+        let written = self.commit(record, members, lease, Vec::new()).await?;
+        if matches!(written, Written::Done(_)) {
+            self.roster.restoring_until =
+                Some(self.moment(Instant::now()) + self.context.policy.return_window);
+            tracing::warn!("store lost: {why}");
+        }
+        Ok(written)
+    }
+
+    pub(super) async fn end_restoring(&mut self, why: &str) -> Result<Written> {
+        let Some(round) = self.roster.round.clone() else { return Ok(Written::Stale) };
+        let mut record = RoundRecord {
+            phase: Phase::Running,
+            attempt: nonce(self.context.entropy.bits()),
+            ..round.clone()
+        };
+        let members: Vec<PlanEntry> = self.roster.world.values().cloned().collect();
+        self.name_master(&mut record, &members);
+        let written = self.commit(record, members, self.run_lease, Vec::new()).await?;
+        if matches!(written, Written::Done(_)) {
+            let now = self.moment(Instant::now());
+            self.roster.count_absent(now, true, &self.context.policy);
+            tracing::info!("store restored: round {} goes on, {why}", round.round);
+        }
+        Ok(written)
+    }
+
+    fn name_master(&self, record: &mut RoundRecord, members: &[PlanEntry]) {
+        let master = members.iter().find(|entry| entry.rank == 0);
+        if let Some(node) = master.and_then(|entry| self.roster.nodes.get(&entry.id)) {
+            record.master_address.clone_from(&node.record.address);
+            record.master_port = node.record.port;
+        }
+    }
+
+    pub(super) async fn tell(&mut self, change: ChangeRecord) -> Result<Written> {
+        let Some(round) = self.roster.round.clone() else { return Ok(Written::Stale) };
+        let why = change.why.clone();
+        let number = round.round;
+        let record = RoundRecord { change: Some(change), ..round };
+        let value = record.encode();
+        let put = vec![Operation::put(self.context.keys.round(), value.clone(), self.run_lease)];
+        let written = self.office.write(&self.context, self.round_revision, Some(&value), put).await?;
+        if let Written::Done(revision) = written {
+            self.round_revision = revision;
+            let now = self.moment(Instant::now());
+            let world = self.roster.world.values().cloned().collect();
+            self.roster.set_round(now, record, world);
+            tracing::info!("coordinator: round {number} is over: {why}");
+        }
+        Ok(written)
+    }
+
+    pub(super) async fn form(&mut self, form: Form, why: String) -> Result<Written> {
+        let Form { round, members, newcomers, took } = form;
+        let Some(life) = self.roster.round.as_ref().map(|round| round.life.clone()) else {
+            return Ok(Written::Stale);
+        };
+        let keys = &self.context.keys;
+        let mut record = self.record(life.clone(), round);
+        record.size = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        record.world = nonce(self.context.entropy.bits());
+        record.phase = Phase::Running;
+        record.why.clone_from(&why);
+        self.name_master(&mut record, &members);
+        let history = HistoryRecord {
+            round,
+            why: why.clone(),
+            took_seconds: took.as_secs_f64(),
+            size: record.size,
+            newcomers,
+            coordinator: self.office.record.name.clone(),
+            names: members.iter().take(NAMES).map(|entry| entry.name.clone()).collect(),
+        };
+        let mut also =
+            vec![Operation::put(keys.history_round(&life, round), history.encode(), self.run_lease)];
+        let previous = self.roster.round.as_ref().map_or(0, |last| last.round);
+        if self.roster.finished_here().next().is_none() {
+            // Who has finished may still wait for its exit barrier, which is in the store of its own round.
+            also.extend(keys.before_round(&life, previous).into_iter().map(Operation::Delete));
+        }
+        let gone = self.roster.world.keys().filter(|id| !self.roster.nodes.contains_key(id));
+        let operations = gone.map(|id| Keys::prefix(keys.operations(*id)));
+        also.extend(operations.take(GONE_PER_COMMIT).map(Operation::Delete));
+
+        let names = some_names(members.iter().map(|entry| entry.name.as_str()));
+        let size = members.len();
+        let written = self.commit(record, members, self.run_lease, also).await?;
+        if matches!(written, Written::Done(_)) {
+            self.roster.committed = true;
+            let took = took.as_secs_f64();
+            tracing::info!(
+                "coordinator: round {round} formed after {took:.1} s, {size} nodes by rank: {names}; {why}"
+            );
+        }
+        Ok(written)
+    }
+}
