@@ -72,7 +72,12 @@ impl Host {
     ///
     /// # Errors
     /// [`Error::Setting`]: credentials cannot be used.
-    pub async fn begin(endpoint: &Endpoint, connection: &Connection, deadline: Instant) -> Result<Begun> {
+    pub async fn begin(
+        endpoint: &Endpoint,
+        keys: &RunKeys,
+        connection: &Connection,
+        deadline: Instant,
+    ) -> Result<Begun> {
         let demanded = connection.is_host == Some(true);
         let listener = match listen(endpoint, deadline).await {
             Ok(listener) => listener,
@@ -88,15 +93,20 @@ impl Host {
         };
         let (tls, user) = credentials(&connection.credentials)?;
         let options = ServerOptions { tls, user, ..ServerOptions::default() };
-        Ok(Begun::Host(Self::on(Tcp::from(listener), endpoint.to_string(), options)?))
+        Ok(Begun::Host(Self::on(Tcp::from(listener), endpoint.to_string(), keys, options)?))
     }
 
     /// The same on a listener that is there already.
     ///
     /// # Errors
     /// [`Error::Setting`]: certificates cannot be used.
-    pub fn on(listener: impl Listener, endpoint: String, options: ServerOptions) -> Result<Self> {
-        let server = Server::start_on(listener, ServerOptions { hosted: true, ..options })?;
+    pub fn on(
+        listener: impl Listener,
+        endpoint: String,
+        keys: &RunKeys,
+        options: ServerOptions,
+    ) -> Result<Self> {
+        let server = Server::start_on(listener, ServerOptions { hosted: Some(keys.mark()), ..options })?;
         Ok(Self { server, endpoint })
     }
 
@@ -152,10 +162,10 @@ impl Host {
     }
 }
 
-/// Whether a service of this version is one that a [`Host`] serves, and so one run's own. An etcd and `lattice-rdzv serve`
-/// are for every job.
-pub fn is_hosted(version: &str) -> bool {
-    version.contains("+lattice-rdzv") && version.ends_with(HOSTED)
+/// The mark of the run whose own a service of this version is, because a [`Host`] serves it. None of an etcd and of
+/// `lattice-rdzv serve`, which are for every job.
+pub fn hosted_run(version: &str) -> Option<&str> {
+    version.split_once("+lattice-rdzv")?.1.split_once(HOSTED).map(|(_, run)| run)
 }
 
 /// Listens where the endpoint says; the error is none where another is there already, or nobody can know.

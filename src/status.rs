@@ -36,8 +36,7 @@ pub async fn probe(
     // A run of its own, that no job has.
     let trial = RunKeys::new(tenant, &format!("probe-{}", nonce(entropy.bits())));
     let asked = async {
-        let key = trial.round();
-        let search = Search { connection, environment, ttl: TRIAL_TTL, key: &key, entropy };
+        let search = Search { connection, environment, ttl: TRIAL_TTL, keys: &trial, entropy };
         let found = search.connect().await?;
         let status = found.backend.status().await?;
         Ok((found, status))
@@ -110,8 +109,7 @@ pub async fn run(
     let deadline = Instant::now() + limit;
     let connection = &patient(connection, limit);
     let read = async {
-        let key = keys.round();
-        let found = Search { connection, environment, ttl: limit, key: &key, entropy }.connect().await?;
+        let found = Search { connection, environment, ttl: limit, keys, entropy }.connect().await?;
         read_run(found.backend.as_ref(), keys).await
     };
     within(deadline, limit, None, read).await

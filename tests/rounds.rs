@@ -71,6 +71,21 @@ async fn a_run_grows_while_it_trains_and_ranks_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_store_of_the_last_round_can_be_read_in_the_next() {
+    let limit = Duration::from_secs(10);
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "1:2", &["a"]).await;
+    assert_eq!(ranks(&agents).await, [0]);
+    let first = agents[0].node.subscribe().borrow().world.clone().expect("a world");
+    let store = agents[0].node.round_store(&first, true);
+    store.set("step", b"41", limit).await.unwrap();
+    agents.push(Agent::join(&service, settings("b", "1:2", &[]), 30).await.unwrap());
+    assert_eq!(ranks(&agents).await, [0, 1]);
+    assert_eq!(store.get("step", false, limit).await.unwrap(), Some(b"41".to_vec()));
+    assert_eq!(store.get("never", true, limit).await.unwrap(), None, "its world has changed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn survivors_of_a_loss_are_told_within_the_ttl_and_keep_their_ranks() {
     let service = MemoryService::new();
     for lost in [0, 1, 2] {

@@ -17,6 +17,7 @@ use lattice_rdzv::{
         Backend, Keys, Operation, Range,
         etcd::{EtcdBackend, EtcdOptions, Pem, TlsFiles},
     },
+    hosting::hosted_run,
     server::{Bounds, Credentials, Server, ServerOptions, ServerTls, bind},
 };
 use support::{embedded::Embedded, within};
@@ -238,11 +239,12 @@ async fn pages_for_probes_and_people() {
 
 #[tokio::test]
 async fn one_that_a_node_hosts_only_says_who_it_is_until_it_is_admitted() {
-    let server = started(ServerOptions { hosted: true, ..ServerOptions::default() }).await;
+    let hosted = Some("0123456789abcdef".to_owned());
+    let server = started(ServerOptions { hosted, ..ServerOptions::default() }).await;
     let backend = server.backend();
     let status = backend.status().await.unwrap();
     assert_eq!(status.member_id, server.server().member_id());
-    assert!(lattice_rdzv::hosting::is_hosted(&status.version), "{}", status.version);
+    assert_eq!(hosted_run(&status.version), Some("0123456789abcdef"), "{}", status.version);
     let read = || backend.range(Range::new(Keys::one("a")));
     let error = read().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");

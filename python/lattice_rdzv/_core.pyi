@@ -201,6 +201,9 @@ class Node:
     @property
     def address(self) -> str: ...
     @property
+    def hosts(self) -> bool:
+        """Whether this node hosts the service for the others."""
+    @property
     def endpoint(self) -> str:
         """The endpoint in use."""
     @property

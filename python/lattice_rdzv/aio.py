@@ -1,4 +1,4 @@
-"""The same API, to be awaited: a call that waits runs in a thread of its own, any other in one of asyncio's.
+"""The same API, to be awaited: each call runs in a thread of its own.
 
     from lattice_rdzv import aio
 
@@ -6,11 +6,11 @@
         world = await run.next_world()
         ...
 
-Problem: a thread that waits cannot be cancelled; asyncio has few threads, and waits for them when it ends. Choice: waits
-have daemon threads of their own, or a few of them would keep every other call of the program waiting. A task that is
-cancelled interrupts the waits of its node until its thread has ended; another task's wait on the same node, interrupted
-with it, begins again with what is left of its time. A world that comes at the very moment when its wait is cancelled is
-returned by the next one. Writes are not interrupted: they are short, and half a write helps nobody. A `queue_pop` both
+Problem: a thread that waits cannot be cancelled; asyncio has few threads, and waits for them when it ends, though a call
+may last for minutes while the service is away. Choice: daemon threads. A task that is cancelled interrupts the waits of
+its node until its thread has ended; another task's wait on the same node, interrupted with it, begins again with what is
+left of its time. A world that comes at the very moment when its wait is cancelled is returned by the next one. Writes are
+not interrupted, because half a write helps nobody: one whose task is cancelled goes on to its own end. A `queue_pop` both
 waits and writes: a value that it takes at the moment when it is cancelled or interrupted is lost.
 """
 
@@ -24,13 +24,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from lattice_rdzv import _core, _run
 from lattice_rdzv._core import Change, Member
 
 __all__ = ["Run", "Store", "World", "join"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # Between two interrupts of a thread that nobody waits for any more: one that came before its wait has no effect.
@@ -104,7 +105,7 @@ class Run:
 
     async def leave(self, *, timeout_seconds: float | None = None) -> bool:
         """Leaves the run; see `lattice_rdzv.Run.leave`."""
-        return await asyncio.to_thread(self._run.leave, timeout_seconds=timeout_seconds)
+        return await _call(self._run.leave, timeout_seconds=timeout_seconds)
 
     async def close(
         self,
@@ -114,7 +115,7 @@ class Run:
         timeout_seconds: float | None = None,
     ) -> bool:
         """Closes the run; see `lattice_rdzv.Run.close`."""
-        return await asyncio.to_thread(self._run.close, outcome, why=why, timeout_seconds=timeout_seconds)
+        return await _call(self._run.close, outcome, why=why, timeout_seconds=timeout_seconds)
 
     @property
     def closed(self) -> tuple[str, str, str] | None:
@@ -227,7 +228,7 @@ class Store:
 
     async def set(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None:
         """Puts a value."""
-        await asyncio.to_thread(self._store.set, key, value, timeout_seconds=timeout_seconds)
+        await _call(self._store.set, key, value, timeout_seconds=timeout_seconds)
 
     async def get(self, key: str, *, timeout_seconds: float = 300.0, until_change: bool = False) -> bytes | None:
         """Waits for the key. With `until_change`, `None` as soon as the round's world is known to change."""
@@ -239,7 +240,7 @@ class Store:
 
     async def get_now(self, keys: Sequence[str], *, timeout_seconds: float = 300.0) -> list[bytes | None]:
         """What the keys hold now; `None` where there is nothing."""
-        return await asyncio.to_thread(self._store.get_now, keys, timeout_seconds=timeout_seconds)
+        return await _call(self._store.get_now, keys, timeout_seconds=timeout_seconds)
 
     async def multi_get(
         self, keys: Sequence[str], *, timeout_seconds: float = 300.0, until_change: bool = False
@@ -253,39 +254,39 @@ class Store:
 
     async def multi_set(self, items: Sequence[tuple[str, bytes]], *, timeout_seconds: float = 300.0) -> None:
         """Puts many values."""
-        await asyncio.to_thread(self._store.multi_set, items, timeout_seconds=timeout_seconds)
+        await _call(self._store.multi_set, items, timeout_seconds=timeout_seconds)
 
     async def add(self, key: str, amount: int = 1, *, timeout_seconds: float = 300.0) -> int:
         """Adds to a counter and returns its new value."""
-        return await asyncio.to_thread(self._store.add, key, amount, timeout_seconds=timeout_seconds)
+        return await _call(self._store.add, key, amount, timeout_seconds=timeout_seconds)
 
     async def compare_set(self, key: str, expected: bytes, desired: bytes, *, timeout_seconds: float = 300.0) -> bytes:
         """Puts `desired` if the key holds `expected`; returns what it holds afterwards."""
-        return await asyncio.to_thread(self._store.compare_set, key, expected, desired, timeout_seconds=timeout_seconds)
+        return await _call(self._store.compare_set, key, expected, desired, timeout_seconds=timeout_seconds)
 
     async def append(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None:
         """Appends to a value."""
-        await asyncio.to_thread(self._store.append, key, value, timeout_seconds=timeout_seconds)
+        await _call(self._store.append, key, value, timeout_seconds=timeout_seconds)
 
     async def delete(self, key: str, *, timeout_seconds: float = 300.0) -> bool:
         """Deletes a key; whether there was one."""
-        return await asyncio.to_thread(self._store.delete, key, timeout_seconds=timeout_seconds)
+        return await _call(self._store.delete, key, timeout_seconds=timeout_seconds)
 
     async def check(self, keys: Sequence[str], *, timeout_seconds: float = 300.0) -> bool:
         """Whether all of the keys are there."""
-        return await asyncio.to_thread(self._store.check, keys, timeout_seconds=timeout_seconds)
+        return await _call(self._store.check, keys, timeout_seconds=timeout_seconds)
 
     async def count(self, *, timeout_seconds: float = 300.0) -> int:
         """How many keys there are."""
-        return await asyncio.to_thread(self._store.count, timeout_seconds=timeout_seconds)
+        return await _call(self._store.count, timeout_seconds=timeout_seconds)
 
     async def list(self, *, timeout_seconds: float = 300.0) -> list[str]:
         """The keys."""
-        return await asyncio.to_thread(self._store.list, timeout_seconds=timeout_seconds)
+        return await _call(self._store.list, timeout_seconds=timeout_seconds)
 
     async def queue_push(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None:
         """Puts a value at the end of a queue."""
-        await asyncio.to_thread(self._store.queue_push, key, value, timeout_seconds=timeout_seconds)
+        await _call(self._store.queue_push, key, value, timeout_seconds=timeout_seconds)
 
     async def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float = 300.0) -> bytes | None:
         """Takes the first value of a queue, waiting for one with `block`; else `None` if there is none.
@@ -300,7 +301,7 @@ class Store:
 
     async def queue_len(self, key: str, *, timeout_seconds: float = 300.0) -> int:
         """How many values a queue holds."""
-        return await asyncio.to_thread(self._store.queue_len, key, timeout_seconds=timeout_seconds)
+        return await _call(self._store.queue_len, key, timeout_seconds=timeout_seconds)
 
     def __repr__(self) -> str:
         return repr(self._store)
@@ -334,6 +335,17 @@ async def _wait(
             continue
 
 
+async def _call(call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Runs a call that is not to be interrupted; if this task is cancelled, it goes on behind its back."""
+    calling = _Thread(functools.partial(call, *arguments, **named))
+    try:
+        await asyncio.wait([calling.future])
+    except asyncio.CancelledError:
+        calling.abandon(lambda _: None)
+        raise
+    return calling.future.result()
+
+
 class _Thread(Generic[T]):
     """A call in a daemon thread of its own, and a future of the running loop that it resolves."""
 
@@ -349,7 +361,7 @@ class _Thread(Generic[T]):
         # Or asyncio complains of what nobody waits for any more.
         self.future.add_done_callback(lambda future: future.cancelled() or future.exception())
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self._run,), name="lattice-rdzv-wait", daemon=True).start()
+        threading.Thread(target=context.run, args=(self._run,), name="lattice-rdzv-call", daemon=True).start()
 
     def abandon(
         self, late: Callable[[T], object] | None = None, *, interrupt: Callable[[], None] | None = None

@@ -23,7 +23,8 @@ use crate::{
     },
     discovery::{Resolved, Source, SystemLookup, candidates, pod_facts},
     error::{Error, Result},
-    hosting::{Begun, Host, hosted_at, is_hosted},
+    hosting::{Begun, Host, hosted_at, hosted_run},
+    protocol::keys::RunKeys,
     run::Entropy,
     settings::{Connection, Settings},
 };
@@ -52,8 +53,8 @@ pub struct Search<'a> {
     pub environment: &'a BTreeMap<String, String>,
     /// The lease of whoever looks, by which attempts are bounded.
     pub ttl: Duration,
-    /// What is read to see whether it answers.
-    pub key: &'a str,
+    /// The run that it is for, one of whose keys is read to see whether it answers.
+    pub keys: &'a RunKeys,
     /// Randomness.
     pub entropy: &'a Entropy,
 }
@@ -102,7 +103,7 @@ impl Search<'_> {
         }
         let (mut host, mut no_host) = (None, None);
         if let Some(endpoint) = hosted_at(&source, connection.is_host)?.filter(|_| may_host) {
-            match Host::begin(endpoint, connection, deadline).await? {
+            match Host::begin(endpoint, self.keys, connection, deadline).await? {
                 Begun::Host(begun) => host = Some(begun),
                 Begun::Client(why) => no_host = why,
             }
@@ -150,7 +151,7 @@ impl Search<'_> {
     async fn answers(&self, backend: &Arc<dyn Backend>, deadline: Instant) -> Result<()> {
         let told = AtomicBool::new(false);
         let read = || async {
-            let answer = backend.range(Range::new(Keys::one(self.key))).await;
+            let answer = backend.range(Range::new(Keys::one(self.keys.round()))).await;
             if let Err(error) = &answer
                 && error.is_transient()
                 && !told.swap(true, Ordering::Relaxed)
@@ -171,26 +172,41 @@ async fn somebody_listens(source: &Source) -> bool {
     matches!(timeout(LISTENS_LIMIT, TcpStream::connect(address)).await, Ok(Ok(_)))
 }
 
-/// That a run has torchrun's id for none is right only where the run has a service of its own.
+/// Whether this is a service for the run: one that a node hosts is for the run of that node, with which it ends, and any
+/// other is for every job, so that those without an id would meet there.
 ///
 /// # Errors
-/// [`Error::Setting`] for such a run on a service that no node hosts, where every job without an id would be that one.
-pub async fn check_run_id(settings: &Settings, found: &Found, entropy: &Entropy) -> Result<()> {
-    if settings.run.run_id != NO_RUN_ID {
+/// [`Error::Setting`] where it is not. As [`Backend::status`] if it does not answer within `connect_timeout`.
+pub async fn check_service(
+    settings: &Settings,
+    keys: &RunKeys,
+    found: &Found,
+    entropy: &Entropy,
+) -> Result<()> {
+    let Settings { connection, run, .. } = settings;
+    let has_id = run.run_id != NO_RUN_ID;
+    if has_id && hosted_at(&found.source, None)?.is_none() {
+        // Nobody hosts one there without being told to.
         return Ok(());
     }
-    let deadline = Instant::now() + settings.connection.connect_timeout;
+    let deadline = Instant::now() + connection.connect_timeout;
     let status = retry(RetryPolicy::default(), entropy.bits(), deadline, || found.backend.status()).await?;
-    if is_hosted(&status.version) {
-        return Ok(());
-    }
-    Err(Error::Setting {
-        message: format!(
-            "the run has no id, and the service at `{}` ({}) is for every job, where all without one would meet: pass \
-             `--rdzv-id` (or `run_id`, or `LATTICE_RDZV_ID`), the same on every node and another for every job; passed \
-             was: `{NO_RUN_ID}`",
-            found.backend.endpoint(),
+    let endpoint = found.backend.endpoint();
+    let message = match hosted_run(&status.version) {
+        Some(mark) if mark == keys.mark() => return Ok(()),
+        Some(_) => format!(
+            "the service at `{endpoint}`, named by {}, is hosted by a node of another run and ends with that; run `{}` \
+             needs one of its own: pass an endpoint with another port, the same on every node, or let both use an etcd \
+             or `lattice-rdzv serve`",
+            found.source.name, run.run_id
+        ),
+        None if has_id => return Ok(()),
+        None => format!(
+            "the run has no id, and the service at `{endpoint}` ({}) is for every job, where all without one would \
+             meet: pass `--rdzv-id` (or `run_id`, or `LATTICE_RDZV_ID`), the same on every node and another for every \
+             job; passed was: `{NO_RUN_ID}`",
             status.version
         ),
-    })
+    };
+    Err(Error::Setting { message })
 }

@@ -23,7 +23,7 @@ use tokio::{
 
 pub use self::{
     address::local_address,
-    connect::{Found, Search, check_run_id},
+    connect::{Found, Search, check_service},
     shared::{HostLost, Snapshot, State, WorldFacts},
 };
 use self::{
@@ -427,6 +427,11 @@ impl Node {
     /// Where other nodes reach this one.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Whether this node hosts the service for the others.
+    pub fn hosts(&self) -> bool {
+        self.context.hosts
     }
 
     /// The endpoint in use.

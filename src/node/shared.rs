@@ -254,11 +254,16 @@ impl Shared {
         Arc::clone(lock(&self.slots).entry(node).or_default())
     }
 
-    /// Lets go of the stores that are put back, which this otherwise keeps alive.
-    pub(super) fn forget_stores_before(&self, world: &LastWorld) {
-        lock(&self.followers).retain(|follower| {
-            follower.round.as_ref().is_none_or(|round| round.life == world.life && round.round >= world.round)
-        });
+    /// Lets go of the earlier rounds' stores that are put back, which this otherwise keeps alive. Whoever has one still
+    /// reads it.
+    pub(super) fn release_stores_before(&self, world: &LastWorld) {
+        for follower in lock(&self.followers).iter_mut() {
+            if let Some(round) = &follower.round
+                && (round.life != world.life || round.round < world.round)
+            {
+                follower.put_back = None;
+            }
+        }
     }
 }
 
@@ -267,29 +272,32 @@ fn change_of_returned(
     returned: Option<&LastWorld>,
     snapshot: &Snapshot,
 ) -> Option<(LastWorld, ChangeRecord)> {
-    let world = returned?.clone();
+    let world = returned?;
+    change_for(world, snapshot).map(|change| (world.clone(), change))
+}
+
+/// Why this world is about to be replaced, or was.
+fn change_for(world: &LastWorld, snapshot: &Snapshot) -> Option<ChangeRecord> {
     let closed = snapshot.closed.as_ref();
     let lost = snapshot.host_lost.as_ref().filter(|_| closed.is_none()).map(|lost| ChangeRecord {
         kind: ChangeKind::Lost,
         why: format!("lost {}, which hosts the service", lost.host),
         names: vec![lost.host.clone()],
     });
-    let change = change_of(&world, snapshot.round.as_ref(), closed).or(lost).or_else(|| {
-        let later = snapshot.world.as_ref().filter(|later| !later.place.is_same_world(&world));
+    change_of(world, snapshot.round.as_ref(), closed).or(lost).or_else(|| {
+        let later = snapshot.world.as_ref().filter(|later| !later.place.is_same_world(world));
         let formed =
             |later: &Arc<WorldFacts>| format!("round {} was formed: {}", later.place.round, later.why);
         let why = snapshot.dropped.clone().or_else(|| later.map(formed)).filter(|_| closed.is_none())?;
         Some(ChangeRecord { kind: ChangeKind::Replaced, why, names: Vec::new() })
-    })?;
-    Some((world, change))
+    })
 }
 
 fn view_of(follower: &Follower, snapshot: &Snapshot) -> StoreView {
     // Closed with success is no change of the world, but nobody will write the key that is waited for.
     let closed = snapshot.closed.as_ref().is_some_and(|closed| closed.life == follower.life);
-    let changed = follower.round.as_ref().is_some_and(|world| {
-        closed || change_of(world, snapshot.round.as_ref(), snapshot.closed.as_ref()).is_some()
-    });
+    let changed =
+        follower.round.as_ref().is_some_and(|world| closed || change_for(world, snapshot).is_some());
     let of_this_life = snapshot.world.as_ref().is_none_or(|world| world.place.life == follower.life);
     let over = match &snapshot.end {
         Some(error) => Some(error.clone()),

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Error,
     discovery::SystemLookup,
-    node::{Node as CoreNode, Place, Search, check_run_id, local_address},
+    node::{Node as CoreNode, Place, Search, check_service, local_address},
     protocol::{keys::RunKeys, records::Outcome},
     run::Entropy,
 };
@@ -61,16 +61,16 @@ impl Node {
         let core = block_on(py, None, async {
             let Settings { core, environment, .. } = settings;
             let entropy = Entropy::from_system();
-            let key = RunKeys::new(&core.run.tenant, &core.run.run_id).round();
+            let keys = RunKeys::new(&core.run.tenant, &core.run.run_id);
             let search = Search {
                 connection: &core.connection,
                 environment,
                 ttl: core.lease_ttl,
-                key: &key,
+                keys: &keys,
                 entropy: &entropy,
             };
             let (found, host) = search.connect_or_host().await?;
-            check_run_id(core, &found, &entropy).await?;
+            check_service(core, &keys, &found, &entropy).await?;
             let address = local_address(core, &found.source, &SystemLookup).await;
             let place = Place { address, port: port.unwrap_or(0), host };
             CoreNode::join(found.backend, core.clone(), entropy, place).await
@@ -228,6 +228,12 @@ impl Node {
     #[getter]
     fn address(&self) -> PyResult<&str> {
         Ok(self.joined.get()?.core.address())
+    }
+
+    /// Whether this node hosts the service for the others.
+    #[getter]
+    fn hosts(&self) -> PyResult<bool> {
+        Ok(self.joined.get()?.core.hosts())
     }
 
     /// The endpoint in use.

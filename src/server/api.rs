@@ -25,8 +25,8 @@ use crate::{
 
 /// etcd's version whose API this is; what stands after the plus says that it is another program.
 pub const VERSION: &str = concat!("3.5.21+lattice-rdzv.", env!("CARGO_PKG_VERSION"));
-/// What the version of one that a node hosts ends with.
-pub const HOSTED: &str = ".hosted";
+/// What stands in the version of one that a node hosts, before the mark of its run.
+pub const HOSTED: &str = ".hosted.";
 /// There are no elections here, but clients expect a term.
 pub(super) const RAFT_TERM: u64 = 2;
 

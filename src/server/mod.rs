@@ -68,9 +68,9 @@ pub struct ServerOptions {
     pub bounds: Bounds,
     /// Begin with this instead of an empty store: what a server of this process held before.
     pub contents: Option<Contents>,
-    /// A node of a run hosts it: its version says so, and until [`Server::admit`] it only says who it is
-    /// (`Maintenance.Status`) and serves nobody.
-    pub hosted: bool,
+    /// The mark of the run one of whose nodes hosts it: its version ends with that, and until [`Server::admit`] it only
+    /// says who it is (`Maintenance.Status`) and serves nobody.
+    pub hosted: Option<String>,
 }
 
 /// Binds the address that is named, and no other.
@@ -162,8 +162,8 @@ impl Server {
             gatekeeper: Gatekeeper::new(user),
             counters: Counters::default(),
             endpoint: format!("{scheme}://{}", reachable(address)),
-            version: if hosted { format!("{VERSION}{HOSTED}") } else { VERSION.to_owned() },
-            admitted: AtomicBool::new(!hosted),
+            admitted: AtomicBool::new(hosted.is_none()),
+            version: hosted.map_or_else(|| VERSION.to_owned(), |run| format!("{VERSION}{HOSTED}{run}")),
             connections: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             began: Instant::now(),

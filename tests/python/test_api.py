@@ -327,6 +327,27 @@ def test_an_awaited_call_can_be_cancelled(etcd: Service, run_id: str, monkeypatc
     asyncio.run(story())
 
 
+def test_cancelled_writes_hold_up_neither_other_calls_nor_the_end(own_etcd: Service, run_id: str) -> None:
+    async def story() -> bool:
+        run = await aio.join(run_id, nnodes=1, endpoint=own_etcd.endpoint, node_name="node-1", close_timeout=1)
+        world = await run.next_world()
+        own_etcd.pause()
+        # More than asyncio has threads.
+        writes = [asyncio.create_task(world.store.set(f"key-{number}", b"value")) for number in range(40)]
+        await asyncio.wait(writes, timeout=0.3)
+        for write in writes:
+            write.cancel()
+        await asyncio.wait(writes)
+        assert all(write.cancelled() for write in writes)
+        return await run.leave()
+
+    try:
+        # Each write goes on for its 300 s behind its task's back.
+        assert not asyncio.run(story())
+    finally:
+        own_etcd.resume()
+
+
 def test_another_tasks_members_outlive_a_cancelled_wait(own_etcd: Service, run_id: str) -> None:
     async def story() -> list[str]:
         async with await aio.join(run_id, nnodes=1, endpoint=own_etcd.endpoint, node_name="node-1") as run:

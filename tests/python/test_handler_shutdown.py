@@ -11,7 +11,7 @@ import pytest
 from harness.handlers import MakeHandler, fail, finish, leave, meet, node
 from harness.ports import free_port
 from harness.programs import Program
-from harness.service import Service
+from harness.service import Service, on_etcd
 from harness.together import Pending, together
 from harness.wait import wait_for
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -117,6 +117,34 @@ def test_who_came_last_and_died_before_it_said_so_holds_up_nobody(
     finishing.result(timeout_seconds=20)
     assert first.shutdown()
     assert node(first).closed[0] == "succeeded"
+
+
+@on_etcd  # which neither of the nodes asks: the first of them hosts the service
+def test_the_host_waits_at_the_exit_for_as_long_as_others_are_not_done(
+    make: MakeHandler, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"endpoint": f"127.0.0.1:{free_port()}", "min_nodes": 2, "max_nodes": 2}
+    host, other = make("node-1", is_host="1", **settings), make("node-2", is_host="0", **settings)
+    infos = meet(host, other)
+    with caplog.at_level("INFO", logger="lattice_rdzv.torch"):
+        finishing = Pending(lambda: finish(infos[0], timeout_seconds=3))
+        wait_for("the host waits on", lambda: "hosts the service, and waits on" in caplog.text)
+    assert not finishing.done
+    assert other.num_nodes_waiting() == 0
+    finish(infos[1])
+    finishing.result(timeout_seconds=20)
+    # The host serves until the other has left.
+    assert together(other.shutdown, host.shutdown) == [True, True]
+
+
+@on_etcd  # as above
+def test_whoever_does_not_host_waits_at_the_exit_for_its_time(make: MakeHandler) -> None:
+    settings = {"endpoint": f"127.0.0.1:{free_port()}", "min_nodes": 2, "max_nodes": 2}
+    host, other = make("node-1", is_host="1", **settings), make("node-2", is_host="0", **settings)
+    infos = meet(host, other)
+    with pytest.raises(RuntimeError, match="timeout"):
+        finish(infos[1], timeout_seconds=3)
+    leave(other)
 
 
 def test_with_losses_ignored_the_exit_barrier_ends_all_the_same(

@@ -106,6 +106,15 @@ def test_without_an_endpoint_the_local_service_is_hosted_where_there_is_no_etcd(
         assert run.next_world().size == 1
 
 
+def test_the_service_of_another_run_is_refused(endpoint: str, join_hosted: JoinHosted) -> None:
+    join_hosted("node-1")
+    other: dict[str, object] = {"nnodes": 1, "endpoint": endpoint, **SETTINGS}
+    with pytest.raises(lattice_rdzv.SettingsError, match=r"hosted by a node of another run .* another port") as caught:
+        lattice_rdzv.join("another", **other)  # type: ignore[arg-type]
+    assert endpoint in str(caught.value)
+    assert "`another`" in str(caught.value)
+
+
 def test_the_host_waits_at_the_end_until_the_others_have_left(join_hosted: JoinHosted) -> None:
     host, other = join_hosted("node-1"), join_hosted("node-2")
     worlds = together(host.next_world, other.next_world)
@@ -126,9 +135,12 @@ def test_survivors_are_told_of_a_lost_host_and_go_on_when_it_is_back(
     wait_for("it says so", lambda: line in host.output, detail=lambda: host.output)
     other = join_hosted("node-2")
     before = other.next_world()
+    awaiting = Pending(lambda: before.store.get("never", until_change=True))
     host.process.kill()
     host.process.wait()
 
+    # Nobody will write it: the store is gone with its host.
+    assert awaiting.result(timeout_seconds=20) is None
     change = other.wait_change(timeout_seconds=20)
     assert change is not None
     assert change.kind == "lost"

@@ -82,7 +82,7 @@ def test_a_misspelt_variable_is_told_and_those_of_kubernetes_are_not() -> None:
         ("3.7.0-rc.1", "warn"),
         ("3.7.1", "ok"),
         (f"3.5.21+lattice-rdzv.{lattice_rdzv.__version__}", "ok"),
-        (f"3.5.21+lattice-rdzv.{lattice_rdzv.__version__}.hosted", "ok"),
+        (f"3.5.21+lattice-rdzv.{lattice_rdzv.__version__}.hosted.0123456789abcdef", "ok"),
         ("4.0.0", "ok"),
         ("", "warn"),
         ("nightly", "warn"),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     cluster::{Cluster, Clustered, Way},
     nodes::{TTL, place},
-    schedule::{Ground, Schedule, Tally, Weather},
+    schedule::{Ground, Schedule, Tally, Weather, keys},
 };
 
 /// The network, and whose machine is the service's.
@@ -48,7 +48,8 @@ impl Ground for Hosted {
         let contents = Some(self.cluster.empty());
         let options = ServerOptions { contents, ..ServerOptions::default() };
         let host =
-            Host::on(self.cluster.network.listen(), "http://service:2379".to_owned(), options).unwrap();
+            Host::on(self.cluster.network.listen(), "http://service:2379".to_owned(), &keys(), options)
+                .unwrap();
         let host = host.confirm(link.backend.as_ref(), 0, Instant::now() + TTL).await.unwrap();
         assert!(host.is_some(), "{name} reaches itself");
         name.clone_into(&mut self.host);

@@ -512,7 +512,7 @@ impl<G: Ground> Schedule<G> {
     }
 }
 
-fn keys() -> RunKeys {
+pub(crate) fn keys() -> RunKeys {
     RunKeys::new("default", "run")
 }
 

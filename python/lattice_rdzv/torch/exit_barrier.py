@@ -3,12 +3,13 @@
 Problem: torch's agents count themselves and then wait, for minutes, for a key that the last of them puts; also when
 whoever is missing is gone, or died between the count and the key. Choice: the count marks this node as finished, so
 that the others go on without it if they have to, and the wait also ends when nobody is left who could end it, or when
-all have counted.
+all have counted. The node that hosts the service waits for that, however long: its leaving would end the others' job.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 
@@ -68,19 +69,31 @@ class ExitBarrier:
         return count
 
     def wait(self, *, timeout_seconds: float) -> None:
-        """Waits for the others, as long as there are any."""
+        """Waits for the others, as long as there are any.
+
+        Raises:
+            StoreTimeoutError: They have not all come within the limit, and this node does not host the service.
+        """
         deadline = time.monotonic() + timeout_seconds
         between_seconds = max(_LOOK_SECONDS, self._size * _LOOK_SECONDS_PER_NODE)
         changed = False
         while True:
             left_seconds = deadline - time.monotonic()
+            if left_seconds <= 0.0 and self._node.hosts:
+                deadline = math.inf
+                logger.info(
+                    "round %d: others are not done after %g s; this node hosts the service, and waits on for them",
+                    self._round_number,
+                    timeout_seconds,
+                )
+                continue
             # Or all would look at the same moment, that of the change.
             look_seconds = (between_seconds if changed else _COUNT_SECONDS) * random.uniform(1.0, 1.5)
             wait_seconds = max(0.0, min(left_seconds, look_seconds))
             try:
                 full = self._store.get(EXIT_BARRIER_FULL, timeout_seconds=wait_seconds, until_change=not changed)
             except StoreTimeoutError:
-                if left_seconds <= look_seconds:
+                if left_seconds <= look_seconds and not self._node.hosts:
                     raise
             else:
                 if full is not None:

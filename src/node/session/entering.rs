@@ -246,7 +246,7 @@ impl Session {
         tracing::info!(
             "round {number}: rank {rank} of {size}, rank 0 at {master_address}:{master_port}; {why}"
         );
-        self.shared.forget_stores_before(&place);
+        self.shared.release_stores_before(&place);
         self.world = Some(Arc::new(WorldFacts {
             node,
             name,
