@@ -86,8 +86,8 @@ def test_nothing_in_a_pod_changes_with_the_charts_version_or_the_release() -> No
     assert "helm.sh/chart" not in pod["metadata"]["labels"]
 
 
-def test_global_and_the_installers_credentials_pass_and_change_nothing() -> None:
-    values = {"global": {"registry": "x"}, "jfrog": {"username": "u", "password": "p"}}
+def test_what_is_accepted_without_effect_changes_nothing() -> None:
+    values = {"enabled": False, "global": {"registry": "x"}, "jfrog": {"username": "u", "password": "p"}}
     assert Renderer().objects(values).all == Renderer().objects().all
 
 

@@ -133,6 +133,7 @@ NO_RENDERED_EFFECT = {
     "serverService.allowUnauthenticated": "it allows what is refused otherwise (test_refusals)",
     "cluster.allowRecreate": "it silences a look-up in a cluster, which a render without one does not do",
     "global": "a parent chart's, accepted so that a strict schema does not refuse it",
+    "enabled": "a parent chart's condition, which Helm reads there",
     "jfrog": "passed by installers of 0.1.0, accepted for the same reason",
 }
 

@@ -99,6 +99,21 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         ],
         "1.30.0",
     ),
+    "a load balancer for passwords in the clear": (
+        merged(AUTH, {"clientService": {"type": "LoadBalancer"}}),
+        ["passwords in the clear", "--set tls.client.enabled=true", "--set clientService.allowUnauthenticated=true"],
+        "1.30.0",
+    ),
+    "a drain that takes the quorum": (
+        merged(MEMBERS, {"pdb": {"maxUnavailable": 2}}),
+        ["of 3 members 1 may be missing", "`pdb.maxUnavailable` is: 2"],
+        "1.30.0",
+    ),
+    "agents of another tenant than their user": (
+        merged(AUTH, {"auth": {"users": [{"name": "jobs", "tenant": "vision"}]}, "agents": {"tenant": "speech"}}),
+        ["the first of `auth.users`", "`vision`, `speech`"],
+        "1.30.0",
+    ),
     "an open port on machines": (
         {"clientService": {"type": "NodePort"}},
         ["`clientService.type` is: `NodePort`"],
@@ -275,7 +290,10 @@ def test_refused(name: str, version: str) -> None:
 
 def test_every_refusal_in_the_templates_is_tested() -> None:
     """What cannot be rendered without a cluster is listed."""
-    unseen = {"the live store has %d members, and etcd does not follow a changed count by itself"}
+    unseen = {
+        "the live store has %d members, and etcd does not follow a changed count by itself",
+        "the members of the live store know each other by other URLs",
+    }
     templates = "".join(path.read_text() for path in (CHART / "templates").glob("*.tpl"))
     words = [match.split(";")[0] for match in re.findall(r'fail (?:\(printf )?"([^"]+)"', templates)]
     assert len(words) > 30
@@ -322,7 +340,10 @@ def test_what_is_published_on_purpose_is_rendered() -> None:
     assert objects.get("Service", "lattice-rdzv-server")["spec"]["type"] == "LoadBalancer"
 
 
-@pytest.mark.parametrize("closed", [MTLS, AUTH], ids=["mtls", "auth"])
+USERS_OVER_TLS = merged(AUTH, {"tls": {"client": {**MTLS["tls"]["client"], "requireClientCert": False}}})
+
+
+@pytest.mark.parametrize("closed", [MTLS, USERS_OVER_TLS], ids=["mtls", "auth"])
 def test_a_closed_store_may_be_published(closed: dict[str, Any]) -> None:
     objects = Renderer().objects(merged(closed, {"clientService": {"type": "LoadBalancer"}}))
     assert objects.get("Service", "lattice-rdzv-client")["spec"]["type"] == "LoadBalancer"

@@ -20,7 +20,9 @@ from chart.tools import CHART, ROOT
 pytestmark = [pytest.mark.namespaces, pytest.mark.timeout(240)]
 
 MONITORING = {"metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}}
-MODES: dict[str, dict[str, Any]] = {"open": {}, "members": MEMBERS, "closed": merged(MEMBERS, MTLS, AUTH)}
+# Who may read and write one tenant's runs alone.
+USERS = {"auth": {"users": [{"name": "lattice", "tenant": "vision"}]}}
+MODES: dict[str, dict[str, Any]] = {"open": {}, "members": MEMBERS, "closed": merged(MEMBERS, MTLS, AUTH, USERS)}
 
 
 @pytest.fixture
@@ -83,7 +85,8 @@ def test_two_agents_meet_with_what_the_chart_gives_them(
 ) -> None:
     """`helm test` with an image of the agents: one `envFrom`, with TLS a volume more."""
     package = installed_package()
-    values = merged(MODES[mode], {"agents": {"image": "agent:1", "tenant": "vision"}})
+    # In the closed mode the tenant is that of the user.
+    values = merged(MODES[mode], {"agents": {"image": "agent:1", "tenant": "" if mode == "closed" else "vision"}})
     one = started(cluster(values, "3.6.16", secrets=secrets))
     (hook,) = [hook for hook in hooks(one, values).all if hook["metadata"]["name"].endswith("rendezvous")]
     for container in hook["spec"]["containers"]:

@@ -92,7 +92,9 @@ def test_another_member_count_is_refused_in_words(cluster: Cluster, chart: Chart
     chart.install(MEMBERS)
     with pytest.raises(Failed, match=r"the live store has 3 members.*cluster.allowRecreate=true.*is: 5") as refused:
         chart.upgrade({"replicaCount": 5})
-    # And by the API server, whatever the chart believes.
+    with pytest.raises(Failed, match=r"know each other by other URLs.*https://.*:2380"):
+        chart.upgrade({"tls": {"peer": {"enabled": True, "existingSecret": "rdzv-peer-tls"}}})
+    # The count is refused by the API server too, whatever the chart believes.
     with pytest.raises(Failed, match=r"(?i)forbidden|immutable"):
         chart.upgrade({"replicaCount": 5, "cluster": {"allowRecreate": True}})
     assert len([one for one in chart.pods() if not is_leaving(one)]) == 3, refused.value

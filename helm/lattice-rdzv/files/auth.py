@@ -1,7 +1,7 @@
 """Turns etcd's authentication on, keeps its users and roles as the values say, and tells whether the store is closed.
 
 It runs beside etcd in the pod. `/ready` answers 200 only while an anonymous read is refused, so that a store that is open
-(a new one, or one that lost its data) is in no Service. Whatever it does can be done twice, and by all members at once.
+(a new one, or one that lost its data) is not in the clients' Service. Whatever it does can be done twice, and by all members at once.
 It speaks to etcd's JSON gateway, on the pod's own loopback, with the standard library alone.
 """
 

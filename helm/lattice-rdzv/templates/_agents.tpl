@@ -8,12 +8,21 @@ LATTICE_RDZV_CLIENT_SERVICE_PORT: {{ .Values.clientService.externalPort | quote 
 LATTICE_RDZV_ENDPOINTS: {{ include "lattice.endpoints" . | quote }}
 {{- end -}}
 
+{{/* With users, agents are told the first of them, who may be of one tenant alone. */}}
+{{- define "lattice.agentTenant" -}}
+{{- if and .Values.auth.enabled (not .Values.agents.tenant) -}}
+{{- (first .Values.auth.users).tenant | default "" -}}
+{{- else -}}
+{{- .Values.agents.tenant -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "lattice.agentEnvironment" -}}
 LATTICE_RDZV_BACKEND: {{ .Values.rendezvous.backend | quote }}
 {{- if .Values.agents.configMap.includeEndpoint }}
 {{ include "lattice.agentEndpoint" . }}
 {{- end }}
-{{- with .Values.agents.tenant }}
+{{- with include "lattice.agentTenant" . }}
 LATTICE_RDZV_TENANT: {{ . | quote }}
 {{- end }}
 {{- if .Values.tls.client.enabled }}

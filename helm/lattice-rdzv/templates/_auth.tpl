@@ -6,7 +6,7 @@ a common name once authentication is on.
 {{- ternary .Values.auth.loopbackPort .Values.clientService.internalPort .Values.tls.client.enabled -}}
 {{- end -}}
 
-{{/* The container that turns authentication on. The pod is not ready, and so in no Service, before it has. */}}
+{{/* The container that turns authentication on. The pod is not ready, and so not in the client Service, before it has. */}}
 
 {{- define "lattice.authContainer" -}}
 - name: auth

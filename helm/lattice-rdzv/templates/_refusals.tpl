@@ -44,6 +44,9 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- if gt $count 5 -}}
 {{- fail (printf "more than 5 members make every write slower and bear no more than 2 losses better; take 1, 3 or 5. `replicaCount` is: %d" $count) -}}
 {{- end -}}
+{{- if and (gt $count 1) .Values.pdb.enabled (gt (int .Values.pdb.maxUnavailable) (div (sub $count 1) 2 | int)) -}}
+{{- fail (printf "of %d members %d may be missing at once, and a drain that takes more stops the store; lower the value. `pdb.maxUnavailable` is: %d" $count (div (sub $count 1) 2) (int .Values.pdb.maxUnavailable)) -}}
+{{- end -}}
 {{- if and (gt $count 1) (not .Values.persistence.enabled) -}}
 {{- fail (printf "several members need volumes, because one that lost its data cannot come back into its cluster by itself; add --set persistence.enabled=true, or take one member. `replicaCount` is: %d" $count) -}}
 {{- end -}}
@@ -112,6 +115,10 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- if has .name $names -}}{{- fail (printf "a user stands twice in `auth.users`: `%s`" .name) -}}{{- end -}}
 {{- $names = append $names .name -}}
 {{- end -}}
+{{- $first := first .Values.auth.users -}}
+{{- if and $first.tenant .Values.agents.tenant (ne $first.tenant .Values.agents.tenant) -}}
+{{- fail (printf "agents are told the first of `auth.users`, who may not use another tenant than his own; put a user of theirs first, or leave out `agents.tenant`. The tenants are, his and theirs: `%s`, `%s`" $first.tenant .Values.agents.tenant) -}}
+{{- end -}}
 {{- else if .Values.auth.existingSecret -}}
 {{- fail (printf "the Secret is named, but authentication is not on; add --set auth.enabled=true, or leave the name out. `auth.existingSecret` is: `%s`" .Values.auth.existingSecret) -}}
 {{- end -}}
@@ -151,7 +158,10 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- end -}}
 {{- else if not $service.allowUnauthenticated -}}
 {{- if not (include "lattice.closed" $root) -}}
-{{- fail (printf "a Service of this type puts the store where anybody may read and write it, and with it every job; keep `ClusterIP`, or add --set tls.client.enabled=true with `tls.client.requireClientCert` and `tls.client.existingSecret`, or `auth.enabled`; if only the right machines get there, --set %s.allowUnauthenticated=true. `%s.type` is: `%s`" $key $key $service.type) -}}
+{{- fail (printf "a Service of this type puts the store where anybody may read and write it, and with it every job; keep `ClusterIP`, or add --set tls.client.enabled=true with `tls.client.existingSecret`, and `tls.client.requireClientCert` or `auth.enabled`; if only the right machines get there, --set %s.allowUnauthenticated=true. `%s.type` is: `%s`" $key $key $service.type) -}}
+{{- end -}}
+{{- if not $root.Values.tls.client.enabled -}}
+{{- fail (printf "a Service of this type carries passwords in the clear where others may listen; keep `ClusterIP`, or add --set tls.client.enabled=true with `tls.client.existingSecret`; if only the right machines get there, --set %s.allowUnauthenticated=true. With `auth.enabled` and no TLS, `%s.type` is: `%s`" $key $key $service.type) -}}
 {{- end -}}
 {{- if and (eq $key "serverService") (not $root.Values.tls.peer.enabled) -}}
 {{- fail (printf "a Service of this type puts the peers' port where anybody may speak to it, which no client certificate or password protects; keep `ClusterIP`, or add --set tls.peer.enabled=true with `tls.peer.existingSecret`; if only the right machines get there, --set serverService.allowUnauthenticated=true. `serverService.type` is: `%s`" $service.type) -}}
@@ -179,6 +189,12 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- $count := int $live.spec.replicas -}}
 {{- if ne $count (int .Values.replicaCount) -}}
 {{- fail (printf "the live store has %d members, and etcd does not follow a changed count by itself. To make a new, empty store: kubectl delete statefulset,pvc -n %s -l app=%s, then --set cluster.allowRecreate=true and another `cluster.token`; else keep the count. `replicaCount` is: %d" $count .Release.Namespace (include "lattice.name" .) (int .Values.replicaCount)) -}}
+{{- end -}}
+{{- $flag := printf "--initial-advertise-peer-urls=%s" (include "lattice.advertisePeerURL" .) -}}
+{{- $args := list -}}
+{{- range $live.spec.template.spec.containers -}}{{- if eq .name "etcd" -}}{{- $args = .args -}}{{- end -}}{{- end -}}
+{{- if and (include "lattice.several" .) $args (not (has $flag $args)) -}}
+{{- fail (printf "the members of the live store know each other by other URLs, and etcd does not follow a changed flag by itself: replaced one after the other, they would lose each other. To make a new, empty store: kubectl delete statefulset,pvc -n %s -l app=%s, then --set cluster.allowRecreate=true and another `cluster.token`; else keep `tls.peer.enabled`, `serverService.serverPort.internalPort` and `clusterDomain`. By these values it is: `%s`" .Release.Namespace (include "lattice.name" .) $flag) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
