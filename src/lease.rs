@@ -38,6 +38,8 @@ pub struct LeaseState {
     pub silence: Duration,
     /// When a silence of more than half the TTL ended last: others may still be returning from what caused it.
     pub disturbed: Option<Instant>,
+    /// Why the last renewal failed, if it did.
+    pub trouble: Option<String>,
     /// The connection of the last acknowledgement.
     connection: u64,
 }
@@ -69,6 +71,7 @@ impl Keeper {
             breaks: 0,
             silence: Duration::ZERO,
             disturbed: None,
+            trouble: None,
             connection,
         };
         let (sender, state) = watch::channel(first);
@@ -131,6 +134,7 @@ async fn keep(context: Arc<Context>, state: watch::Sender<LeaseState>, renew: Ar
                         state.silence = sent.saturating_duration_since(state.acknowledged);
                     }
                     state.acknowledged = sent;
+                    state.trouble = None;
                     state.ttl = ttl;
                     state.connection = connection;
                 });
@@ -150,6 +154,11 @@ async fn keep(context: Arc<Context>, state: watch::Sender<LeaseState>, renew: Ar
                     tracing::debug!(%error, "a renewal failed");
                 }
                 troubled = true;
+                // Nobody acts on it, so nobody is woken.
+                state.send_if_modified(|state| {
+                    state.trouble = Some(error.to_string());
+                    false
+                });
                 due = Instant::now() + backoff.next_delay();
             }
         }

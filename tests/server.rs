@@ -6,6 +6,7 @@ mod support;
 
 use std::{path::Path, process::Command, time::Duration};
 
+use etcd_client::proto::{PbWatchRequest, PbWatchResponse};
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, Event, EventType, GetOptions, LeaseGrantOptions,
     LeaseTimeToLiveOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, WatchFilterType, WatchOptions,
@@ -237,6 +238,36 @@ async fn pages_for_probes_and_people() {
     assert_eq!(metric(&server, r#"requests_total{call="KV/Txn"}"#).await, 1);
 }
 
+/// Opens a watch of `a` from revision 2 on with a client that asks for nothing more, as `grpcurl` does.
+async fn told_without_asking_on(endpoint: &str, writes: &EtcdBackend) {
+    // `create_request: {key: "a", start_revision: 2}` on the wire: the message within has no name outside etcd-client.
+    let request = <PbWatchRequest as prost::Message>::decode(&b"\x0a\x05\x0a\x01a\x18\x02"[..]).unwrap();
+    let channel =
+        tonic::transport::Endpoint::from_shared(endpoint.to_owned()).unwrap().connect().await.unwrap();
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = "/etcdserverpb.Watch/Watch".parse().unwrap();
+    let codec = tonic_prost::ProstCodec::<PbWatchRequest, PbWatchResponse>::default();
+    let requests = tonic::Request::new(futures_util::stream::iter([request]));
+    let mut answers = grpc.streaming(requests, path, codec).await.unwrap().into_inner();
+    let mut next =
+        async || within("an answer", answers.message()).await.unwrap().expect("the stream goes on");
+    assert!(next().await.created);
+    for revision in [2, 3] {
+        let then = vec![Operation::put("a", "1", 0)];
+        writes.txn(lattice_rdzv::backend::Txn { then, ..Default::default() }).await.unwrap();
+        assert_eq!(next().await.header.unwrap().revision, revision);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_when_its_client_has_nothing_more_to_ask() {
+    let server = Embedded::start().await;
+    told_without_asking_on(&server.endpoint(), &server.backend()).await;
+    let Some(etcd) = support::Etcd::start().await else { return };
+    told_without_asking_on(etcd.endpoint(), &etcd.backend()).await;
+}
+
 #[tokio::test]
 async fn one_that_a_node_hosts_only_says_who_it_is_until_it_is_admitted() {
     let hosted = Some("0123456789abcdef".to_owned());
@@ -329,6 +360,14 @@ async fn certificates() {
         let error = wrong.range(Range::new(Keys::one("a"))).await.unwrap_err();
         assert!(matches!(error, Error::Denied { .. } | Error::Unavailable { .. }), "{error:?}");
     }
+    // Renewed, here by another authority; and then half written.
+    let folder = |name: &str| directory.path().join(name);
+    for name in ["server.pem", "server.key", "ca.pem"] {
+        std::fs::copy(folder("theirs").join(name), folder("ours").join(name)).unwrap();
+    }
+    with(&theirs("ca.pem"), Some(&theirs)).range(Range::new(Keys::one("a"))).await.unwrap();
+    std::fs::write(folder("ours").join("server.pem"), "half").unwrap();
+    with(&theirs("ca.pem"), Some(&theirs)).range(Range::new(Keys::one("a"))).await.unwrap();
     let missing = ServerTls { cert: Pem::File("/nowhere".into()), ..tls };
     let options = ServerOptions { tls: Some(missing), ..ServerOptions::default() };
     let error = Server::start(bind("127.0.0.1", 0).await.unwrap(), options).unwrap_err().to_string();

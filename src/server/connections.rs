@@ -24,13 +24,13 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 
 use super::{
     api::{Api, Counted, stopped},
     dispatch::dispatch,
     listener::Listener,
+    tls::Renewed,
 };
 
 /// How long a client may take to begin.
@@ -50,7 +50,7 @@ const PREFACE_BYTES: usize = 24;
 const STREAMS_PER_CONNECTION: u32 = 10_000;
 
 /// Serves until it is stopped, and is then done when the last client is gone or its grace is over.
-pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Option<TlsAcceptor>) {
+pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Option<Renewed>) {
     let mut stopping = api.stopping.clone();
     let mut connections = JoinSet::new();
     let mut failures = Failures::default();
@@ -91,7 +91,7 @@ impl Failures {
     }
 }
 
-async fn connection<S>(api: Arc<Api>, stream: S, tls: Option<TlsAcceptor>, _counted: Counted)
+async fn connection<S>(api: Arc<Api>, stream: S, tls: Option<Renewed>, _counted: Counted)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -99,7 +99,7 @@ where
     let stream = Heard { stream, bytes: Arc::clone(&heard) };
     match tls {
         None => converse(api, stream, &heard).await,
-        Some(tls) => match timeout(PATIENCE, tls.accept(stream)).await {
+        Some(tls) => match timeout(PATIENCE, async { tls.acceptor().await.accept(stream).await }).await {
             Ok(Ok(stream)) => converse(api, stream, &heard).await,
             Ok(Err(error)) => tracing::debug!("a client was refused, no TLS came about: {error}"),
             Err(_) => tracing::debug!("a client was left, it did not finish its TLS handshake"),

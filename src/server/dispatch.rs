@@ -28,6 +28,8 @@ use crate::backend::memory::engine::MAX_REQUEST_BYTES;
 
 /// What etcd takes on the wire: the largest request, and half a MiB around it.
 const MOST_MESSAGE_BYTES: usize = MAX_REQUEST_BYTES + 512 * 1024;
+/// Of a request that is taken in before it is known who asks.
+const MOST_BYTES_OF_ANYBODY: usize = 4096;
 /// Buffers begin this small: most messages are, and most streams are silent.
 const BUFFER_BYTES: usize = 256;
 const YIELD_BYTES: usize = 32 * 1024;
@@ -59,9 +61,9 @@ pub(super) async fn dispatch(api: Arc<Api>, request: http::Request<Body>) -> Res
         }
         Call::LeaseLeases => unary(api, request, |api, _: PbLeaseLeasesRequest| Ok(api.lease_leases())).await,
         Call::MemberList => unary(api, request, |api, _: PbMemberListRequest| Ok(api.member_list())).await,
-        Call::Status => unary(api, request, |api, _: PbStatusRequest| Ok(api.status())).await,
+        Call::Status => of_anybody(api, request, |api, _: PbStatusRequest| Ok(api.status())).await,
         Call::Alarm => unary(api, request, |api, request| api.alarm(&request)).await,
-        Call::Authenticate => unary(api, request, |api, request| api.authenticate(&request)).await,
+        Call::Authenticate => of_anybody(api, request, |api, request| api.authenticate(&request)).await,
     })
 }
 
@@ -94,8 +96,34 @@ where
     Q: Message + Default + 'static,
     A: Message + 'static,
 {
+    unary_within(MOST_MESSAGE_BYTES, api, request, answer).await
+}
+
+/// The same for what is asked before it is known by whom.
+async fn of_anybody<Q, A>(
+    api: Arc<Api>,
+    request: http::Request<Body>,
+    answer: fn(&Api, Q) -> Result<A, Status>,
+) -> Reply
+where
+    Q: Message + Default + 'static,
+    A: Message + 'static,
+{
+    unary_within(MOST_BYTES_OF_ANYBODY, api, request, answer).await
+}
+
+async fn unary_within<Q, A>(
+    bytes: usize,
+    api: Arc<Api>,
+    request: http::Request<Body>,
+    answer: fn(&Api, Q) -> Result<A, Status>,
+) -> Reply
+where
+    Q: Message + Default + 'static,
+    A: Message + 'static,
+{
     let handler = Handler(move |request: Request<Q>| answer(&api, request.into_inner()).map(Response::new));
-    grpc().unary(handler, request).await
+    grpc(bytes).unary(handler, request).await
 }
 
 /// Answers a stream of messages with one.
@@ -112,15 +140,15 @@ where
     let handler = Handler(move |request: Request<Streaming<Q>>| {
         Ok(Response::new(answer(Arc::clone(&api), request.into_inner())))
     });
-    grpc().streaming(handler, request).await
+    grpc(MOST_MESSAGE_BYTES).streaming(handler, request).await
 }
 
-fn grpc<A, Q>() -> Grpc<SmallBuffers<A, Q>>
+fn grpc<A, Q>(bytes: usize) -> Grpc<SmallBuffers<A, Q>>
 where
     Q: Message + Default + 'static,
     A: Message + 'static,
 {
-    Grpc::new(SmallBuffers(PhantomData)).max_decoding_message_size(MOST_MESSAGE_BYTES)
+    Grpc::new(SmallBuffers(PhantomData)).max_decoding_message_size(bytes)
 }
 
 /// What tonic asks of a method: a service that is always ready.

@@ -37,7 +37,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::{api::Api, auth::Gatekeeper, requests::Counters};
+use self::{api::Api, auth::Gatekeeper, requests::Counters, tls::Renewed};
 pub use self::{
     api::{Contents, HOSTED, VERSION},
     listener::{Listener, Socket, Tcp},
@@ -141,7 +141,7 @@ impl Server {
         let address = listener
             .address()
             .map_err(|error| Error::Setting { message: format!("the listener has no address: {error}") })?;
-        let acceptor = tls.as_ref().map(ServerTls::acceptor).transpose()?;
+        let certificates = tls.clone().map(Renewed::new).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         if !address.ip().is_loopback() && tls.is_none() && user.is_none() {
             tracing::warn!(
@@ -177,7 +177,7 @@ impl Server {
             client_certificates,
             "the embedded store serves on {address}"
         );
-        let task = tokio::spawn(connections::serve(Arc::clone(&api), listener, acceptor));
+        let task = tokio::spawn(connections::serve(Arc::clone(&api), listener, certificates));
         Ok(Self { api, address, stop, task: Some(task) })
     }
 

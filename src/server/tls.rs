@@ -1,7 +1,8 @@
 //! TLS of the server: a certificate and its key, and if asked the authority that clients' certificates must be of.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::task::spawn_blocking;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -28,8 +29,55 @@ pub struct ServerTls {
     pub client_ca: Option<Pem>,
 }
 
+/// Makes handshakes with the files as they are now, so that renewed certificates count without a restart; or as they last
+/// were of use, for they may be half written.
+#[derive(Clone, Debug)]
+pub(super) struct Renewed {
+    files: Arc<ServerTls>,
+    last: Arc<Mutex<Last>>,
+}
+
+struct Last {
+    acceptor: TlsAcceptor,
+    /// Whether it was told that they are of no use.
+    told: bool,
+}
+
+impl std::fmt::Debug for Last {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Last").finish_non_exhaustive()
+    }
+}
+
+impl Renewed {
+    /// # Errors
+    /// [`Error::Setting`] if they are of no use from the beginning.
+    pub(super) fn new(files: ServerTls) -> Result<Self> {
+        let last = Last { acceptor: files.acceptor()?, told: false };
+        Ok(Self { files: Arc::new(files), last: Arc::new(Mutex::new(last)) })
+    }
+
+    pub(super) async fn acceptor(&self) -> TlsAcceptor {
+        let files = Arc::clone(&self.files);
+        let read = spawn_blocking(move || files.acceptor()).await;
+        // Replaced whole, so that a poisoned one is still a sound one.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(Ok(acceptor)) => *last = Last { acceptor, told: false },
+            Ok(Err(error)) => {
+                if !std::mem::replace(&mut last.told, true) {
+                    tracing::warn!("the server goes on with the certificate that it had: {error}");
+                }
+            }
+            // The runtime ends.
+            Err(_) => {}
+        }
+        last.acceptor.clone()
+    }
+}
+
 impl ServerTls {
-    pub(super) fn acceptor(&self) -> Result<TlsAcceptor> {
+    fn acceptor(&self) -> Result<TlsAcceptor> {
         let wrong = |what: &str, error: &dyn std::fmt::Display| Error::Setting {
             message: format!("the {what} cannot be used; expected PEM: {error}"),
         };

@@ -71,6 +71,8 @@ struct Session {
     due: News,
     /// The client asked how far all its watches are.
     progress_asked: bool,
+    /// The client has ended its side.
+    requests_over: bool,
     progress: Interval,
     answers: VecDeque<PbWatchResponse>,
     _counted: Counted,
@@ -91,6 +93,7 @@ impl Api {
             next_id: 0,
             due: News::new(),
             progress_asked: false,
+            requests_over: false,
             progress,
             answers: VecDeque::new(),
             _counted: Counted::new(&self, |api| &api.streams),
@@ -116,7 +119,7 @@ enum Turn {
 }
 
 impl Session {
-    /// The next answer; nothing once the client has ended its side.
+    /// The next answer. A client that has ended its side has asked for all it wants, and is told on, as by an etcd.
     async fn next(&mut self) -> Option<Result<PbWatchResponse, Status>> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
@@ -126,7 +129,7 @@ impl Session {
             let turn = tokio::select! {
                 biased;
                 () = stopped(&mut self.stopping) => Turn::Stopping,
-                request = self.requests.message() => Turn::Request(request),
+                request = self.requests.message(), if !self.requests_over => Turn::Request(request),
                 () = std::future::ready(()), if due => Turn::Due,
                 () = self.bell.heard() => Turn::Rung,
                 _ = self.progress.tick() => Turn::Progress,
@@ -134,7 +137,7 @@ impl Session {
             match turn {
                 Turn::Stopping => return Some(Err(Status::unavailable("etcdserver: server stopped"))),
                 Turn::Request(Ok(Some(request))) => self.take(request),
-                Turn::Request(Ok(None)) => return None,
+                Turn::Request(Ok(None)) => self.requests_over = true,
                 Turn::Request(Err(status)) => return Some(Err(status)),
                 Turn::Due => match self.due.pop_first() {
                     Some((id, since)) => self.look(id, since),

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::try_join_all;
+use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use tokio::{sync::watch, time::timeout};
 
 pub use self::slots::Slots;
@@ -47,6 +47,9 @@ use crate::{
     error::{Error, Result},
     protocol::{identity::NodeId, keys::RunKeys},
 };
+
+/// Of those that set many keys. Each is of a megabyte at most.
+const TRANSACTIONS_AT_ONCE: usize = 4;
 
 /// The two keys that setting one key of a store writes.
 const OPERATIONS_PER_SET: usize = 2;
@@ -230,8 +233,8 @@ impl Store {
         in_order(&contents, keys)
     }
 
-    /// Puts many contents, in as few transactions as there may be, in flight together. Each applies once; if this
-    /// fails, some may have been applied.
+    /// Puts many contents, in as few transactions as there may be, a few of them in flight at once. Each applies once; if
+    /// this fails, some may have been applied.
     pub async fn multi_set<K: AsRef<str> + Sync>(
         &self,
         items: &[(K, Vec<u8>)],
@@ -249,7 +252,9 @@ impl Store {
             placed.push((self.inner.place(name)?, value.clone()));
         }
         let changes = batches(placed, &self.inner.context.limits);
-        let writes = try_join_all(changes.iter().map(|change| self.inner.write(change, &progress)));
+        // Not all: they would share the way to the service, and none might be through when an attempt's time is over.
+        let writes: Vec<_> = changes.iter().map(|change| self.inner.write(change, &progress)).collect();
+        let writes = iter(writes).buffered(TRANSACTIONS_AT_ONCE).try_collect::<Vec<_>>();
         let written = self.call(&progress, limit, writes).await?;
         for (change, ((), written)) in changes.into_iter().zip(written) {
             for (place, value) in change.items {

@@ -86,10 +86,10 @@ impl Live {
     pub fn access<T>(self: &Arc<Self>, access: impl FnOnce(&mut Engine, Duration) -> T) -> T {
         let mut state = self.lock();
         let now = self.now();
-        let before = state.engine.revision();
-        self.expire(&mut state, now);
-        let answer = access(&mut state.engine, now);
-        state.tell(before);
+        let answer = state.change(|state| {
+            self.expire(state, now);
+            access(&mut state.engine, now)
+        });
         self.arm(&mut state);
         answer
     }
@@ -104,7 +104,8 @@ impl Live {
     /// frozen from now on, that is whether no lease ends by itself.
     pub fn reshape<T>(&self, change: impl FnOnce(&mut Engine, Duration) -> (T, bool)) -> T {
         let mut state = self.lock();
-        let (answer, frozen) = change(&mut state.engine, self.now());
+        let now = self.now();
+        let (answer, frozen) = state.change(|state| change(&mut state.engine, now));
         state.frozen = frozen;
         state.watchers.wake_all();
         drop(state);
@@ -166,9 +167,7 @@ impl Live {
         let now = self.now();
         let mut next = None;
         if !state.frozen {
-            let before = state.engine.revision();
-            let more = self.expire(&mut state, now);
-            state.tell(before);
+            let more = state.change(|state| self.expire(state, now));
             next = if more { Some(now) } else { state.engine.next_deadline() };
         }
         if self.gives_time_back {
@@ -180,13 +179,22 @@ impl Live {
 }
 
 impl State {
-    /// Wakes the watches of what changed since.
-    fn tell(&self, since: Revision) {
-        if self.engine.revision() != since {
+    /// Makes a change, and wakes the watches of what it is about.
+    fn change<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> T {
+        let since = self.engine.revision();
+        let answer = change(self);
+        if self.engine.revision() == since {
+            return answer;
+        }
+        if self.engine.compacted() > since + 1 {
+            // Whose keys they were is forgotten already of the first of several revisions.
+            self.watchers.tell_all(since + 1);
+        } else {
             for (key, revision) in self.engine.changed_keys(since) {
                 self.watchers.tell(key, revision);
             }
         }
+        answer
     }
 }
 
@@ -274,6 +282,10 @@ async fn expire_in_time(live: Weak<Live>, sooner: Arc<Notify>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{
+        LeaseId,
+        memory::engine::{Bounds, Put, Refusal},
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -282,6 +294,29 @@ mod tests {
         live.access(|engine, now| engine.grant(now, 1, 6).and_then(|_| engine.grant(now, 2, 60))).unwrap();
         tokio::time::advance(SECOND * 7).await;
         live.access(|engine, now| (engine.lease(now, 1).is_some(), engine.lease(now, 2).unwrap().remaining))
+    }
+
+    fn put(key: &str, value: Vec<u8>, lease: LeaseId) -> Put {
+        Put { key: key.into(), value, lease, ..Put::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_compacted_away_as_it_happened_is_missed_by_nobody_in_silence() {
+        let live = Live::new(Engine::new(Bounds { history_bytes: 1_000, ..Bounds::default() }));
+        live.access(|engine, now| {
+            engine.grant(now, 1, 6).unwrap();
+            engine.grant(now, 2, 6).unwrap();
+            engine.put(&put("a", b"1".to_vec(), 1)).unwrap();
+            engine.put(&put("b", vec![0; 4_000], 2)).unwrap();
+        });
+        let bell = Arc::new(Bell::default());
+        let mut watching = live.watch(Span::one(b"a"), 0, &bell, 7);
+        live.look(|engine, _| watching.read(engine, None, 100, 1_000)).unwrap();
+        // Both leases end at once, and the second has more than the history holds.
+        tokio::time::sleep(SECOND * 7).await;
+        let news = bell.take();
+        let read = live.look(|engine, _| watching.read(engine, news.get(&7).copied(), 100, 1_000));
+        assert!(matches!(read, Err(Refusal::Compacted { .. })), "{news:?}: {read:?}");
     }
 
     #[tokio::test(start_paused = true)]

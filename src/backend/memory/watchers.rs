@@ -100,6 +100,13 @@ impl Watchers {
         }
     }
 
+    /// Rings for a change of keys that are not known any more.
+    pub(super) fn tell_all(&self, revision: Revision) {
+        for (bell, watch) in self.keys.values().chain(self.spans.values()).flat_map(BTreeMap::values) {
+            bell.ring(*watch, revision);
+        }
+    }
+
     /// Wakes everybody, with no news.
     pub(super) fn wake_all(&self) {
         for (bell, _) in self.keys.values().chain(self.spans.values()).flat_map(BTreeMap::values) {

@@ -36,12 +36,13 @@ impl Session {
     pub(super) fn become_uncertain(&mut self) {
         self.uncertain = true;
         let Some(identity) = &self.identity else { return };
-        let silence = identity.lease.borrow().acknowledged.elapsed();
+        let state = identity.lease.borrow().clone();
+        let cause = state.trouble.unwrap_or_else(|| "no answer".to_owned());
         tracing::warn!(
-            "no contact with the service at `{}` for {:.1} s, longer than the lease lives: whether this node still \
-             counts is uncertain; its work goes on",
+            "no renewal was acknowledged by the service at `{}` for {:.1} s, longer than the lease lives: whether this \
+             node still counts is uncertain; its work goes on; the last attempt: {cause}",
             self.context.backend.endpoint(),
-            silence.as_secs_f64()
+            state.acknowledged.elapsed().as_secs_f64()
         );
         let host = self.world.as_ref().and_then(|world| world.host.clone()).filter(|_| !self.context.hosts);
         if let Some(host) = host
