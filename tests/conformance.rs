@@ -676,9 +676,13 @@ async fn a_watcher_goes_on_after_a_restart(mut service: Service) {
     let before = watcher.resumed_on();
     assert_eq!(before, backend.connection());
     service.stop().await;
-    let waiting = timeout(Duration::from_millis(300), watcher.next()).await;
-    assert!(waiting.is_err(), "{waiting:?}");
-    assert_eq!(watcher.resumed_on(), 0, "it stands on no connection");
+    within("that it stands on no connection", async {
+        while watcher.resumed_on() != 0 {
+            let waiting = timeout(Duration::from_millis(300), watcher.next()).await;
+            assert!(waiting.is_err(), "{waiting:?}");
+        }
+    })
+    .await;
     service.start().await;
     let other = service.connect();
     write(&other, [put("b", "3")]).await;

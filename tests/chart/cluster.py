@@ -399,9 +399,11 @@ class Container:
     def kill(self) -> None:
         """SIGKILL."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError, IndexError):
+            try:
                 os.kill(self._first(), signal.SIGKILL)
-            self._process.kill()
+            except (ProcessLookupError, FileNotFoundError, IndexError):
+                self._process.kill()
+            # What began it ends with it: then its ports and files are free.
             self._process.wait()
 
     def wait(self, timeout_seconds: float = 60) -> int:

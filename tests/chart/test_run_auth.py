@@ -65,7 +65,8 @@ def test_three_members_with_mtls_and_roles(cluster: MakeCluster, version: str, t
     secrets = {**SECRETS, "rdzv-client-tls": authority.secret("store"), "rdzv-peer-tls": authority.secret()}
     one = started(cluster(merged(MEMBERS, MTLS, AUTH), version, secrets=secrets))
     for pod in one.pods:
-        assert put(pod, KEY, user="lattice:of-all") is None
+        # An election may come in between, and etcdctl does not try a write twice.
+        wait_for("it takes a write", lambda pod=pod: put(pod, KEY, user="lattice:of-all") is None, detail=pod.describe)  # type: ignore[misc]
         assert "permission denied" in told(put(pod, "/elsewhere", user="lattice:of-all"))
         # A certificate alone is the user of its common name, and there is no user `store`.
         assert put(pod, KEY) is not None

@@ -65,7 +65,12 @@ def test_ranks_go_by_a_label_of_the_machine(cluster: Cluster, documented: Chart,
         machines = {name.rpartition("-")[0]: str(one["spec"]["nodeName"]) for name, one in pods.items()}
         # A container runs for a moment before its agent has joined.
         topology = partial(topology_of, kubernetes, next(iter(pods)))
-        wait_for("the run knows all four nodes", lambda: len(topology()) == 4, every_seconds=0.5)
+        wait_for(
+            "the run knows all four nodes",
+            lambda: len(topology()) == 4,
+            every_seconds=0.5,
+            timeout_seconds=START_SECONDS,
+        )
         assert topology() == machines
         kubernetes.wait("job/train", "condition=Complete", NAMESPACE, timeout_seconds=START_SECONDS)
         said = kubernetes("logs", "--selector=app=train", f"--namespace={NAMESPACE}", "--container=agent", "--tail=-1")

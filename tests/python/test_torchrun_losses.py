@@ -48,7 +48,9 @@ def test_five_losses_and_what_they_take(job: MakeJob, say: Callable[[str], None]
     for number in range(5):
         run = job(nnodes="2:3", run_id=f"losses-{os.getpid()}-{number}-{time.monotonic_ns()}")
         agents = {
-            name: run.start(name, environment={"LATTICE_RDZV_LOG": "info"}) for name in ("node-1", "node-2", "node-3")
+            # Or two of them may begin without a third that takes longer to start.
+            name: run.start(name, environment={"LATTICE_RDZV_LOG": "info"}, conf={"last_call_timeout": "60"})
+            for name in ("node-1", "node-2", "node-3")
         }
         run.wait_trains(*agents)
         at = agents["node-2"].kill()

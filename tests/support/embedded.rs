@@ -22,7 +22,7 @@ impl Embedded {
 
     /// One with these options.
     pub(crate) async fn with(options: ServerOptions) -> Self {
-        let server = Server::start(bind("127.0.0.1", 0).await.unwrap(), options).unwrap();
+        let server = Server::start(bind("127.0.0.1", super::free_port()).await.unwrap(), options).unwrap();
         Self { address: server.address(), contents: server.contents(), server: Some(server) }
     }
 

@@ -211,6 +211,16 @@ impl Etcd {
     /// Stops it from running, without ending it.
     pub(crate) fn pause(&self) {
         self.signal("-STOP");
+        // The signal is sent at once, and has its effect when every thread has taken it.
+        let tasks = format!("/proc/{}/task", self.child.as_ref().unwrap().id());
+        let runs = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state stands behind the name, which is in brackets: proc(5).
+            !stat.is_empty() && !stat.rsplit(") ").next().unwrap_or_default().starts_with('T')
+        };
+        while std::fs::read_dir(&tasks).unwrap().any(|task| runs(task.unwrap())) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets it run again.

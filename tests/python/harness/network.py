@@ -33,7 +33,7 @@ def why_not() -> str:
 @contextmanager
 def machines(count: int) -> Iterator[list[Machine]]:
     """That many machines, gone with all their interfaces at the end."""
-    prefix = f"lattice-{os.getpid()}"
+    prefix = f"rdzv-test-{os.getpid()}"
     hub = f"{prefix}-hub"
     made = [Machine(f"{prefix}-{number}", f"10.77.0.{number + 1}") for number in range(count)]
     try:

@@ -61,7 +61,12 @@ def main() -> None:
     step = 0
     while True:
         stop = torch.tensor([1.0 if arguments.until.exists() else 0.0])
-        dist.all_reduce(stop)
+        try:
+            dist.all_reduce(stop)
+        except RuntimeError:
+            # A peer's worker was stopped. This one's agent is about to stop it, too, and must not find it failed before.
+            time.sleep(2)
+            raise
         step += 1
         if Path(f"{arguments.until}.fail-{arguments.called}").exists():
             tell("failing", step=step)
