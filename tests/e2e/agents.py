@@ -129,6 +129,14 @@ class Logs:
             one.process.wait()
 
 
+Worker = tuple[str, int, int]
+
+
+def worker(line: Line) -> Worker:
+    """By what a worker is told from every other. Its round's port alone may be that of another round, in another pod."""
+    return line.node, line.pid, line.master_port
+
+
 class Job:
     """An Indexed Job of torchrun agents, which train until they are told to end."""
 
@@ -175,23 +183,23 @@ class Job:
 
         return wait_for(what, look, timeout_seconds=timeout_seconds, detail=self.describe, every_seconds=0.5)
 
-    def world(self, size: int, *, besides: frozenset[int] = frozenset()) -> list[Line]:
-        """Waits until `size` workers step together in a round that is none of `besides`. Returns their lines."""
+    def world(self, size: int, *, besides: frozenset[Worker] = frozenset()) -> list[Line]:
+        """Waits until `size` workers step together, none of them one of `besides`. Returns their lines."""
 
         def formed() -> list[Line] | None:
             rounds: dict[int, list[Line]] = {}
             for line in self.lines("step"):
-                if line.master_port not in besides and line.world == size:
+                if worker(line) not in besides and line.world == size:
                     rounds.setdefault(line.master_port, []).append(line)
             return next((lines for lines in rounds.values() if len({line.rank for line in lines}) == size), None)
 
         lines: list[Line] = self.wait(f"{size} workers step together", formed)
         return lines
 
-    def rounds(self) -> frozenset[int]:
-        """The rounds that a worker was started in so far, each by the port of its store: no two have the same."""
+    def workers(self) -> frozenset[Worker]:
+        """Those that were started so far."""
         self.pods()
-        return frozenset(line.master_port for line in self.lines())
+        return frozenset(worker(line) for line in self.lines())
 
     def said(self, text: str, *, besides: str = "") -> list[str]:
         """The log lines with a text, of all pods but one."""

@@ -33,12 +33,12 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(
     assert "train-0" in shown
     assert "train-1" in shown
 
-    before = one.rounds()
+    before = one.workers()
     one.scale(3)
     grown = one.world(3, besides=before)
     assert all(line.restart_count == 0 for line in grown), "growing costs no restart"
 
-    before = one.rounds()
+    before = one.workers()
     lost = one.pod_of("train-2")
     cluster.kubernetes("delete", "pod", lost, f"--namespace={chart.namespace}", "--wait=false")
     told(one, "train-2 leaving", by_others_than=lost)
@@ -48,14 +48,14 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(
     if cluster.no_faults:
         say(f"left out: processes killed as by OOM: {cluster.no_faults}")
     else:
-        before = one.rounds()
+        before = one.workers()
         lost = one.pod_of("train-1")
         victim = cluster.kubernetes.get("pod", lost, chart.namespace)
         cluster.kill_container(victim["status"]["containerStatuses"][0]["containerID"])
         told(one, "lost train-1", by_others_than=lost)
         one.world(3, besides=before)
 
-    before = one.rounds()
+    before = one.workers()
     places = {name: cluster.kubernetes.get("pod", name, chart.namespace)["spec"]["nodeName"] for name in one.running()}
     lost = one.pod_of("train-1")
     assert set(places.values()) != {places[lost]}, "some are elsewhere, who can be told"
@@ -63,7 +63,7 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(
         told(one, "train-1 leaving", by_others_than=lost)
         one.world(3, besides=before)
 
-    before = one.rounds()
+    before = one.workers()
     one.scale(2)
     one.world(2, besides=before)
 
