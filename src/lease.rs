@@ -114,7 +114,6 @@ async fn keep(context: Arc<Context>, state: watch::Sender<LeaseState>, renew: Ar
         let state = state.borrow();
         (state.lease, state.acknowledged + state.ttl / 3)
     };
-    let mut troubled = false;
     loop {
         tokio::select! {
             biased;
@@ -129,7 +128,7 @@ async fn keep(context: Arc<Context>, state: watch::Sender<LeaseState>, renew: Ar
                     if sent.saturating_duration_since(state.acknowledged) > state.ttl / 2 {
                         state.disturbed = Some(Instant::now());
                     }
-                    if troubled || state.connection != connection {
+                    if state.trouble.is_some() || state.connection != connection {
                         state.breaks += 1;
                         state.silence = sent.saturating_duration_since(state.acknowledged);
                     }
@@ -138,7 +137,6 @@ async fn keep(context: Arc<Context>, state: watch::Sender<LeaseState>, renew: Ar
                     state.ttl = ttl;
                     state.connection = connection;
                 });
-                troubled = false;
                 backoff.reset();
                 due = sent + ttl / 3;
             }
@@ -150,10 +148,9 @@ async fn keep(context: Arc<Context>, state: watch::Sender<LeaseState>, renew: Ar
                 return;
             }
             Err(error) => {
-                if !troubled {
+                if state.borrow().trouble.is_none() {
                     tracing::debug!(%error, "a renewal failed");
                 }
-                troubled = true;
                 // Nobody acts on it, so nobody is woken.
                 state.send_if_modified(|state| {
                     state.trouble = Some(error.to_string());

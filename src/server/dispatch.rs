@@ -46,30 +46,35 @@ pub(super) async fn dispatch(api: Arc<Api>, request: http::Request<Body>) -> Res
         return Ok(status.into_http());
     }
     api.counters.count(call);
+    let most_bytes = if is_of_anybody(call) { MOST_BYTES_OF_ANYBODY } else { MOST_MESSAGE_BYTES };
+    let asked = Asked { api, request, most_bytes };
     Ok(match call {
-        Call::Range => unary(api, request, Api::range).await,
-        Call::Put => unary(api, request, Api::put).await,
-        Call::DeleteRange => unary(api, request, Api::delete_range).await,
-        Call::Txn => unary(api, request, Api::txn).await,
-        Call::Compact => unary(api, request, Api::compact).await,
-        Call::Watch => streaming(api, request, Api::watch).await,
-        Call::LeaseGrant => unary(api, request, Api::lease_grant).await,
-        Call::LeaseRevoke => unary(api, request, Api::lease_revoke).await,
-        Call::LeaseKeepAlive => streaming(api, request, Api::lease_keep_alive).await,
-        Call::LeaseTimeToLive => {
-            unary(api, request, |api, request| Ok(api.lease_time_to_live(&request))).await
-        }
-        Call::LeaseLeases => unary(api, request, |api, _: PbLeaseLeasesRequest| Ok(api.lease_leases())).await,
-        Call::MemberList => unary(api, request, |api, _: PbMemberListRequest| Ok(api.member_list())).await,
-        Call::Status => of_anybody(api, request, |api, _: PbStatusRequest| Ok(api.status())).await,
-        Call::Alarm => unary(api, request, |api, request| api.alarm(&request)).await,
-        Call::Authenticate => of_anybody(api, request, |api, request| api.authenticate(&request)).await,
+        Call::Range => unary(asked, Api::range).await,
+        Call::Put => unary(asked, Api::put).await,
+        Call::DeleteRange => unary(asked, Api::delete_range).await,
+        Call::Txn => unary(asked, Api::txn).await,
+        Call::Compact => unary(asked, Api::compact).await,
+        Call::Watch => streaming(asked, Api::watch).await,
+        Call::LeaseGrant => unary(asked, Api::lease_grant).await,
+        Call::LeaseRevoke => unary(asked, Api::lease_revoke).await,
+        Call::LeaseKeepAlive => streaming(asked, Api::lease_keep_alive).await,
+        Call::LeaseTimeToLive => unary(asked, |api, request| Ok(api.lease_time_to_live(&request))).await,
+        Call::LeaseLeases => unary(asked, |api, _: PbLeaseLeasesRequest| Ok(api.lease_leases())).await,
+        Call::MemberList => unary(asked, |api, _: PbMemberListRequest| Ok(api.member_list())).await,
+        Call::Status => unary(asked, |api, _: PbStatusRequest| Ok(api.status())).await,
+        Call::Alarm => unary(asked, |api, request| api.alarm(&request)).await,
+        Call::Authenticate => unary(asked, |api, request| api.authenticate(&request)).await,
     })
+}
+
+/// What is taken in before it is known who asks.
+fn is_of_anybody(call: Call) -> bool {
+    matches!(call, Call::Status | Call::Authenticate)
 }
 
 /// Who it is it says to everybody, as etcd does; all else only once it is admitted, and to those who may.
 fn admit(api: &Api, call: Call, headers: &http::HeaderMap) -> Result<(), Status> {
-    if call == Call::Status || call == Call::Authenticate {
+    if is_of_anybody(call) {
         return Ok(());
     }
     if !api.admitted.load(Ordering::Acquire) {
@@ -86,69 +91,44 @@ pub(super) fn unserved(call: &str) -> Status {
     ))
 }
 
+/// A request, whom it was made to, and how large its messages may be.
+struct Asked {
+    api: Arc<Api>,
+    request: http::Request<Body>,
+    most_bytes: usize,
+}
+
 /// Answers one message with one.
-async fn unary<Q, A>(
-    api: Arc<Api>,
-    request: http::Request<Body>,
-    answer: fn(&Api, Q) -> Result<A, Status>,
-) -> Reply
+async fn unary<Q, A>(asked: Asked, answer: fn(&Api, Q) -> Result<A, Status>) -> Reply
 where
     Q: Message + Default + 'static,
     A: Message + 'static,
 {
-    unary_within(MOST_MESSAGE_BYTES, api, request, answer).await
-}
-
-/// The same for what is asked before it is known by whom.
-async fn of_anybody<Q, A>(
-    api: Arc<Api>,
-    request: http::Request<Body>,
-    answer: fn(&Api, Q) -> Result<A, Status>,
-) -> Reply
-where
-    Q: Message + Default + 'static,
-    A: Message + 'static,
-{
-    unary_within(MOST_BYTES_OF_ANYBODY, api, request, answer).await
-}
-
-async fn unary_within<Q, A>(
-    bytes: usize,
-    api: Arc<Api>,
-    request: http::Request<Body>,
-    answer: fn(&Api, Q) -> Result<A, Status>,
-) -> Reply
-where
-    Q: Message + Default + 'static,
-    A: Message + 'static,
-{
+    let Asked { api, request, most_bytes } = asked;
     let handler = Handler(move |request: Request<Q>| answer(&api, request.into_inner()).map(Response::new));
-    grpc(bytes).unary(handler, request).await
+    grpc(most_bytes).unary(handler, request).await
 }
 
 /// Answers a stream of messages with one.
-async fn streaming<Q, A, S>(
-    api: Arc<Api>,
-    request: http::Request<Body>,
-    answer: fn(Arc<Api>, Streaming<Q>) -> S,
-) -> Reply
+async fn streaming<Q, A, S>(asked: Asked, answer: fn(Arc<Api>, Streaming<Q>) -> S) -> Reply
 where
     Q: Message + Default + 'static,
     A: Message + 'static,
     S: Stream<Item = Result<A, Status>> + Send + 'static,
 {
+    let Asked { api, request, most_bytes } = asked;
     let handler = Handler(move |request: Request<Streaming<Q>>| {
         Ok(Response::new(answer(Arc::clone(&api), request.into_inner())))
     });
-    grpc(MOST_MESSAGE_BYTES).streaming(handler, request).await
+    grpc(most_bytes).streaming(handler, request).await
 }
 
-fn grpc<A, Q>(bytes: usize) -> Grpc<SmallBuffers<A, Q>>
+fn grpc<A, Q>(most_bytes: usize) -> Grpc<SmallBuffers<A, Q>>
 where
     Q: Message + Default + 'static,
     A: Message + 'static,
 {
-    Grpc::new(SmallBuffers(PhantomData)).max_decoding_message_size(bytes)
+    Grpc::new(SmallBuffers(PhantomData)).max_decoding_message_size(most_bytes)
 }
 
 /// What tonic asks of a method: a service that is always ready.

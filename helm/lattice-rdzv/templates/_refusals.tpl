@@ -44,8 +44,9 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- if gt $count 5 -}}
 {{- fail (printf "more than 5 members make every write slower and bear no more than 2 losses better; take 1, 3 or 5. `replicaCount` is: %d" $count) -}}
 {{- end -}}
-{{- if and (gt $count 1) .Values.pdb.enabled (gt (int .Values.pdb.maxUnavailable) (div (sub $count 1) 2 | int)) -}}
-{{- fail (printf "of %d members %d may be missing at once, and a drain that takes more stops the store; lower the value. `pdb.maxUnavailable` is: %d" $count (div (sub $count 1) 2) (int .Values.pdb.maxUnavailable)) -}}
+{{- $spare := div (sub $count 1) 2 | int -}}
+{{- if and (gt $count 1) .Values.pdb.enabled (gt (int .Values.pdb.maxUnavailable) $spare) -}}
+{{- fail (printf "of %d members %d may be missing at once, and a drain that takes more stops the store; lower the value. `pdb.maxUnavailable` is: %d" $count $spare (int .Values.pdb.maxUnavailable)) -}}
 {{- end -}}
 {{- if and (gt $count 1) (not .Values.persistence.enabled) -}}
 {{- fail (printf "several members need volumes, because one that lost its data cannot come back into its cluster by itself; add --set persistence.enabled=true, or take one member. `replicaCount` is: %d" $count) -}}
@@ -181,20 +182,24 @@ and last the value. What a render cannot see (how many members a live store has)
 {{- end -}}
 {{- end -}}
 
-{{/* Only words what the API server does anyway (see "lattice.store"): there is nothing to look up without a cluster. */}}
+{{/*
+There is nothing to look up without a cluster. Another count the API server refuses anyway (see "lattice.store"), and this only
+words it; other URLs nobody else refuses.
+*/}}
 {{- define "lattice.refuseLiveChange" -}}
 {{- if and (include "lattice.stateful" .) (not .Values.cluster.allowRecreate) -}}
 {{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "lattice.name" .) -}}
 {{- if $live -}}
 {{- $count := int $live.spec.replicas -}}
+{{- $anew := printf "To make a new, empty store: kubectl delete statefulset,pvc -n %s -l app=%s, then --set cluster.allowRecreate=true and another `cluster.token`" .Release.Namespace (include "lattice.name" .) -}}
 {{- if ne $count (int .Values.replicaCount) -}}
-{{- fail (printf "the live store has %d members, and etcd does not follow a changed count by itself. To make a new, empty store: kubectl delete statefulset,pvc -n %s -l app=%s, then --set cluster.allowRecreate=true and another `cluster.token`; else keep the count. `replicaCount` is: %d" $count .Release.Namespace (include "lattice.name" .) (int .Values.replicaCount)) -}}
+{{- fail (printf "the live store has %d members, and etcd does not follow a changed count by itself. %s; else keep the count. `replicaCount` is: %d" $count $anew (int .Values.replicaCount)) -}}
 {{- end -}}
 {{- $flag := printf "--initial-advertise-peer-urls=%s" (include "lattice.advertisePeerURL" .) -}}
 {{- $args := list -}}
 {{- range $live.spec.template.spec.containers -}}{{- if eq .name "etcd" -}}{{- $args = .args -}}{{- end -}}{{- end -}}
 {{- if and (include "lattice.several" .) $args (not (has $flag $args)) -}}
-{{- fail (printf "the members of the live store know each other by other URLs, and etcd does not follow a changed flag by itself: replaced one after the other, they would lose each other. To make a new, empty store: kubectl delete statefulset,pvc -n %s -l app=%s, then --set cluster.allowRecreate=true and another `cluster.token`; else keep `tls.peer.enabled`, `serverService.serverPort.internalPort` and `clusterDomain`. By these values it is: `%s`" .Release.Namespace (include "lattice.name" .) $flag) -}}
+{{- fail (printf "the members of the live store know each other by other URLs, and etcd does not follow a changed flag by itself: replaced one after the other, they would lose each other. %s; else keep `tls.peer.enabled`, `serverService.serverPort.internalPort` and `clusterDomain`. By these values it is: `%s`" $anew $flag) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -102,14 +102,18 @@ impl Watchers {
 
     /// Rings for a change of keys that are not known any more.
     pub(super) fn tell_all(&self, revision: Revision) {
-        for (bell, watch) in self.keys.values().chain(self.spans.values()).flat_map(BTreeMap::values) {
+        for (bell, watch) in self.all() {
             bell.ring(*watch, revision);
         }
     }
 
+    fn all(&self) -> impl Iterator<Item = &(Arc<Bell>, i64)> {
+        self.keys.values().chain(self.spans.values()).flat_map(BTreeMap::values)
+    }
+
     /// Wakes everybody, with no news.
     pub(super) fn wake_all(&self) {
-        for (bell, _) in self.keys.values().chain(self.spans.values()).flat_map(BTreeMap::values) {
+        for (bell, _) in self.all() {
             bell.notify.notify_one();
         }
     }
