@@ -328,17 +328,17 @@ class Container:
 
     @property
     def service_variables(self) -> dict[str, str]:
-        """What Kubernetes makes of Services, unless the pod does without. The address is a pod's here."""
+        """The variables of Services, unless the pod has none. A Service's address is that of a ready pod here, or one that nothing has."""
         if self.pod.spec.get("enableServiceLinks") is False:
             return {}
         out = {}
-        for one in self.pod.cluster.objects.all:
+        for index, one in enumerate(self.pod.cluster.objects.all):
             if one["kind"] == "Service" and one["spec"].get("clusterIP") != "None":
                 prefix = one["metadata"]["name"].upper().replace("-", "_")
-                ready = self.pod.cluster.endpoints(one["metadata"]["name"])
-                if ready:
-                    out[f"{prefix}_SERVICE_HOST"] = ready[0].address
-                    out[f"{prefix}_SERVICE_PORT"] = str(one["spec"]["ports"][0]["port"])
+                # Members use the addresses as a name alone, and start before any of them is ready.
+                ready = [] if self.pod.is_store else self.pod.cluster.endpoints(one["metadata"]["name"])
+                out[f"{prefix}_SERVICE_HOST"] = ready[0].address if ready else f"10.213.8.{index}"
+                out[f"{prefix}_SERVICE_PORT"] = str(one["spec"]["ports"][0]["port"])
         return out
 
     @property

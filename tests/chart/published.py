@@ -4,7 +4,7 @@ from chart.render import Object, Objects
 
 
 def published(namespace: str = "lattice") -> Objects:
-    """What 0.1.0 made, written down from its documentation: names, ports, selector, and the Kubernetes defaults."""
+    """What 0.1.0 made, written down from its documentation: names, ports, and selector. The rest is Kubernetes' default."""
 
     def head(kind: str, name: str, version: str = "v1") -> Object:
         labels = {"app": "lattice-rdzv"}
@@ -29,7 +29,6 @@ def published(namespace: str = "lattice") -> Objects:
         "spec": {
             "replicas": 1,
             "selector": {"matchLabels": {"app": "lattice-rdzv"}},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}},
             "template": {"metadata": {"labels": {"app": "lattice-rdzv"}}, "spec": {"containers": [container]}},
         },
     }

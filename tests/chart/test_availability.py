@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chart.render import MEMBERS, Renderer
+from chart.render import MEMBERS, Renderer, merged
 from chart.tools import CHART
 
 ONE = [{}, {"persistence": {"enabled": True}}, {"ephemeral": {"medium": "Memory"}}]
@@ -28,14 +28,76 @@ def test_several_members_have_one_of_their_own(kubernetes: str, version: str) ->
 
 def test_several_members_are_kept_apart_where_that_is_possible() -> None:
     spec = Renderer().objects(MEMBERS).pod["spec"]
-    (term,) = spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
-    assert term["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    terms = spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    keys = [term["podAffinityTerm"]["topologyKey"] for term in terms]
+    assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
     (constraint,) = spec["topologySpreadConstraints"]
     assert (constraint["topologyKey"], constraint["whenUnsatisfiable"]) == (
         "topology.kubernetes.io/zone",
         "ScheduleAnyway",
     )
     assert "affinity" not in Renderer().objects().pod["spec"]
+
+
+def test_a_node_affinity_leaves_members_apart() -> None:
+    wanted = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
+    affinity = Renderer().objects(merged(MEMBERS, {"affinity": {"nodeAffinity": wanted}})).pod["spec"]["affinity"]
+    assert affinity["nodeAffinity"] == wanted
+    assert affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    own = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}
+    assert Renderer().objects(merged(MEMBERS, {"affinity": own})).pod["spec"]["affinity"] == own
+
+
+def test_a_single_member_leaves_a_lost_kubernetes_node_after_30_seconds() -> None:
+    """Five minutes, Kubernetes' default, would be five minutes without any etcd."""
+    seconds = {one["key"]: one["tolerationSeconds"] for one in Renderer().objects().pod["spec"]["tolerations"]}
+    assert seconds == {"node.kubernetes.io/not-ready": 30, "node.kubernetes.io/unreachable": 30}
+    assert "tolerations" not in Renderer().objects(MEMBERS).pod["spec"]
+    own = [{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 5}, {"key": "gpu"}]
+    tolerations = Renderer().objects({"tolerations": own}).pod["spec"]["tolerations"]
+    assert tolerations[:2] == own
+    assert [one["key"] for one in tolerations[2:]] == ["node.kubernetes.io/not-ready"]
+
+
+def test_openshift_assigns_users_and_groups() -> None:
+    """Its policy `restricted-v2` refuses a pod that names some. Others than the chart's own were chosen by somebody."""
+    openshift = Renderer(arguments=("--api-versions", "security.openshift.io/v1"))
+    context = openshift.objects().pod["spec"]["securityContext"]
+    assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    chosen = openshift.objects({"podSecurityContext": {"runAsUser": 1000650000}}).pod["spec"]["securityContext"]
+    assert chosen["runAsUser"] == 1000650000
+    assert Renderer().objects().pod["spec"]["securityContext"]["runAsUser"] == 10001
+
+
+def test_a_cluster_of_several_members_has_an_identity_of_its_own() -> None:
+    """Kubernetes assigns the addresses of the Services anew after a reinstallation. Every render is the same nevertheless."""
+    values = merged(MEMBERS, {"clientService": {"name": "clients"}})
+    objects = Renderer().objects(values)
+    token = "lattice-rdzv-$(CLIENTS_SERVICE_HOST)-$(LATTICE_RDZV_SERVER_SERVICE_HOST)"
+    assert objects.flags["initial-cluster-token"] == token
+    assert objects.pod["spec"]["enableServiceLinks"] is True
+    # The kubelet starts no container with an unknown variable in it.
+    (gate,) = [mount for mount in objects.etcd["volumeMounts"] if mount["name"] == "token"]
+    assert gate["subPathExpr"] == "$(CLIENTS_SERVICE_HOST)/$(LATTICE_RDZV_SERVER_SERVICE_HOST)"
+    assert objects.all == Renderer().objects(values).all
+
+
+def test_what_peers_know_each_other_by_cannot_change() -> None:
+    """It is in the StatefulSet's selector, which the API server refuses to change."""
+    tls = {"tls": {"peer": {"enabled": True, "existingSecret": "rdzv-peer-tls"}}}
+    port = {"serverService": {"serverPort": {"internalPort": 3380}}}
+    changed = [Renderer().objects(merged(MEMBERS, one)) for one in ({}, tls, port, {"clusterDomain": "corp.example"})]
+    selectors = [tuple(one.workload["spec"]["selector"]["matchLabels"].items()) for one in changed]
+    assert len(set(selectors)) == 4
+    for objects, selector in zip(changed, selectors, strict=True):
+        assert set(selector) <= objects.pod["metadata"]["labels"].items()
+        (template,) = objects.workload["spec"]["volumeClaimTemplates"]
+        assert (template["apiVersion"], template["kind"]) == ("v1", "PersistentVolumeClaim")
+
+
+def test_without_a_quorum_no_member_is_evicted() -> None:
+    budget = Renderer().objects(MEMBERS).get("PodDisruptionBudget")["spec"]
+    assert budget["unhealthyPodEvictionPolicy"] == "IfHealthyBudget"
 
 
 def test_members_in_production_are_kept_apart_for_certain() -> None:

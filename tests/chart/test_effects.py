@@ -1,5 +1,6 @@
 """Every value does something: each is set to another value, and the change has to show where it should."""
 
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from chart.render import AUTH, MEMBERS, MTLS, Refused, Renderer, default_values,
 PERSISTENT = {"persistence": {"enabled": True}}
 BALANCER = merged(MTLS, {"clientService": {"type": "LoadBalancer"}, "serverService": {"type": "LoadBalancer"}})
 MONITOR = {"metrics": {"serviceMonitor": {"enabled": True}}}
+POD_MONITOR = {"metrics": {"podMonitor": {"enabled": True}}}
 POLICY = {"networkPolicy": {"enabled": True}}
 EXPOSED = {"type": "LoadBalancer"}
 SELECTOR = {"matchLabels": {"who": "changed"}}
@@ -23,7 +25,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "imagePullSecrets": ([{"name": "changed"}], {}, "imagePullSecrets:\n      - name: changed"),
     "resources": ({"limits": {"memory": "99Mi"}}, {}, "memory: 99Mi"),
     "nodeSelector": ({"disk": "changed"}, {}, "disk: changed"),
-    "affinity": ({"nodeAffinity": {}}, {}, "nodeAffinity: {}"),
+    "affinity": ({"nodeAffinity": {"changed": 1}}, {}, "changed: 1"),
     "clientService.name": ("changed", {}, "name: changed\n"),
     "clientService.type": ("NodePort", MTLS, "type: NodePort"),
     "clientService.externalPort": (3379, {}, "port: 3379"),
@@ -32,13 +34,25 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "clientService.loadBalancerSourceRanges": (["10.9.0.0/16"], BALANCER, "- 10.9.0.0/16"),
     "clientService.annotations": ({"who": "changed"}, {}, "who: changed"),
     "clientService.labels": ({"who": "changed"}, {}, "who: changed"),
+    "clientService.appProtocol": ("grpc", {}, "appProtocol: grpc"),
+    **{
+        f"{service}.{key}": effect
+        for service in ("clientService", "serverService")
+        for key, effect in {
+            "loadBalancerClass": ("example.com/lb", BALANCER, "loadBalancerClass: example.com/lb"),
+            "externalTrafficPolicy": ("Local", BALANCER, "externalTrafficPolicy: Local"),
+            "internalTrafficPolicy": ("Local", {}, "internalTrafficPolicy: Local"),
+            "ipFamilyPolicy": ("PreferDualStack", {}, "ipFamilyPolicy: PreferDualStack"),
+            "ipFamilies": (["IPv6"], {}, "- IPv6"),
+        }.items()
+    },
     "serverService.name": ("changed", {}, "http://changed.lattice.svc.cluster.local:2379"),
     "serverService.type": ("NodePort", MTLS, "type: NodePort"),
     "serverService.clientPort.externalPort": (3379, {}, "lattice-rdzv-server.lattice.svc.cluster.local:3379"),
     "serverService.clientPort.internalPort": (3379, {}, "http://0.0.0.0:2379,http://0.0.0.0:3379"),
     "serverService.clientPort.nodePort": (30079, BALANCER, "nodePort: 30079"),
     "serverService.serverPort.externalPort": (3380, {}, "port: 3380"),
-    "serverService.serverPort.internalPort": (3380, {}, "--listen-peer-urls=http://0.0.0.0:3380"),
+    "serverService.serverPort.internalPort": (3380, {}, "--listen-peer-urls=http://127.0.0.1:3380"),
     "serverService.serverPort.nodePort": (30080, BALANCER, "nodePort: 30080"),
     "serverService.loadBalancerSourceRanges": (["10.9.0.0/16"], BALANCER, "- 10.9.0.0/16"),
     "serverService.annotations": ({"who": "changed"}, {}, "who: changed"),
@@ -62,7 +76,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "etcd.metricsPort": (9381, {}, "--listen-metrics-urls=http://0.0.0.0:9381"),
     "etcd.extraArgs": (["--heartbeat-interval=200"], {}, "--heartbeat-interval=200"),
     "etcd.extraEnv": ([{"name": "GOMAXPROCS", "value": "2"}], {}, "name: GOMAXPROCS"),
-    "cluster.token": ("changed", MEMBERS, "--initial-cluster-token=changed"),
+    "cluster.token": ("changed", MEMBERS, "--initial-cluster-token=changed-$("),
     "cluster.initialState": ("existing", MEMBERS, "--initial-cluster-state=existing"),
     "clusterDomain": ("changed.local", {}, "lattice-rdzv-client.lattice.svc.changed.local"),
     "ephemeral.medium": ("Memory", {}, "medium: Memory"),
@@ -72,6 +86,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "persistence.storageClass": ("fast", PERSISTENT, "storageClassName: fast"),
     "persistence.accessModes": (["ReadWriteOncePod"], PERSISTENT, "- ReadWriteOncePod"),
     "persistence.annotations": ({"who": "changed"}, PERSISTENT, "who: changed"),
+    "persistence.labels": ({"who": "changed"}, PERSISTENT, "who: changed"),
     "persistence.whenDeleted": ("Delete", PERSISTENT, "whenDeleted: Delete"),
     "tls.client.enabled": (True, {"tls": {"client": {"existingSecret": "s"}}}, "--cert-file="),
     "tls.client.existingSecret": ("changed", MTLS, "secretName: changed"),
@@ -90,6 +105,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "networkPolicy.agentNamespaceSelector": (SELECTOR, POLICY, "who: changed"),
     "networkPolicy.agentPodSelector": (SELECTOR, POLICY, "who: changed"),
     "networkPolicy.metricsNamespaceSelector": (SELECTOR, POLICY, "who: changed"),
+    "networkPolicy.ipBlocks": ([{"cidr": "10.9.0.0/16"}], POLICY, "cidr: 10.9.0.0/16"),
     "podSecurityContext": ({"runAsUser": 777}, {}, "runAsUser: 777"),
     "containerSecurityContext": ({"readOnlyRootFilesystem": False}, {}, "readOnlyRootFilesystem: false"),
     "serviceAccount.create": (True, {}, "kind: ServiceAccount"),
@@ -101,12 +117,37 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "podAnnotations": ({"who": "changed"}, {}, "who: changed"),
     "podLabels": ({"who": "changed"}, {}, "who: changed"),
     "commonLabels": ({"who": "changed"}, {}, "who: changed"),
+    "commonAnnotations": ({"who": "changed"}, {}, "who: changed"),
+    "dnsConfig": ({"nameservers": ["192.0.2.1"]}, {}, "- 192.0.2.1"),
+    "runtimeClassName": ("changed", {}, "runtimeClassName: changed"),
+    "extraVolumes": ([{"name": "changed", "emptyDir": {}}], {}, "name: changed"),
+    "extraVolumeMounts": ([{"name": "changed", "mountPath": "/changed"}], {}, "mountPath: /changed"),
+    "extraContainers": ([{"name": "changed", "image": "changed:1"}], {}, "image: changed:1"),
+    "extraObjects": (
+        ["{apiVersion: v1, kind: ConfigMap, metadata: {name: '{{ .Release.Name }}-changed'}}"],
+        {},
+        "name: rdzv-changed",
+    ),
+    "tests.annotations": ({"who": "changed"}, {}, "who: changed"),
     "terminationGracePeriodSeconds": (77, {}, "terminationGracePeriodSeconds: 77"),
     "pdb.enabled": (False, MEMBERS, ""),
     "pdb.maxUnavailable": (2, merged(MEMBERS, {"replicaCount": 5}), "maxUnavailable: 2"),
     "metrics.serviceMonitor.enabled": (True, {}, "kind: ServiceMonitor"),
     "metrics.serviceMonitor.interval": ("77s", MONITOR, "interval: 77s"),
     "metrics.serviceMonitor.labels": ({"who": "changed"}, MONITOR, "who: changed"),
+    **{
+        f"metrics.{monitor}.{key}": ([{"action": "drop", "regex": "changed"}], around, "regex: changed")
+        for monitor, around in {"serviceMonitor": MONITOR, "podMonitor": POD_MONITOR}.items()
+        for key in ("relabelings", "metricRelabelings")
+    },
+    "metrics.podMonitor.enabled": (True, {}, "kind: PodMonitor"),
+    "metrics.podMonitor.interval": ("77s", POD_MONITOR, "interval: 77s"),
+    "metrics.podMonitor.labels": ({"who": "changed"}, POD_MONITOR, "who: changed"),
+    "metrics.prometheusRule.runbookBaseURL": (
+        "https://changed.example.com",
+        merged(MONITOR, {"metrics": {"prometheusRule": {"enabled": True}}}),
+        "runbook_url: https://changed.example.com/",
+    ),
     "metrics.prometheusRule.enabled": (True, MONITOR, "kind: PrometheusRule"),
     "metrics.prometheusRule.labels": (
         {"who": "changed"},
@@ -221,7 +262,6 @@ def test_both_ports_for_clients_are_served_and_reached() -> None:
     }
     assert objects.flags["listen-client-urls"] == "http://0.0.0.0:3001,http://0.0.0.0:3002"
     assert objects.flags["advertise-client-urls"] == "http://lattice-rdzv-server.lattice.svc.cluster.local:4002"
-    assert objects.agents["LATTICE_RDZV_CLIENT_SERVICE_PORT"] == "4001"
     assert objects.agents["LATTICE_RDZV_ENDPOINTS"].endswith(":4001")
 
 
@@ -250,3 +290,16 @@ def test_null_takes_a_list_or_a_map_back(path: str) -> None:
     around = EFFECTS[path][1]
     plain, taken_back = (Renderer().objects(merged(around, one)) for one in ({}, nested(path, None)))
     assert plain.all == taken_back.all
+
+
+def test_no_number_is_rendered_as_a_float() -> None:
+    """Helm reads numbers of a values file as floats, and Go prints those from a million on as 1e+06."""
+    around = merged(MEMBERS, {"etcd": {"autoCompactionMode": "revision", "autoCompactionRetention": 1000000}})
+    numbers = [path for path, value in leaves(default_values()).items() if type(value) is int and "ort" not in path]
+    values = merged(
+        around, *(nested(path, 7000000) for path in numbers if path not in ("replicaCount", "pdb.maxUnavailable"))
+    )
+    text = Renderer().text(values)
+    assert "--auto-compaction-retention=1000000" in text
+    assert text.count("7000000") >= len(numbers) - 2
+    assert not re.search(r"[0-9]e\+[0-9]", text)

@@ -53,6 +53,25 @@ def test_selected_namespaces_come_in_beside_the_own_and_the_named_ones() -> None
     assert allowed(objects, "server") == [store]
 
 
+def test_members_and_tests_get_out_of_a_namespace_that_denies_egress() -> None:
+    objects = Renderer().objects(merged(MEMBERS, POLICY))
+    members = {"podSelector": {"matchLabels": {"app": "lattice-rdzv", "lattice-rdzv/store": "members-3"}}}
+    dns = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    policy, test = objects.get("NetworkPolicy")["spec"], objects.get("NetworkPolicy", "lattice-rdzv-test")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["egress"] == [{"to": [members], "ports": [{"port": "client"}, {"port": "server"}]}, dns]
+    assert test["egress"][1] == dns
+    assert members in test["egress"][0]["to"]
+    assert test["podSelector"]["matchLabels"] == {"app": "lattice-rdzv-test"}
+
+
+def test_clients_from_outside_come_in_by_their_addresses() -> None:
+    block = {"cidr": "10.0.0.0/8", "except": ["10.9.0.0/16"]}
+    objects = Renderer().objects(merged(POLICY, {"networkPolicy": {"ipBlocks": [block]}}))
+    assert {"ipBlock": block} in allowed(objects, "client")
+    assert {"ipBlock": block} not in allowed(objects, "metrics")
+
+
 def test_the_pods_of_the_test_bear_the_label_that_lets_them_in() -> None:
     hooks = Renderer().hooks({"agents": {"image": "agent:1"}, **POLICY})
     assert len(hooks.all) == 2

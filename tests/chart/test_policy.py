@@ -25,8 +25,8 @@ FILES = {
 # By check: where it may be found, and why it stays.
 REASONS: dict[str, tuple[set[str], str]] = {
     "CKV2_K8S_6": (
-        {"default", "production", "auth"},
-        "NetworkPolicy is off by default, as promised; a policy for test pods, which live seconds and serve nothing, would keep nobody out",
+        {"default"},
+        "NetworkPolicy is off by default, as promised",
     ),
     "CKV_K8S_10": ({"default", "auth"}, "`resources` is empty by default, as promised; NOTES.txt warns"),
     "CKV_K8S_11": (

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import shutil
+import threading
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from chart.authority import Authority
 from chart.cluster import Cluster, Pod, open_port
 from chart.conftest import MakeCluster
 from chart.render import AUTH, MEMBERS, MTLS, Renderer, merged
+from chart.tools import CHART
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.timeout(240)]
 
@@ -95,15 +100,57 @@ def test_a_changed_password_in_the_secret_is_taken_over(cluster: MakeCluster) ->
     assert "invalid user ID or password" in told(put(pod, KEY, user="lattice:of-all"))
 
 
-def test_a_user_that_is_added_comes_in_with_the_next_pod(cluster: MakeCluster) -> None:
+def test_a_new_user_may_write_without_a_restart(cluster: MakeCluster) -> None:
     one = started(cluster(AUTH, "3.6.16", secrets=SECRETS))
-    old = one.pods[0]
-    one.objects = Renderer().objects(merged({"image": old.etcd.spec["image"]}, TWO_TENANTS))
-    old.terminate()
-    new = one.add(old.name)
-    new.start()
-    new.wait_ready()
-    wait_for("the new user may write", lambda: put(new, KEY, user="vision-jobs:of-vision") is None, detail=new.describe)
+    pod = one.pods[0]
+    after = Renderer().objects(merged({"image": pod.etcd.spec["image"]}, TWO_TENANTS))
+    assert after.pod == one.objects.pod, "another user changes the pod, so that all members restart"
+    one.objects = after
+    pod.volume("auth-script")
+    wait_for("the new user may write", lambda: put(pod, KEY, user="vision-jobs:of-vision") is None, detail=pod.describe)
+
+
+MANY = {"auth": {"users": [{"name": f"team-{number}", "tenant": f"team-{number}"} for number in range(20)]}}
+MANY_PASSWORDS = {"root-password": "of-root", **{f"team-{number}": f"of-{number}" for number in range(20)}}
+
+
+def test_looking_again_proposes_nothing(cluster: MakeCluster, tmp_path: Path) -> None:
+    """Every call about users is a proposal that all members agree on and sync to disk, even one that only reads."""
+    one = started(cluster(merged(MEMBERS, AUTH, MANY), "3.6.16", secrets={"rdzv-auth": MANY_PASSWORDS}))
+    pod = one.pods[0]
+    users = tmp_path / "users.json"
+    users.write_text(one.config_map("lattice-rdzv-auth")["users.json"])
+    for key, password in MANY_PASSWORDS.items():
+        (tmp_path / key).write_text(password)
+    script = runpy.run_path(str(CHART / "files" / "auth.py"))
+    keeper = script["Keeper"](script["Etcd"](f"{pod.address}:2379"), users, tmp_path)
+
+    def looks(count: int) -> float:
+        before = proposals(pod)
+        for _ in range(count):
+            pod.inside(keeper.look)
+        return proposals(pod) - before
+
+    first = looks(1)
+    later = looks(100)
+    print(f"20 users, three members: the first look made {first:g} proposals, the next 100 made {later:g}")
+    assert first >= 20
+    assert later == 0
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_probes_are_served_on_both_ip_families(address: str) -> None:
+    if ":" in address and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this kernel has no IPv6")
+    script = runpy.run_path(str(CHART / "files" / "auth.py"))
+    server = script["probe_server"](0, script["Etcd"]("127.0.0.1:1"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    connection = HTTPConnection(address, server.server_address[1], timeout=10)
+    connection.request("GET", "/alive")
+    assert connection.getresponse().read() == b"alive\n"
+    connection.close()
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -158,6 +205,13 @@ def put(pod: Pod, key: str, *, user: str | None = None) -> str | None:
 def told(complaint: str | None) -> str:
     assert complaint is not None, "the write went through"
     return complaint
+
+
+def proposals(pod: Pod) -> float:
+    """The proposals that the cluster committed."""
+    status, text = pod.get("/metrics", 2381)
+    assert status == 200, text
+    return float(re.search(r"^etcd_server_proposals_committed_total (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def auth_revision(pod: Pod) -> Any:

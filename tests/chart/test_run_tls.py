@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.wait import wait_for
@@ -11,7 +13,7 @@ from harness.wait import wait_for
 from chart.authority import Authority
 from chart.cluster import Cluster, Pod, members
 from chart.conftest import MakeCluster
-from chart.render import MEMBERS, MTLS, merged
+from chart.render import AUTH, MEMBERS, MTLS, Refused, merged
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.timeout(240)]
 
@@ -117,6 +119,58 @@ def test_only_a_certificate_of_the_same_authority_may_write(
     assert plain.returncode != 0
     stored = pod.etcd.execute("etcdctl", "get", "x", "--print-value-only")
     assert stored.stdout == "1\n"
+
+
+ON_A_VOLUME = {"persistence": {"enabled": True}}
+PASSWORDS = {"root-password": "of-root", "lattice": "of-all"}
+CLIENTS_ALONE = {"tls": {"client": MTLS["tls"]["client"]}}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        CLIENTS_ALONE,
+        merged(CLIENTS_ALONE, ON_A_VOLUME),
+        merged(MTLS, MEMBERS),
+        AUTH,
+        merged(AUTH, MEMBERS, {"serverService": {"clientPort": {"internalPort": 3379}}}),
+        merged(CLIENTS_ALONE, MEMBERS),
+    ],
+    ids=["mtls", "mtls-volume", "mtls-three", "auth", "auth-three", "mtls-three-plain-peers"],
+)
+def test_a_stranger_writes_on_no_port(
+    cluster: MakeCluster, authority: Authority, version: str, values: dict[str, Any]
+) -> None:
+    """Up to 3.5 etcd serves the client API on the peer port too, and asks for no certificate there."""
+    try:
+        one = cluster(values, version, secrets={**secrets(authority), "rdzv-auth": PASSWORDS})
+    except Refused as refused:
+        assert "serves the client API on the peer port" in str(refused), refused
+        assert version < "3.6"
+        return
+    pod = started(one).pods[0]
+    ports = sorted({port["containerPort"] for each in pod.containers.values() for port in each.spec["ports"]})
+    assert len(ports) >= 3
+    attempts = [(scheme, port) for port in {*ports, 2380, 2383} for scheme in ("http", "https")]
+    with ThreadPoolExecutor(len(attempts)) as at_once:
+        done = list(at_once.map(lambda attempt: write_as_stranger(pod, *attempt), attempts))
+    assert not [attempt for attempt, wrote in zip(attempts, done, strict=True) if wrote]
+
+
+def write_as_stranger(pod: Pod, scheme: str, port: int) -> bool:
+    """Whether a client without a certificate or a password writes a key to the pod's address."""
+    return (
+        subprocess.run(
+            [
+                *("nsenter", f"--net=/run/netns/{pod.namespace}", pod.cluster.etcd / "etcdctl", "put", "stranger", "1"),
+                *(f"--endpoints={scheme}://{pod.address}:{port}", "--insecure-skip-tls-verify"),
+                *("--dial-timeout=3s", "--command-timeout=3s"),
+            ],
+            capture_output=True,
+            check=False,
+        ).returncode
+        == 0
+    )
 
 
 def test_without_client_certificates_tls_serves_whoever_trusts_it(

@@ -47,11 +47,9 @@ def test_what_users_call_stays() -> None:
     assert before.agents.items() <= after.agents.items()
 
 
-def test_an_upgrade_never_runs_two_stores() -> None:
-    assert Renderer().objects().workload["spec"]["strategy"] == {
-        "type": "RollingUpdate",
-        "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
-    }
+def test_an_upgrade_never_runs_two_etcds_and_helm_waits_for_the_new_one() -> None:
+    """Helm does not wait for a Deployment that may be without any pod, as `maxUnavailable: 1` of one replica allows."""
+    assert Renderer().objects().workload["spec"]["strategy"] == {"type": "Recreate"}
 
 
 def test_the_old_pods_leave_the_services_at_once() -> None:

@@ -1,26 +1,31 @@
-"""Turns etcd's authentication on, keeps its users and roles as the values say, and tells whether the store is closed.
+"""Enables etcd's authentication, keeps users and roles as the values define them, and serves the readiness probe.
 
-It runs beside etcd in the pod. `/ready` answers 200 only while an anonymous read is refused, so that a store that is open
-(a new one, or one that lost its data) is not in the clients' Service. Whatever it does can be done twice, and by all members at once.
-It speaks to etcd's JSON gateway, on the pod's own loopback, with the standard library alone.
+It runs beside etcd in the pod. `/ready` returns 200 only while etcd refuses an anonymous read, so that an etcd without authentication (a new
+one, or one that lost its data) is not in the client Service. Each step can be repeated, and all members may run it at once.
+It calls etcd's JSON gateway on the pod's loopback, with the standard library alone.
 """
 
 import base64
+import errno
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 PREFIX = "/lattice/rdzv/"
-# How long to wait between two looks at the store, in seconds.
+# Time between two looks at etcd.
 PAUSE_SECONDS = 5.0
-# How long one call may take. A probe has less patience by default than a cluster without a leader.
+# Time after which users and roles are compared although nothing changed: somebody may have edited them by hand.
+REVIEW_SECONDS = 600.0
+# Limit of one call: shorter than a probe's timeout, because a cluster without a leader does not respond.
 TIMEOUT_SECONDS = 4.0
 
 
@@ -94,58 +99,79 @@ def sign_in(etcd: Etcd, name: str, password: str) -> str | None:
         raise
 
 
-def add(etcd: Etcd, method: str, request: dict[str, Any]) -> bool:
-    """Whether it is new: false if it was there."""
+def create(etcd: Etcd, method: str, request: dict[str, Any]) -> None:
+    """Creates a user or a role. Another member may have been first."""
     try:
         etcd.call(method, request)
     except Refused as refusal:
-        if "already exists" in str(refusal):
-            return False
-        raise
-    return True
+        if "already exists" not in str(refusal):
+            raise
 
 
-def grant(etcd: Etcd, user: str, role: str) -> None:
-    """Gives a user a role, and takes no other from him."""
-    if role not in etcd.call("auth/user/get", {"name": user}).get("roles", []):
-        etcd.call("auth/user/grant", {"user": user, "role": role})
+def names(etcd: Etcd, method: str, kind: str) -> set[str]:
+    """The users or the roles that exist."""
+    return set(etcd.call(method, {}).get(kind, []))
 
 
-def provide_role(etcd: Etcd, tenant: str) -> str:
-    """The role that may read and write a tenant's runs, and its name."""
+def provide_role(etcd: Etcd, tenant: str, roles: set[str]) -> str:
+    """Creates the role that may read and write a tenant's runs where it is missing or different, and returns its name."""
     role = "lattice-rdzv-" + tenant if tenant else "lattice-rdzv"
-    add(etcd, "auth/role/add", {"name": role})
     key = prefix_of(tenant)
     wanted = {"permType": "READWRITE", "key": text(key), "range_end": text(end_of(key))}
+    if role not in roles:
+        create(etcd, "auth/role/add", {"name": role})
+        roles.add(role)
     if wanted not in etcd.call("auth/role/get", {"role": role}).get("perm", []):
         etcd.call("auth/role/grant", {"name": role, "perm": wanted})
     return role
 
 
-def provide(etcd: Etcd, users: list[dict[str, str]], secrets: Path) -> None:
-    """Makes the store as the values say. Nothing that is right already is written again: each write of users ends tokens."""
-    root_password = password_of(secrets, "root-password")
+def provide_user(etcd: Etcd, name: str, password: str, role: str, users: set[str], *, closed: bool) -> None:
+    """Creates a user where it is missing, and gives it its password and its role where they differ."""
+    if name not in users:
+        create(etcd, "auth/user/add", {"name": name, "password": password})
+        users.add(name)
+    # Without authentication etcd does not tell whether a password is right.
+    elif not closed or sign_in(etcd, name, password) is None:
+        etcd.call("auth/user/changepw", {"name": name, "password": password})
+        say(f"changed the password of a user to the one in the Secret: `{name}`")
+    if role not in etcd.call("auth/user/get", {"name": name}).get("roles", []):
+        etcd.call("auth/user/grant", {"user": name, "role": role})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The users of the values, and the passwords of the Secret."""
+
+    users: list[dict[str, str]]
+    passwords: dict[str, str]
+
+
+def provide(etcd: Etcd, wanted: Wanted) -> None:
+    """Makes users and roles as wanted. It writes only differences, because each write of users invalidates all tokens."""
     closed = is_closed(etcd)
+    root_password = wanted.passwords["root-password"]
     etcd.token = sign_in(etcd, "root", root_password) if closed else None
     if closed and etcd.token is None:
-        raise Refused("`root-password` in the Secret is not the password of the store's user `root`")
-    if not closed and not add(etcd, "auth/user/add", {"name": "root", "password": root_password}):
-        # A first try that did not come to its end, perhaps with another password.
-        etcd.call("auth/user/changepw", {"name": "root", "password": root_password})
+        raise Refused("`root-password` in the Secret is not the password of etcd's user `root`")
+    users, roles = names(etcd, "auth/user/list", "users"), names(etcd, "auth/role/list", "roles")
     if not closed:
-        add(etcd, "auth/role/add", {"name": "root"})
-        grant(etcd, "root", "root")
-    for user in users:
-        name, password = user["name"], password_of(secrets, user["name"])
-        role = provide_role(etcd, user.get("tenant", ""))
-        new = add(etcd, "auth/user/add", {"name": name, "password": password})
-        if not new and (not closed or sign_in(etcd, name, password) is None):
-            etcd.call("auth/user/changepw", {"name": name, "password": password})
-            say(f"the password of a user was changed to that in the Secret: `{name}`")
-        grant(etcd, name, role)
+        if "root" not in roles:
+            create(etcd, "auth/role/add", {"name": "root"})
+        provide_user(etcd, "root", root_password, "root", users, closed=False)
+    for user in wanted.users:
+        role = provide_role(etcd, user.get("tenant", ""), roles)
+        provide_user(etcd, user["name"], wanted.passwords[user["name"]], role, users, closed=closed)
     if not closed:
         etcd.call("auth/enable", {})
-        say("authentication is on, for `root` and " + ", ".join(f"`{user['name']}`" for user in users))
+        say("authentication is on, for `root` and " + ", ".join(f"`{user['name']}`" for user in wanted.users))
+
+
+def read_wanted(users_file: Path, secrets: Path) -> Wanted:
+    """Reads the mounted files. Kubernetes changes them in the running pod."""
+    users = json.loads(users_file.read_text(encoding="utf-8"))
+    keys = ["root-password", *(user["name"] for user in users)]
+    return Wanted(users, {key: password_of(secrets, key) for key in keys})
 
 
 def password_of(secrets: Path, key: str) -> str:
@@ -166,24 +192,43 @@ def say(what: str) -> None:
     print("auth: " + what, file=sys.stderr, flush=True)
 
 
-def keep(etcd: Etcd, users: list[dict[str, str]], secrets: Path) -> None:
-    """Provides for ever: a store that came back empty is closed again, and a changed Secret is taken over."""
-    told = ""
-    while True:
-        trouble = ""
-        try:
-            etcd.token = None
-            provide(etcd, users, secrets)
-        except Refused as refusal:
-            trouble = f"etcd or the Secret says no: {refusal}"
-        except (OSError, HTTPException, ValueError) as error:
-            trouble = f"etcd does not answer: {error}"
-        if trouble and trouble != told:
-            say(trouble)
-        if told and not trouble:
-            say("all is well again")
-        told = trouble
-        time.sleep(PAUSE_SECONDS if not trouble else 1.0)
+class Keeper:
+    """Keeps etcd as wanted. Idle, it costs one local read per look; everything else about users is a proposal in etcd."""
+
+    def __init__(self, etcd: Etcd, users_file: Path, secrets: Path) -> None:
+        self._etcd = etcd
+        self._users_file = users_file
+        self._secrets = secrets
+        self._provided: Wanted | None = None
+        self._provided_at = 0.0
+
+    def look(self) -> None:
+        """Provides users and roles if they may differ: at first, after a change of the files, after a loss of data, and now and then."""
+        wanted = read_wanted(self._users_file, self._secrets)
+        is_due = time.monotonic() - self._provided_at >= REVIEW_SECONDS
+        if wanted == self._provided and not is_due and is_closed(self._etcd):
+            return
+        self._etcd.token = None
+        provide(self._etcd, wanted)
+        self._provided, self._provided_at = wanted, time.monotonic()
+
+    def run(self) -> None:
+        """Looks again and again, and logs each problem once."""
+        logged = ""
+        while True:
+            problem = ""
+            try:
+                self.look()
+            except Refused as refusal:
+                problem = f"etcd or the Secret does not allow it: {refusal}"
+            except (OSError, HTTPException, ValueError) as error:
+                problem = f"etcd does not respond: {error}"
+            if problem and problem != logged:
+                say(problem)
+            if logged and not problem:
+                say("recovered")
+            logged = problem
+            time.sleep(1.0 if problem else PAUSE_SECONDS)
 
 
 def handler(etcd: Etcd) -> type:
@@ -214,14 +259,36 @@ def handler(etcd: Etcd) -> type:
     return Probes
 
 
+class ProbeServer(ThreadingHTTPServer):
+    """Serves IPv4 and IPv6, whichever the pod has."""
+
+    address_family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+def probe_server(port: int, etcd: Etcd) -> ProbeServer:
+    """Opens the port of the probes. A kernel without IPv6 refuses the first family."""
+    try:
+        return ProbeServer(("", port), handler(etcd))
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        ProbeServer.address_family = socket.AF_INET
+        return ProbeServer(("", port), handler(etcd))
+
+
 def main() -> None:
-    """Everything it needs is in the environment."""
-    # A container's first process is deaf to signals that it has no handler for.
+    """Reads its settings from the environment."""
+    # The first process of a container ignores signals that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     etcd = Etcd(os.environ["AUTH_ETCD"])
-    probes = ThreadingHTTPServer(("", int(os.environ["AUTH_PORT"])), handler(etcd))
+    probes = probe_server(int(os.environ["AUTH_PORT"]), etcd)
     threading.Thread(target=probes.serve_forever, daemon=True).start()
-    keep(etcd, json.loads(os.environ["AUTH_USERS"]), Path(os.environ["AUTH_SECRETS"]))
+    Keeper(etcd, Path(os.environ["AUTH_USERS"]), Path(os.environ["AUTH_SECRETS"])).run()
 
 
 if __name__ == "__main__":

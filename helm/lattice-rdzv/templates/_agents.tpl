@@ -1,12 +1,7 @@
-{{/* What agents are told. The names are those that the package reads. */}}
-
-{{- define "lattice.agentEndpoint" -}}
-{{- if not (include "lattice.external" .) -}}
-LATTICE_RDZV_CLIENT_SERVICE_HOST: {{ include "lattice.clientHost" . | quote }}
-LATTICE_RDZV_CLIENT_SERVICE_PORT: {{ .Values.clientService.externalPort | quote }}
-{{ end -}}
-LATTICE_RDZV_ENDPOINTS: {{ include "lattice.endpoints" . | quote }}
-{{- end -}}
+{{/*
+The variables that agents read. `LATTICE_RDZV_CLIENT_SERVICE_HOST` and `_PORT` are not among them: Kubernetes sets these, and a
+ConfigMap would override them.
+*/}}
 
 {{/* With users, agents are told the first of them, who may be of one tenant alone. */}}
 {{- define "lattice.agentTenant" -}}
@@ -20,7 +15,7 @@ LATTICE_RDZV_ENDPOINTS: {{ include "lattice.endpoints" . | quote }}
 {{- define "lattice.agentEnvironment" -}}
 LATTICE_RDZV_BACKEND: {{ .Values.rendezvous.backend | quote }}
 {{- if .Values.agents.configMap.includeEndpoint }}
-{{ include "lattice.agentEndpoint" . }}
+LATTICE_RDZV_ENDPOINTS: {{ include "lattice.endpoints" . | quote }}
 {{- end }}
 {{- with include "lattice.agentTenant" . }}
 LATTICE_RDZV_TENANT: {{ . | quote }}
@@ -39,7 +34,7 @@ LATTICE_RDZV_PASSWORD_FILE: {{ printf "%s/%s" .Values.agents.authMountPath $user
 {{- end }}
 {{- end -}}
 
-{{/* Where a NetworkPolicy lets agents come from. */}}
+{{/* The pods that a NetworkPolicy admits as agents. */}}
 {{- define "lattice.agentPeers" -}}
 {{- $policy := .Values.networkPolicy -}}
 {{- $pods := toYaml (default dict $policy.agentPodSelector) -}}
@@ -58,4 +53,15 @@ LATTICE_RDZV_PASSWORD_FILE: {{ printf "%s/%s" .Values.agents.authMountPath $user
   podSelector:
     {{- $pods | nindent 4 }}
 {{- end }}
+{{- end -}}
+
+{{/* DNS by its ports alone, because a cluster's DNS server may be a pod or run on each Kubernetes node. OpenShift's pods listen on 5353. */}}
+{{- define "lattice.dnsEgress" -}}
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+    {{- if .Capabilities.APIVersions.Has "security.openshift.io/v1" }}
+    - {port: 5353, protocol: UDP}
+    - {port: 5353, protocol: TCP}
+    {{- end }}
 {{- end -}}

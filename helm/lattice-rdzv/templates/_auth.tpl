@@ -19,7 +19,7 @@ a common name once authentication is on.
     - name: AUTH_PORT
       value: {{ .Values.auth.port | quote }}
     - name: AUTH_USERS
-      value: {{ .Values.auth.users | toJson | quote }}
+      value: /opt/lattice-rdzv/users.json
     - name: AUTH_SECRETS
       value: /etc/lattice-rdzv/auth
   ports:
@@ -29,16 +29,16 @@ a common name once authentication is on.
     httpGet:
       path: /ready
       port: auth
-    periodSeconds: {{ .Values.probes.readiness.periodSeconds }}
-    timeoutSeconds: {{ .Values.probes.readiness.timeoutSeconds }}
-    failureThreshold: {{ .Values.probes.readiness.failureThreshold }}
+    periodSeconds: {{ int64 .Values.probes.readiness.periodSeconds }}
+    timeoutSeconds: {{ int64 .Values.probes.readiness.timeoutSeconds }}
+    failureThreshold: {{ int64 .Values.probes.readiness.failureThreshold }}
   livenessProbe:
     httpGet:
       path: /alive
       port: auth
-    periodSeconds: {{ .Values.probes.liveness.periodSeconds }}
-    timeoutSeconds: {{ .Values.probes.liveness.timeoutSeconds }}
-    failureThreshold: {{ .Values.probes.liveness.failureThreshold }}
+    periodSeconds: {{ int64 .Values.probes.liveness.periodSeconds }}
+    timeoutSeconds: {{ int64 .Values.probes.liveness.timeoutSeconds }}
+    failureThreshold: {{ int64 .Values.probes.liveness.failureThreshold }}
   {{- with .Values.auth.resources }}
   resources:
     {{- toYaml . | nindent 4 }}

@@ -1,76 +1,131 @@
-{{/* The arguments of etcd: what all of 3.4 to 3.7 take, and what only some do. */}}
+{{/* The arguments of etcd. Releases 3.4 to 3.7 take all of them, except where a version is compared. */}}
 
 {{- define "lattice.flags" -}}
-{{- $values := .Values -}}
-{{- $flags := list
-  "--name=$(POD_NAME)"
-  "--data-dir=/var/lib/etcd/data"
-  (printf "--listen-client-urls=%s" (include "lattice.listenClientURLs" .))
-  (printf "--advertise-client-urls=%s" (include "lattice.advertiseClientURL" .))
-  (printf "--listen-peer-urls=%s://0.0.0.0:%d" (include "lattice.peerScheme" .) (int $values.serverService.serverPort.internalPort))
-  (printf "--initial-advertise-peer-urls=%s" (include "lattice.advertisePeerURL" .))
-  (printf "--initial-cluster=%s" (include "lattice.initialCluster" .))
-  (printf "--initial-cluster-state=%s" $values.cluster.initialState)
--}}
-{{- /* A store that comes back empty gets another cluster id by this, which is how clients see it. */ -}}
-{{- if include "lattice.several" . -}}
-{{- $flags = append $flags (printf "--initial-cluster-token=%s" $values.cluster.token) -}}
-{{- else -}}
-{{- $flags = append $flags "--initial-cluster-token=$(POD_UID)" -}}
-{{- end -}}
-{{- $flags = concat $flags (list
-  (printf "--listen-metrics-urls=http://0.0.0.0:%d" (int $values.etcd.metricsPort))
-  (printf "--auto-compaction-mode=%s" $values.etcd.autoCompactionMode)
-  (printf "--auto-compaction-retention=%v" $values.etcd.autoCompactionRetention)
-  (printf "--quota-backend-bytes=%s" (include "lattice.quotaBytes" .))
-  (printf "--max-request-bytes=%d" (int64 $values.etcd.maxRequestBytes))
-  "--logger=zap"
-  (printf "--log-level=%s" $values.etcd.logLevel)
-) -}}
-{{- if include "lattice.enableV2" . -}}{{- $flags = append $flags "--enable-v2=true" -}}{{- end -}}
-{{- if and (include "lattice.inMemory" .) (ne ($values.etcd.unsafeNoFsync | toString) "false") -}}
-{{- $flags = append $flags "--unsafe-no-fsync=true" -}}
-{{- end -}}
-{{- if $values.tls.client.enabled -}}
-{{- $flags = concat $flags (list
-  "--cert-file=/etc/lattice-rdzv/tls/client/tls.crt"
-  "--key-file=/etc/lattice-rdzv/tls/client/tls.key"
-) -}}
-{{- /* etcd wants certificates as soon as an authority is named, whatever `--client-cert-auth` says. */ -}}
-{{- if $values.tls.client.requireClientCert -}}
-{{- $flags = concat $flags (list "--trusted-ca-file=/etc/lattice-rdzv/tls/client/ca.crt" "--client-cert-auth=true") -}}
-{{- end -}}
-{{- end -}}
-{{- if $values.tls.peer.enabled -}}
-{{- $flags = concat $flags (list
-  "--peer-cert-file=/etc/lattice-rdzv/tls/peer/tls.crt"
-  "--peer-key-file=/etc/lattice-rdzv/tls/peer/tls.key"
-  "--peer-trusted-ca-file=/etc/lattice-rdzv/tls/peer/ca.crt"
-  "--peer-client-cert-auth=true"
-) -}}
-{{- end -}}
-{{- include "lattice.refuseExtraArgs" (list . $flags) -}}
-{{- concat $flags (default list $values.etcd.extraArgs) | toYaml -}}
+{{- $flags := include "lattice.ownFlags" . | fromYamlArray -}}
+{{- include "lattice.refuseExtraArgs" (dict "root" . "flags" $flags) -}}
+{{- concat $flags (default list .Values.etcd.extraArgs) | toYaml -}}
 {{- end -}}
 
-{{/* Each of these would keep etcd from starting, or be taken for another part's word. */}}
+{{- define "lattice.ownFlags" -}}
+- --name=$(POD_NAME)
+- --data-dir=/var/lib/etcd/data
+- --listen-client-urls={{ include "lattice.listenClientURLs" . }}
+- --advertise-client-urls={{ include "lattice.advertiseClientURL" . }}
+- --listen-peer-urls={{ include "lattice.listenPeerURL" . }}
+- --initial-advertise-peer-urls={{ include "lattice.advertisePeerURL" . }}
+- --initial-cluster={{ include "lattice.initialCluster" . }}
+- --initial-cluster-state={{ .Values.cluster.initialState }}
+- --initial-cluster-token={{ include "lattice.clusterToken" . }}
+- --listen-metrics-urls=http://0.0.0.0:{{ int .Values.etcd.metricsPort }}
+- --auto-compaction-mode={{ .Values.etcd.autoCompactionMode }}
+- --auto-compaction-retention={{ include "lattice.wholeNumber" .Values.etcd.autoCompactionRetention }}
+- --quota-backend-bytes={{ include "lattice.quotaBytes" . }}
+- --max-request-bytes={{ int64 .Values.etcd.maxRequestBytes }}
+- --logger=zap
+- --log-level={{ .Values.etcd.logLevel }}
+{{- if include "lattice.enableV2" . }}
+- --enable-v2=true
+{{- end }}
+{{- if and (include "lattice.inMemory" .) (ne (.Values.etcd.unsafeNoFsync | toString) "false") }}
+- --unsafe-no-fsync=true
+{{- end }}
+{{- if .Values.tls.client.enabled }}
+- --cert-file=/etc/lattice-rdzv/tls/client/tls.crt
+- --key-file=/etc/lattice-rdzv/tls/client/tls.key
+{{- /* etcd requires client certificates as soon as a CA is named, whatever `--client-cert-auth` is. */}}
+{{- if .Values.tls.client.requireClientCert }}
+- --trusted-ca-file=/etc/lattice-rdzv/tls/client/ca.crt
+- --client-cert-auth=true
+{{- end }}
+{{- end }}
+{{- if .Values.tls.peer.enabled }}
+- --peer-cert-file=/etc/lattice-rdzv/tls/peer/tls.crt
+- --peer-key-file=/etc/lattice-rdzv/tls/peer/tls.key
+- --peer-trusted-ca-file=/etc/lattice-rdzv/tls/peer/ca.crt
+- --peer-client-cert-auth=true
+{{- /*
+By default etcd compares a peer's address with the certificate, by a reverse lookup where the certificate has only names. That
+fails without PTR records, behind source NAT and in a service mesh. The peer CA decides who is a peer.
+*/}}
+- --{{ if include "lattice.versionIs" (list . "<3.6.0") }}experimental-{{ end }}peer-skip-client-san-verification=true
+{{- end }}
+{{- end -}}
+
+{{/*
+Identifies a cluster. etcd reads it once, when it starts without data, and clients recognize a new cluster by it.
+With one member the pod's UID is unique. Several members need a token that all of them know, that no other cluster ever had, and
+that renders identically each time: the addresses that Kubernetes assigned to the two Services of this release. They stay for the
+release's lifetime, and a reinstalled release gets others. docs/runbooks/quorum-lost.md changes `cluster.token` for a new cluster of the same release.
+*/}}
+{{- define "lattice.clusterToken" -}}
+{{- if include "lattice.several" . -}}
+{{ .Values.cluster.token }}-$({{ include "lattice.serviceVariable" .Values.clientService.name }})-$({{ include "lattice.serviceVariable" .Values.serverService.name }})
+{{- else -}}
+$(POD_UID)
+{{- end -}}
+{{- end -}}
+
+{{/* The variable in which Kubernetes tells a pod a Service's address. */}}
+{{- define "lattice.serviceVariable" -}}{{ . | upper | replace "-" "_" }}_SERVICE_HOST{{- end -}}
+
+{{/* Numbers of a values file are floats, and from a million on Go writes them as 1e+06. */}}
+{{- define "lattice.wholeNumber" -}}
+{{- if kindIs "string" . -}}{{- . -}}{{- else -}}{{- int64 . -}}{{- end -}}
+{{- end -}}
+
+{{/* Flags of `etcd.extraArgs` and variables of `etcd.extraEnv` that would bypass a value of the chart or what guards it. */}}
+{{- define "lattice.guardedFlags" -}}
+enable-v2: set `etcd.enableV2` instead
+unsafe-no-fsync: set `etcd.unsafeNoFsync` instead
+force-new-cluster: it discards the other members; docs/runbooks/quorum-lost.md makes a new store
+auto-tls: set `tls.client` instead
+peer-auto-tls: set `tls.peer` instead
+client-cert-auth: set `tls.client.requireClientCert` instead
+client-cert-allowed-hostname: set `tls.client` instead
+trusted-ca-file: set `tls.client` instead
+cert-file: set `tls.client` instead
+key-file: set `tls.client` instead
+peer-client-cert-auth: set `tls.peer` instead
+peer-trusted-ca-file: set `tls.peer` instead
+peer-cert-file: set `tls.peer` instead
+peer-key-file: set `tls.peer` instead
+proxy: the chart runs members, not proxies
+discovery: the chart names the members itself
+discovery-srv: the chart names the members itself
+discovery-endpoints: the chart names the members itself
+config-file: etcd ignores all other arguments beside it
+listen-peer-urls: set `serverService.serverPort` instead
+listen-client-urls: set `clientService.internalPort` instead
+listen-client-http-urls: the chart's ports, policies and probes do not cover it
+{{- end -}}
+
+{{/* Each of these would keep etcd from starting, or set what another value of the chart sets. */}}
 {{- define "lattice.refuseExtraArgs" -}}
-{{- $root := index . 0 -}}
+{{- $root := .root -}}
+{{- $guarded := include "lattice.guardedFlags" . | fromYaml -}}
 {{- $ours := list -}}
-{{- range index . 1 -}}{{- $ours = append $ours (regexFind "^--[a-z0-9-]+" .) -}}{{- end -}}
+{{- range .flags -}}{{- $ours = append $ours (regexFind "^--[a-z0-9-]+" .) -}}{{- end -}}
 {{- range $root.Values.etcd.extraArgs -}}
 {{- $name := regexFind "^--[a-z0-9-]+" . -}}
 {{- if not $name -}}
-{{- fail (printf "each of `etcd.extraArgs` has to be one `--flag=value` of etcd: `%s`" .) -}}
+{{- fail (printf "each of `etcd.extraArgs` must be one `--flag=value` of etcd, but one is: `%s`" .) -}}
+{{- end -}}
+{{- with get $guarded (trimPrefix "--" $name) -}}
+{{- fail (printf "`etcd.extraArgs` must not have `%s`: %s" $name .) -}}
 {{- end -}}
 {{- if has $name $ours -}}
-{{- fail (printf "`etcd.extraArgs` repeats a flag that the chart sets from another value; set that value, or leave it out: `%s`" $name) -}}
+{{- fail (printf "`etcd.extraArgs` repeats a flag that the chart sets from another value; set that value, or remove the flag: `%s`" $name) -}}
 {{- end -}}
 {{- if and (hasPrefix "--experimental-" $name) (include "lattice.versionIs" (list $root ">=3.7.0")) -}}
-{{- fail (printf "etcd 3.7 has no experimental flags and does not start with one (here is %s); give it without `experimental-`, or take it from `etcd.extraArgs`: `%s`" (include "lattice.version" $root) $name) -}}
+{{- fail (printf "etcd 3.7 has no experimental flags and does not start with one (the image has %s); remove `experimental-` from the flag, or remove the flag from `etcd.extraArgs`: `%s`" (include "lattice.version" $root) $name) -}}
 {{- end -}}
-{{- if and (has $name (list "--enable-v2" "--proxy" "--discovery" "--discovery-srv")) (include "lattice.versionIs" (list $root ">=3.6.0")) -}}
-{{- fail (printf "etcd %s does not start with this flag; take it from `etcd.extraArgs`: `%s`" (include "lattice.version" $root) $name) -}}
+{{- end -}}
+{{- range $root.Values.etcd.extraEnv -}}
+{{- $flag := .name | trimPrefix "ETCD_" | lower | replace "_" "-" -}}
+{{- if hasPrefix "ETCD_" .name -}}
+{{- with get $guarded $flag -}}
+{{- fail (printf "`etcd.extraEnv` must not have `ETCD_%s`: %s" ($flag | upper | replace "-" "_") .) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -26,6 +26,14 @@
 {{- merge (include "lattice.labels" $root | fromYaml) $own | toYaml -}}
 {{- end -}}
 
+{{/* (dict "root" . "own" annotations): an object's own annotations over `commonAnnotations`, with their key, or nothing */}}
+{{- define "lattice.annotations" -}}
+{{- with merge (deepCopy (default dict .own)) (default dict .root.Values.commonAnnotations) -}}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
 {{/*
 Which pods are the store. The Deployment's own selector is `app` alone, for ever. Services select by `lattice-rdzv/store`
 too, so that they never reach two stores while a Deployment and a StatefulSet take turns.
@@ -35,8 +43,19 @@ app: {{ include "lattice.name" . }}
 lattice-rdzv/store: {{ include "lattice.store" . }}
 {{- end -}}
 
+{{/*
+The StatefulSet's own selector, which never changes in its lifetime. It has the member count, and with several members what they know
+each other by: etcd keeps the peer URLs that it was created with, so members with others would lose each other one by one.
+*/}}
+{{- define "lattice.memberSelector" -}}
+{{ include "lattice.podSelector" . }}
+{{- if include "lattice.several" . }}
+lattice-rdzv/peers: {{ printf "%s-%d-%s" (include "lattice.peerScheme" .) (int .Values.serverService.serverPort.internalPort) (.Values.clusterDomain | sha256sum | trunc 8) }}
+{{- end }}
+{{- end -}}
+
 {{- define "lattice.podLabels" -}}
-{{- $labels := include "lattice.podSelector" . | fromYaml -}}
+{{- $labels := ternary (include "lattice.memberSelector" .) (include "lattice.podSelector" .) (eq (include "lattice.stateful" .) "true") | fromYaml -}}
 {{- $_ := set $labels "app.kubernetes.io/name" (include "lattice.name" .) -}}
 {{- $_ := set $labels "app.kubernetes.io/instance" .Release.Name -}}
 {{- merge $labels (default dict .Values.podLabels) (default dict .Values.commonLabels) | toYaml -}}

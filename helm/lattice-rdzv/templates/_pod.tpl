@@ -10,16 +10,24 @@ metadata:
   {{- end }}
 spec:
   automountServiceAccountToken: false
-  # etcd takes variables that begin with ETCD_ for its own, and a Service of such a name would make some.
-  enableServiceLinks: false
+  # Several members read the addresses of this release's Services as part of the cluster token. Otherwise the variables are left out,
+  # because etcd warns about those that begin with ETCD_, which a Service of such a name would create.
+  enableServiceLinks: {{ include "lattice.several" . | eq "true" }}
   serviceAccountName: {{ include "lattice.serviceAccountName" . }}
   {{- include "lattice.podSecurityContext" . | nindent 2 }}
-  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ int64 .Values.terminationGracePeriodSeconds }}
   {{- with .Values.imagePullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- include "lattice.spread" . | nindent 2 }}
+  {{- with .Values.dnsConfig }}
+  dnsConfig:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
   containers:
     - name: etcd
       image: {{ include "lattice.image" . | quote }}
@@ -49,6 +57,13 @@ spec:
       volumeMounts:
         - name: data
           mountPath: /var/lib/etcd
+        {{- if include "lattice.several" . }}
+        # Not used by etcd. The kubelet starts no container whose `subPathExpr` has an unknown variable, so no member starts
+        # before both addresses of the cluster token are known. Members with different tokens would never form a cluster.
+        - name: token
+          mountPath: /etc/lattice-rdzv/token
+          subPathExpr: $({{ include "lattice.serviceVariable" .Values.clientService.name }})/$({{ include "lattice.serviceVariable" .Values.serverService.name }})
+        {{- end }}
         {{- if .Values.tls.client.enabled }}
         - name: client-tls
           mountPath: /etc/lattice-rdzv/tls/client
@@ -59,8 +74,14 @@ spec:
           mountPath: /etc/lattice-rdzv/tls/peer
           readOnly: true
         {{- end }}
+        {{- with .Values.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
     {{- if .Values.auth.enabled }}
     {{- include "lattice.authContainer" . | nindent 4 }}
+    {{- end }}
+    {{- with .Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
   {{- with (include "lattice.volumes" . | trim) }}
   volumes:
@@ -130,6 +151,10 @@ the flag of the same meaning exclude each other.
   emptyDir: {}
   {{- end }}
 {{- end }}
+{{- if include "lattice.several" . }}
+- name: token
+  emptyDir: {}
+{{- end }}
 {{- if .Values.tls.client.enabled }}
 - name: client-tls
   secret:
@@ -150,5 +175,8 @@ the flag of the same meaning exclude each other.
 - name: auth-script
   configMap:
     name: {{ include "lattice.authConfigMap" . }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}

@@ -23,9 +23,9 @@ members: a lost quorum would make Kubernetes restart the rest.
 httpGet:
   path: {{ index . 1 | quote }}
   port: metrics
-periodSeconds: {{ $times.periodSeconds }}
-timeoutSeconds: {{ $times.timeoutSeconds }}
-failureThreshold: {{ $times.failureThreshold }}
+periodSeconds: {{ int64 $times.periodSeconds }}
+timeoutSeconds: {{ int64 $times.timeoutSeconds }}
+failureThreshold: {{ int64 $times.failureThreshold }}
 {{- end -}}
 
 {{- define "lattice.probes" -}}

@@ -1,206 +1,294 @@
 {{/*
-What cannot work fails while it is rendered, and says which value to change. Each message: what is wrong, what to do,
-and last the value. What a render cannot see (how many members a live store has) the API server refuses.
+Values that cannot work together fail at render time. "lattice.refusals" is a table: for each refusal its condition and its text, which names
+the value, what it must be, and how to fix it. tests/chart/test_refusals.py reads the names of the table and has a case for each.
 */}}
 
 {{- define "lattice.refuse" -}}
-{{- if include "lattice.external" . -}}
-{{- include "lattice.refuseExternal" . -}}
-{{- else -}}
-{{- include "lattice.refuseMembers" . -}}
-{{- include "lattice.refuseStorage" . -}}
-{{- include "lattice.refuseVersion" . -}}
-{{- include "lattice.refuseTLS" (list . "client") -}}
-{{- include "lattice.refuseTLS" (list . "peer") -}}
-{{- include "lattice.refuseAuth" . -}}
-{{- include "lattice.refuseNames" . -}}
-{{- include "lattice.refusePorts" . -}}
-{{- include "lattice.refuseExposure" (list . "clientService" .Values.clientService) -}}
-{{- include "lattice.refuseExposure" (list . "serverService" .Values.serverService) -}}
-{{- include "lattice.refuseOperations" . -}}
-{{- include "lattice.refuseLiveChange" . -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "lattice.refuseExternal" -}}
-{{- $metrics := or .Values.metrics.serviceMonitor.enabled .Values.metrics.prometheusRule.enabled -}}
-{{- if or (include "lattice.stateful" .) .Values.auth.enabled .Values.networkPolicy.enabled $metrics -}}
-{{- fail "with `external.endpoints` the chart makes no store, so `replicaCount`, `persistence.enabled`, `auth.enabled`, `networkPolicy.enabled` and `metrics` have nothing to act on; leave them out, or leave out `external.endpoints`" -}}
-{{- end -}}
-{{- if .Values.agents.image -}}{{- include "lattice.refuseTLS" (list . "client") -}}{{- end -}}
-{{- $scheme := printf "%s://" (include "lattice.clientScheme" .) -}}
-{{- range .Values.external.endpoints -}}
-{{- if and (contains "://" .) (not (hasPrefix $scheme .)) -}}
-{{- fail (printf "with `tls.client.enabled=%t` agents need endpoints that begin with `%s`; change either of them. In `external.endpoints` stands: `%s`" $.Values.tls.client.enabled $scheme .) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "lattice.refuseMembers" -}}
-{{- $count := int .Values.replicaCount -}}
-{{- if and (gt $count 1) (eq (mod $count 2) 0) -}}
-{{- fail (printf "an even number of etcd members can lose no more of them than one less can; take %d, for example --set replicaCount=%d --set persistence.enabled=true. `replicaCount` is: %d" (add1 $count) (add1 $count) $count) -}}
-{{- end -}}
-{{- if gt $count 5 -}}
-{{- fail (printf "more than 5 members make every write slower and bear no more than 2 losses better; take 1, 3 or 5. `replicaCount` is: %d" $count) -}}
-{{- end -}}
-{{- $spare := div (sub $count 1) 2 | int -}}
-{{- if and (gt $count 1) .Values.pdb.enabled (gt (int .Values.pdb.maxUnavailable) $spare) -}}
-{{- fail (printf "of %d members %d may be missing at once, and a drain that takes more stops the store; lower the value. `pdb.maxUnavailable` is: %d" $count $spare (int .Values.pdb.maxUnavailable)) -}}
-{{- end -}}
-{{- if and (gt $count 1) (not .Values.persistence.enabled) -}}
-{{- fail (printf "several members need volumes, because one that lost its data cannot come back into its cluster by itself; add --set persistence.enabled=true, or take one member. `replicaCount` is: %d" $count) -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "lattice.refuseStorage" -}}
-{{- if and .Values.persistence.enabled (or .Values.ephemeral.medium .Values.ephemeral.sizeLimit) -}}
-{{- fail (printf "`persistence.enabled` and `ephemeral` exclude each other; leave out one of the two. `ephemeral.medium` and `ephemeral.sizeLimit` are: `%s`, `%s`" .Values.ephemeral.medium .Values.ephemeral.sizeLimit) -}}
-{{- end -}}
-{{- if and (eq (.Values.etcd.unsafeNoFsync | toString) "true") (not (include "lattice.inMemory" .)) -}}
-{{- fail "without syncing, a reboot of the machine leaves a log on disk that etcd cannot read; leave `etcd.unsafeNoFsync` at `auto`, or add --set ephemeral.medium=Memory. It is: `true`" -}}
-{{- end -}}
-{{- $limit := (default dict (default dict .Values.resources).limits).memory -}}
-{{- if and (include "lattice.inMemory" .) $limit (le (int64 (include "lattice.bytes" $limit)) (int64 (include "lattice.bytes" (include "lattice.ephemeralSize" .)))) -}}
-{{- fail (printf "data in memory counts against the container's memory limit, so etcd would be killed before its store is full; raise `resources.limits.memory` above %s bytes, or lower `etcd.quotaBackendBytes` or `ephemeral.sizeLimit`. `resources.limits.memory` is: `%v`" (include "lattice.bytes" (include "lattice.ephemeralSize" .)) $limit) -}}
-{{- end -}}
-{{- if and (eq .Values.persistence.whenDeleted "Delete") (semverCompare "<1.27-0" .Capabilities.KubeVersion.Version) -}}
-{{- fail (printf "Kubernetes before 1.27 keeps the claims of a deleted StatefulSet (here is %s); leave `persistence.whenDeleted` at `Retain`. It is: `Delete`" .Capabilities.KubeVersion.Version) -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "lattice.refuseVersion" -}}
-{{- $version := include "lattice.version" . -}}
-{{- if semverCompare "<3.4.0" $version -}}
-{{- fail (printf "agents need etcd 3.4 or newer; change `image`, or `etcd.version` if that is wrong. The version is: `%s`" $version) -}}
-{{- end -}}
-{{- if eq (.Values.etcd.enableV2 | toString) "true" -}}
-{{- if semverCompare ">=3.6.0" $version -}}
-{{- fail (printf "etcd 3.6 and newer have no v2 API and do not start with its flag; set `etcd.enableV2` to `auto` or `false`, or take an image of etcd 3.5. `image` is: `%s`" (include "lattice.image" .)) -}}
-{{- end -}}
-{{- if .Values.auth.enabled -}}
-{{- fail "users of etcd's v2 API are not those of v3: the store would be open through v2; set `etcd.enableV2` to `auto` or `false`, or leave out `auth.enabled`. `etcd.enableV2` is: `true`" -}}
-{{- end -}}
-{{- if include "lattice.stateful" . -}}
-{{- fail "with v2 data on its volume etcd 3.6 does not start, so this store could never be upgraded; set `etcd.enableV2` to `auto` or `false`, or leave out `persistence.enabled`. `etcd.enableV2` is: `true`" -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{/* (list root "client") */}}
-{{- define "lattice.refuseTLS" -}}
-{{- $root := index . 0 -}}
-{{- $side := index . 1 -}}
-{{- $tls := index $root.Values.tls $side -}}
-{{- if and $tls.enabled (not $tls.existingSecret) -}}
-{{- fail (printf "TLS needs a Secret with `tls.crt`, `tls.key` and `ca.crt` in the namespace `%s`; name it, for example --set tls.%s.existingSecret=rdzv-%s-tls. Empty is: `tls.%s.existingSecret`" $root.Release.Namespace $side $side $side) -}}
-{{- end -}}
-{{- if and $tls.existingSecret (not $tls.enabled) -}}
-{{- fail (printf "the Secret is named, but TLS is not on; add --set tls.%s.enabled=true, or leave the name out. `tls.%s.existingSecret` is: `%s`" $side $side $tls.existingSecret) -}}
-{{- end -}}
-{{- if and $tls.caCertificate (not $tls.enabled) -}}
-{{- fail "an authority is published to agents, but TLS is not on; add --set tls.client.enabled=true, or leave out `tls.client.caCertificate`" -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "lattice.refuseAuth" -}}
-{{- if .Values.auth.enabled -}}
-{{- if not .Values.persistence.enabled -}}
-{{- fail "users and passwords are part of the data, so every new pod of an ephemeral store would be open to anybody; add --set persistence.enabled=true, or protect the store with certificates instead, which no reset takes away: --set tls.client.enabled=true with `tls.client.requireClientCert` and `tls.client.existingSecret`. `auth.enabled` is: `true`" -}}
-{{- end -}}
-{{- if not .Values.auth.existingSecret -}}
-{{- fail "authentication needs a Secret with the key `root-password` and one key for each of `auth.users`; name it, for example --set auth.existingSecret=rdzv-auth. Empty is: `auth.existingSecret`" -}}
-{{- end -}}
-{{- $names := list -}}
-{{- range .Values.auth.users -}}
-{{- if has .name $names -}}{{- fail (printf "a user stands twice in `auth.users`: `%s`" .name) -}}{{- end -}}
-{{- $names = append $names .name -}}
-{{- end -}}
-{{- $first := first .Values.auth.users -}}
-{{- if and $first.tenant .Values.agents.tenant (ne $first.tenant .Values.agents.tenant) -}}
-{{- fail (printf "agents are told the first of `auth.users`, who may not use another tenant than his own; put a user of theirs first, or leave out `agents.tenant`. The tenants are, his and theirs: `%s`, `%s`" $first.tenant .Values.agents.tenant) -}}
-{{- end -}}
-{{- else if .Values.auth.existingSecret -}}
-{{- fail (printf "the Secret is named, but authentication is not on; add --set auth.enabled=true, or leave the name out. `auth.existingSecret` is: `%s`" .Values.auth.existingSecret) -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "lattice.refuseNames" -}}
-{{- $names := list .Values.clientService.name .Values.serverService.name (include "lattice.membersService" .) (include "lattice.metricsService" .) -}}
-{{- if ne (len $names) (len (uniq $names)) -}}
-{{- fail (printf "two Services of the store would have one name; change `clientService.name` or `serverService.name`. The names are: `%s`" (join "`, `" $names)) -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "lattice.refusePorts" -}}
-{{- $peer := int .Values.serverService.serverPort.internalPort -}}
-{{- $ports := list (int .Values.clientService.internalPort) (int .Values.serverService.clientPort.internalPort) | uniq -}}
-{{- $ports = concat $ports (list $peer (int .Values.etcd.metricsPort)) -}}
-{{- if .Values.auth.enabled -}}{{- $ports = concat $ports (list (int .Values.auth.port) (int .Values.auth.loopbackPort)) -}}{{- end -}}
-{{- if ne (len $ports) (len (uniq $ports)) -}}
-{{- fail (printf "clients, peers, metrics and `auth` need ports of their own; change `clientService.internalPort`, `serverService.clientPort.internalPort`, `serverService.serverPort.internalPort`, `etcd.metricsPort`, `auth.port` or `auth.loopbackPort`. In this order they are: %s" (join ", " $ports)) -}}
-{{- end -}}
-{{- $server := .Values.serverService -}}
-{{- if eq (int $server.clientPort.externalPort) (int $server.serverPort.externalPort) -}}
-{{- fail (printf "the server Service needs two ports; change `serverService.clientPort.externalPort` or `serverService.serverPort.externalPort`. Both are: %d" (int $server.serverPort.externalPort)) -}}
-{{- end -}}
-{{- end -}}
-
-{{/* (list root "clientService" .Values.clientService) */}}
-{{- define "lattice.refuseExposure" -}}
-{{- $root := index . 0 -}}
-{{- $key := index . 1 -}}
-{{- $service := index . 2 -}}
-{{- if eq $service.type "ClusterIP" -}}
-{{- range $name, $port := dict "nodePort" $service.nodePort "clientPort.nodePort" ($service.clientPort | default dict).nodePort "serverPort.nodePort" ($service.serverPort | default dict).nodePort -}}
-{{- if $port -}}
-{{- fail (printf "a Service of type `ClusterIP` has no port on machines; add --set %s.type=NodePort, or leave the port out. `%s.%s` is: %v" $key $key $name $port) -}}
-{{- end -}}
-{{- end -}}
-{{- else if not $service.allowUnauthenticated -}}
-{{- if not (include "lattice.closed" $root) -}}
-{{- fail (printf "a Service of this type puts the store where anybody may read and write it, and with it every job; keep `ClusterIP`, or add --set tls.client.enabled=true with `tls.client.existingSecret`, and `tls.client.requireClientCert` or `auth.enabled`; if only the right machines get there, --set %s.allowUnauthenticated=true. `%s.type` is: `%s`" $key $key $service.type) -}}
-{{- end -}}
-{{- if not $root.Values.tls.client.enabled -}}
-{{- fail (printf "a Service of this type carries passwords in the clear where others may listen; keep `ClusterIP`, or add --set tls.client.enabled=true with `tls.client.existingSecret`; if only the right machines get there, --set %s.allowUnauthenticated=true. With `auth.enabled` and no TLS, `%s.type` is: `%s`" $key $key $service.type) -}}
-{{- end -}}
-{{- if and (eq $key "serverService") (not $root.Values.tls.peer.enabled) -}}
-{{- fail (printf "a Service of this type puts the peers' port where anybody may speak to it, which no client certificate or password protects; keep `ClusterIP`, or add --set tls.peer.enabled=true with `tls.peer.existingSecret`; if only the right machines get there, --set serverService.allowUnauthenticated=true. `serverService.type` is: `%s`" $service.type) -}}
-{{- end -}}
-{{- end -}}
-{{- if and $service.loadBalancerSourceRanges (ne $service.type "LoadBalancer") -}}
-{{- fail (printf "source ranges limit a load balancer only, so nobody would be kept out; add --set %s.type=LoadBalancer, or leave out `%s.loadBalancerSourceRanges`. `%s.type` is: `%s`" $key $key $key $service.type) -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "lattice.refuseOperations" -}}
-{{- if and .Values.metrics.prometheusRule.enabled (not .Values.metrics.serviceMonitor.enabled) -}}
-{{- fail "alerts need the metrics that they are about; add --set metrics.serviceMonitor.enabled=true, or leave out `metrics.prometheusRule.enabled`" -}}
-{{- end -}}
-{{- if and .Values.networkPolicy.enabled .Values.agents.namespaces (not .Values.networkPolicy.agentNamespaceSelector) (semverCompare "<1.21-0" .Capabilities.KubeVersion.Version) -}}
-{{- fail (printf "before Kubernetes 1.21 (here is %s) a namespace bears no label with its name; label those of agents and set `networkPolicy.agentNamespaceSelector`. `agents.namespaces` is: `%s`" .Capabilities.KubeVersion.Version (join "`, `" .Values.agents.namespaces)) -}}
+{{- include "lattice.refuseOldValues" . -}}
+{{- $table := ternary "lattice.externalRefusals" "lattice.refusals" (eq (include "lattice.external" .) "true") -}}
+{{- if eq $table "lattice.refusals" -}}{{- include "lattice.refuseVersion" . -}}{{- end -}}
+{{- range $name, $refusal := include $table . | fromYaml -}}
+{{- if eq $name "Error" -}}{{- fail $refusal -}}{{- end -}}
+{{- if $refusal.when -}}{{- fail (trim $refusal.text) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/*
-There is nothing to look up without a cluster. Another count the API server refuses anyway (see "lattice.store"), and this only
-words it; other URLs nobody else refuses.
+`helm upgrade --reuse-values` replaces the chart's own values by those of the old chart, where new ones are missing. Every template begins with
+this, because Helm may render any of them first.
 */}}
-{{- define "lattice.refuseLiveChange" -}}
+{{- define "lattice.refuseOldValues" -}}
+{{- $missing := list -}}
+{{- range $key := list "agents" "auth" "cluster" "ephemeral" "etcd" "external" "metrics" "networkPolicy" "pdb" "persistence" "probes" "serviceAccount" "tests" "tls" -}}
+{{- if not (hasKey $.Values $key) -}}{{- $missing = append $missing $key -}}{{- end -}}
+{{- end -}}
+{{- if $missing -}}
+{{- fail (printf "the values of an older chart lack values that this chart needs, because `--reuse-values` does not add new ones: use `--reset-then-reuse-values` (Helm 3.14 or newer), or pass your own values with `--values`. Missing: `%s`" (join "`, `" $missing)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Only with `external.endpoints`. */}}
+{{- define "lattice.externalRefusals" -}}
+{{- $metrics := or .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled .Values.metrics.prometheusRule.enabled -}}
+{{- $scheme := printf "%s://" (include "lattice.clientScheme" .) -}}
+{{- $others := list -}}
+{{- range .Values.external.endpoints -}}
+{{- if and (contains "://" .) (not (hasPrefix $scheme .)) -}}{{- $others = append $others . -}}{{- end -}}
+{{- end -}}
+external-with-own-etcd:
+  when: {{ or (include "lattice.stateful" . | eq "true") .Values.auth.enabled .Values.networkPolicy.enabled $metrics }}
+  text: >-
+    with `external.endpoints` the chart does not run etcd, so `replicaCount`, `persistence.enabled`, `auth.enabled`, `networkPolicy.enabled`, and
+    `metrics` have no effect; remove these values, or remove `external.endpoints`
+external-test-without-tls-secret:
+  when: {{ and (ne .Values.agents.image "") .Values.tls.client.enabled (not .Values.tls.client.existingSecret) }}
+  text: >-
+    with `tls.client.enabled` the pods of `helm test` need a Secret with `tls.crt`, `tls.key`, and `ca.crt` in the namespace
+    `{{ .Release.Namespace }}`; name it, for example --set tls.client.existingSecret=rdzv-client-tls, or remove `agents.image`
+external-scheme:
+  when: {{ gt (len $others) 0 }}
+  text: >-
+    with `tls.client.enabled={{ .Values.tls.client.enabled }}` agents need endpoints that begin with `{{ $scheme }}`; change one of the two. In
+    `external.endpoints` is: `{{ join "`, `" $others }}`
+{{- end -}}
+
+{{- define "lattice.refusals" -}}
+{{- $values := .Values -}}
+{{- $count := int $values.replicaCount -}}
+{{- $several := include "lattice.several" . | eq "true" -}}
+{{- $stateful := include "lattice.stateful" . | eq "true" -}}
+{{- $inMemory := include "lattice.inMemory" . | eq "true" -}}
+{{- $version := include "lattice.version" . -}}
+{{- $spare := div (sub $count 1) 2 | int -}}
+even-members:
+  when: {{ and (gt $count 1) (eq (mod $count 2) 0) }}
+  text: >-
+    `replicaCount` must be 1, 3, or 5, but is {{ $count }}: an even number of etcd members does not tolerate more failures than the next smaller odd
+    number. Example: --set replicaCount={{ min 5 (add1 $count) }} --set persistence.enabled=true
+many-members:
+  when: {{ and (gt $count 5) (eq (mod $count 2) 1) }}
+  text: >-
+    `replicaCount` must be 1, 3, or 5, but is {{ $count }}: each further member makes every write slower, and 5 members tolerate the failure of 2
+drain-takes-quorum:
+  when: {{ and (has $count (list 3 5)) $values.pdb.enabled (gt (int $values.pdb.maxUnavailable) $spare) }}
+  text: >-
+    `pdb.maxUnavailable` must be at most {{ $spare }}, but is {{ int $values.pdb.maxUnavailable }}: {{ $count }} members keep a quorum only while no more than
+    {{ $spare }} of them are missing
+members-without-volumes:
+  when: {{ and $several (not $values.persistence.enabled) }}
+  text: >-
+    `replicaCount` is {{ $count }}, but `persistence.enabled` is false: a member that lost its data cannot rejoin its cluster by itself. Add --set
+    persistence.enabled=true, or set `replicaCount` to 1
+
+volume-and-ephemeral:
+  when: {{ and $values.persistence.enabled (or (ne $values.ephemeral.medium "") (ne ($values.ephemeral.sizeLimit | toString) "")) }}
+  text: >-
+    `persistence.enabled` and `ephemeral` exclude each other; remove one of them. `ephemeral.medium` is `{{ $values.ephemeral.medium }}`, and
+    `ephemeral.sizeLimit` is `{{ $values.ephemeral.sizeLimit }}`
+no-fsync-on-disk:
+  when: {{ and (eq ($values.etcd.unsafeNoFsync | toString) "true") (not $inMemory) }}
+  text: >-
+    `etcd.unsafeNoFsync` is `true`, but the data is on a disk: after a reboot etcd could not read its log. Set it to `auto`, or add --set
+    ephemeral.medium=Memory
+memory-limit-below-data:
+  {{- $limit := (default dict (default dict $values.resources).limits).memory }}
+  {{- $needed := include "lattice.ephemeralSize" . | default "0" }}
+  when: {{ and $inMemory (ne (default "" $limit | toString) "") (le (include "lattice.bytes" (default "0" $limit) | int64) (include "lattice.bytes" $needed | int64)) }}
+  text: >-
+    `resources.limits.memory` must be above {{ include "lattice.bytes" $needed }} bytes, but is `{{ $limit }}`: data in memory counts against the limit, so the
+    container would be killed before the database is full. Raise it, or lower `etcd.quotaBackendBytes` or `ephemeral.sizeLimit`
+delete-claims-on-old-kubernetes:
+  when: {{ and (eq $values.persistence.whenDeleted "Delete") (semverCompare "<1.27-0" .Capabilities.KubeVersion.Version) }}
+  text: >-
+    `persistence.whenDeleted` is `Delete`, but Kubernetes before 1.27 keeps the claims of a deleted StatefulSet (this one is
+    {{ .Capabilities.KubeVersion.Version }}); set it to `Retain`
+
+old-etcd:
+  when: {{ semverCompare "<3.4.0" $version }}
+  text: >-
+    agents need etcd 3.4 or newer, but the version is `{{ $version }}`; change `image`, or `etcd.version` if that is wrong
+v2-on-new-etcd:
+  {{- $v2 := eq ($values.etcd.enableV2 | toString) "true" }}
+  when: {{ and $v2 (semverCompare ">=3.6.0" $version) }}
+  text: >-
+    `etcd.enableV2` is `true`, but etcd 3.6 and newer have no v2 API and do not start with its flag; set it to `auto` or `false`, or use an image of
+    etcd 3.5. `image` is: `{{ include "lattice.image" . }}`
+v2-with-auth:
+  when: {{ and $v2 $values.auth.enabled }}
+  text: >-
+    `etcd.enableV2` is `true`, but users of the v2 API are separate from those of v3, so that everybody could write through v2; set it to `auto` or
+    `false`, or remove `auth.enabled`
+v2-on-volume:
+  when: {{ and $v2 $stateful (not $values.auth.enabled) }}
+  text: >-
+    `etcd.enableV2` is `true`, but etcd 3.6 does not start on a volume with v2 data, so this etcd could never be upgraded; set it to `auto` or `false`,
+    or remove `persistence.enabled`
+{{ range $side := list "client" "peer" }}
+{{- $tls := index $values.tls $side }}
+{{ $side }}-tls-without-secret:
+  when: {{ and $tls.enabled (not $tls.existingSecret) }}
+  text: >-
+    `tls.{{ $side }}.enabled` needs a Secret with `tls.crt`, `tls.key`, and `ca.crt` in the namespace `{{ $.Release.Namespace }}`, but
+    `tls.{{ $side }}.existingSecret` is empty. Example: --set tls.{{ $side }}.existingSecret=rdzv-{{ $side }}-tls
+{{ $side }}-secret-without-tls:
+  when: {{ and (not $tls.enabled) (ne $tls.existingSecret "") }}
+  text: >-
+    `tls.{{ $side }}.existingSecret` is `{{ $tls.existingSecret }}`, but TLS is off; add --set tls.{{ $side }}.enabled=true, or remove the name
+{{ end }}
+ca-without-tls:
+  when: {{ and (not $values.tls.client.enabled) (ne $values.tls.client.caCertificate "") }}
+  text: >-
+    `tls.client.caCertificate` is set, but TLS is off; add --set tls.client.enabled=true, or remove the certificate
+mtls-with-plain-peers:
+  when: {{ and $several $values.tls.client.enabled (not $values.tls.peer.enabled) (semverCompare "<3.6.0" $version) }}
+  text: >-
+    `tls.client.enabled` does not protect several members while `tls.peer.enabled` is false: up to 3.5 etcd serves the client API on the peer port too, and
+    there it asks for no certificate. For a new cluster, add --set tls.peer.enabled=true with `tls.peer.existingSecret`. For a running one, use an image of
+    etcd 3.6 or newer, which does not serve clients there, or create it again with TLS between peers (UPGRADING.md). The version is: `{{ $version }}`
+{{ $auth := $values.auth }}
+{{- $first := first $auth.users }}
+auth-on-ephemeral:
+  when: {{ and $auth.enabled (not $values.persistence.enabled) }}
+  text: >-
+    `auth.enabled` needs `persistence.enabled`: users and passwords are part of the data, so each new pod would be open to everybody. Add --set
+    persistence.enabled=true, or use client certificates instead: --set tls.client.enabled=true with `tls.client.requireClientCert` and
+    `tls.client.existingSecret`
+auth-without-secret:
+  when: {{ and $auth.enabled (not $auth.existingSecret) }}
+  text: >-
+    `auth.enabled` needs a Secret with the key `root-password` and one key for each of `auth.users`, but `auth.existingSecret` is empty. Example: --set
+    auth.existingSecret=rdzv-auth
+secret-without-auth:
+  when: {{ and (not $auth.enabled) (ne $auth.existingSecret "") }}
+  text: >-
+    `auth.existingSecret` is `{{ $auth.existingSecret }}`, but authentication is off; add --set auth.enabled=true, or remove the name
+user-twice:
+  {{- $names := list }}
+  {{- $twice := list }}
+  {{- range $auth.users }}
+  {{- if has .name $names }}{{ $twice = append $twice .name }}{{ end }}
+  {{- $names = append $names .name }}
+  {{- end }}
+  when: {{ and $auth.enabled (gt (len $twice) 0) }}
+  text: >-
+    `auth.users` must name each user once, but repeats: `{{ join "`, `" $twice }}`
+tenant-of-another-user:
+  when: {{ and $auth.enabled (ne (default "" $first.tenant) "") (ne $values.agents.tenant "") (ne (default "" $first.tenant) $values.agents.tenant) }}
+  text: >-
+    agents get the first of `auth.users`, which may use only the tenant `{{ $first.tenant }}`, but `agents.tenant` is `{{ $values.agents.tenant }}`; make
+    the two equal, or put another user first
+
+service-names:
+  {{- $services := list $values.clientService.name $values.serverService.name (include "lattice.membersService" .) (include "lattice.metricsService" .) }}
+  when: {{ ne (len $services) (len (uniq $services)) }}
+  text: >-
+    two Services would have the same name; change `clientService.name` or `serverService.name`. The names are: `{{ join "`, `" $services }}`
+container-ports:
+  {{- $ports := list (int $values.clientService.internalPort) (int $values.serverService.clientPort.internalPort) | uniq }}
+  {{- $ports = concat $ports (list (int $values.serverService.serverPort.internalPort) (int $values.etcd.metricsPort)) }}
+  {{- if $auth.enabled }}{{ $ports = concat $ports (list (int $auth.port) (int $auth.loopbackPort)) }}{{ end }}
+  when: {{ ne (len $ports) (len (uniq $ports)) }}
+  text: >-
+    `clientService.internalPort`, `serverService.clientPort.internalPort`, `serverService.serverPort.internalPort`, `etcd.metricsPort`, `auth.port`, and
+    `auth.loopbackPort` must differ (except the first two). In this order they are: {{ join ", " $ports }}
+server-ports:
+  when: {{ eq (int $values.serverService.clientPort.externalPort) (int $values.serverService.serverPort.externalPort) }}
+  text: >-
+    `serverService.clientPort.externalPort` and `serverService.serverPort.externalPort` must differ. Both are:
+    {{ int $values.serverService.serverPort.externalPort }}
+{{ $closed := include "lattice.closed" . | eq "true" }}
+{{- range $key := list "clientService" "serverService" }}
+{{- $service := index $values $key }}
+{{- $published := and (ne $service.type "ClusterIP") (not $service.allowUnauthenticated) }}
+{{- $nodePorts := list }}
+{{- range $path, $port := dict "nodePort" $service.nodePort "clientPort.nodePort" (default dict $service.clientPort).nodePort "serverPort.nodePort" (default dict $service.serverPort).nodePort }}
+{{- if $port }}{{ $nodePorts = append $nodePorts (printf "`%s.%s` is: %d" $key $path (int $port)) }}{{ end }}
+{{- end }}
+{{ $key }}-node-port:
+  when: {{ and (eq $service.type "ClusterIP") (gt (len $nodePorts) 0) }}
+  text: >-
+    a Service of type `ClusterIP` has no node port; add --set {{ $key }}.type=NodePort, or remove the port. {{ join ", " $nodePorts }}
+{{ $key }}-open:
+  when: {{ and $published (not $closed) }}
+  text: >-
+    `{{ $key }}.type` is `{{ $service.type }}`, but everybody who reaches etcd may write it and with it change every job. Set the type to `ClusterIP`, or
+    add --set tls.client.enabled=true with `tls.client.existingSecret` and `tls.client.requireClientCert` or `auth.enabled`. If only trusted
+    clients can reach it, add --set {{ $key }}.allowUnauthenticated=true
+{{ $key }}-plain-passwords:
+  when: {{ and $published $closed (not $values.tls.client.enabled) }}
+  text: >-
+    `{{ $key }}.type` is `{{ $service.type }}`, and without TLS it sends passwords unencrypted. Set the type to `ClusterIP`, or add --set
+    tls.client.enabled=true with `tls.client.existingSecret`. If only trusted clients can listen, add --set {{ $key }}.allowUnauthenticated=true
+{{ $key }}-source-ranges:
+  when: {{ and (gt (len (default list $service.loadBalancerSourceRanges)) 0) (ne $service.type "LoadBalancer") }}
+  text: >-
+    `{{ $key }}.loadBalancerSourceRanges` limits only load balancers, so it would keep nobody out; add --set {{ $key }}.type=LoadBalancer, or remove it.
+    `{{ $key }}.type` is: `{{ $service.type }}`
+{{ $key }}-load-balancer-class:
+  when: {{ and (ne $service.loadBalancerClass "") (ne $service.type "LoadBalancer") }}
+  text: >-
+    `{{ $key }}.loadBalancerClass` is `{{ $service.loadBalancerClass }}`, but `{{ $key }}.type` is `{{ $service.type }}`; set the type to
+    `LoadBalancer`, or remove the class
+{{ $key }}-external-policy:
+  when: {{ and (ne $service.externalTrafficPolicy "") (eq $service.type "ClusterIP") }}
+  text: >-
+    `{{ $key }}.externalTrafficPolicy` needs a Service of type `NodePort` or `LoadBalancer`, but `{{ $key }}.type` is `{{ $service.type }}`; remove the
+    policy, or change the type
+{{ end }}
+serverService-plain-peers:
+  when: {{ and $several (ne $values.serverService.type "ClusterIP") (not $values.serverService.allowUnauthenticated) $closed (not $values.tls.peer.enabled) }}
+  text: >-
+    `serverService.type` is `{{ $values.serverService.type }}`, which publishes the peer port, and no client certificate or password protects that. Set the
+    type to `ClusterIP`, or add --set tls.peer.enabled=true with `tls.peer.existingSecret`. If only trusted clients can reach it, add --set
+    serverService.allowUnauthenticated=true
+
+two-monitors:
+  when: {{ and $values.metrics.serviceMonitor.enabled $values.metrics.podMonitor.enabled }}
+  text: >-
+    `metrics.serviceMonitor.enabled` and `metrics.podMonitor.enabled` would scrape each member twice; remove one of them
+alerts-without-metrics:
+  when: {{ and $values.metrics.prometheusRule.enabled (not (or $values.metrics.serviceMonitor.enabled $values.metrics.podMonitor.enabled)) }}
+  text: >-
+    `metrics.prometheusRule.enabled` needs the metrics that its alerts evaluate; add --set metrics.serviceMonitor.enabled=true, or remove it
+policy-without-namespace-names:
+  when: {{ and $values.networkPolicy.enabled (gt (len (default list $values.agents.namespaces)) 0) (not $values.networkPolicy.agentNamespaceSelector) (semverCompare "<1.21-0" .Capabilities.KubeVersion.Version) }}
+  text: >-
+    before Kubernetes 1.21 (this one is {{ .Capabilities.KubeVersion.Version }}) a namespace has no label with its name; label the namespaces of agents and
+    set `networkPolicy.agentNamespaceSelector`. `agents.namespaces` is: `{{ join "`, `" (default list $values.agents.namespaces) }}`
+policy-without-prometheus:
+  when: {{ and $values.networkPolicy.enabled (or $values.metrics.serviceMonitor.enabled $values.metrics.podMonitor.enabled) (not $values.networkPolicy.metricsNamespaceSelector) }}
+  text: >-
+    `networkPolicy.enabled` keeps Prometheus out unless `networkPolicy.metricsNamespaceSelector` selects its namespace, and the alerts would fire forever.
+    Example: --set networkPolicy.metricsNamespaceSelector.matchLabels."kubernetes\.io/metadata\.name"=monitoring
+policy-without-ip-blocks:
+  when: {{ and $values.networkPolicy.enabled (or (ne $values.clientService.type "ClusterIP") (ne $values.serverService.type "ClusterIP")) (not $values.networkPolicy.ipBlocks) }}
+  text: >-
+    `networkPolicy.enabled` keeps out all clients from outside of the cluster, for which a Service of type `NodePort` or `LoadBalancer` is meant; set
+    `networkPolicy.ipBlocks` to their addresses. Example: --set networkPolicy.ipBlocks[0].cidr=10.0.0.0/8
+{{ include "lattice.liveRefusals" . }}
+{{- end -}}
+
+{{/*
+Changes of a running StatefulSet that the API server would refuse with a text about an immutable field (see "lattice.memberSelector"). This only
+words it, where Helm can look the StatefulSet up.
+*/}}
+{{- define "lattice.liveRefusals" -}}
+{{- $live := dict -}}
 {{- if and (include "lattice.stateful" .) (not .Values.cluster.allowRecreate) -}}
-{{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "lattice.name" .) -}}
-{{- if $live -}}
-{{- $count := int $live.spec.replicas -}}
-{{- $anew := printf "To make a new, empty store: kubectl delete statefulset,pvc -n %s -l app=%s, then --set cluster.allowRecreate=true and another `cluster.token`" .Release.Namespace (include "lattice.name" .) -}}
-{{- if ne $count (int .Values.replicaCount) -}}
-{{- fail (printf "the live store has %d members, and etcd does not follow a changed count by itself. %s; else keep the count. `replicaCount` is: %d" $count $anew (int .Values.replicaCount)) -}}
+{{- $live = lookup "apps/v1" "StatefulSet" .Release.Namespace (include "lattice.name" .) -}}
 {{- end -}}
-{{- $flag := printf "--initial-advertise-peer-urls=%s" (include "lattice.advertisePeerURL" .) -}}
-{{- $args := list -}}
-{{- range $live.spec.template.spec.containers -}}{{- if eq .name "etcd" -}}{{- $args = .args -}}{{- end -}}{{- end -}}
-{{- if and (include "lattice.several" .) $args (not (has $flag $args)) -}}
-{{- fail (printf "the members of the live store know each other by other URLs, and etcd does not follow a changed flag by itself: replaced one after the other, they would lose each other. %s; else keep `tls.peer.enabled`, `serverService.serverPort.internalPort` and `clusterDomain`. By these values it is: `%s`" $anew $flag) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
+{{- $labels := dict -}}
+{{- if $live -}}{{- $labels = $live.spec.selector.matchLabels -}}{{- end -}}
+{{- $wanted := include "lattice.memberSelector" . | fromYaml -}}
+{{- $again := printf "To create a new, empty cluster: kubectl delete statefulset,pvc -n %s -l app=%s, then helm upgrade with --set cluster.allowRecreate=true and another `cluster.token`" .Release.Namespace (include "lattice.name" .) -}}
+live-members:
+  when: {{ and (gt (len $labels) 0) (ne (get $labels "lattice-rdzv/store") (get $wanted "lattice-rdzv/store")) }}
+  text: >-
+    `replicaCount` is {{ int .Values.replicaCount }}, but the running StatefulSet is `{{ get $labels "lattice-rdzv/store" }}`: etcd does not follow a
+    changed count by itself. Keep the count. {{ $again }}
+live-peers:
+  when: {{ and (gt (len $labels) 0) (ne (get $labels "lattice-rdzv/peers") (get $wanted "lattice-rdzv/peers" | default "")) }}
+  text: >-
+    the members of the running cluster know each other by other URLs, and etcd does not follow a changed flag by itself: replaced one by one, they would
+    lose each other. Keep `tls.peer.enabled`, `serverService.serverPort.internalPort`, and `clusterDomain`. {{ $again }}
 {{- end -}}

@@ -1,7 +1,16 @@
-{{/* What a pod and a container may do: the values, less what the cluster is too old for. */}}
+{{/* What a pod and a container may do: the values, except for what the cluster does not admit. */}}
 
+{{/*
+OpenShift assigns users and groups from a range of the namespace, and its policy `restricted-v2` refuses fixed ones. There the chart's own
+defaults are left out. Others, which somebody chose, stay.
+*/}}
 {{- define "lattice.podSecurityContext" -}}
 {{- $context := deepCopy (.Values.podSecurityContext | default dict) -}}
+{{- if .Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
+{{- range $key := list "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- if eq (get $context $key | toString | float64) 10001.0 -}}{{- $context = omit $context $key -}}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if semverCompare "<1.20-0" .Capabilities.KubeVersion.Version -}}{{- $context = omit $context "seccompProfile" -}}{{- end -}}
 {{- with $context -}}
 securityContext:
@@ -16,7 +25,7 @@ securityContext:
 {{- end -}}
 {{- end -}}
 
-{{/* Whoever has no certificate or password of ours is refused. */}}
+{{/* Whether clients without a certificate or a password are refused. */}}
 {{- define "lattice.closed" -}}
 {{- if or .Values.auth.enabled (and .Values.tls.client.enabled .Values.tls.client.requireClientCert) -}}true{{- end -}}
 {{- end -}}

@@ -1,35 +1,64 @@
-{{/* Where pods run. Several members are kept apart by machine and zone, as far as that is possible, unless values say it. */}}
+{{/* Where pods run. What the values leave open is filled in, one key at a time. */}}
 
 {{- define "lattice.spread" -}}
-{{- $affinity := .Values.affinity -}}
-{{- $constraints := .Values.topologySpreadConstraints -}}
-{{- if include "lattice.several" . -}}
-{{- $selector := dict "matchLabels" (include "lattice.podSelector" . | fromYaml) -}}
-{{- if not $affinity -}}
-{{- $term := dict "labelSelector" $selector "topologyKey" "kubernetes.io/hostname" -}}
-{{- $affinity = dict "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list (dict "weight" 100 "podAffinityTerm" $term))) -}}
-{{- end -}}
-{{- if not $constraints -}}
-{{- $constraints = list (dict "maxSkew" 1 "topologyKey" "topology.kubernetes.io/zone" "whenUnsatisfiable" "ScheduleAnyway" "labelSelector" $selector) -}}
-{{- end -}}
-{{- end -}}
 {{- with .Values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $affinity }}
+{{- with include "lattice.affinity" . | fromYaml }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.tolerations }}
+{{- with include "lattice.tolerations" . | fromYamlArray }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $constraints }}
+{{- with include "lattice.spreadConstraints" . | fromYamlArray }}
 topologySpreadConstraints:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
+{{- end -}}
+
+{{/* Several members prefer Kubernetes nodes and zones of their own. A `nodeAffinity` from the values does not take that away. */}}
+{{- define "lattice.affinity" -}}
+{{- $affinity := deepCopy (default dict .Values.affinity) -}}
+{{- if and (include "lattice.several" .) (not (hasKey $affinity "podAntiAffinity")) -}}
+{{- $selector := dict "matchLabels" (include "lattice.podSelector" . | fromYaml) -}}
+{{- $terms := list -}}
+{{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" -}}
+{{- $terms = append $terms (dict "weight" 100 "podAffinityTerm" (dict "labelSelector" $selector "topologyKey" $key)) -}}
+{{- end -}}
+{{- $_ := set $affinity "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" $terms) -}}
+{{- end -}}
+{{- toYaml $affinity -}}
+{{- end -}}
+
+{{- define "lattice.spreadConstraints" -}}
+{{- $constraints := default list .Values.topologySpreadConstraints -}}
+{{- if and (include "lattice.several" .) (not $constraints) -}}
+{{- $selector := dict "matchLabels" (include "lattice.podSelector" . | fromYaml) -}}
+{{- $constraints = list (dict "maxSkew" 1 "topologyKey" "topology.kubernetes.io/zone" "whenUnsatisfiable" "ScheduleAnyway" "labelSelector" $selector) -}}
+{{- end -}}
+{{- toYaml $constraints -}}
+{{- end -}}
+
+{{/*
+A single member leaves a lost Kubernetes node after 30 s instead of the default 300 s, because no other member serves meanwhile. A pod
+with a volume is replaced only when Kubernetes knows that the node is gone.
+*/}}
+{{- define "lattice.tolerations" -}}
+{{- $tolerations := default list .Values.tolerations -}}
+{{- $keys := list -}}
+{{- range $tolerations -}}{{- $keys = append $keys (default "" .key) -}}{{- end -}}
+{{- if not (include "lattice.several" .) -}}
+{{- range $key := list "node.kubernetes.io/not-ready" "node.kubernetes.io/unreachable" -}}
+{{- if not (has $key $keys) -}}
+{{- $tolerations = append $tolerations (dict "key" $key "operator" "Exists" "effect" "NoExecute" "tolerationSeconds" 30) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $tolerations -}}
 {{- end -}}

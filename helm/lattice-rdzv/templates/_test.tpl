@@ -9,6 +9,9 @@
 {{- define "lattice.testAnnotations" -}}
 helm.sh/hook: test
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- with .Values.tests.annotations }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "lattice.testPod" -}}
@@ -59,8 +62,8 @@ tolerations:
       value: {{ printf "%s:$(PASSWORD)" (first $root.Values.auth.users).name | quote }}
     {{- end }}
   {{- end }}
-  # Some namespaces admit no pod without.
-  resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 128Mi}}
+  # A namespace with a quota admits no pod without requests and limits.
+  resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {cpu: "1", memory: 128Mi}}
   {{- include "lattice.containerSecurityContext" $root | nindent 2 }}
   {{- if $root.Values.tls.client.enabled }}
   volumeMounts:

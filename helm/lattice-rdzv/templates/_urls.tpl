@@ -8,6 +8,15 @@
 {{- printf "%s.%s.svc.%s" (index . 0) $root.Release.Namespace $root.Values.clusterDomain -}}
 {{- end -}}
 
+{{/*
+A Service's name as agents get it. With TLS it has the cluster's domain, because the documented certificates carry that name. Without, it is
+as short as it can be, so that it also resolves where the domain is not the one in the values.
+*/}}
+{{- define "lattice.agentHost" -}}
+{{- $root := index . 1 -}}
+{{- if $root.Values.tls.client.enabled -}}{{- include "lattice.host" . -}}{{- else -}}{{- printf "%s.%s.svc" (index . 0) $root.Release.Namespace -}}{{- end -}}
+{{- end -}}
+
 {{- define "lattice.clientHost" -}}{{- include "lattice.host" (list .Values.clientService.name .) -}}{{- end -}}
 
 {{/* (list "lattice-rdzv-0" root) */}}
@@ -34,6 +43,14 @@
 {{- else -}}
 {{- printf "%s://%s:%d" $scheme (include "lattice.host" (list .Values.serverService.name .)) (int .Values.serverService.clientPort.externalPort) -}}
 {{- end -}}
+{{- end -}}
+
+{{/*
+Up to 3.5 etcd serves the whole client API on the peer port as well, without a certificate or a password of its own. One member has no
+peers, so nobody else may reach that port.
+*/}}
+{{- define "lattice.listenPeerURL" -}}
+{{- printf "%s://%s:%d" (include "lattice.peerScheme" .) (ternary "0.0.0.0" "127.0.0.1" (eq (include "lattice.several" .) "true")) (int .Values.serverService.serverPort.internalPort) -}}
 {{- end -}}
 
 {{/*
@@ -68,11 +85,11 @@ machine's default route, and then misses itself in `--initial-cluster`.
 {{- else if include "lattice.several" . -}}
 {{- $endpoints := list -}}
 {{- range $index := until (int .Values.replicaCount) -}}
-{{- $host := include "lattice.memberHost" (list (printf "%s-%d" (include "lattice.name" $) $index) $) -}}
+{{- $host := printf "%s-%d.%s" (include "lattice.name" $) $index (include "lattice.agentHost" (list (include "lattice.membersService" $) $)) -}}
 {{- $endpoints = append $endpoints (printf "%s://%s:%d" (include "lattice.clientScheme" $) $host (int $.Values.clientService.internalPort)) -}}
 {{- end -}}
 {{- join "," $endpoints -}}
 {{- else -}}
-{{- printf "%s://%s:%d" (include "lattice.clientScheme" .) (include "lattice.clientHost" .) (int .Values.clientService.externalPort) -}}
+{{- printf "%s://%s:%d" (include "lattice.clientScheme" .) (include "lattice.agentHost" (list .Values.clientService.name .)) (int .Values.clientService.externalPort) -}}
 {{- end -}}
 {{- end -}}
