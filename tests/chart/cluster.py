@@ -126,8 +126,8 @@ class Cluster:
         for pod in self.pods:
             subdomain = self.objects.workload["spec"].get("serviceName") if pod.is_store else None
             if subdomain:
-                lines.append(f"{pod.address} {pod.name}.{subdomain}.{NAMESPACE}.svc.{DOMAIN}")
-            lines += [f"{pod.address} {service}.{NAMESPACE}.svc.{DOMAIN}" for service in self.services_of(pod)]
+                lines.append(f"{pod.address} {names(f'{pod.name}.{subdomain}')}")
+            lines += [f"{pod.address} {names(service)}" for service in self.services_of(pod)]
         self.hosts.write_text("\n".join(lines) + "\n")
 
     def services_of(self, pod: Pod) -> list[str]:
@@ -470,6 +470,11 @@ class Container:
             "status.podIP": self.pod.address,
         }
         return fields[source["fieldRef"]["fieldPath"]]
+
+
+def names(service: str) -> str:
+    """Both names of a Service in DNS."""
+    return f"{service}.{NAMESPACE}.svc.{DOMAIN} {service}.{NAMESPACE}.svc"
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:

@@ -140,7 +140,7 @@ def merged(*values: Values) -> dict[str, Any]:
 
 
 # Objects of Kubernetes that are passed on whole.
-WHOLE = ("podSecurityContext", "containerSecurityContext", "tests.annotations")
+WHOLE = ("podSecurityContext", "containerSecurityContext", "tests.annotations", "metrics.grafanaDashboard.labels")
 
 
 def leaves(values: Values, above: str = "") -> dict[str, Any]:

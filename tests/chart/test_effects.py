@@ -13,6 +13,8 @@ BALANCER = merged(MTLS, {"clientService": {"type": "LoadBalancer"}, "serverServi
 MONITOR = {"metrics": {"serviceMonitor": {"enabled": True}}}
 POD_MONITOR = {"metrics": {"podMonitor": {"enabled": True}}}
 POLICY = {"networkPolicy": {"enabled": True}}
+EXTERNAL = {"external": {"endpoints": ["http://etcd-1:2379"]}}
+ISSUER = {"name": "my-ca", "kind": "ClusterIssuer"}
 EXPOSED = {"type": "LoadBalancer"}
 SELECTOR = {"matchLabels": {"who": "changed"}}
 V36 = {"image": "quay.io/coreos/etcd:v3.6.16"}
@@ -58,11 +60,17 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "serverService.annotations": ({"who": "changed"}, {}, "who: changed"),
     "serverService.labels": ({"who": "changed"}, {}, "who: changed"),
     "agents.configMap.includeEndpoint": (False, {}, ""),
-    "agents.namespaces": (["team-a"], {}, "namespace: team-a"),
+    "agents.namespaces": ([{"name": "team-a", "tenant": "changed"}], {}, "LATTICE_RDZV_TENANT: changed"),
     "agents.tenant": ("vision", {}, "LATTICE_RDZV_TENANT: vision"),
     "agents.tlsMountPath": ("/changed", MTLS, "LATTICE_RDZV_CACERT: /changed/ca.crt"),
     "agents.authMountPath": ("/changed", AUTH, "LATTICE_RDZV_PASSWORD_FILE: /changed/lattice"),
     "agents.image": ("agent:1", {}, "image: agent:1"),
+    "external.user": ("changed", EXTERNAL, "LATTICE_RDZV_USER: changed"),
+    "external.existingSecret": (
+        "changed",
+        merged(EXTERNAL, {"external": {"user": "u"}, "agents": {"image": "agent:1"}}),
+        "secretName: changed",
+    ),
     "external.endpoints": (["http://etcd-1:2379"], {}, "LATTICE_RDZV_ENDPOINTS: http://etcd-1:2379"),
     "etcd.version": ("3.6.4", {}, "path: /livez"),
     "etcd.enableV2": (False, {}, ""),
@@ -90,6 +98,18 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "persistence.whenDeleted": ("Delete", PERSISTENT, "whenDeleted: Delete"),
     "tls.client.enabled": (True, {"tls": {"client": {"existingSecret": "s"}}}, "--cert-file="),
     "tls.client.existingSecret": ("changed", MTLS, "secretName: changed"),
+    **{
+        path: effect
+        for side in ("client", "peer")
+        for path, effect in {
+            f"tls.{side}.issuerRef": (ISSUER, {"tls": {side: {"enabled": True}}}, "kind: Certificate"),
+            f"tls.{side}.certificateDuration": (
+                "77h",
+                {"tls": {side: {"enabled": True, "issuerRef": ISSUER}}},
+                "duration: 77h",
+            ),
+        }.items()
+    },
     "tls.client.requireClientCert": (False, MTLS, ""),
     "tls.client.caCertificate": ("-----BEGIN CERTIFICATE-----\nQQ==\n", MTLS, "name: lattice-rdzv-ca"),
     "tls.peer.enabled": (True, {"tls": {"peer": {"existingSecret": "s"}}}, "--peer-cert-file="),
@@ -132,6 +152,14 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "terminationGracePeriodSeconds": (77, {}, "terminationGracePeriodSeconds: 77"),
     "pdb.enabled": (False, MEMBERS, ""),
     "pdb.maxUnavailable": (2, merged(MEMBERS, {"replicaCount": 5}), "maxUnavailable: 2"),
+    "defragmentation.enabled": (True, {}, "kind: CronJob"),
+    "defragmentation.schedule": ("7 7 * * 7", {"defragmentation": {"enabled": True}}, "schedule: 7 7 * * 7"),
+    "metrics.grafanaDashboard.enabled": (True, {}, "name: lattice-rdzv-dashboard"),
+    "metrics.grafanaDashboard.labels": (
+        {"who": "changed"},
+        {"metrics": {"grafanaDashboard": {"enabled": True}}},
+        "who: changed",
+    ),
     "metrics.serviceMonitor.enabled": (True, {}, "kind: ServiceMonitor"),
     "metrics.serviceMonitor.interval": ("77s", MONITOR, "interval: 77s"),
     "metrics.serviceMonitor.labels": ({"who": "changed"}, MONITOR, "who: changed"),
@@ -166,6 +194,9 @@ ALLOWED_ONLY_WITH = {
     "tls.client.enabled": "tls.client.enabled=true",
     "tls.peer.enabled": "tls.peer.enabled=true",
     "auth.enabled": "auth.enabled=true",
+    "tls.client.issuerRef": "`tls.client.issuerRef` instead",
+    "tls.peer.issuerRef": "`tls.peer.issuerRef` instead",
+    "external.existingSecret": "set `external.existingSecret`",
 }
 
 NO_RENDERED_EFFECT = {
@@ -288,6 +319,8 @@ def test_null_takes_a_list_or_a_map_back(path: str) -> None:
     """`--set etcd.extraArgs=null` is how Helm takes back what was set before."""
     # With the values around it under which it counts; the first objects are the ones without it.
     around = EFFECTS[path][1]
+    if path.endswith("issuerRef"):
+        around = MTLS
     plain, taken_back = (Renderer().objects(merged(around, one)) for one in ({}, nested(path, None)))
     assert plain.all == taken_back.all
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from chart.render import Renderer
+from chart.render import AUTH, Renderer, merged
 
 
 def test_the_same_is_told_in_every_namespace_of_agents() -> None:
@@ -27,3 +27,19 @@ def test_every_key_can_be_a_variable() -> None:
     """One that cannot is left out by `envFrom` without a word to the agent."""
     keys = Renderer().objects({"agents": {"tenant": "t"}}).agents
     assert all(re.fullmatch("[A-Z_]+", key) for key in keys)
+
+
+def test_each_namespace_gets_its_user_and_tenant() -> None:
+    users = [{"name": "all"}, {"name": "a-jobs", "tenant": "a"}]
+    namespaces = ["plain", {"name": "team-a", "user": "a-jobs"}, {"name": "team-b", "tenant": "b"}]
+    objects = Renderer().objects(merged(AUTH, {"auth": {"users": users}, "agents": {"namespaces": namespaces}}))
+
+    def read(namespace: str) -> tuple[str | None, str | None, str | None]:
+        data = objects.get("ConfigMap", "lattice-rdzv-config", namespace=namespace)["data"]
+        return tuple(data.get(f"LATTICE_RDZV_{key}") for key in ("USER", "TENANT", "PASSWORD_FILE"))  # type: ignore[return-value]
+
+    folder = "/etc/lattice-rdzv/auth"
+    assert read("lattice") == ("all", None, f"{folder}/all")
+    assert read("plain") == ("all", None, f"{folder}/all")
+    assert read("team-a") == ("a-jobs", "a", f"{folder}/a-jobs")
+    assert read("team-b") == ("all", "b", f"{folder}/all")

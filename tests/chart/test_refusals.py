@@ -75,6 +75,40 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     "peer-secret-without-tls": [
         ({"tls": {"peer": {"existingSecret": "rdzv-tls"}}}, ["--set tls.peer.enabled=true", "rdzv-tls"], NOW)
     ],
+    **{
+        f"{side}-secret-and-issuer": [
+            (
+                {"tls": {side: {"enabled": True, "existingSecret": "s", "issuerRef": {"name": "ca"}}}},
+                [f"`tls.{side}.existingSecret` and `tls.{side}.issuerRef` exclude each other"],
+                NOW,
+            )
+        ]
+        for side in ("client", "peer")
+    },
+    **{
+        f"{side}-issuer-without-tls": [
+            ({"tls": {side: {"issuerRef": {"name": "ca"}}}}, [f"--set tls.{side}.enabled=true"], NOW)
+        ]
+        for side in ("client", "peer")
+    },
+    "unknown-user-of-namespace": [
+        (
+            merged(AUTH, {"agents": {"namespaces": [{"name": "team-a", "user": "stranger"}]}}),
+            ["`agents.namespaces`", "`stranger`"],
+            NOW,
+        )
+    ],
+    "user-of-namespace-without-auth": [
+        ({"agents": {"namespaces": [{"name": "team-a", "user": "lattice"}]}}, ["--set auth.enabled=true"], NOW)
+    ],
+    "external-user-without-endpoints": [({"external": {"user": "jobs"}}, ["`external.endpoints` is empty"], NOW)],
+    "external-test-without-password": [
+        (
+            {"external": {**EXTERNAL, "user": "jobs"}, "agents": {"image": "agent:1"}},
+            ["set `external.existingSecret`", "`jobs`"],
+            NOW,
+        )
+    ],
     "ca-without-tls": [
         (
             {"tls": {"client": {"caCertificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}}},

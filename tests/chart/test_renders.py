@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 # Reviewed whole. The other values are covered by assertions about single objects.
 REVIEWED = {"default-values", "everything-values", "values-production"}
 # Kinds that are no part of Kubernetes, so that no schema is at hand.
-FOREIGN = {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
+FOREIGN = {"Certificate", "PodMonitor", "ServiceMonitor", "PrometheusRule"}
 each_file = pytest.mark.parametrize("file", FILES, ids=[file.stem.removesuffix("-values") for file in FILES])
 each_kubernetes = pytest.mark.parametrize("kubernetes", KUBERNETES_VERSIONS)
 
@@ -98,6 +98,9 @@ def test_pods_are_restricted(file: Path) -> None:
     """As the Pod Security Standard of that name asks, with no token to talk to Kubernetes."""
     specs = [
         one["spec"]["template"]["spec"] for one in objects_of(file) if one["kind"] in ("Deployment", "StatefulSet")
+    ]
+    specs += [
+        one["spec"]["jobTemplate"]["spec"]["template"]["spec"] for one in objects_of(file) if one["kind"] == "CronJob"
     ]
     specs += [one["spec"] for one in objects_of(file) if one["kind"] == "Pod"]
     for spec in specs:

@@ -3,34 +3,50 @@ The variables that agents read. `LATTICE_RDZV_CLIENT_SERVICE_HOST` and `_PORT` a
 ConfigMap would override them.
 */}}
 
-{{/* With users, agents are told the first of them, who may be of one tenant alone. */}}
-{{- define "lattice.agentTenant" -}}
-{{- if and .Values.auth.enabled (not .Values.agents.tenant) -}}
-{{- (first .Values.auth.users).tenant | default "" -}}
-{{- else -}}
-{{- .Values.agents.tenant -}}
+{{/*
+The namespaces of agents, the release's own first: a list of `name`, `user`, and `tenant`. Without a user of its own a namespace gets the first of
+`auth.users`, or `external.user`. Without a tenant of its own it gets `agents.tenant`, or the one tenant that its user may use.
+*/}}
+{{- define "lattice.agentNamespaces" -}}
+{{- $tenants := dict -}}
+{{- $first := .Values.external.user -}}
+{{- if .Values.auth.enabled -}}
+{{- $first = (first .Values.auth.users).name -}}
+{{- range .Values.auth.users -}}{{- $_ := set $tenants .name (default "" .tenant) -}}{{- end -}}
+{{- end -}}
+{{- $seen := list -}}
+{{- range prepend (default list .Values.agents.namespaces) .Release.Namespace -}}
+{{- $one := ternary (dict "name" .) . (kindIs "string" .) -}}
+{{- if not (has $one.name $seen) -}}
+{{- $seen = append $seen $one.name -}}
+{{- $user := default $first $one.user }}
+- name: {{ $one.name }}
+  user: {{ $user | quote }}
+  tenant: {{ default (default (default "" (get $tenants $user)) $.Values.agents.tenant) $one.tenant | quote }}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
+{{/* The data of the ConfigMap: (dict "root" . "namespace" one of "lattice.agentNamespaces") */}}
 {{- define "lattice.agentEnvironment" -}}
-LATTICE_RDZV_BACKEND: {{ .Values.rendezvous.backend | quote }}
-{{- if .Values.agents.configMap.includeEndpoint }}
-LATTICE_RDZV_ENDPOINTS: {{ include "lattice.endpoints" . | quote }}
+{{- $values := .root.Values -}}
+LATTICE_RDZV_BACKEND: {{ $values.rendezvous.backend | quote }}
+{{- if $values.agents.configMap.includeEndpoint }}
+LATTICE_RDZV_ENDPOINTS: {{ include "lattice.endpoints" .root | quote }}
 {{- end }}
-{{- with include "lattice.agentTenant" . }}
+{{- with .namespace.tenant }}
 LATTICE_RDZV_TENANT: {{ . | quote }}
 {{- end }}
-{{- if .Values.tls.client.enabled }}
-LATTICE_RDZV_CACERT: {{ printf "%s/ca.crt" .Values.agents.tlsMountPath | quote }}
-{{- if .Values.tls.client.requireClientCert }}
-LATTICE_RDZV_CERT: {{ printf "%s/tls.crt" .Values.agents.tlsMountPath | quote }}
-LATTICE_RDZV_KEY: {{ printf "%s/tls.key" .Values.agents.tlsMountPath | quote }}
+{{- if $values.tls.client.enabled }}
+LATTICE_RDZV_CACERT: {{ printf "%s/ca.crt" $values.agents.tlsMountPath | quote }}
+{{- if $values.tls.client.requireClientCert }}
+LATTICE_RDZV_CERT: {{ printf "%s/tls.crt" $values.agents.tlsMountPath | quote }}
+LATTICE_RDZV_KEY: {{ printf "%s/tls.key" $values.agents.tlsMountPath | quote }}
 {{- end }}
 {{- end }}
-{{- if .Values.auth.enabled }}
-{{- $user := (first .Values.auth.users).name }}
-LATTICE_RDZV_USER: {{ $user | quote }}
-LATTICE_RDZV_PASSWORD_FILE: {{ printf "%s/%s" .Values.agents.authMountPath $user | quote }}
+{{- with .namespace.user }}
+LATTICE_RDZV_USER: {{ . | quote }}
+LATTICE_RDZV_PASSWORD_FILE: {{ printf "%s/%s" $values.agents.authMountPath . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -40,10 +56,10 @@ LATTICE_RDZV_PASSWORD_FILE: {{ printf "%s/%s" .Values.agents.authMountPath $user
 {{- $pods := toYaml (default dict $policy.agentPodSelector) -}}
 - podSelector:
     {{- $pods | nindent 4 }}
-{{- range .Values.agents.namespaces }}
+{{- range rest (include "lattice.agentNamespaces" . | fromYamlArray) }}
 - namespaceSelector:
     matchLabels:
-      kubernetes.io/metadata.name: {{ . }}
+      kubernetes.io/metadata.name: {{ .name }}
   podSelector:
     {{- $pods | nindent 4 }}
 {{- end }}

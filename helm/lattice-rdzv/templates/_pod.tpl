@@ -158,13 +158,13 @@ the flag of the same meaning exclude each other.
 {{- if .Values.tls.client.enabled }}
 - name: client-tls
   secret:
-    secretName: {{ .Values.tls.client.existingSecret }}
+    secretName: {{ include "lattice.tlsSecret" (dict "root" . "side" "client") }}
     defaultMode: 0440
 {{- end }}
 {{- if .Values.tls.peer.enabled }}
 - name: peer-tls
   secret:
-    secretName: {{ .Values.tls.peer.existingSecret }}
+    secretName: {{ include "lattice.tlsSecret" (dict "root" . "side" "peer") }}
     defaultMode: 0440
 {{- end }}
 {{- if .Values.auth.enabled }}

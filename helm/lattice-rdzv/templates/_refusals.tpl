@@ -19,7 +19,7 @@ this, because Helm may render any of them first.
 */}}
 {{- define "lattice.refuseOldValues" -}}
 {{- $missing := list -}}
-{{- range $key := list "agents" "auth" "cluster" "ephemeral" "etcd" "external" "metrics" "networkPolicy" "pdb" "persistence" "probes" "serviceAccount" "tests" "tls" -}}
+{{- range $key := list "agents" "auth" "cluster" "defragmentation" "ephemeral" "etcd" "external" "metrics" "networkPolicy" "pdb" "persistence" "probes" "serviceAccount" "tests" "tls" -}}
 {{- if not (hasKey $.Values $key) -}}{{- $missing = append $missing $key -}}{{- end -}}
 {{- end -}}
 {{- if $missing -}}
@@ -45,6 +45,11 @@ external-test-without-tls-secret:
   text: >-
     with `tls.client.enabled` the pods of `helm test` need a Secret with `tls.crt`, `tls.key`, and `ca.crt` in the namespace
     `{{ .Release.Namespace }}`; name it, for example --set tls.client.existingSecret=rdzv-client-tls, or remove `agents.image`
+external-test-without-password:
+  when: {{ and (ne .Values.agents.image "") (ne .Values.external.user "") (eq .Values.external.existingSecret "") }}
+  text: >-
+    with `external.user` the pods of `helm test` need a Secret in the namespace `{{ .Release.Namespace }}` with the password under the key
+    `{{ .Values.external.user }}`; set `external.existingSecret`, or remove `agents.image`
 external-scheme:
   when: {{ gt (len $others) 0 }}
   text: >-
@@ -60,6 +65,10 @@ external-scheme:
 {{- $inMemory := include "lattice.inMemory" . | eq "true" -}}
 {{- $version := include "lattice.version" . -}}
 {{- $spare := div (sub $count 1) 2 | int -}}
+external-user-without-endpoints:
+  when: {{ or (ne .Values.external.user "") (ne .Values.external.existingSecret "") }}
+  text: >-
+    `external.user` and `external.existingSecret` are for your own etcd, but `external.endpoints` is empty; set it, or use `auth.users`
 even-members:
   when: {{ and (gt $count 1) (eq (mod $count 2) 0) }}
   text: >-
@@ -126,10 +135,19 @@ v2-on-volume:
 {{ range $side := list "client" "peer" }}
 {{- $tls := index $values.tls $side }}
 {{ $side }}-tls-without-secret:
-  when: {{ and $tls.enabled (not $tls.existingSecret) }}
+  when: {{ and $tls.enabled (not (or $tls.existingSecret $tls.issuerRef)) }}
   text: >-
     `tls.{{ $side }}.enabled` needs a Secret with `tls.crt`, `tls.key`, and `ca.crt` in the namespace `{{ $.Release.Namespace }}`, but
-    `tls.{{ $side }}.existingSecret` is empty. Example: --set tls.{{ $side }}.existingSecret=rdzv-{{ $side }}-tls
+    `tls.{{ $side }}.existingSecret` is empty. Example: --set tls.{{ $side }}.existingSecret=rdzv-{{ $side }}-tls. With cert-manager, set
+    `tls.{{ $side }}.issuerRef` instead
+{{ $side }}-secret-and-issuer:
+  when: {{ and (ne $tls.existingSecret "") (gt (len (default dict $tls.issuerRef)) 0) }}
+  text: >-
+    `tls.{{ $side }}.existingSecret` and `tls.{{ $side }}.issuerRef` exclude each other; remove one of them
+{{ $side }}-issuer-without-tls:
+  when: {{ and (not $tls.enabled) (gt (len (default dict $tls.issuerRef)) 0) }}
+  text: >-
+    `tls.{{ $side }}.issuerRef` is set, but TLS is off; add --set tls.{{ $side }}.enabled=true, or remove the issuer
 {{ $side }}-secret-without-tls:
   when: {{ and (not $tls.enabled) (ne $tls.existingSecret "") }}
   text: >-
@@ -177,6 +195,24 @@ tenant-of-another-user:
   text: >-
     agents get the first of `auth.users`, which may use only the tenant `{{ $first.tenant }}`, but `agents.tenant` is `{{ $values.agents.tenant }}`; make
     the two equal, or put another user first
+unknown-user-of-namespace:
+  {{- $known := list }}
+  {{- $unknown := list }}
+  {{- range $auth.users }}{{ $known = append $known .name }}{{ end }}
+  {{- range $values.agents.namespaces }}
+  {{- if kindIs "map" . }}
+  {{- if and .user (not (has .user $known)) }}{{ $unknown = append $unknown .user }}{{ end }}
+  {{- end }}
+  {{- end }}
+  when: {{ gt (len $unknown) 0 }}
+  text: >-
+    each user in `agents.namespaces` must be one of `auth.users`, which has no `{{ join "`, `" $unknown }}`
+user-of-namespace-without-auth:
+  {{- $users := list }}
+  {{- range $values.agents.namespaces }}{{ if kindIs "map" . }}{{ with .user }}{{ $users = append $users . }}{{ end }}{{ end }}{{ end }}
+  when: {{ and (not $auth.enabled) (gt (len $users) 0) }}
+  text: >-
+    `agents.namespaces` names users, but authentication is off; add --set auth.enabled=true, or remove the users
 
 service-names:
   {{- $services := list $values.clientService.name $values.serverService.name (include "lattice.membersService" .) (include "lattice.metricsService" .) }}
@@ -251,10 +287,12 @@ alerts-without-metrics:
   text: >-
     `metrics.prometheusRule.enabled` needs the metrics that its alerts evaluate; add --set metrics.serviceMonitor.enabled=true, or remove it
 policy-without-namespace-names:
-  when: {{ and $values.networkPolicy.enabled (gt (len (default list $values.agents.namespaces)) 0) (not $values.networkPolicy.agentNamespaceSelector) (semverCompare "<1.21-0" .Capabilities.KubeVersion.Version) }}
+  {{- $namespaces := list }}
+  {{- range rest (include "lattice.agentNamespaces" . | fromYamlArray) }}{{ $namespaces = append $namespaces .name }}{{ end }}
+  when: {{ and $values.networkPolicy.enabled (gt (len $namespaces) 0) (not $values.networkPolicy.agentNamespaceSelector) (semverCompare "<1.21-0" .Capabilities.KubeVersion.Version) }}
   text: >-
     before Kubernetes 1.21 (this one is {{ .Capabilities.KubeVersion.Version }}) a namespace has no label with its name; label the namespaces of agents and
-    set `networkPolicy.agentNamespaceSelector`. `agents.namespaces` is: `{{ join "`, `" (default list $values.agents.namespaces) }}`
+    set `networkPolicy.agentNamespaceSelector`. `agents.namespaces` is: `{{ join "`, `" $namespaces }}`
 policy-without-prometheus:
   when: {{ and $values.networkPolicy.enabled (or $values.metrics.serviceMonitor.enabled $values.metrics.podMonitor.enabled) (not $values.networkPolicy.metricsNamespaceSelector) }}
   text: >-

@@ -25,6 +25,11 @@ securityContext:
 {{- end -}}
 {{- end -}}
 
+{{/* The Secret with a certificate: yours, or that of the Certificate which this chart creates. (dict "root" . "side" "client") */}}
+{{- define "lattice.tlsSecret" -}}
+{{- (index .root.Values.tls .side).existingSecret | default (printf "%s-%s-tls" (include "lattice.name" .root) .side) -}}
+{{- end -}}
+
 {{/* Whether clients without a certificate or a password are refused. */}}
 {{- define "lattice.closed" -}}
 {{- if or .Values.auth.enabled (and .Values.tls.client.enabled .Values.tls.client.requireClientCert) -}}true{{- end -}}

@@ -1,4 +1,7 @@
-{{/* What the pods of `helm test` have in common. They exist only while it runs, and stay when they failed. */}}
+{{/*
+What the pods of `helm test` and of the CronJob have in common. Those of `helm test` are deleted unless they failed. The label `app` admits both to etcd
+(see networkpolicy.yaml).
+*/}}
 
 {{- define "lattice.testLabels" -}}
 {{- $labels := include "lattice.labels" . | fromYaml -}}
@@ -32,14 +35,16 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* (list root "by-name" "http://host:2379") */}}
-{{- define "lattice.testEtcdctl" -}}
-{{- $root := index . 0 -}}
-- name: {{ index . 1 }}
+{{/* A container that runs etcdctl: (dict "root" . "name" "by-name" "endpoints" "http://host:2379" "command" (list "endpoint" "health")), and a "user" of `name` and `key` */}}
+{{- define "lattice.etcdctl" -}}
+{{- $root := .root -}}
+{{- $user := default (dict "name" (first $root.Values.auth.users).name "key" (first $root.Values.auth.users).name) .user -}}
+- name: {{ .name }}
   image: {{ include "lattice.image" $root | quote }}
   imagePullPolicy: {{ $root.Values.imagePullPolicy }}
   command: ["etcdctl"]
-  args: ["endpoint", "health", {{ printf "--endpoints=%s" (index . 2) | quote }}, "--dial-timeout=20s", "--command-timeout=30s"]
+  args:
+    {{- concat .command (list (printf "--endpoints=%s" .endpoints) "--dial-timeout=20s" "--command-timeout=30s") | toYaml | nindent 4 }}
   {{- if or $root.Values.tls.client.enabled $root.Values.auth.enabled }}
   env:
     {{- if $root.Values.tls.client.enabled }}
@@ -57,9 +62,9 @@ tolerations:
       valueFrom:
         secretKeyRef:
           name: {{ $root.Values.auth.existingSecret }}
-          key: {{ (first $root.Values.auth.users).name }}
+          key: {{ $user.key }}
     - name: ETCDCTL_USER
-      value: {{ printf "%s:$(PASSWORD)" (first $root.Values.auth.users).name | quote }}
+      value: {{ printf "%s:$(PASSWORD)" $user.name | quote }}
     {{- end }}
   {{- end }}
   # A namespace with a quota admits no pod without requests and limits.
