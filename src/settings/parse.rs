@@ -141,8 +141,20 @@ pub(super) fn name(given: &Given, longest: usize) -> Result<String> {
 }
 
 /// An address of this node that the others can connect to: an address or a host name, no port.
+///
+/// A pod of two address families has two addresses (`status.podIPs` is a comma list of them). The first is the one of the
+/// cluster's primary family, which every pod has, so peers are given that.
 pub(super) fn address(given: &Given) -> Result<String> {
-    let host = Host::parse(given.value.trim()).map_err(|why| {
+    let mut hosts = given.value.split(',').map(|text| one_address(given, text.trim()));
+    let first = hosts.next().unwrap_or_else(|| one_address(given, ""))?;
+    for other in hosts {
+        other?;
+    }
+    Ok(first.to_string())
+}
+
+fn one_address(given: &Given, text: &str) -> Result<Host> {
+    let host = Host::parse(text).map_err(|why| {
         given.wrong("an address or a host name without a port", &format!("{why}, correct it or leave it out"))
     })?;
     let unspecified = match &host {
@@ -156,7 +168,7 @@ pub(super) fn address(given: &Given) -> Result<String> {
             "leave it out to have the one taken that leads to the service",
         ));
     }
-    Ok(host.to_string())
+    Ok(host)
 }
 
 /// A path of a file; whether it can be read is found when it is.
@@ -263,7 +275,11 @@ mod tests {
         assert_eq!(address(&given("10.0.0.7")).unwrap(), "10.0.0.7");
         assert_eq!(address(&given("[fd00::7]")).unwrap(), "fd00::7");
         assert_eq!(address(&given("Node-7.example")).unwrap(), "node-7.example");
-        for text in ["0.0.0.0", "::", "10.0.0.7:80", "http://x", "a b", "300.1.1.1"] {
+        assert_eq!(address(&given("10.0.0.7,fd00::7")).unwrap(), "10.0.0.7");
+        assert_eq!(address(&given("fd00::7, 10.0.0.7")).unwrap(), "fd00::7");
+        for text in
+            ["0.0.0.0", "::", "10.0.0.7:80", "http://x", "a b", "300.1.1.1", "10.0.0.7,", "10.0.0.7,a b"]
+        {
             assert!(address(&given(text)).is_err(), "{text}");
         }
     }
