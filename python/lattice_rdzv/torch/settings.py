@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
@@ -29,11 +30,14 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
     Raises:
         ValueError: A parameter is wrong, missing or unknown.
     """
+    drawn = _was_drawn(parameters.run_id)
     if "host_name" in parameters.config:
         # The core takes it from us, as what to fall back on.
         raise ValueError(f"`host_name` of `{ORIGIN}` is no known setting; a node is named by: `node_name`")
     arguments = {key: as_text(value) for key, value in parameters.config.items() if value is not None}
-    arguments["run_id"] = _run_id(parameters.run_id, own_service=bool(parameters.endpoint.strip()))
+    from_environment = os.environ.get("LATTICE_RDZV_ID", "") if drawn else ""
+    run_id = from_environment or parameters.run_id
+    arguments["run_id"] = _run_id(run_id, own_service=bool(parameters.endpoint.strip()))
     # torchrun passes 1:1 where nobody passed `--nnodes`: then the environment may still say it.
     if (parameters.min_nodes, parameters.max_nodes) != (1, 1) or not os.environ.get("LATTICE_NNODES", "").strip():
         arguments["min_nodes"] = str(parameters.min_nodes)
@@ -48,11 +52,36 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
         settings = _core.Settings(arguments, os.environ, origin=ORIGIN)
     except SettingsError as error:
         raise ValueError(str(error)) from None
+    if drawn and not from_environment and settings.max_nodes > 1:
+        raise ValueError(
+            f"`--rdzv-id` (`run_id` of a `LaunchConfig`) must be the same text on each of up to {settings.max_nodes} "
+            "nodes, and is empty, so torch drew a random id that no other node has; pass an id, another for every job, or "
+            "set `LATTICE_RDZV_ID`; if you pass a variable, such as `$JOB_ID`, see whether it is set"
+        )
     for name, file in settings.credential_files:
         # Not opened: what is read from a pipe is gone.
         if not os.access(file, os.R_OK):
             raise ValueError(f"`{name}` must be a file that this process can read, and is: `{file}`")
     return settings
+
+
+def _was_drawn(run_id: str) -> bool:
+    """Whether torch's launcher drew this id, because the one that it was given is empty.
+
+    The id itself does not tell: a person may pass a number, too. But only where it draws one, `launch_agent` has it in a
+    variable of its own while it makes the handler.
+    """
+    # Not imported where nobody launched anything: it takes a while.
+    launcher = sys.modules.get("torch.distributed.launcher.api")
+    launch_agent = getattr(launcher, "launch_agent", None)
+    if launch_agent is None:
+        return False
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is launch_agent.__code__:
+            return frame.f_locals.get("run_id") == run_id
+    return False
 
 
 def _run_id(passed: str, *, own_service: bool) -> str:
