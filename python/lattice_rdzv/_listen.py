@@ -34,7 +34,12 @@ def listen(port: int | None, port_range: tuple[int, int] | None) -> socket.socke
         if listener is not None:
             return listener
     which = f"port {candidates[0]}" if len(candidates) == 1 else f"one of the ports {candidates[0]}-{candidates[-1]}"
-    raise OSError(errno.EADDRINUSE, f"this node must serve on {which}, and all of them are in use or not allowed")
+    what = "it is" if len(candidates) == 1 else "all of them are"
+    raise OSError(
+        errno.EADDRINUSE,
+        f"this node cannot serve on {which}, because {what} in use or not allowed; end what holds it, as "
+        "`ss -ltnp` shows, or change `port` or `port_range`",
+    )
 
 
 def _try_to_listen(port: int) -> socket.socket | None:

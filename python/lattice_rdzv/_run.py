@@ -45,7 +45,7 @@ def join(
             variables, its DNS name; outside a cluster `localhost:2379`, or hosted at `localhost:29400`).
         node_name: What this node is called. Default: `LATTICE_RDZV_NODE_NAME`, else the host's name.
         local_address: Where its peers reach it. Default: `POD_IP`, else the address it reaches the service from.
-        port: Where it would serve as master. Default: a free one.
+        port: Where it would serve as master, which only the node that becomes rank 0 has to bind. Default: a free one.
         topology: A label such as a rack; nodes of one label get ranks side by side. Default: `LATTICE_RDZV_TOPOLOGY`.
         tenant: Keeps the runs of several users of one service apart. Default: `LATTICE_RDZV_TENANT`, else `default`.
         submission: Tells this submission of a job from the next under the same run id. Default:
@@ -110,7 +110,7 @@ class Run:
 
         Args:
             port: Where this node would serve as master of that world, for a program that holds that port itself.
-                Default: the setting, else a free port, which is held until the call returns.
+                Default: the setting, which is not held, else a free port, which is held until the call returns.
             timeout_seconds: How long to wait. Default: `join_timeout` (600 s) for a first place; a spare, beyond
                 `max_nodes`, waits without limit.
 
@@ -221,10 +221,13 @@ class Run:
         return self._node.state
 
     def _offer_port(self) -> int:
+        if self._settings.port is not None:
+            # Only the node that becomes rank 0 needs it, and its program binds it.
+            return self._settings.port
         from lattice_rdzv import _listen
 
         if self._listener is None:
-            self._listener = _listen.listen(self._settings.port, self._settings.port_range)
+            self._listener = _listen.listen(None, self._settings.port_range)
         return int(self._listener.getsockname()[1])
 
     def _release_port(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousConnectionError,
     RendezvousInfo,
     RendezvousStoreInfo,
+    RendezvousTimeoutError,
 )
 
 
@@ -47,13 +49,29 @@ def test_a_port_can_be_fixed(make: MakeHandler) -> None:
         assert place_of(handler.next_rendezvous()).master_port == port
 
 
-def test_a_port_that_is_taken_is_named(make: MakeHandler) -> None:
-    import socket
-
+def test_a_fixed_port_that_is_taken_is_named_by_rank_0(make: MakeHandler) -> None:
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RendezvousConnectionError, match=str(port)):
+        with pytest.raises(RendezvousConnectionError, match=rf"rank 0's agent .* port {port}.*in use"):
             make(port=port).next_rendezvous()
+
+
+def test_only_rank_0_binds_a_fixed_port(make: MakeHandler) -> None:
+    port = free_port()
+    first, second = (make(name, port=port, min_nodes=2, max_nodes=2) for name in ("node-1", "node-2"))
+    # Both agents are on this machine, where the port can be bound once.
+    for _ in range(2):
+        infos = meet(first, second)
+        assert {place_of(info).master_port for info in infos} == {port}
+        client = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=10))
+        client.set("key", "value")
+
+
+def test_a_fixed_port_is_free_while_nobody_is_rank_0(make: MakeHandler) -> None:
+    port = free_port()
+    waiting = make(port=port, min_nodes=2, max_nodes=2, join_timeout=2)
+    with socket.create_server(("", port)), pytest.raises(RendezvousTimeoutError):
+        waiting.next_rendezvous()
 
 
 def test_open_files_are_raised_all_the_way_where_nobody_says_how_many(

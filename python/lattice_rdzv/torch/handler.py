@@ -200,7 +200,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
             store.exchange.on_local_size = lambda local_size: allow_open_files(world.size * local_size)
             try:
                 self._master.serve(world)
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 raise RendezvousConnectionError(
                     f"rank 0's agent could not serve the workers' store on port {world.master_port}: {error}"
                 ) from None

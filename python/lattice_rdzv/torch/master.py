@@ -2,7 +2,8 @@
 
 Problem: the workers need a fresh TCPStore each round, at an address that all nodes learn with their ranks. Choice: each
 node binds and listens when it seeks, and publishes that port; whoever becomes rank 0 hands the socket to torch. The one
-before serves until the next is there, since workers of the old round may still be ending.
+before serves until the next is there, since workers of the old round may still be ending. A port that is fixed (`port`) is
+known without a socket, so only the agent of rank 0 binds it, and several agents of one machine may have the same.
 """
 
 from __future__ import annotations
@@ -38,29 +39,37 @@ class Master:
         self._server: TCPStore | None = None
 
     def listen(self) -> int:
-        """Binds the socket for the next round, if that was not done yet, and returns its port.
+        """Returns the port of the next round's store. Unless the port is fixed, binds the socket first, if that was not
+        done yet.
 
         Raises:
             OSError: No port could be bound.
         """
+        if self._settings.port is not None:
+            return self._settings.port
         if self._listener is None:
             try:
-                self._listener = _listen.listen(self._settings.port, self._settings.port_range)
+                self._listener = _listen.listen(None, self._settings.port_range)
             except OSError:
                 if self._server is None:
                     raise
                 # The last round's server holds the only port that is allowed; this node's workers are gone by now.
                 self._server = None
-                self._listener = _listen.listen(self._settings.port, self._settings.port_range)
+                self._listener = _listen.listen(None, self._settings.port_range)
         return int(self._listener.getsockname()[1])
 
     def serve(self, world: _core.World) -> None:
-        """Serves the workers of this world until the next one, on the socket bound before.
+        """Serves the workers of this world until the next one, on the socket bound before or at the fixed port.
 
         Raises:
             RuntimeError: torch could not serve there, or it is not where the workers were told to look.
+            OSError: The fixed port could not be bound.
         """
         listener, self._listener = self._listener, None
+        if listener is None and self._settings.port is not None:
+            # The last round's server may hold it; this node's workers are gone by now.
+            self._server = None
+            listener = _listen.listen(self._settings.port, None)
         if listener is None:
             raise RuntimeError("the socket must be bound before the world is known")
         port = int(listener.getsockname()[1])
