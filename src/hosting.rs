@@ -4,6 +4,8 @@
 //! Which node that is, nobody has to say: it is the one that can listen on the named address. Whether it is the *only* one
 //! is not taken from that. A name may lead elsewhere than this machine thinks, and then two stores would split the job:
 //! so a host first serves nobody, dials the endpoint as written, and admits clients only when its own id answers there.
+//! Therefore a node may also listen on all of its addresses where it does not have the named one: where it was told to
+//! host (`is_host`) behind a virtual or translated address, and where a name is a loopback address on its own machine.
 //!
 //! [`hosted_at`] is pure; [`Host`] binds, confirms, lingers and stops.
 
@@ -20,7 +22,7 @@ use crate::{
         etcd::Pem,
         retry::{RetryPolicy, retry},
     },
-    discovery::{DEFAULT_PORT, Endpoint, Source},
+    discovery::{DEFAULT_PORT, Endpoint, HOSTING_PORT, Source},
     error::{Error, Result},
     protocol::keys::RunKeys,
     server::{self, Credentials, HOSTED, Listener, Server, ServerOptions, ServerTls, Tcp},
@@ -33,9 +35,25 @@ const LINGER_PAUSE: Duration = Duration::from_millis(100);
 /// The endpoint that a node would host, if it is its own. `is_host` is what was set: none leaves it to the address.
 ///
 /// # Errors
-/// [`Error::Setting`] if this node is to be the host, and it is not said of which one endpoint.
-pub fn hosted_at(source: &Source, is_host: Option<bool>) -> Result<Option<&Endpoint>> {
+/// [`Error::Setting`] if this node is to be the host, and it is not said of which one endpoint; or if the port is 0, any
+/// free one, and other nodes would have to know it.
+pub fn hosted_at(source: &Source, is_host: Option<bool>, max_nodes: u32) -> Result<Option<&Endpoint>> {
     match (is_host, source.endpoints.as_slice()) {
+        (_, [endpoint]) if endpoint.port == 0 && (max_nodes > 1 || is_host == Some(false)) => {
+            let why = if max_nodes > 1 {
+                format!("but up to {max_nodes} nodes must find it")
+            } else {
+                "but `is_host` says that this node does not host one".to_owned()
+            };
+            Err(Error::Setting {
+                message: format!(
+                    "{} must name a port from 1 to 65535: port 0 has this node host the rendezvous service at any free \
+                     port, {why}; pass a port that is free on that host, the same on every node, such as \
+                     {HOSTING_PORT}: `{}:0`",
+                    source.name, endpoint.host
+                ),
+            })
+        }
         (Some(true), [endpoint]) => Ok(Some(endpoint)),
         // 2379 is where an etcd is: to take its place there must be asked for.
         (None, [endpoint]) if source.hostable && endpoint.port != DEFAULT_PORT => Ok(Some(endpoint)),
@@ -54,9 +72,23 @@ pub fn hosted_at(source: &Source, is_host: Option<bool>) -> Result<Option<&Endpo
 #[derive(Debug)]
 pub enum Begun {
     /// This node serves, so far only who it is.
-    Host(Host),
+    Host {
+        /// The server.
+        host: Host,
+        /// Where it is reached: the endpoint, with the port that was picked if that was 0.
+        endpoint: Endpoint,
+        /// Why it may not be reached there, for the error of a node that was told to host.
+        caveat: Option<String>,
+    },
     /// It is a client; the reason is told where it was to be the host.
     Client(Option<String>),
+}
+
+/// A socket to host on.
+struct Bound {
+    listener: TcpListener,
+    /// Why it is not the address of the endpoint that it listens on, but all.
+    everywhere: Option<String>,
 }
 
 /// A service that this node serves to all nodes. Dropping it ends it at once.
@@ -68,7 +100,7 @@ pub struct Host {
 
 impl Host {
     /// Serves at this endpoint if it is an address of this machine and nobody is there yet: still nobody but those who
-    /// ask who it is.
+    /// ask who it is. `max_nodes` says whether other machines may have to reach it.
     ///
     /// # Errors
     /// [`Error::Setting`]: credentials cannot be used.
@@ -76,24 +108,33 @@ impl Host {
         endpoint: &Endpoint,
         keys: &RunKeys,
         connection: &Connection,
+        max_nodes: u32,
         deadline: Instant,
     ) -> Result<Begun> {
         let demanded = connection.is_host == Some(true);
-        let listener = match listen(endpoint, deadline).await {
-            Ok(listener) => listener,
+        let Bound { listener, everywhere } = match listen(endpoint, demanded, max_nodes, deadline).await {
+            Ok(bound) => bound,
             Err(None) => return Ok(Begun::Client(None)),
             Err(Some(error)) => {
                 let told = demanded || error.kind() != ErrorKind::AddrNotAvailable;
-                let why = format!("this node cannot listen at {endpoint}: {error}");
                 if told {
-                    tracing::warn!("{why}; it is a client of whoever serves there");
+                    tracing::warn!(
+                        "this node cannot listen at {endpoint}: {error}; it is a client of the service there"
+                    );
                 }
-                return Ok(Begun::Client(demanded.then_some(why)));
+                return Ok(Begun::Client(demanded.then(|| format!("cannot listen at {endpoint}: {error}"))));
             }
         };
+        let port = listener.local_addr().map_or(endpoint.port, |address| address.port());
+        let endpoint = Endpoint { port, ..endpoint.clone() };
         let (tls, user) = credentials(&connection.credentials)?;
         let options = ServerOptions { tls, user, ..ServerOptions::default() };
-        Ok(Begun::Host(Self::on(Tcp::from(listener), endpoint.to_string(), keys, options)?))
+        let host = Self::on(Tcp::from(listener), endpoint.to_string(), keys, options)?;
+        let caveat = everywhere.map(|why| {
+            tracing::info!("{why}; this node listens on port {port} of all its addresses, to host the service");
+            format!("listens on port {port} of all its addresses, because {why}; that port must be forwarded to it")
+        });
+        Ok(Begun::Host { host, endpoint, caveat: caveat.filter(|_| demanded) })
     }
 
     /// The same on a listener that is there already.
@@ -123,7 +164,7 @@ impl Host {
             return Ok(Some(self));
         }
         tracing::warn!(
-            "`{}` is an address of this machine, but leads to another service; this node does not host one",
+            "another service answers at `{}`; this node hosts none and is a client of it",
             self.endpoint
         );
         self.server.stop().await;
@@ -168,28 +209,42 @@ pub fn hosted_run(version: &str) -> Option<&str> {
     version.split_once("+lattice-rdzv")?.1.split_once(HOSTED).map(|(_, run)| run)
 }
 
-/// Listens where the endpoint says; the error is none where another is there already, or nobody can know.
-async fn listen(endpoint: &Endpoint, deadline: Instant) -> Result<TcpListener, Option<std::io::Error>> {
+/// Listens where the endpoint says, or on all addresses if this node is to host and does not have that one; the error is
+/// none where another is there already, or nobody can know.
+async fn listen(
+    endpoint: &Endpoint,
+    demanded: bool,
+    max_nodes: u32,
+    deadline: Instant,
+) -> Result<Bound, Option<std::io::Error>> {
     let (host, port) = (endpoint.host.to_string(), endpoint.port);
-    let host = host.trim_matches(['[', ']']);
     // A name that cannot be looked up is no business of hosting: connecting says what is wrong with it.
-    let Ok(Ok(addresses)) = timeout_at(deadline, lookup_host((host, port))).await else { return Err(None) };
+    let Ok(Ok(addresses)) = timeout_at(deadline, lookup_host((host.as_str(), port))).await else {
+        return Err(None);
+    };
     let mut refusal = None;
     for address in addresses {
-        match server::listen(address) {
-            Ok(listener) => {
-                if address.ip().is_loopback() && endpoint.host.needs_dns() {
-                    tracing::warn!(
-                        "`{host}` is {} on this machine, where other machines do not reach the service that this node \
-                         hosts; name it by an address that they reach",
-                        address.ip()
-                    );
-                }
-                return Ok(listener);
-            }
+        let bound = if max_nodes > 1 && address.ip().is_loopback() && endpoint.host.needs_dns() {
+            // Debian has a machine's own name stand for 127.0.1.1, which is not where others look for it.
+            let why = format!("`{host}` is {} on this machine", address.ip());
+            server::listen_everywhere(port).map(|listener| Bound { listener, everywhere: Some(why) })
+        } else {
+            server::listen(address).map(|listener| Bound { listener, everywhere: None })
+        };
+        match bound {
+            Ok(bound) => return Ok(bound),
             Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(None),
             Err(error) => refusal = Some(error),
         }
+    }
+    if demanded && refusal.as_ref().is_some_and(|error| error.kind() == ErrorKind::AddrNotAvailable) {
+        return match server::listen_everywhere(port) {
+            Ok(listener) => {
+                Ok(Bound { listener, everywhere: Some(format!("`{host}` is no address of this machine")) })
+            }
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Err(None),
+            Err(error) => Err(Some(error)),
+        };
     }
     Err(refusal)
 }
@@ -231,18 +286,29 @@ mod tests {
 
     #[test]
     fn one_named_endpoint_that_is_not_etcds_port_may_be_hosted() {
-        let may = |endpoint: &str, is_host| hosted_at(&source(endpoint), is_host).unwrap().is_some();
+        let may = |endpoint: &str, is_host| hosted_at(&source(endpoint), is_host, 4).unwrap().is_some();
         assert!(may("node0:29400", None));
         assert!(!may("node0:29400", Some(false)));
         assert!(!may("node0:2379", None));
         assert!(!may("node0", None));
         assert!(may("node0:2379", Some(true)));
         assert!(!may("node0:29400,node1:29400", None));
-        let error = hosted_at(&source("node0:29400,node1:29400"), Some(true)).unwrap_err().to_string();
+        let error = hosted_at(&source("node0:29400,node1:29400"), Some(true), 4).unwrap_err().to_string();
         assert!(
             error.contains("`is_host`") && error.ends_with("http://node0:29400,http://node1:29400"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn any_free_port_is_for_a_run_of_one_node() {
+        let localhost = source("localhost:0");
+        assert_eq!(hosted_at(&localhost, None, 1).unwrap().unwrap().port, 0);
+        assert_eq!(hosted_at(&localhost, Some(true), 1).unwrap().unwrap().port, 0);
+        for (is_host, max_nodes, part) in [(None, 2, "up to 2 nodes"), (Some(false), 1, "`is_host`")] {
+            let error = hosted_at(&localhost, is_host, max_nodes).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("1 to 65535"), "{error}");
+        }
     }
 
     #[test]
@@ -252,6 +318,6 @@ mod tests {
             (crate::discovery::SERVICE_PORT.to_owned(), "29400".to_owned()),
         ]);
         let found = candidates(&Asked::default(), &variables, &PodFacts::default()).unwrap();
-        assert!(hosted_at(&found.sources[0], None).unwrap().is_none());
+        assert!(hosted_at(&found.sources[0], None, 4).unwrap().is_none());
     }
 }

@@ -36,7 +36,7 @@ pub async fn probe(
     // A run of its own, that no job has.
     let trial = RunKeys::new(tenant, &format!("probe-{}", nonce(entropy.bits())));
     let asked = async {
-        let search = Search { connection, environment, ttl: TRIAL_TTL, keys: &trial, entropy };
+        let search = Search { connection, environment, ttl: TRIAL_TTL, keys: &trial, max_nodes: 1, entropy };
         let found = search.connect().await?;
         let status = found.backend.status().await?;
         Ok((found, status))
@@ -109,7 +109,8 @@ pub async fn run(
     let deadline = Instant::now() + limit;
     let connection = &patient(connection, limit);
     let read = async {
-        let found = Search { connection, environment, ttl: limit, keys, entropy }.connect().await?;
+        let search = Search { connection, environment, ttl: limit, keys, max_nodes: 1, entropy };
+        let found = search.connect().await?;
         read_run(found.backend.as_ref(), keys).await
     };
     within(deadline, limit, None, read).await

@@ -41,6 +41,9 @@ class Settings:
     @staticmethod
     def variables() -> list[str]:
         """The environment variables that hold what is not passed, but for those that name the service."""
+    @staticmethod
+    def unknown_variables(environment: Mapping[str, str]) -> list[tuple[str, str | None]]:
+        """Variables that are set and have no effect, each with the known one that may be meant."""
     @property
     def run_id(self) -> str: ...
     @property
@@ -76,6 +79,9 @@ class Settings:
     @property
     def endpoints(self) -> list[str]:
         """The endpoints of the source that discovery chose, before names are resolved."""
+    @property
+    def only_this_machine(self) -> bool:
+        """Whether these endpoints stand for whichever machine uses them, so that no other machine can join."""
     @property
     def endpoints_source(self) -> str:
         """Where they came from, for example `environment LATTICE_RDZV_ENDPOINTS`."""

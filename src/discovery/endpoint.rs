@@ -17,6 +17,9 @@ pub const DEFAULT_PORT: u16 = 2379;
 /// What an endpoint may look like, for messages.
 pub(crate) const EXPECTED: &str = "`host`, `host:port`, `http://host:port` or `https://host:port` (an IPv6 address with a port in brackets)";
 
+/// What is wrong with a port.
+pub(crate) const NO_PORT: &str = "the port is no number from 1 to 65535";
+
 /// Whether the connection is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,6 +54,16 @@ impl Host {
     /// Whether it has to be looked up in DNS: a name other than `localhost`.
     pub fn needs_dns(&self) -> bool {
         matches!(self, Self::Name(name) if name != "localhost")
+    }
+
+    /// Whether it stands for the machine that uses it, whichever that is: `localhost`, a loopback address, or the
+    /// unspecified one.
+    pub fn is_this_machine(&self) -> bool {
+        match self {
+            Self::V4(address) => address.is_loopback() || address.is_unspecified(),
+            Self::V6(address) => address.is_loopback() || address.is_unspecified(),
+            Self::Name(name) => name == "localhost",
+        }
     }
 
     /// A host alone: an address, IPv6 with or without brackets, or a name. The error says what is wrong with it.
@@ -111,16 +124,16 @@ pub struct Endpoint {
     pub scheme: Scheme,
     /// Its host.
     pub host: Host,
-    /// Its port, never 0.
+    /// Its port. 0 stands for any free port, at which the only node of a run hosts the service for itself.
     pub port: u16,
 }
 
-/// An endpoint as it was written: the scheme may be missing.
+/// An endpoint as it was written: the scheme and the port may be missing, and the port may be 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) scheme: Option<Scheme>,
     pub(crate) host: Host,
-    pub(crate) port: u16,
+    pub(crate) port: Option<u16>,
 }
 
 impl Written {
@@ -148,11 +161,13 @@ impl Written {
             return Err("it has a path".to_owned());
         }
         let (host, port) = split_port(rest)?;
-        Ok(Self { scheme, host: Host::parse(host)?, port: port.map_or(Ok(DEFAULT_PORT), parse_port)? })
+        let port = port.map(|port| if port == "0" { Ok(0) } else { parse_port(port) }).transpose()?;
+        Ok(Self { scheme, host: Host::parse(host)?, port })
     }
 
     pub(crate) fn with_default(self, default: Scheme) -> Endpoint {
-        Endpoint { scheme: self.scheme.unwrap_or(default), host: self.host, port: self.port }
+        let port = self.port.unwrap_or(DEFAULT_PORT);
+        Endpoint { scheme: self.scheme.unwrap_or(default), host: self.host, port }
     }
 }
 
@@ -167,8 +182,14 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
         };
     }
     Ok(match text.split_once(':') {
-        // Two colons without brackets: an IPv6 address, all of it.
-        Some((_, after)) if after.contains(':') => (text, None),
+        // Several colons without brackets: an IPv6 address. c10d takes what follows the last colon for a port; that is
+        // done here only where the text is no address without it.
+        Some((_, after)) if after.contains(':') => match text.rsplit_once(':') {
+            Some((host, port)) if text.parse::<Ipv6Addr>().is_err() && host.parse::<Ipv6Addr>().is_ok() => {
+                (host, Some(port))
+            }
+            _ => (text, None),
+        },
         Some((host, port)) => (host, Some(port)),
         None => (text, None),
     })
@@ -177,10 +198,7 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
 /// A port from 1 to 65535, digits only.
 pub(crate) fn parse_port(text: &str) -> Result<u16, String> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse()
-        .ok()
-        .filter(|port| digits && *port != 0)
-        .ok_or_else(|| "the port is no number from 1 to 65535".to_owned())
+    text.parse().ok().filter(|port| digits && *port != 0).ok_or_else(|| NO_PORT.to_owned())
 }
 
 /// The text for a message: without what stands before an `@`, without control characters, and not endless.
@@ -207,7 +225,10 @@ impl FromStr for Endpoint {
 
     /// Without a scheme it is `http`.
     fn from_str(text: &str) -> Result<Self, String> {
-        Written::parse(text).map(|written| written.with_default(Scheme::Http))
+        match Written::parse(text)? {
+            Written { port: Some(0), .. } => Err(NO_PORT.to_owned()),
+            written => Ok(written.with_default(Scheme::Http)),
+        }
     }
 }
 
@@ -280,9 +301,20 @@ mod tests {
             ("[::1]", "http://[::1]:2379"),
             ("[::1]:2380", "http://[::1]:2380"),
             ("https://[fd00:0::1]:2380", "https://[fd00::1]:2380"),
+            // As c10d reads it, where it cannot be an address.
+            ("fd00::1:29400", "http://[fd00::1]:29400"),
+            ("fd00::1:2940", "http://[fd00::1:2940]:2379"),
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), shown, "{text}");
         }
+    }
+
+    #[test]
+    fn a_host_is_this_machine_where_the_text_alone_says_so() {
+        let hosts = ["localhost", "LOCALHOST", "127.0.0.1", "127.0.1.1", "::1", "0.0.0.0", "::"];
+        assert!(hosts.iter().all(|host| Host::parse(host).unwrap().is_this_machine()));
+        let others = ["node0", "10.0.0.1", "fd00::1", "localhost.example"];
+        assert!(!others.iter().any(|host| Host::parse(host).unwrap().is_this_machine()));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 use serde::Serialize;
 
 use self::endpoint::Written;
-pub(crate) use self::endpoint::{EXPECTED, parse_port, printable, shown};
+pub(crate) use self::endpoint::{EXPECTED, NO_PORT, parse_port, printable, shown};
 pub use self::{
     endpoint::{DEFAULT_PORT, Endpoint, Host, Scheme},
     lookup::{Answer, Lookup, Resolved, SystemLookup},
@@ -117,7 +117,10 @@ pub struct Source {
     pub guessed: bool,
     /// Whether somebody wrote it for this job, or nobody wrote anything, so that a node may host the service there.
     pub hostable: bool,
-    /// Where the service is hosted if nobody listens here: only for the default outside a cluster.
+    /// Whether nothing named an endpoint, so that `localhost` is assumed.
+    pub assumed: bool,
+    /// The same host at [`HOSTING_PORT`], where the one endpoint names no port: whichever of the two serves is the
+    /// service, and a node hosts it there if neither does.
     pub otherwise: Option<Box<Source>>,
     /// The same Service by its DNS name, for when the address that a service variable holds is silent for
     /// [`Source::SILENCE_SECONDS`]: such a variable is a snapshot of the container's start. Never another namespace's.
@@ -136,13 +139,28 @@ impl Source {
             needs_dns,
             guessed: false,
             hostable: false,
+            assumed: false,
             otherwise: None,
             fallback: None,
         }
     }
 
-    fn hostable(self) -> Self {
-        Self { hostable: true, ..self }
+    /// Of endpoints that somebody wrote.
+    fn written(name: impl Into<String>, listed: Listed) -> Self {
+        let Listed { endpoints, without_port } = listed;
+        let mut source = Self::new(name, endpoints);
+        source.hostable = true;
+        if without_port {
+            let mut otherwise = source.clone();
+            otherwise.endpoints.iter_mut().for_each(|endpoint| endpoint.port = HOSTING_PORT);
+            source.otherwise = Some(Box::new(otherwise));
+        }
+        source
+    }
+
+    /// Whether only the machine that uses it reaches what it names.
+    pub fn is_this_machine(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| endpoint.host.is_this_machine())
     }
 }
 
@@ -173,14 +191,14 @@ pub fn candidates(
     let argument = asked.endpoint.as_deref().map(str::trim).filter(|text| !text.is_empty());
     let origin = if asked.origin.is_empty() { "argument `endpoint`" } else { &asked.origin };
     if let Some(text) = search.look(origin, argument) {
-        let endpoints = search.list(origin, &text)?;
-        return Ok(search.found(vec![Source::new(origin, endpoints).hostable()]));
+        let listed = search.list(origin, &text)?;
+        return Ok(search.found(vec![Source::written(origin, listed)]));
     }
 
     let name = format!("environment variable `{ENDPOINTS}`");
     if let Some(text) = search.look_variable(ENDPOINTS) {
-        let endpoints = search.list(&name, &text)?;
-        return Ok(search.found(vec![Source::new(name, endpoints).hostable()]));
+        let listed = search.list(&name, &text)?;
+        return Ok(search.found(vec![Source::written(name, listed)]));
     }
 
     if let Some(source) = search.service_variables(pod)? {
@@ -196,8 +214,9 @@ pub fn candidates(
         let (etcds, hosted) = (endpoint(DEFAULT_PORT), endpoint(HOSTING_PORT));
         let held = Some(format!("{etcds}, else {hosted}"));
         search.looked_at.push(Looked { name: name.to_owned(), held, outcome: None });
-        let mut source = Source::new(name, vec![etcds]);
-        source.otherwise = Some(Box::new(Source::new(name, vec![hosted]).hostable()));
+        let assumed = |source| Source { assumed: true, hostable: true, ..source };
+        let mut source = assumed(Source::new(name, vec![etcds]));
+        source.otherwise = Some(Box::new(assumed(Source::new(name, vec![hosted]))));
         return Ok(search.found(vec![source]));
     }
     let mut names = vec![own_name(pod)?];
@@ -279,7 +298,7 @@ impl Search<'_> {
         Endpoint { scheme, host, port }
     }
 
-    fn list(&self, name: &str, text: &str) -> Result<Vec<Endpoint>> {
+    fn list(&self, name: &str, text: &str) -> Result<Listed> {
         parse_list(text, self.asked.scheme.as_ref())
             .map_err(|why| self.wrong(name, &format!("{EXPECTED}, or a comma list of these"), &why, text))
     }
@@ -338,9 +357,18 @@ impl Search<'_> {
     }
 }
 
-/// The endpoints of a comma list, each once. The error says what is wrong and repeats nothing of the text.
-pub(crate) fn parse_list(text: &str, required: Option<&RequiredScheme>) -> Result<Vec<Endpoint>, String> {
+/// The endpoints of a comma list, each once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    endpoints: Vec<Endpoint>,
+    /// There is one, and it names no port.
+    without_port: bool,
+}
+
+/// Reads a comma list. The error says what is wrong and repeats nothing of the text.
+pub(crate) fn parse_list(text: &str, required: Option<&RequiredScheme>) -> Result<Listed, String> {
     let mut endpoints = Vec::new();
+    let mut without_port = false;
     for (index, part) in text.split(',').enumerate() {
         if part.trim().is_empty() {
             continue;
@@ -353,12 +381,19 @@ pub(crate) fn parse_list(text: &str, required: Option<&RequiredScheme>) -> Resul
             let RequiredScheme { scheme: demanded, because } = required;
             return Err(at(format!("it says `{scheme}://` where {because}, which needs `{demanded}://`")));
         }
+        without_port = written.port.is_none();
         let endpoint = written.with_default(required.map_or(Scheme::Http, |required| required.scheme));
         if !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);
         }
     }
-    if endpoints.is_empty() { Err("it names none".to_owned()) } else { Ok(endpoints) }
+    match endpoints.as_slice() {
+        [] => Err("it names none".to_owned()),
+        [_] => Ok(Listed { endpoints, without_port }),
+        // Any free port is the port of a service that one node hosts for itself.
+        several if several.iter().any(|endpoint| endpoint.port == 0) => Err(NO_PORT.to_owned()),
+        _ => Ok(Listed { endpoints, without_port: false }),
+    }
 }
 
 /// A number, or the number in `tcp://host:port`: what Kubernetes puts there for a Service whose name ends in `-service`.
@@ -489,10 +524,34 @@ mod tests {
         assert!(discovery.sources.iter().all(|source| source.guessed && source.needs_dns));
         let outside = only(&none, &pairs, &PodFacts::default());
         assert_eq!(shown_endpoints(&outside), ["http://localhost:2379"]);
-        assert!(!outside.needs_dns && !outside.hostable);
+        assert!(!outside.needs_dns && outside.assumed);
         let hosted = outside.otherwise.unwrap();
         assert_eq!(shown_endpoints(&hosted), ["http://localhost:29400"]);
-        assert!(hosted.hostable);
+        assert!(hosted.hostable && hosted.assumed);
+    }
+
+    #[test]
+    fn one_endpoint_without_a_port_stands_for_the_ports_of_an_etcd_and_of_a_host() {
+        let otherwise = |asked: &Asked, pairs: &[(&str, &str)]| {
+            let source = only(asked, pairs, &PodFacts::default());
+            assert_eq!(source.endpoints[0].port, DEFAULT_PORT, "{source:?}");
+            source.otherwise.map(|source| shown_endpoints(&source).join(","))
+        };
+        let hosted = Some("http://node0:29400".to_owned());
+        assert_eq!(otherwise(&passed("node0"), &[]), hosted);
+        assert_eq!(otherwise(&passed(" node0,"), &[]), hosted);
+        assert_eq!(otherwise(&Asked::default(), &[(ENDPOINTS, "node0")]), hosted);
+        assert_eq!(otherwise(&with_tls(Some("node0")), &[]), Some("https://node0:29400".to_owned()));
+        assert_eq!(otherwise(&passed("node0:2379"), &[]), None);
+        assert_eq!(otherwise(&passed("node0,node1"), &[]), None);
+        // Kubernetes names an etcd of the chart.
+        assert_eq!(otherwise(&Asked::default(), &[(SERVICE_HOST, "10.0.0.7")]), None);
+    }
+
+    #[test]
+    fn port_0_is_accepted_alone() {
+        assert_eq!(shown_endpoints(&only(&passed("localhost:0"), &[], &pod(None))), ["http://localhost:0"]);
+        refused(&passed("localhost:0,node1"), &[], &["`--rdzv-endpoint`", "1 to 65535"]);
     }
 
     #[test]
@@ -560,7 +619,7 @@ mod tests {
     #[test]
     fn a_source_that_is_wrong_is_an_error_and_not_passed_over() {
         let none = Asked::default();
-        refused(&passed("a:0"), &[], &["`--rdzv-endpoint` must be", "65535", "`a:0`"]);
+        refused(&passed("a:65536"), &[], &["`--rdzv-endpoint` must be", "65535", "`a:65536`"]);
         refused(
             &none,
             &[(ENDPOINTS, "a,b/c")],

@@ -1,7 +1,7 @@
 //! The address by which other nodes reach this one.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -18,9 +18,13 @@ use crate::{
 /// For how long the host's own name is looked up: there is an address without it, though only this machine can use it.
 const OWN_NAME_LIMIT: Duration = Duration::from_secs(5);
 
+/// The way to this address leads out of the machine by its default route. It is for documentation; nothing is sent there.
+const OUTSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+
 /// The address by which other nodes reach this one: the one that was set, else that of the way to the service; where
 /// that is a loopback, what the host's name stands for, if that is more and is known soon. The system's resolver
-/// alone takes up to half a minute to say nothing, as on a laptop that is away from its network.
+/// alone takes up to half a minute to say nothing, as on a laptop that is away from its network. Where a name that others
+/// look up is a loopback here, as Debian has it for the machine's own, the address of the default route is the last resort.
 pub async fn local_address(settings: &Settings, source: &Source, names: &impl Lookup) -> String {
     if let Some(address) = &settings.local_address {
         return address.clone();
@@ -40,14 +44,21 @@ pub async fn local_address(settings: &Settings, source: &Source, names: &impl Lo
         own => {
             let host = settings.host_name.as_deref().unwrap_or(&settings.node_name);
             let found = look_up(names, host, 0, Instant::now() + OWN_NAME_LIMIT).await;
-            let outside = found.into_iter().find(|address| !address.ip().is_loopback());
+            let mut outside =
+                found.into_iter().map(|address| address.ip()).find(|address| !address.is_loopback());
+            if outside.is_none()
+                && own.is_some()
+                && source.endpoints.iter().any(|endpoint| endpoint.host.needs_dns())
+            {
+                outside = address_towards(OUTSIDE).await;
+            }
             let loopback = own.map_or_else(|| "127.0.0.1".to_owned(), |own| own.to_string());
             if outside.is_none() && settings.max_nodes > 1 {
                 tracing::info!(
                     "this node is to be reached at {loopback}, which only this machine can; `local_addr` names another address"
                 );
             }
-            outside.map_or(loopback, |address| address.ip().to_string())
+            outside.map_or(loopback, |address| address.to_string())
         }
     }
 }
@@ -64,11 +75,15 @@ async fn look_up(names: &impl Lookup, host: &str, port: u16, deadline: Instant) 
     }
 }
 
-/// The source address of packets to `target`; nothing is sent.
+/// The source address of packets to a host and port.
 async fn way_to(target: &str, names: &impl Lookup, deadline: Instant) -> Option<IpAddr> {
     let (host, port) = target.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let target = look_up(names, host, port.parse().ok()?, deadline).await.into_iter().next()?;
+    address_towards(look_up(names, host, port.parse().ok()?, deadline).await.into_iter().next()?).await
+}
+
+/// The source address of packets to `target`; nothing is sent.
+async fn address_towards(target: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr = if target.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
     let socket = UdpSocket::bind((any, 0)).await.ok()?;
     socket.connect(target).await.ok()?;
@@ -121,5 +136,13 @@ mod tests {
     async fn on_a_loopback_the_host_is_reached_by_what_its_name_stands_for() {
         let names = Names(&[("localhost", [127, 0, 0, 1]), ("host-1", [10, 0, 0, 7])]);
         assert_eq!(address("localhost:2379", names).await.0, "10.0.0.7");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_a_loopback_here_is_reached_by_the_default_route() {
+        let names = Names(&[("host-1", [127, 0, 1, 1])]);
+        let outside =
+            address_towards(OUTSIDE).await.map_or("127.0.0.1".to_owned(), |address| address.to_string());
+        assert_eq!(address("host-1:29400", names).await.0, outside);
     }
 }

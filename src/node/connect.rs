@@ -9,11 +9,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, sleep};
 
+use super::{holder::Holder, reach};
 use crate::{
     backend::{
         Backend, Keys, Range,
@@ -26,14 +24,14 @@ use crate::{
     hosting::{Begun, Host, hosted_at, hosted_run},
     protocol::keys::RunKeys,
     run::Entropy,
-    settings::{Connection, Settings},
+    settings::{Connection, Login, Settings, unknown_variables},
 };
 
 /// What torchrun passes as the id of a run when nobody passed one.
 const NO_RUN_ID: &str = "none";
 
-/// On this machine who listens answers at once, or is not there.
-const LISTENS_LIMIT: Duration = Duration::from_secs(1);
+/// What does not answer after this is looked at more closely: the error says what it is.
+const SUSPICIOUS: Duration = Duration::from_millis(500);
 
 /// A service that was found.
 #[derive(Debug)]
@@ -55,6 +53,8 @@ pub struct Search<'a> {
     pub ttl: Duration,
     /// The run that it is for, one of whose keys is read to see whether it answers.
     pub keys: &'a RunKeys,
+    /// How many nodes that run may have; 1 where the service is only looked at.
+    pub max_nodes: u32,
     /// Randomness.
     pub entropy: &'a Entropy,
 }
@@ -82,13 +82,16 @@ impl Search<'_> {
         let Self { connection, environment, .. } = self;
         let patience = connection.connect_timeout;
         let deadline = Instant::now() + patience;
+        if may_host {
+            unknown_variables(environment).iter().for_each(|unknown| tracing::warn!("{unknown}"));
+        }
         let discovery = candidates(&connection.asked(), environment, &pod_facts(environment))?;
         let Resolved { mut source, looked_at } = discovery.resolve(&SystemLookup, patience).await?;
         let looked_at = Resolved { source: source.clone(), looked_at }.describe();
         if let Some(fallback) = source.fallback.take() {
             let patience = Duration::from_secs(Source::SILENCE_SECONDS);
-            let backend = self.client(&source)?;
-            match self.answers(&backend, (Instant::now() + patience).min(deadline)).await {
+            let backend = self.login(&source)?;
+            match self.answers(&backend, &source, (Instant::now() + patience).min(deadline)).await {
                 Err(Error::Unavailable { cause, .. }) => {
                     tracing::warn!("{} is silent ({cause}); trying {}", source.name, fallback.name);
                     source = *fallback;
@@ -96,24 +99,30 @@ impl Search<'_> {
                 other => return other.map(|()| (Found { backend, source }, None)),
             }
         }
-        if let Some(otherwise) = source.otherwise.take()
-            && !somebody_listens(&source).await
+        if let Some(otherwise) = source.otherwise.take() {
+            source = self.choose_port(source, *otherwise, deadline).await?;
+        }
+        if may_host
+            && let Some(warning) = reach::warning(&source, self.max_nodes, &connection.endpoint_origin)
         {
-            source = *otherwise;
+            tracing::warn!("{warning}");
         }
         let (mut host, mut no_host) = (None, None);
-        if let Some(endpoint) = hosted_at(&source, connection.is_host)?.filter(|_| may_host) {
-            match Host::begin(endpoint, self.keys, connection, deadline).await? {
-                Begun::Host(begun) => host = Some(begun),
+        if let Some(endpoint) = hosted_at(&source, connection.is_host, self.max_nodes)?.filter(|_| may_host) {
+            match Host::begin(endpoint, self.keys, connection, self.max_nodes, deadline).await? {
+                Begun::Host { host: begun, endpoint, caveat } => {
+                    (host, no_host) = (Some(begun), caveat);
+                    source.endpoints = vec![endpoint];
+                }
                 Begun::Client(why) => no_host = why,
             }
         }
-        let backend = self.client(&source)?;
+        let backend = self.login(&source)?;
         let with_sources = |error| match error {
             Error::Unavailable { endpoint, cause, applied } => {
                 let mut cause = format!("{cause}; tried for {:.0} s, {looked_at}", patience.as_secs_f64());
                 if let Some(why) = &no_host {
-                    cause = format!("{cause}; `is_host` says that this node hosts it, and {why}");
+                    cause = format!("{cause}; `is_host` says that this node hosts it, which {why}");
                 }
                 Error::Unavailable { endpoint, cause, applied }
             }
@@ -123,19 +132,23 @@ impl Search<'_> {
             host =
                 begun.confirm(backend.as_ref(), self.entropy.bits(), deadline).await.map_err(with_sources)?;
         }
-        self.answers(&backend, deadline).await.map_err(with_sources)?;
+        self.answers(&backend, &source, deadline).await.map_err(with_sources)?;
         tracing::debug!("the service is at `{}`, named by {}", backend.endpoint(), source.name);
         Ok((Found { backend, source }, host))
     }
 
-    fn client(&self, source: &Source) -> Result<Arc<dyn Backend>> {
+    /// A client that shows who this node is.
+    fn login(&self, source: &Source) -> Result<Arc<dyn Backend>> {
+        self.client(source, self.connection.credentials.login.as_ref())
+    }
+
+    pub(super) fn client(&self, source: &Source, login: Option<&Login>) -> Result<Arc<dyn Backend>> {
         let files = &self.connection.credentials;
         let tls = (files.cacert.is_some() || files.certificate.is_some()).then(|| TlsFiles {
             ca: files.cacert.clone().map(Pem::File),
             cert: files.certificate.as_ref().map(|certificate| Pem::File(certificate.cert.clone())),
             key: files.certificate.as_ref().map(|certificate| Pem::File(certificate.key.clone())),
         });
-        let login = files.login.as_ref();
         let credentials =
             login.map(|login| Credentials::from_file(&login.user, &login.password_file)).transpose()?;
         let options = EtcdOptions {
@@ -148,7 +161,34 @@ impl Search<'_> {
         Ok(Arc::new(EtcdBackend::connect(options)?))
     }
 
-    async fn answers(&self, backend: &Arc<dyn Backend>, deadline: Instant) -> Result<()> {
+    /// Waits until it answers. A port that something else holds is named: at once if that is known to be no etcd, else in
+    /// the error.
+    async fn answers(&self, backend: &Arc<dyn Backend>, source: &Source, deadline: Instant) -> Result<()> {
+        let asked = self.asked(backend, deadline);
+        tokio::pin!(asked);
+        let [endpoint] = source.endpoints.as_slice() else { return asked.await };
+        let looked = async {
+            sleep(SUSPICIOUS).await;
+            Holder::find(endpoint).await
+        };
+        let holder = tokio::select! {
+            biased;
+            answer = &mut asked => return answer,
+            holder = looked => holder,
+        };
+        let Some(what) = holder.describe(endpoint) else { return asked.await };
+        if holder == Holder::TcpStore {
+            return Err(Error::NotEtcd { endpoint: endpoint.to_string(), cause: what });
+        }
+        asked.await.map_err(|error| match error {
+            Error::Unavailable { endpoint, cause, applied } => {
+                Error::Unavailable { endpoint, cause: format!("{cause}; {what}"), applied }
+            }
+            other => other,
+        })
+    }
+
+    async fn asked(&self, backend: &Arc<dyn Backend>, deadline: Instant) -> Result<()> {
         let told = AtomicBool::new(false);
         let read = || async {
             let answer = backend.range(Range::new(Keys::one(self.keys.round()))).await;
@@ -165,13 +205,6 @@ impl Search<'_> {
     }
 }
 
-/// Whether anybody takes connections at the first of its endpoints, which is on this machine.
-async fn somebody_listens(source: &Source) -> bool {
-    let Some(endpoint) = source.endpoints.first() else { return false };
-    let address = (endpoint.host.to_string(), endpoint.port);
-    matches!(timeout(LISTENS_LIMIT, TcpStream::connect(address)).await, Ok(Ok(_)))
-}
-
 /// Whether this is a service for the run: one that a node hosts is for the run of that node, with which it ends, and any
 /// other is for every job, so that those without an id would meet there.
 ///
@@ -185,7 +218,7 @@ pub async fn check_service(
 ) -> Result<()> {
     let Settings { connection, run, .. } = settings;
     let has_id = run.run_id != NO_RUN_ID;
-    if has_id && hosted_at(&found.source, None)?.is_none() {
+    if has_id && hosted_at(&found.source, None, settings.max_nodes)?.is_none() {
         // Nobody hosts one there without being told to.
         return Ok(());
     }

@@ -4,8 +4,11 @@
 mod address;
 mod connect;
 mod control;
+mod holder;
 mod joining;
 mod members;
+mod ports;
+mod reach;
 mod session;
 mod shared;
 mod waiting;

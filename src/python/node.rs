@@ -67,6 +67,7 @@ impl Node {
                 environment,
                 ttl: core.lease_ttl,
                 keys: &keys,
+                max_nodes: core.max_nodes,
                 entropy: &entropy,
             };
             let (found, host) = search.connect_or_host().await?;

@@ -9,10 +9,11 @@ use pyo3::{
 };
 
 use crate::{
-    discovery::{candidates, pod_facts},
+    discovery::{Source, candidates, pod_facts},
     hosting::hosted_at,
     settings::{
-        Arguments, Certificate, Credentials, NodeFailure, Origin, Settings as CoreSettings, variables,
+        Arguments, Certificate, Credentials, NodeFailure, Origin, Settings as CoreSettings,
+        unknown_variables, variables,
     },
 };
 
@@ -26,6 +27,7 @@ pub(super) struct Settings {
     endpoints: Vec<String>,
     endpoints_source: String,
     hosted_at: Option<String>,
+    only_this_machine: bool,
 }
 
 #[pymethods]
@@ -53,18 +55,30 @@ impl Settings {
         let source = discovery.sources.into_iter().next();
         // Where the default outside a cluster is not taken, it is its other half that a node would host.
         let hosted = source.as_ref().map(|source| source.otherwise.as_deref().unwrap_or(source));
-        let hosted = hosted.map(|source| hosted_at(source, core.connection.is_host)).transpose()?.flatten();
+        let (is_host, max_nodes) = (core.connection.is_host, core.max_nodes);
+        let hosted = hosted.map(|source| hosted_at(source, is_host, max_nodes)).transpose()?.flatten();
         let hosted_at = hosted.map(ToString::to_string);
+        let only_this_machine = source.as_ref().is_some_and(Source::is_this_machine);
         let (endpoints, endpoints_source) = source.map_or_else(Default::default, |source| {
             (source.endpoints.iter().map(ToString::to_string).collect(), source.name)
         });
-        Ok(Self { core, environment, endpoints, endpoints_source, hosted_at })
+        Ok(Self { core, environment, endpoints, endpoints_source, hosted_at, only_this_machine })
     }
 
     /// The environment variables that hold what is not passed.
     #[staticmethod]
     fn variables() -> Vec<&'static str> {
         variables().collect()
+    }
+
+    /// The variables that are set, have no effect, and may be meant for this package, each with the known one that is
+    /// near.
+    #[staticmethod]
+    fn unknown_variables(
+        environment: &Bound<'_, PyMapping>,
+    ) -> PyResult<Vec<(String, Option<&'static str>)>> {
+        let unknown = unknown_variables(&texts(environment)?);
+        Ok(unknown.into_iter().map(|unknown| (unknown.name, unknown.meant)).collect())
     }
 
     #[getter]
@@ -150,6 +164,12 @@ impl Settings {
     #[getter]
     fn hosted_at(&self) -> Option<&str> {
         self.hosted_at.as_deref()
+    }
+
+    /// Whether these endpoints stand for whichever machine uses them, so that no other machine can join.
+    #[getter]
+    fn only_this_machine(&self) -> bool {
+        self.only_this_machine
     }
 
     /// Where they came from, for example `environment LATTICE_RDZV_ENDPOINTS`.

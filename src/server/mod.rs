@@ -22,7 +22,7 @@ mod tls;
 mod watch;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
     sync::watch::Sender,
@@ -112,6 +113,24 @@ pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Listens on a port of all addresses, of both families where the machine has both.
+pub(crate) fn listen_everywhere(port: u16) -> std::io::Result<TcpListener> {
+    let both = || {
+        let socket = TcpSocket::new_v6()?;
+        SockRef::from(&socket).set_only_v6(false)?;
+        socket.set_reuseaddr(true)?;
+        socket.bind((Ipv6Addr::UNSPECIFIED, port).into())?;
+        socket.listen(BACKLOG)
+    };
+    match both() {
+        // The only failure that is about the port.
+        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+            listen((Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        listening => listening,
+    }
 }
 
 /// A server that runs. Dropping it ends it at once; [`Self::stop`] tells its clients first.

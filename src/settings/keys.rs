@@ -144,7 +144,7 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
 }
 
 /// Levenshtein's.
-fn distance(left: &str, right: &str) -> usize {
+pub(super) fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (above, from) in left.chars().enumerate() {

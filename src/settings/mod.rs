@@ -10,13 +10,17 @@
 mod input;
 mod keys;
 mod parse;
+mod unknown;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Serialize, Serializer};
 
 use self::input::Input;
-pub use self::keys::variables;
+pub use self::{
+    keys::variables,
+    unknown::{UnknownVariable, unknown_variables},
+};
 use crate::{
     discovery::{Asked, RequiredScheme},
     error::Result,
@@ -186,8 +190,8 @@ pub struct Settings {
     pub node_name: String,
     /// The host's name, where the caller passed it as `host_name`.
     pub host_name: Option<String>,
-    /// The address that other nodes reach this one by: `local_addr`, `POD_IP`. None: that of the connection to the
-    /// service.
+    /// The address that other nodes reach this one by: `local_addr`, `POD_IP`; of several the first. None: that of the
+    /// connection to the service.
     pub local_address: Option<String>,
     /// The port of the workers' store, should it run here: `port`. None, and no range: any free one.
     pub port: Option<u16>,

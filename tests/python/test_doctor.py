@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from harness.ports import free_port
 from harness.service import Service
-from harness.silent import http_endpoint, silent_endpoint
+from harness.silent import http_endpoint, silent_endpoint, tcp_store_endpoint
 
 from lattice_rdzv.cli import doctor, judgements, main
 
@@ -76,6 +76,44 @@ def test_where_an_agent_would_host_the_service_nobody_has_to_be(capsys: pytest.C
     assert finding["status"] == "warn"
     assert "Connection refused" in finding["found"]
     assert "hosts it" in finding["advice"]
+
+
+@pytest.mark.parametrize("told_by", ["--nnodes", "LATTICE_NNODES", "PET_NNODES"])
+def test_an_endpoint_that_no_other_machine_reaches_fails_for_several_nodes(
+    etcd: Service, told_by: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["doctor", "--json", "--endpoint", etcd.endpoint]
+    assert main(arguments) == 0
+    assert printed_findings(capsys)["nodes on other machines"]["status"] == "warn"
+    if told_by.startswith("--"):
+        arguments += [told_by, "2:4"]
+    else:
+        monkeypatch.setenv(told_by, "2:4")
+    assert main(arguments) == 1
+    finding = printed_findings(capsys)["nodes on other machines"]
+    assert finding["status"] == "fail"
+    assert etcd.endpoint in finding["found"]
+    assert "up to 4 nodes" in finding["found"]
+
+
+def test_a_misspelt_variable_fails_with_the_one_that_is_meant(
+    etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LATTICE_RDZV_ENDPOINT", etcd.endpoint)
+    assert main(["doctor", "--json", "--endpoint", etcd.endpoint]) == 1
+    assert "LATTICE_RDZV_ENDPOINTS" in printed_findings(capsys)["unknown variables"]["advice"]
+
+
+def test_a_tcp_store_at_the_endpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    with tcp_store_endpoint() as endpoint:
+        assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "5"]) == 1
+    assert "held by a `TCPStore`" in printed_findings(capsys)["service"]["found"]
+
+
+def test_port_0_is_hosted_by_the_agent_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--endpoint", "localhost:0", "--timeout", "2", "--nnodes", "1"]) == 0
+    assert main(["doctor", "--json", "--endpoint", "localhost:0", "--timeout", "2", "--nnodes", "2"]) == 1
 
 
 def test_who_listens_and_says_nothing_keeps_an_agent_from_hosting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import pytest
 from harness.handlers import MakeHandler, is_alone
 from harness.ports import free_port
-from harness.silent import http_endpoint, silent_endpoint
+from harness.silent import http_endpoint, silent_endpoint, tcp_store_endpoint
 from torch.distributed.elastic.rendezvous import (
     RendezvousConnectionError,
     RendezvousHandler,
@@ -27,6 +27,24 @@ def test_nobody_listens(make: MakeHandler) -> None:
 def test_it_is_no_etcd(make: MakeHandler, wrong: Callable[[], AbstractContextManager[str]]) -> None:
     with wrong() as endpoint:
         _is_unreachable(make(endpoint=endpoint, connect_timeout="2"), endpoint, 10)
+
+
+@pytest.mark.parametrize("is_libuv", [True, False])
+def test_a_port_that_a_tcp_store_holds_is_named_at_once(make: MakeHandler, is_libuv: bool) -> None:
+    with tcp_store_endpoint(use_libuv=is_libuv) as endpoint:
+        began = time.monotonic()
+        with pytest.raises(RendezvousConnectionError, match=r"held by a `TCPStore` of torch.*another port") as caught:
+            make(endpoint=endpoint, connect_timeout="60").next_rendezvous()
+        # Nobody waits for what cannot become an etcd.
+        assert time.monotonic() - began < 30
+    assert endpoint in str(caught.value)
+
+
+def test_a_port_that_something_silent_holds_is_named(make: MakeHandler) -> None:
+    expected = r"accepts connections.* sends nothing.*ss -ltnp"
+    with silent_endpoint() as endpoint, pytest.raises(RendezvousConnectionError, match=expected) as caught:
+        make(endpoint=endpoint, connect_timeout="3").next_rendezvous()
+    assert endpoint in str(caught.value)
 
 
 def test_the_name_has_no_address(make: MakeHandler) -> None:

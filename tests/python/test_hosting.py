@@ -93,9 +93,10 @@ def test_a_node_that_is_not_to_host_says_that_nobody_serves(endpoint: str, run_i
 
 
 def test_a_node_that_is_to_host_and_cannot_says_so_where_nobody_else_does(run_id: str) -> None:
-    # An address for documentation, which no machine has.
-    with pytest.raises(lattice_rdzv.UnreachableError, match=r"is_host.*cannot listen at http://192\.0\.2\.1:29400"):
-        lattice_rdzv.join(run_id, nnodes=1, endpoint="192.0.2.1:29400", is_host=True, connect_timeout=1)
+    # An address for documentation, which no machine has and nothing forwards.
+    endpoint = f"192.0.2.1:{free_port()}"
+    with pytest.raises(lattice_rdzv.UnreachableError, match=r"is_host.*`192\.0\.2\.1` is no address of this machine"):
+        lattice_rdzv.join(run_id, nnodes=1, endpoint=endpoint, is_host=True, connect_timeout=1)
     with pytest.raises(lattice_rdzv.SettingsError, match="one endpoint"):
         lattice_rdzv.join(run_id, nnodes=1, endpoint="127.0.0.1:1,127.0.0.1:2", is_host=True, connect_timeout=2)
 

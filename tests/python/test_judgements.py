@@ -64,8 +64,29 @@ def test_a_password_by_value_fails_and_is_not_repeated() -> None:
 def test_a_misspelt_variable_is_told_and_those_of_kubernetes_are_not() -> None:
     environment = {"LATTICE_RDZV_ENDPOINT": "etcd:2379", "LATTICE_RDZV_SERVER_SERVICE_PORT_CLIENT": "2379"}
     finding = by_check(judgements.judge_environment(environment))["unknown variables"]
+    assert finding.status == "fail"
+    assert finding.found.startswith("LATTICE_RDZV_ENDPOINT is set and has no effect")
+    assert finding.advice == "did you mean LATTICE_RDZV_ENDPOINTS?"
+
+
+def test_an_unknown_variable_that_is_near_to_none_is_a_warning() -> None:
+    finding = by_check(judgements.judge_environment({"LATTICE_RDZV_JOIN_TIMEOUT": "5"}))["unknown variables"]
     assert finding.status == "warn"
-    assert finding.found.endswith(": LATTICE_RDZV_ENDPOINT")
+    assert "settings.md" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("only_this_machine", "max_nodes", "expected"),
+    [(True, 4, ["fail"]), (True, None, ["warn"]), (True, 1, []), (False, 4, []), (False, None, [])],
+)
+def test_an_endpoint_that_only_this_machine_reaches_is_a_problem_for_several_nodes(
+    only_this_machine: bool, max_nodes: int | None, expected: list[str]
+) -> None:
+    findings = judgements.judge_reach(
+        "http://localhost:2379", "a test", only_this_machine=only_this_machine, max_nodes=max_nodes
+    )
+    assert [finding.status for finding in findings] == expected
+    assert all("`--rdzv-endpoint`" in finding.advice for finding in findings)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from .judgements import (
     Probe,
     judge_environment,
     judge_plugin,
+    judge_reach,
     judge_service,
     judge_torch,
 )
@@ -29,6 +30,9 @@ from .terminal import coloured
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How the service is reached."""
     service.add_arguments(parser)
+    parser.add_argument(
+        "--nnodes", default="", help="how many nodes the job has, as for torchrun: `2:4` (default: LATTICE_NNODES)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,12 +82,21 @@ def find_torch() -> str | None:
 
 def find_service(arguments: argparse.Namespace) -> list[Finding]:
     """What an agent's settings would be here, and what the service that they name says."""
+    # What torchrun would pass on as `--nnodes`.
+    nnodes = arguments.nnodes or os.environ.get("PET_NNODES", "")
     try:
-        settings = service.settings(arguments)
+        settings = service.settings(arguments, nnodes=nnodes)
     except Exception as error:  # any failure is a finding, not an end
         return [Finding("settings", "fail", str(error), "the message says which setting, and what it may be")]
     endpoints = ", ".join(settings.endpoints)
     findings = [Finding("settings", "ok", f"endpoint {endpoints} (from {settings.endpoints_source})")]
+    is_known = bool(nnodes or os.environ.get("LATTICE_NNODES"))
+    findings += judge_reach(
+        endpoints,
+        settings.endpoints_source,
+        only_this_machine=settings.only_this_machine,
+        max_nodes=settings.max_nodes if is_known else None,
+    )
     try:
         probe = Probe.from_json(_core.probe(settings, timeout_seconds=arguments.timeout), endpoint=endpoints)
     except Exception as error:  # any failure is a finding, not an end

@@ -20,8 +20,6 @@ ENDPOINT_VARIABLES = (
     "LATTICE_RDZV_CLIENT_PORT",
 )
 OTHER_VARIABLES = (*_core.Settings.variables(), "LATTICE_RDZV_LOG")
-# Kubernetes makes these, and more with a protocol in them, from a Service of our name.
-PREFIXES_OF_KUBERNETES = ("LATTICE_RDZV_CLIENT_", "LATTICE_RDZV_SERVER_")
 
 
 class Finding(NamedTuple):
@@ -83,8 +81,8 @@ def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
                 "environment",
                 "ok",
                 f"{shown or 'none of our variables is set'}; no variable names the service",
-                "without `--rdzv-endpoint` agents look for the Service `lattice-rdzv-client` in a pod, and use "
-                "localhost:2379 elsewhere; set LATTICE_RDZV_ENDPOINTS to name another",
+                "without `--rdzv-endpoint` agents look for the Service `lattice-rdzv-client` in a pod; elsewhere they use "
+                "localhost:2379, or host the service at localhost:29400, which no other machine can join",
             )
         )
 
@@ -122,21 +120,27 @@ def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
                 "put the password into a file that only the job can read, and name it in LATTICE_RDZV_PASSWORD_FILE",
             )
         )
-    unread = [
-        name
-        for name in sorted(environment)
-        if name.startswith(("LATTICE_RDZV_", "LATTICE_NNODES"))
-        and name not in known
-        and name != "LATTICE_RDZV_PASSWORD"
-        and not name.startswith(PREFIXES_OF_KUBERNETES)
-    ]
-    if unread:
-        findings.append(
-            Finding(
-                "unknown variables", "warn", f"set, but nothing reads them: {', '.join(unread)}", "is one misspelt?"
-            )
-        )
+    for name, meant in _core.Settings.unknown_variables(environment):
+        found_unknown = f"{name} is set and has no effect, because no setting has that name"
+        advice = f"did you mean {meant}?" if meant else "docs/settings.md lists the known ones"
+        findings.append(Finding("unknown variables", "fail" if meant else "warn", found_unknown, advice))
     return findings
+
+
+def judge_reach(endpoints: str, source: str, *, only_this_machine: bool, max_nodes: int | None) -> list[Finding]:
+    """Whether nodes on other machines can join by these endpoints. `max_nodes` is `None` if it is not known."""
+    if not only_this_machine or max_nodes == 1:
+        return []
+    return [
+        Finding(
+            "nodes on other machines",
+            "warn" if max_nodes is None else "fail",
+            f"{endpoints} (from {source}) is what each machine calls itself: no other machine can join"
+            + ("" if max_nodes is None else f" this job, which takes up to {max_nodes} nodes"),
+            "pass an address of one node, or of an etcd, that all nodes reach as `--rdzv-endpoint`, the same on every node, "
+            "or set LATTICE_RDZV_ENDPOINTS; no action is needed if all nodes run on this machine",
+        )
+    ]
 
 
 def without_user(value: str) -> str:

@@ -19,19 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def settings(arguments: argparse.Namespace, *, run_id: str = "", tenant: str = "") -> _core.Settings:
+def settings(arguments: argparse.Namespace, *, run_id: str = "", tenant: str = "", nnodes: str = "") -> _core.Settings:
     """The settings that an agent would have here. Raises what an agent would raise."""
     given = {
         # What torchrun would pass on as `--rdzv-endpoint`.
         "endpoint": arguments.endpoint or os.environ.get("PET_RDZV_ENDPOINT", ""),
         "run_id": run_id,
         "tenant": tenant,
+        "nnodes": nnodes,
         # `--timeout` bounds the whole of a command; a first connection has a least time of its own.
         "connect_timeout": str(max(1.0, arguments.timeout)),
         "host_name": socket.gethostname(),
     }
     if not run_id and not os.environ.get("LATTICE_RDZV_ID"):
         given["run_id"] = NO_RUN
-    if not os.environ.get("LATTICE_NNODES"):
+    if not nnodes and not os.environ.get("LATTICE_NNODES"):
         given["nnodes"] = "1"
     return _core.Settings({name: value for name, value in given.items() if value}, os.environ, origin="command line")

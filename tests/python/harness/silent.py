@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -14,6 +15,15 @@ def silent_endpoint() -> Iterator[str]:
     """Accepts connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def tcp_store_endpoint(**options: Any) -> Iterator[str]:
+    """A `TCPStore` of torch, as a job with the backend `c10d` or its workers have. Each of its two servers."""
+    from torch._C._distributed_c10d import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, **options)
+    yield f"127.0.0.1:{store.port}"
 
 
 @contextmanager

@@ -111,6 +111,8 @@ class Job:
         environment: dict[str, str] | None = None,
         wrapper: tuple[str, ...] = (),
         address: str = "127.0.0.1",
+        endpoint: str | None = None,
+        backend: str = "lattice",
     ) -> Agent:
         """Starts an agent that is called `name`, and that its peers reach at `address`."""
         settings = {"lease_ttl": f"{LEASE_SECONDS:g}", "node_name": name, "last_call_timeout": "1", "grow_delay": "0.2"}
@@ -118,8 +120,8 @@ class Job:
         command = [
             *wrapper,
             sys.executable, "-m", "torch.distributed.run",
-            "--rdzv-backend", "lattice",
-            "--rdzv-endpoint", self.endpoint,
+            "--rdzv-backend", backend,
+            "--rdzv-endpoint", self.endpoint if endpoint is None else endpoint,
             "--rdzv-id", self.run_id,
             "--nnodes", self.nnodes,
             "--nproc-per-node", str(workers),
