@@ -132,7 +132,10 @@ impl Host {
         let host = Self::on(Tcp::from(listener), endpoint.to_string(), keys, options)?;
         let caveat = everywhere.map(|why| {
             tracing::info!("{why}; this node listens on port {port} of all its addresses, to host the service");
-            format!("listens on port {port} of all its addresses, because {why}; that port must be forwarded to it")
+            format!(
+                "is not reached there: it listens on port {port} of all its addresses, because {why}; forward that port \
+                 to this machine, also from itself"
+            )
         });
         Ok(Begun::Host { host, endpoint, caveat: caveat.filter(|_| demanded) })
     }

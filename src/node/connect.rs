@@ -122,7 +122,7 @@ impl Search<'_> {
             Error::Unavailable { endpoint, cause, applied } => {
                 let mut cause = format!("{cause}; tried for {:.0} s, {looked_at}", patience.as_secs_f64());
                 if let Some(why) = &no_host {
-                    cause = format!("{cause}; `is_host` says that this node hosts it, which {why}");
+                    cause = format!("{cause}; `is_host` is set, so this node is to host it, but it {why}");
                 }
                 Error::Unavailable { endpoint, cause, applied }
             }

@@ -111,6 +111,14 @@ def test_a_tcp_store_at_the_endpoint_is_named(capsys: pytest.CaptureFixture[str]
     assert "held by a `TCPStore`" in printed_findings(capsys)["service"]["found"]
 
 
+def test_both_ports_of_an_endpoint_without_one_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    # An address for documentation, where nobody is.
+    assert main(["doctor", "--json", "--endpoint", "192.0.2.1", "--timeout", "2"]) == 1
+    findings = printed_findings(capsys)
+    assert "http://192.0.2.1:2379, else http://192.0.2.1:29400" in findings["settings"]["found"]
+    assert "names no port" in findings["service"]["found"]
+
+
 def test_port_0_is_hosted_by_the_agent_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--endpoint", "localhost:0", "--timeout", "2", "--nnodes", "1"]) == 0
     assert main(["doctor", "--json", "--endpoint", "localhost:0", "--timeout", "2", "--nnodes", "2"]) == 1

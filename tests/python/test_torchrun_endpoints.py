@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import network
@@ -21,10 +22,10 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.namespaces]
 PORT = 29400
 VIRTUAL = "10.96.0.7"
 BACKENDS = ["c10d", "lattice"]
+NAMES = ("machine-0", "machine-1")
 ONLY_HERE = "only agents on this machine can join this run, which takes up to"
 
 MakeJob = Callable[..., Job]
-Start = Callable[..., Agent]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,16 @@ def two() -> Iterator[list[Machine]]:
     if why_not:
         pytest.skip(why_not)
     with network.machines(2) as made:
+        yield made
+
+
+@pytest.fixture
+def debian() -> Iterator[list[Machine]]:
+    """Two machines whose own names stand for a loopback address, as an installed Debian has it."""
+    why_not = network.why_not()
+    if why_not:
+        pytest.skip(why_not)
+    with network.machines(2, own_name="127.0.1.1") as made:
         yield made
 
 
@@ -51,21 +62,16 @@ def make_job(tmp_path: Path, run_id: str) -> Iterator[MakeJob]:
         job.end()
 
 
-@pytest.fixture
-def start(two: list[Machine]) -> Start:
-    """Starts an agent of a job on the machine of that number."""
-
-    def start_on(job: Job, number: int, *, conf: dict[str, str] | None = None, **given: object) -> Agent:
-        return job.start(
-            f"node-{number}",
-            conf={"connect_timeout": "60", "join_timeout": "120", **(conf or {})},
-            wrapper=two[number].wrapper,
-            address=str(given.pop("address", two[number].address)),
-            environment={"GLOO_SOCKET_IFNAME": "eth0", **given.pop("environment", {})},  # type: ignore[dict-item]
-            **given,  # type: ignore[arg-type]
-        )
-
-    return start_on
+def start(machine: Machine, job: Job, *, conf: dict[str, str] | None = None, **given: Any) -> Agent:
+    """Starts an agent of a job on a machine."""
+    return job.start(
+        machine.host_name,
+        conf={"connect_timeout": "60", "join_timeout": "120", **(conf or {})},
+        wrapper=machine.wrapper,
+        address=given.pop("address", machine.address),
+        environment={"GLOO_SOCKET_IFNAME": "eth0", **given.pop("environment", {})},
+        **given,
+    )
 
 
 def trains_to_the_end(job: Job, *names: str) -> None:
@@ -82,60 +88,56 @@ def ends_with(agent: Agent, *parts: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_endpoint_without_a_port_works_as_with_c10d(
-    make_job: MakeJob, start: Start, two: list[Machine], backend: str
-) -> None:
+def test_an_endpoint_without_a_port_works_as_with_c10d(make_job: MakeJob, two: list[Machine], backend: str) -> None:
     job = make_job(two[0].address)
     # The client is first: it waits for a host.
     for number in (1, 0):
-        start(job, number, backend=backend)
-    trains_to_the_end(job, "node-0", "node-1")
+        start(two[number], job, backend=backend)
+    trains_to_the_end(job, *NAMES)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_host_name_that_is_a_loopback_on_its_own_machine_works_as_with_c10d(
-    make_job: MakeJob, start: Start, two: list[Machine], backend: str
+    make_job: MakeJob, debian: list[Machine], backend: str
 ) -> None:
-    job = make_job(two[0].host_name)
-    agents = [start(job, number, backend=backend) for number in (0, 1)]
-    trains_to_the_end(job, "node-0", "node-1")
+    job = make_job(debian[0].host_name)
+    agents = [start(debian[number], job, backend=backend) for number in (0, 1)]
+    trains_to_the_end(job, *NAMES)
     assert backend == "c10d" or "listens on port 29400 of all its addresses" in agents[0].log
     assert ONLY_HERE not in agents[0].log
 
 
 def test_a_host_whose_name_is_a_loopback_publishes_an_address_that_others_reach(
-    make_job: MakeJob, start: Start, two: list[Machine]
+    make_job: MakeJob, debian: list[Machine]
 ) -> None:
-    job = make_job(two[0].host_name)
-    host = start(job, 0, address="")
-    start(job, 1)
-    job.wait_trains("node-0", "node-1")
-    # Whichever of them is rank 0, and serves the workers' store.
-    assert "rank 0 at 127." not in host.log
+    job = make_job(debian[0].host_name)
+    host = start(debian[0], job, address="")
+    start(debian[1], job)
+    job.wait_trains(*NAMES)
+    # Where it serves the workers' store, being rank 0 by its name.
+    assert f"rank 0 at {debian[0].address}:" in host.log
     job.finish()
     assert set(job.wait_all().values()) == {0}, job.describe()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_port_0_is_for_a_single_node_as_torchx_passes_it(make_job: MakeJob, start: Start, backend: str) -> None:
+def test_port_0_is_for_a_single_node_as_torchx_passes_it(make_job: MakeJob, two: list[Machine], backend: str) -> None:
     job = make_job("localhost:0", nnodes="1")
-    agent = start(job, 0, backend=backend)
-    trains_to_the_end(job, "node-0")
+    agent = start(two[0], job, backend=backend)
+    trains_to_the_end(job, "machine-0")
     assert ONLY_HERE not in agent.log
 
 
-def test_port_0_is_refused_where_other_nodes_would_have_to_know_it(make_job: MakeJob, start: Start) -> None:
+def test_port_0_is_refused_where_other_nodes_would_have_to_know_it(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job("localhost:0")
-    ends_with(start(job, 0), "`--rdzv-endpoint` must name a port", "up to 2 nodes", "`localhost:0`")
+    ends_with(start(two[0], job), "`--rdzv-endpoint` must name a port", "up to 2 nodes", "`localhost:0`")
 
 
-def test_an_etcd_at_its_port_is_found_without_the_port(
-    make_job: MakeJob, start: Start, two: list[Machine], tmp_path: Path
-) -> None:
+def test_an_etcd_at_its_port_is_found_without_the_port(make_job: MakeJob, two: list[Machine], tmp_path: Path) -> None:
     with etcd_on(two[0], tmp_path):
         job = make_job(two[0].address)
-        agents = [start(job, number) for number in (0, 1)]
-        trains_to_the_end(job, "node-0", "node-1")
+        agents = [start(two[number], job) for number in (0, 1)]
+        trains_to_the_end(job, *NAMES)
     assert "this node hosts the service" not in "".join(agent.log for agent in agents)
 
 
@@ -160,19 +162,17 @@ def etcd_on(machine: Machine, folder: Path) -> Iterator[None]:
         process.wait()
 
 
-def test_an_endpoint_without_a_port_where_nobody_serves_names_both_ports(
-    make_job: MakeJob, start: Start, two: list[Machine]
-) -> None:
+def test_an_endpoint_without_a_port_where_nobody_serves_names_both_ports(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(two[0].address)
-    agent = start(job, 1, conf={"connect_timeout": "2"})
+    agent = start(two[1], job, conf={"connect_timeout": "2"})
     ends_with(agent, "RendezvousConnectionError", f"http://{two[0].address}:2379", f"http://{two[0].address}:29400")
 
 
 def test_a_node_without_an_endpoint_says_at_once_that_no_other_machine_can_join(
-    make_job: MakeJob, start: Start
+    make_job: MakeJob, two: list[Machine]
 ) -> None:
     job = make_job("", nnodes="2:4")
-    agent = start(job, 0, environment={"LATTICE_RDZV_ENDPOINT": "10.77.0.1:29400"})
+    agent = start(two[0], job, environment={"LATTICE_RDZV_ENDPOINT": "10.77.0.1:29400"})
     job.wait_log(agent, "this node hosts the service")
     told, _ = agent.log.split("this node hosts the service")
     assert "no endpoint is passed or set" in told
@@ -183,11 +183,11 @@ def test_a_node_without_an_endpoint_says_at_once_that_no_other_machine_can_join(
 
 
 def test_a_node_at_a_loopback_endpoint_says_at_once_that_no_other_machine_can_join(
-    make_job: MakeJob, start: Start, two: list[Machine]
+    make_job: MakeJob, two: list[Machine]
 ) -> None:
     job = make_job(f"{two[0].address}:{PORT}")
-    host = start(job, 0, endpoint=f"localhost:{PORT}")
-    other = start(job, 1, conf={"connect_timeout": "3"})
+    host = start(two[0], job, endpoint=f"localhost:{PORT}")
+    other = start(two[1], job, conf={"connect_timeout": "3"})
     job.wait_log(host, f"{ONLY_HERE} 2 nodes")
     assert f"`--rdzv-endpoint` is `http://localhost:{PORT}`, which each machine takes for itself" in host.log
     ends_with(other, "RendezvousConnectionError")
@@ -195,50 +195,48 @@ def test_a_node_at_a_loopback_endpoint_says_at_once_that_no_other_machine_can_jo
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_host_behind_a_virtual_address_serves_there_as_with_c10d(
-    make_job: MakeJob, start: Start, two: list[Machine], backend: str
+    make_job: MakeJob, two: list[Machine], backend: str
 ) -> None:
     with virtual_address(VIRTUAL, two[0], two):
         job = make_job(f"{VIRTUAL}:{PORT}")
-        host = start(job, 0, backend=backend, conf={"is_host": "1"})
-        start(job, 1, backend=backend)
-        trains_to_the_end(job, "node-0", "node-1")
+        host = start(two[0], job, backend=backend, conf={"is_host": "1"})
+        start(two[1], job, backend=backend)
+        trains_to_the_end(job, *NAMES)
     if backend == "lattice":
         line = f"`{VIRTUAL}` is no address of this machine; this node listens on port {PORT} of all its addresses"
         assert line in host.log
 
 
-def test_a_host_behind_a_virtual_address_that_leads_nowhere_says_so(make_job: MakeJob, start: Start) -> None:
+def test_a_host_behind_a_virtual_address_that_leads_nowhere_says_so(make_job: MakeJob, two: list[Machine]) -> None:
     # An address for documentation, which nothing forwards.
     job = make_job(f"192.0.2.1:{PORT}", nnodes="1")
-    agent = start(job, 0, conf={"is_host": "1", "connect_timeout": "2"})
-    ends_with(agent, "`is_host` says", f"listens on port {PORT} of all its addresses", "must be forwarded")
+    agent = start(two[0], job, conf={"is_host": "1", "connect_timeout": "2"})
+    ends_with(agent, "`is_host` is set", f"listens on port {PORT} of all its addresses", "forward that port")
 
 
-def test_an_empty_run_id_is_refused_where_nodes_must_share_it(
-    make_job: MakeJob, start: Start, two: list[Machine]
-) -> None:
+def test_an_empty_run_id_is_refused_where_nodes_must_share_it(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="")
-    ends_with(start(job, 0), "`--rdzv-id`", "is empty, so torch drew a random id", "`LATTICE_RDZV_ID`")
+    ends_with(start(two[0], job), "`--rdzv-id`", "is empty, so torch drew a random id", "`LATTICE_RDZV_ID`")
 
 
-def test_an_empty_run_id_is_fine_for_one_node(make_job: MakeJob, start: Start) -> None:
+def test_an_empty_run_id_is_fine_for_one_node(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"localhost:{PORT}", nnodes="1", run_id="")
-    start(job, 0)
-    trains_to_the_end(job, "node-0")
+    start(two[0], job)
+    trains_to_the_end(job, "machine-0")
 
 
-def test_a_run_id_of_digits_is_no_empty_one(make_job: MakeJob, start: Start, two: list[Machine]) -> None:
+def test_a_run_id_of_digits_is_no_empty_one(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="302934123884102341234123412341234123123")
     for number in (0, 1):
-        start(job, number)
-    trains_to_the_end(job, "node-0", "node-1")
+        start(two[number], job)
+    trains_to_the_end(job, *NAMES)
 
 
-def test_an_empty_run_id_gives_way_to_the_variable(make_job: MakeJob, start: Start, two: list[Machine]) -> None:
+def test_an_empty_run_id_gives_way_to_the_variable(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="")
     for number in (0, 1):
-        start(job, number, environment={"LATTICE_RDZV_ID": "from-the-environment"})
-    trains_to_the_end(job, "node-0", "node-1")
+        start(two[number], job, environment={"LATTICE_RDZV_ID": "from-the-environment"})
+    trains_to_the_end(job, *NAMES)
 
 
 @pytest.mark.parametrize(("max_nodes", "expected"), [(1, "the worker ran"), (2, "so torch drew a random id")])

@@ -115,6 +115,6 @@ def test_a_node_that_wrongly_takes_itself_for_the_host_joins(job: Job, start: St
     second = start(1, conf={"is_host": "1"})
     assert {line.group_world for line in job.wait_trains("node-0", "node-1").values()} == {2}
     assert "this node hosts the service" not in second.log
-    assert "it is a client of whoever serves there" in second.log
+    assert "this node hosts none and is a client of it" in second.log
     job.finish()
     assert host.wait() == second.wait() == 0, job.describe()

@@ -89,7 +89,10 @@ def find_service(arguments: argparse.Namespace) -> list[Finding]:
     except Exception as error:  # any failure is a finding, not an end
         return [Finding("settings", "fail", str(error), "the message says which setting, and what it may be")]
     endpoints = ", ".join(settings.endpoints)
-    findings = [Finding("settings", "ok", f"endpoint {endpoints} (from {settings.endpoints_source})")]
+    # An endpoint without a port stands for two.
+    hosted_at = settings.hosted_at
+    shown = f"{endpoints}, else {hosted_at}" if hosted_at and hosted_at not in settings.endpoints else endpoints
+    findings = [Finding("settings", "ok", f"endpoint {shown} (from {settings.endpoints_source})")]
     is_known = bool(nnodes or os.environ.get("LATTICE_NNODES"))
     findings += judge_reach(
         endpoints,
@@ -101,7 +104,7 @@ def find_service(arguments: argparse.Namespace) -> list[Finding]:
         probe = Probe.from_json(_core.probe(settings, timeout_seconds=arguments.timeout), endpoint=endpoints)
     except Exception as error:  # any failure is a finding, not an end
         probe = Probe(endpoint=endpoints, error=str(error))
-    return findings + judge_service(probe, hosted_at=settings.hosted_at or "")
+    return findings + judge_service(probe, hosted_at=hosted_at or "")
 
 
 def describe(findings: list[Finding]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 # `ip netns exec` puts what is here over `/etc` (ip-netns(8)).
 _ETC = Path("/etc/netns")
+_groups = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,23 @@ class Machine:
     @property
     def wrapper(self) -> tuple[str, ...]:
         """What a command is started with to run there."""
-        return ("ip", "netns", "exec", self.namespace)
+        named = f'hostname {self.host_name} && exec "$@"'
+        return ("ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", named, "sh")
 
 
 def why_not() -> str:
     """Why there can be no machines here, or nothing."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    return "" if shutil.which("ip") else "network namespaces need the program `ip`"
+    missing = [program for program in ("ip", "unshare", "iptables") if shutil.which(program) is None]
+    return f"network namespaces need the program `{missing[0]}`" if missing else ""
 
 
 @contextmanager
-def machines(count: int) -> Iterator[list[Machine]]:
-    """That many machines, gone with all their interfaces at the end."""
-    prefix = f"rdzv-test-{os.getpid()}"
+def machines(count: int, *, own_name: str = "") -> Iterator[list[Machine]]:
+    """That many machines, gone with all their interfaces at the end. `own_name` is the address that each one's own name
+    stands for on itself, where that is not the one that others look up."""
+    prefix = f"rdzv-test-{os.getpid()}-{next(_groups)}"
     hub = f"{prefix}-hub"
     made = [Machine(f"{prefix}-{number}", f"10.77.0.{number + 1}", f"machine-{number}") for number in range(count)]
     try:
@@ -54,7 +59,7 @@ def machines(count: int) -> Iterator[list[Machine]]:
             for interface in ("lo", "eth0"):
                 _ip("-n", machine.namespace, "link", "set", interface, "up")
             _ip("-n", machine.namespace, "route", "add", "default", "dev", "eth0")
-            _write_hosts(machine, made)
+            _write_hosts(machine, own_name or machine.address, made)
         yield made
     finally:
         for namespace in [hub, *(machine.namespace for machine in made)]:
@@ -75,12 +80,11 @@ def virtual_address(address: str, target: Machine, machines: list[Machine]) -> I
             subprocess.run([*machine.wrapper, "iptables", "-t", "nat", "-D", *rule], check=True, capture_output=True)
 
 
-def _write_hosts(own: Machine, machines: list[Machine]) -> None:
-    """The names of all machines, as Debian has them: a machine's own name stands for a loopback address."""
-    lines = [f"{'127.0.1.1' if machine is own else machine.address} {machine.host_name}" for machine in machines]
+def _write_hosts(own: Machine, own_name: str, machines: list[Machine]) -> None:
+    lines = [f"{own_name if machine is own else machine.address} {machine.host_name}" for machine in machines]
     folder = _ETC / own.namespace
     folder.mkdir(parents=True)
-    (folder / "hosts").write_text(Path("/etc/hosts").read_text() + "\n" + "\n".join(lines) + "\n")
+    (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
 
 
 def _ip(*arguments: str) -> None:
