@@ -22,7 +22,7 @@ use crate::{
         etcd::Pem,
         retry::{RetryPolicy, retry},
     },
-    discovery::{DEFAULT_PORT, Endpoint, HOSTING_PORT, Source},
+    discovery::{DEFAULT_PORT, Endpoint, HOSTING_PORT, NamedBy, Source},
     error::{Error, Result},
     protocol::keys::RunKeys,
     server::{self, Credentials, HOSTED, Listener, Server, ServerOptions, ServerTls, Tcp},
@@ -56,7 +56,9 @@ pub fn hosted_at(source: &Source, is_host: Option<bool>, max_nodes: u32) -> Resu
         }
         (Some(true), [endpoint]) => Ok(Some(endpoint)),
         // 2379 is where an etcd is: to take its place there must be asked for.
-        (None, [endpoint]) if source.hostable && endpoint.port != DEFAULT_PORT => Ok(Some(endpoint)),
+        (None, [endpoint]) if source.named_by != NamedBy::Cluster && endpoint.port != DEFAULT_PORT => {
+            Ok(Some(endpoint))
+        }
         (None | Some(false), _) => Ok(None),
         (Some(true), several) => Err(Error::Setting {
             message: format!(

@@ -104,6 +104,18 @@ impl fmt::Display for Looked {
     }
 }
 
+/// Who named the endpoints of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamedBy {
+    /// Somebody wrote them for this job, so a node may host the service there.
+    User,
+    /// Nothing names an endpoint, so `localhost` is assumed. A node may host the service there, too.
+    Nobody,
+    /// The cluster that this process runs in.
+    Cluster,
+}
+
 /// One source with the endpoints it names, at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Source {
@@ -115,10 +127,8 @@ pub struct Source {
     pub needs_dns: bool,
     /// Whether nobody wrote it: if its name does not exist, the next source is looked at.
     pub guessed: bool,
-    /// Whether somebody wrote it for this job, or nobody wrote anything, so that a node may host the service there.
-    pub hostable: bool,
-    /// Whether nothing named an endpoint, so that `localhost` is assumed.
-    pub assumed: bool,
+    /// Who named it.
+    pub named_by: NamedBy,
     /// The same host at [`HOSTING_PORT`], where the one endpoint names no port: whichever of the two serves is the
     /// service, and a node hosts it there if neither does.
     pub otherwise: Option<Box<Source>>,
@@ -138,8 +148,7 @@ impl Source {
             endpoints,
             needs_dns,
             guessed: false,
-            hostable: false,
-            assumed: false,
+            named_by: NamedBy::Cluster,
             otherwise: None,
             fallback: None,
         }
@@ -149,7 +158,7 @@ impl Source {
     fn written(name: impl Into<String>, listed: Listed) -> Self {
         let Listed { endpoints, without_port } = listed;
         let mut source = Self::new(name, endpoints);
-        source.hostable = true;
+        source.named_by = NamedBy::User;
         if without_port {
             let mut otherwise = source.clone();
             otherwise.endpoints.iter_mut().for_each(|endpoint| endpoint.port = HOSTING_PORT);
@@ -214,7 +223,7 @@ pub fn candidates(
         let (etcds, hosted) = (endpoint(DEFAULT_PORT), endpoint(HOSTING_PORT));
         let held = Some(format!("{etcds}, else {hosted}"));
         search.looked_at.push(Looked { name: name.to_owned(), held, outcome: None });
-        let assumed = |source| Source { assumed: true, hostable: true, ..source };
+        let assumed = |source| Source { named_by: NamedBy::Nobody, ..source };
         let mut source = assumed(Source::new(name, vec![etcds]));
         source.otherwise = Some(Box::new(assumed(Source::new(name, vec![hosted]))));
         return Ok(search.found(vec![source]));
@@ -524,10 +533,11 @@ mod tests {
         assert!(discovery.sources.iter().all(|source| source.guessed && source.needs_dns));
         let outside = only(&none, &pairs, &PodFacts::default());
         assert_eq!(shown_endpoints(&outside), ["http://localhost:2379"]);
-        assert!(!outside.needs_dns && outside.assumed);
+        assert!(!outside.needs_dns);
+        assert_eq!(outside.named_by, NamedBy::Nobody);
         let hosted = outside.otherwise.unwrap();
         assert_eq!(shown_endpoints(&hosted), ["http://localhost:29400"]);
-        assert!(hosted.hostable && hosted.assumed);
+        assert_eq!(hosted.named_by, NamedBy::Nobody);
     }
 
     #[test]

@@ -83,7 +83,9 @@ impl Search<'_> {
         let patience = connection.connect_timeout;
         let deadline = Instant::now() + patience;
         if may_host {
-            unknown_variables(environment).iter().for_each(|unknown| tracing::warn!("{unknown}"));
+            for unknown in unknown_variables(environment) {
+                tracing::warn!("{unknown}");
+            }
         }
         let discovery = candidates(&connection.asked(), environment, &pod_facts(environment))?;
         let Resolved { mut source, looked_at } = discovery.resolve(&SystemLookup, patience).await?;

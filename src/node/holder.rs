@@ -1,4 +1,4 @@
-//! What holds a port where no etcd answers: torch's TCPStore, a process that is silent, or anything else.
+//! What holds a port where no etcd answers: torch's `TCPStore`, a process that is silent, or anything else.
 //!
 //! A `TCPStore` keeps as silent towards an etcd's client as a process that hangs, so it is asked in its own protocol, for
 //! the number of its keys, which changes nothing.

@@ -1,6 +1,6 @@
 //! What is wrong with an endpoint for a run of several machines, before any time is spent on waiting for them. Pure.
 
-use crate::discovery::{ENDPOINTS, Source};
+use crate::discovery::{ENDPOINTS, NamedBy, Source};
 
 /// The warning that no other machine can join, if that is so: nothing named an endpoint, or what named it stands for
 /// whichever machine uses it. `passed_as` is what a user calls the endpoint that can be passed.
@@ -10,7 +10,7 @@ pub(super) fn warning(source: &Source, max_nodes: u32, passed_as: &str) -> Optio
     }
     let endpoints: Vec<String> = source.endpoints.iter().map(ToString::to_string).collect();
     let endpoints = endpoints.join(",");
-    let why = if source.assumed {
+    let why = if source.named_by == NamedBy::Nobody {
         format!("no endpoint is passed or set, so this node uses `{endpoints}`")
     } else {
         format!("{} is `{endpoints}`, which each machine takes for itself", source.name)

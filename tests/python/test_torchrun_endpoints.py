@@ -261,6 +261,6 @@ def test_a_launcher_without_a_run_id_is_fine_for_one_node_alone(
         )
     )
     command = [*two[0].wrapper, sys.executable, str(program)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
     assert expected in done.stdout + done.stderr, done.stderr
     assert (done.returncode == 0) == (max_nodes == 1), done.stderr
