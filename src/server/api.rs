@@ -11,7 +11,7 @@ use std::{
 use etcd_client::proto::PbResponseHeader;
 use tokio::{sync::watch, time::Instant};
 
-use super::{auth::Gatekeeper, requests::Counters};
+use super::{auth::Gatekeeper, budget::Budget, requests::Counters};
 use crate::{
     backend::{
         Revision,
@@ -59,6 +59,8 @@ pub(super) struct Api {
     pub(super) contents: Contents,
     pub(super) gatekeeper: Gatekeeper,
     pub(super) counters: Counters,
+    /// What clients may make it buffer.
+    pub(super) budget: Arc<Budget>,
     /// What it says it is: [`VERSION`], and whether a node hosts it.
     pub(super) version: String,
     /// Where clients reach it, for `MemberList`.

@@ -2,14 +2,26 @@
 //!
 //! Whoever says the password gets the one token of this server's life, which goes with every other call, as etcd's
 //! clients do it. Texts and codes are etcd's (`rpctypes/error.go`).
+//!
+//! A connection makes one login at a time, and a wrong one is answered after [`PAUSE`]: guessing takes a connection for
+//! that long. It delays nobody else, because the right password is taken at once on any other connection. Wrong logins are
+//! logged once in [`PAUSE`] at most, with their number.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use etcd_client::proto::{PbAuthenticateRequest, PbAuthenticateResponse};
-use tonic::{Status, codegen::http::HeaderMap};
+use tokio::time::{Instant, sleep};
+use tonic::{Status, body::Body, codegen::http};
 
 use super::api::Api;
 use crate::backend::etcd::Credentials;
+
+/// What a wrong login costs its connection, and the interval between two log lines about wrong logins.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Judges who asks.
 pub(super) struct Gatekeeper(Option<Lock>);
@@ -17,13 +29,33 @@ pub(super) struct Gatekeeper(Option<Lock>);
 struct Lock {
     credentials: Credentials,
     token: String,
+    denials: Mutex<Denials>,
+}
+
+/// Wrong logins that were not logged.
+#[derive(Debug, Default)]
+struct Denials {
+    logged: Option<Instant>,
+    since: u64,
+}
+
+impl Denials {
+    /// One more. Returns how many there were since the last log line, if it is time for another one.
+    fn add(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        if self.logged.is_some_and(|logged| now.duration_since(logged) < PAUSE) {
+            return None;
+        }
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
 }
 
 impl Gatekeeper {
     /// Lets everybody in, or one user.
     pub(super) fn new(credentials: Option<Credentials>) -> Self {
         let token = || format!("{:032x}", rand::random::<u128>());
-        Self(credentials.map(|credentials| Lock { credentials, token: token() }))
+        Self(credentials.map(|credentials| Lock { credentials, token: token(), denials: Mutex::default() }))
     }
 
     /// Whether it asks for a password.
@@ -32,7 +64,7 @@ impl Gatekeeper {
     }
 
     /// Refuses a call without the token.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Status> {
+    pub(super) fn admit(&self, headers: &http::HeaderMap) -> Result<(), Status> {
         let Some(Lock { token, .. }) = &self.0 else { return Ok(()) };
         // Clients of before 3.3 name it `authorization`, and etcd still takes that.
         let shown = headers.get("token").or_else(|| headers.get("authorization"));
@@ -44,7 +76,7 @@ impl Gatekeeper {
     }
 
     fn token(&self, name: &str, password: &str) -> Result<String, Status> {
-        let Some(Lock { credentials, token }) = &self.0 else {
+        let Some(Lock { credentials, token, denials }) = &self.0 else {
             return Err(Status::failed_precondition("etcdserver: authentication is not enabled"));
         };
         let right = same(name.as_bytes(), credentials.user.as_bytes())
@@ -52,7 +84,11 @@ impl Gatekeeper {
         if right {
             return Ok(token.clone());
         }
-        tracing::warn!("a client was refused: wrong user or password");
+        // A count is whole at any time.
+        let logins = denials.lock().unwrap_or_else(PoisonError::into_inner).add(Instant::now());
+        if let Some(logins) = logins {
+            tracing::warn!(logins, "clients were refused: wrong user or password");
+        }
         let text = "etcdserver: authentication failed, invalid user ID or password";
         Err(Status::invalid_argument(text))
     }
@@ -62,6 +98,20 @@ impl fmt::Debug for Gatekeeper {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_tuple("Gatekeeper").field(&self.0.as_ref().map(|lock| &lock.credentials)).finish()
     }
+}
+
+/// Makes a login once the connection's others are answered; one that fails is answered later.
+pub(super) async fn in_turn(
+    turn: &tokio::sync::Mutex<()>,
+    login: impl Future<Output = http::Response<Body>>,
+) -> http::Response<Body> {
+    let _turn = turn.lock().await;
+    let reply = login.await;
+    // An answer that is only a status stands in the head.
+    if reply.headers().contains_key("grpc-status") {
+        sleep(PAUSE).await;
+    }
+    reply
 }
 
 /// Compares in a time that does not tell where the first difference is.
@@ -77,5 +127,32 @@ impl Api {
     ) -> Result<PbAuthenticateResponse, Status> {
         let token = self.gatekeeper.token(&request.name, &request.password)?;
         Ok(PbAuthenticateResponse { header: self.header(), token })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_logins_are_logged_once_a_second_with_their_number() {
+        let began = Instant::now();
+        let mut denials = Denials::default();
+        let mut add = |milliseconds| denials.add(began + Duration::from_millis(milliseconds));
+        assert_eq!(add(0), Some(1));
+        assert!((1..1000).all(|millisecond| add(millisecond).is_none()));
+        assert_eq!(add(1000), Some(1000));
+        assert_eq!(add(5000), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_guesses_once_a_second_and_the_right_password_does_not_wait() {
+        let turn = tokio::sync::Mutex::default();
+        let began = Instant::now();
+        let wrong = || in_turn(&turn, async { Status::invalid_argument("wrong").into_http() });
+        tokio::join!(wrong(), wrong(), wrong());
+        assert_eq!(began.elapsed(), PAUSE * 3);
+        in_turn(&turn, async { http::Response::new(Body::empty()) }).await;
+        assert_eq!(began.elapsed(), PAUSE * 3);
     }
 }

@@ -14,6 +14,13 @@ use std::{
     time::Duration,
 };
 
+use super::{
+    api::{Api, Counted, stopped},
+    bodies::Request,
+    dispatch::dispatch,
+    listener::Listener,
+    tls::Renewed,
+};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -23,14 +30,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::JoinSet,
     time::{Instant, sleep, timeout},
-};
-use tonic::body::Body;
-
-use super::{
-    api::{Api, Counted, stopped},
-    dispatch::dispatch,
-    listener::Listener,
-    tls::Renewed,
 };
 
 /// How long a client may take to begin.
@@ -48,6 +47,17 @@ const ACCEPT_QUIET: Duration = Duration::from_secs(60);
 const PREFACE_BYTES: usize = 24;
 /// Calls at once on one connection: every wait of a run's store is one.
 const STREAMS_PER_CONNECTION: u32 = 10_000;
+/// What a client may send before it is read: a request of 1.5 MiB takes 24 round trips.
+const WINDOW_BYTES: u32 = 64 * 1024;
+/// What is handed to one HTTP/2 stream before the client has taken it.
+const SEND_BYTES: usize = 64 * 1024;
+/// HTTP/1 serves pages only.
+const PAGE_BYTES: usize = 16 * 1024;
+/// Connections at once: more than a run of 10,000 nodes has. Beyond it, a new connection is closed.
+const MOST_CONNECTIONS: usize = 16_384;
+/// What a connection costs beside its calls: sockets' and frames' buffers, and [`WINDOW_BYTES`] of what a client has sent
+/// and nobody reads.
+pub(super) const CONNECTION_BYTES: usize = 128 * 1024;
 
 /// Serves until it is stopped, and is then done when the last client is gone or its grace is over.
 pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Option<Renewed>) {
@@ -60,6 +70,12 @@ pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Optio
             () = stopped(&mut stopping) => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
+                Ok(_) if api.connections.load(Ordering::Relaxed) >= MOST_CONNECTIONS => {
+                    let text = format!("{MOST_CONNECTIONS} connections are open");
+                    if failures.is_news(&text, Instant::now()) {
+                        tracing::warn!("new connections are closed for now; logged once for as long as that lasts: {text}");
+                    }
+                }
                 Ok(stream) => {
                     let counted = Counted::new(&api, |api| &api.connections);
                     connections.spawn(connection(Arc::clone(&api), stream, tls.clone(), counted));
@@ -114,7 +130,7 @@ async fn converse(
     heard: &AtomicUsize,
 ) {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(PAGE_BYTES);
     builder
         .http2()
         // No client of etcd reads it, and it is the wall clock's.
@@ -122,11 +138,16 @@ async fn converse(
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_send_buf_size(SEND_BYTES)
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
     let mut stopping = api.stopping.clone();
     let before = heard.load(Ordering::Relaxed);
+    let share = api.budget.share();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        dispatch(Arc::clone(&api), request.map(Body::new))
+        let request = request.map(|body| Request::new(body, Arc::clone(&share)));
+        dispatch(Arc::clone(&api), Arc::clone(&share), request)
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut patience = pin!(sleep(PATIENCE));

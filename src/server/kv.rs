@@ -10,7 +10,7 @@ use etcd_client::proto::{
 use prost::Message;
 use tonic::Status;
 
-use super::api::Api;
+use super::{api::Api, bodies::Meter};
 use crate::backend::{
     KeyValue, Revision,
     memory::engine::{
@@ -20,33 +20,54 @@ use crate::backend::{
 };
 
 impl Api {
-    pub(super) fn range(&self, request: PbRangeRequest) -> Result<PbRangeResponse, Status> {
+    pub(super) fn range(&self, request: PbRangeRequest, meter: &Meter) -> Result<PbRangeResponse, Status> {
         let read = request.into();
-        let found = self.access(|engine, _| engine.read(&read))?;
+        let found = self.access(|engine, _| {
+            meter.count(engine.read_bytes(&read))?;
+            engine.read(&read).map_err(Status::from)
+        })?;
         Ok(PbRangeResponse { header: self.header_at(found.revision), ..found.into() })
     }
 
-    pub(super) fn put(&self, request: PbPutRequest) -> Result<PbPutResponse, Status> {
+    pub(super) fn put(&self, request: PbPutRequest, meter: &Meter) -> Result<PbPutResponse, Status> {
         check_size(&request)?;
         let put = request.into();
-        let done = self.access(|engine, _| engine.put(&put))?;
+        let done = self.access(|engine, _| {
+            meter.count(engine.put_bytes(&put))?;
+            engine.put(&put).map_err(Status::from)
+        })?;
         Ok(PbPutResponse { header: self.header_at(done.revision), ..done.into() })
     }
 
-    pub(super) fn delete_range(&self, request: PbDeleteRequest) -> Result<PbDeleteResponse, Status> {
+    pub(super) fn delete_range(
+        &self,
+        request: PbDeleteRequest,
+        meter: &Meter,
+    ) -> Result<PbDeleteResponse, Status> {
         check_size(&request)?;
         let delete = request.into();
-        let done = self.access(|engine, _| engine.delete(&delete))?;
+        let done = self.access(|engine, _| {
+            meter.count(engine.delete_bytes(&delete))?;
+            engine.delete(&delete).map_err(Status::from)
+        })?;
         Ok(PbDeleteResponse { header: self.header_at(done.revision), ..done.into() })
     }
 
-    pub(super) fn txn(&self, request: PbTxnRequest) -> Result<PbTxnResponse, Status> {
+    pub(super) fn txn(&self, request: PbTxnRequest, meter: &Meter) -> Result<PbTxnResponse, Status> {
         let bytes = request.encoded_len();
         let transaction = Transaction::from(request);
         if bytes > MAX_REQUEST_BYTES && transaction.writes() {
             return Err(Refusal::TooLarge.into());
         }
-        let done = self.access(|engine, _| engine.transact(&transaction))?;
+        let mut no_room = None;
+        let room = |bytes| {
+            meter.count(bytes).map_err(|status| {
+                no_room = Some(status);
+                Refusal::TooManyRequests
+            })
+        };
+        let done = self.access(|engine, _| engine.transact_within(&transaction, room));
+        let done = done.map_err(|refusal| no_room.unwrap_or_else(|| refusal.into()))?;
         Ok(PbTxnResponse { header: self.header_at(done.revision), ..done.into() })
     }
 

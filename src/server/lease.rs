@@ -8,9 +8,13 @@ use etcd_client::proto::{
     PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse,
 };
 use futures_util::{Stream, StreamExt};
+use prost::Message;
 use tonic::{Status, Streaming};
 
-use super::api::{Api, stopped};
+use super::{
+    api::{Api, stopped},
+    bodies::Meter,
+};
 
 impl Api {
     pub(super) fn lease_grant(&self, request: PbLeaseGrantRequest) -> Result<PbLeaseGrantResponse, Status> {
@@ -38,14 +42,18 @@ impl Api {
     pub(super) fn lease_keep_alive(
         self: Arc<Self>,
         requests: Streaming<PbLeaseKeepAliveRequest>,
+        meter: Meter,
     ) -> impl Stream<Item = Result<PbLeaseKeepAliveResponse, Status>> + Send + 'static {
         let mut stopping = self.stopping.clone();
         let until = async move { stopped(&mut stopping).await };
         let renew = move |PbLeaseKeepAliveRequest { id }| {
             let (ttl, revision) = self.access(|engine, now| (engine.keep_alive(now, id), engine.revision()));
-            PbLeaseKeepAliveResponse { header: self.header_at(revision), id, ttl: ttl.map_or(0, seconds) }
+            let ttl = ttl.map_or(0, seconds);
+            let answer = PbLeaseKeepAliveResponse { header: self.header_at(revision), id, ttl };
+            // Of a client that asks without end and takes no answers.
+            meter.count(answer.encoded_len()).map(|()| answer)
         };
-        requests.map(move |request| request.map(&renew)).take_until(Box::pin(until))
+        requests.map(move |request| request.and_then(&renew)).take_until(Box::pin(until))
     }
 
     pub(super) fn lease_time_to_live(&self, request: &PbLeaseTimeToLiveRequest) -> PbLeaseTimeToLiveResponse {

@@ -9,6 +9,8 @@
 
 mod api;
 mod auth;
+mod bodies;
+mod budget;
 mod connections;
 mod dispatch;
 mod kv;
@@ -180,6 +182,7 @@ impl Server {
             contents,
             gatekeeper: Gatekeeper::new(user),
             counters: Counters::default(),
+            budget: Arc::default(),
             endpoint: format!("{scheme}://{}", reachable(address)),
             admitted: AtomicBool::new(hosted.is_none()),
             version: hosted.map_or_else(|| VERSION.to_owned(), |run| format!("{VERSION}{HOSTED}{run}")),

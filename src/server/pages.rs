@@ -7,12 +7,12 @@ use tonic::{
     codegen::{Bytes, http},
 };
 
-use super::{api::Api, requests::Call};
+use super::{api::Api, budget::MOST_BYTES, connections::CONNECTION_BYTES, requests::Call};
 
 type Reply = http::Response<Body>;
 
 /// The page of this path; `None` if it is no request for one.
-pub(super) fn page(api: &Api, request: &http::Request<Body>) -> Option<Reply> {
+pub(super) fn page(api: &Api, request: &http::Request<impl Sized>) -> Option<Reply> {
     let grpc = request.headers().get(http::header::CONTENT_TYPE);
     if grpc.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         return None;
@@ -47,6 +47,11 @@ fn version(api: &Api) -> String {
     )
 }
 
+/// What clients can make it buffer at most, with the connections that are open.
+fn most_buffered(api: &Api) -> usize {
+    MOST_BYTES + api.connections.load(Ordering::Relaxed) * CONNECTION_BYTES
+}
+
 fn metrics(api: &Api) -> String {
     let live = &api.contents.live;
     let (usage, bounds, revision, compacted) =
@@ -71,6 +76,12 @@ fn metrics(api: &Api) -> String {
     gauge("watches", "Watches that are open.", live.watches().to_string());
     gauge("watch_streams", "Streams that they are on.", api.streams.load(Ordering::Relaxed).to_string());
     gauge("connections", "Connections that are open.", api.connections.load(Ordering::Relaxed).to_string());
+    gauge("buffered_bytes", "Bytes that clients make it buffer.", api.budget.used().to_string());
+    gauge(
+        "buffered_bytes_limit",
+        "Beyond it requests are refused and watches wait.",
+        most_buffered(api).to_string(),
+    );
     gauge("up_seconds", "For how long it has been serving.", api.began.elapsed().as_secs().to_string());
     text.push_str(
         "# HELP lattice_rdzv_requests_total Calls by kind.\n# TYPE lattice_rdzv_requests_total counter\n",

@@ -10,7 +10,7 @@ impl From<Refusal> for Status {
             Refusal::Compacted { .. } | Refusal::FutureRevision | Refusal::TtlTooLarge => Code::OutOfRange,
             Refusal::LeaseNotFound(_) => Code::NotFound,
             Refusal::LeaseExists(_) => Code::FailedPrecondition,
-            Refusal::NoSpace => Code::ResourceExhausted,
+            Refusal::NoSpace | Refusal::TooManyRequests => Code::ResourceExhausted,
             Refusal::EmptyKey
             | Refusal::KeyNotFound
             | Refusal::ValueProvided

@@ -22,6 +22,8 @@ use tonic::{Status, Streaming};
 
 use super::{
     api::{Api, Counted, stopped},
+    bodies::Meter,
+    budget::Permit,
     kv::key_value,
 };
 use crate::backend::{
@@ -42,6 +44,9 @@ const FRAGMENT_BYTES: usize = 1024 * 1024;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 /// A client with more is broken, and each costs memory.
 const MOST_WATCHES: usize = 100_000;
+/// What a watch remembers beside its keys, which are there twice: in the watch and for its bell.
+const WATCH_BYTES: usize = 512;
+const KEY_COPIES: usize = 2;
 /// etcd's number for what is about no watch, or about all of them.
 const NO_WATCH: i64 = -1;
 
@@ -57,6 +62,7 @@ struct Watch {
     previous: bool,
     progress: bool,
     fragment: bool,
+    _permit: Permit,
 }
 
 /// One stream.
@@ -75,6 +81,9 @@ struct Session {
     requests_over: bool,
     progress: Interval,
     answers: VecDeque<PbWatchResponse>,
+    meter: Meter,
+    /// An answer of so many bytes has no room yet.
+    held_up: Option<usize>,
     _counted: Counted,
 }
 
@@ -82,7 +91,7 @@ type Answers = Pin<Box<dyn Stream<Item = Result<PbWatchResponse, Status>> + Send
 
 impl Api {
     /// Serves one stream.
-    pub(super) fn watch(self: Arc<Self>, requests: Streaming<PbWatchRequest>) -> Answers {
+    pub(super) fn watch(self: Arc<Self>, requests: Streaming<PbWatchRequest>, meter: Meter) -> Answers {
         let mut progress = interval_at(tokio::time::Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let session = Session {
@@ -96,6 +105,8 @@ impl Api {
             requests_over: false,
             progress,
             answers: VecDeque::new(),
+            meter,
+            held_up: None,
             _counted: Counted::new(&self, |api| &api.streams),
             api: self,
         };
@@ -114,6 +125,7 @@ enum Turn {
     Request(Result<Option<PbWatchRequest>, Status>),
     Stopping,
     Due,
+    Room,
     Rung,
     Progress,
 }
@@ -123,14 +135,23 @@ impl Session {
     async fn next(&mut self) -> Option<Result<PbWatchResponse, Status>> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
+                // What has events was counted before it was made.
+                if answer.events.is_empty() {
+                    let bytes = answer.encoded_len();
+                    while let Err(status) = self.meter.count(bytes) {
+                        tracing::debug!("a watch waits: {status}");
+                        self.meter.share.room_for_message(bytes).await;
+                    }
+                }
                 return Some(Ok(answer));
             }
-            let due = !self.due.is_empty() || self.progress_asked;
+            let due = self.held_up.is_none() && (!self.due.is_empty() || self.progress_asked);
             let turn = tokio::select! {
                 biased;
                 () = stopped(&mut self.stopping) => Turn::Stopping,
                 request = self.requests.message(), if !self.requests_over => Turn::Request(request),
                 () = std::future::ready(()), if due => Turn::Due,
+                () = self.meter.share.room_for_message(self.held_up.unwrap_or(0)), if self.held_up.is_some() => Turn::Room,
                 () = self.bell.heard() => Turn::Rung,
                 _ = self.progress.tick() => Turn::Progress,
             };
@@ -143,6 +164,7 @@ impl Session {
                     Some((id, since)) => self.look(id, since),
                     None => self.tell_progress(),
                 },
+                Turn::Room => self.held_up = None,
                 Turn::Rung => self.hear(),
                 Turn::Progress => self.tell_unasked(),
             }
@@ -160,12 +182,18 @@ impl Session {
         match request.request_union {
             Some(PbWatchRequestUnion::CreateRequest(request)) => {
                 let span = watched(request.key, request.range_end);
-                let (id, cause) = match self.number(request.watch_id, &span) {
-                    Ok(id) => (id, String::new()),
-                    Err(cause) => (NO_WATCH, cause.to_owned()),
+                let key_bytes = span.size();
+                let permit = self.meter.share.watch(WATCH_BYTES + KEY_COPIES * key_bytes);
+                let taken = permit.map_err(|status| status.message().to_owned()).and_then(|permit| {
+                    let id = self.number(request.watch_id, &span).map_err(str::to_owned)?;
+                    Ok((id, permit))
+                });
+                let (id, cause, permit) = match taken {
+                    Ok((id, permit)) => (id, String::new(), Some(permit)),
+                    Err(cause) => (NO_WATCH, cause, None),
                 };
                 let revision = self.api.access(|engine, _| engine.revision());
-                if id != NO_WATCH {
+                if let Some(permit) = permit {
                     let start = request.start_revision;
                     let start = if start > 0 { start } else { revision + 1 };
                     let watch = Watch {
@@ -176,6 +204,7 @@ impl Session {
                         previous: request.prev_kv,
                         progress: request.progress_notify,
                         fragment: request.fragment,
+                        _permit: permit,
                     };
                     self.watches.insert(id, watch);
                     self.due.insert(id, start);
@@ -232,11 +261,21 @@ impl Session {
     /// Reads one batch of a watch from history. If there is more, it stays due.
     fn look(&mut self, id: i64, since: Revision) {
         let Some(watch) = self.watches.get_mut(&id) else { return };
+        let (share, mut permit, mut no_room) = (&self.meter.share, None, None);
         let read = |engine: &Engine, _| {
+            let bytes =
+                watch.watching.bytes(engine, Some(since), BATCH_REVISIONS, BATCH_BYTES, watch.previous);
+            match share.message(bytes) {
+                Ok(taken) => permit = Some(taken),
+                Err(status) => {
+                    no_room = Some((bytes, status));
+                    return Ok(None);
+                }
+            }
             let batch = watch.watching.read(engine, Some(since), BATCH_REVISIONS, BATCH_BYTES)?;
-            Ok::<_, Refusal>((watch.messages(engine, batch.events), batch.next, engine.revision()))
+            Ok::<_, Refusal>(Some((watch.messages(engine, batch.events), batch.next, engine.revision())))
         };
-        let Ok((events, next, revision)) = self.api.contents.live.look(read) else {
+        let Ok(read) = self.api.contents.live.look(read) else {
             let compact_revision = self.api.contents.live.look(|engine, _| engine.compacted());
             self.watches.remove(&id);
             // As etcd's, this head bears no revision.
@@ -251,10 +290,30 @@ impl Session {
             self.answers.push_back(answer);
             return;
         };
+        let Some((events, next, revision)) = read else {
+            let Some((bytes, status)) = no_room else { return };
+            if self.meter.share.can_hold(bytes) {
+                self.due.entry(id).or_insert(since);
+                self.held_up = Some(bytes);
+                return;
+            }
+            self.watches.remove(&id);
+            self.answers.push_back(PbWatchResponse {
+                header: self.api.header(),
+                watch_id: id,
+                canceled: true,
+                cancel_reason: status.message().to_owned(),
+                ..Default::default()
+            });
+            return;
+        };
         if next <= revision {
             self.due.entry(id).or_insert(next);
         }
         let header = self.api.header_at(revision);
+        if let (Some(permit), false) = (permit, events.is_empty()) {
+            self.meter.hold(permit);
+        }
         let pieces = if watch.fragment { fragments(events) } else { vec![events] };
         let last = pieces.len() - 1;
         for (index, events) in pieces.into_iter().enumerate().filter(|(_, events)| !events.is_empty()) {

@@ -233,6 +233,23 @@ impl Watching {
         self.position
     }
 
+    fn from(&self, engine: &Engine, news: Option<Revision>) -> Revision {
+        let end = engine.revision() + 1;
+        if self.followed { self.position.max(news.unwrap_or(end)) } else { self.position }
+    }
+
+    /// About how many bytes [`Self::read`] returns, with what the keys were before if that is asked for.
+    pub fn bytes(
+        &self,
+        engine: &Engine,
+        news: Option<Revision>,
+        revisions: usize,
+        bytes: usize,
+        previous: bool,
+    ) -> usize {
+        engine.changes_bytes(&self.span, self.from(engine, news), revisions, bytes, previous)
+    }
+
     /// Reads what it was not told yet, bounded as [`Engine::changes`] is. `news` is the first revision that the bell was
     /// rung for since. What is between was not about its keys: it is neither looked through nor missed when it is
     /// compacted away.
@@ -244,8 +261,7 @@ impl Watching {
         bytes: usize,
     ) -> Answer<Batch> {
         let end = engine.revision() + 1;
-        let from = if self.followed { self.position.max(news.unwrap_or(end)) } else { self.position };
-        let batch = engine.changes(&self.span, from, revisions, bytes)?;
+        let batch = engine.changes(&self.span, self.from(engine, news), revisions, bytes)?;
         self.position = batch.next;
         self.followed = batch.next >= end;
         Ok(batch)

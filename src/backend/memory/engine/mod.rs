@@ -13,6 +13,7 @@ mod check;
 mod leases;
 mod refusal;
 mod requests;
+mod sizes;
 mod span;
 
 use std::{
@@ -207,10 +208,20 @@ impl Engine {
 
     /// Do a transaction.
     pub fn transact(&mut self, transaction: &Transaction) -> Answer<Done> {
+        self.transact_within(transaction, |_| Ok(()))
+    }
+
+    /// Do a transaction if there is room for an answer of about so many bytes.
+    pub fn transact_within(
+        &mut self,
+        transaction: &Transaction,
+        room: impl FnOnce(usize) -> Answer<()>,
+    ) -> Answer<Done> {
         check::check(transaction)?;
         let chosen = self.choose(transaction);
         let added = self.check_puts(&chosen)?;
         self.check_reads(&chosen)?;
+        room(self.transaction_bytes(&chosen))?;
         if added > 0 {
             self.check_space(added)?;
         }

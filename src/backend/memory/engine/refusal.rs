@@ -51,4 +51,7 @@ pub enum Refusal {
     /// More than [`super::Bounds::live_bytes`].
     #[error("etcdserver: mvcc: database space exceeded")]
     NoSpace,
+    /// Whoever asks has no room for the answer.
+    #[error("etcdserver: too many requests")]
+    TooManyRequests,
 }

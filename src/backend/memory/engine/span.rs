@@ -70,7 +70,7 @@ impl Span {
     }
 
     /// How many bytes its ends have.
-    pub(super) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.from.len() + self.to.as_ref().map_or(0, Vec::len)
     }
 }
