@@ -1,6 +1,7 @@
 """`lattice-rdzv serve`: the embedded store, where there is no etcd. It lives in memory and ends with this command."""
 
 import argparse
+import resource
 import signal
 import sys
 from types import FrameType
@@ -35,6 +36,19 @@ def address(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, int(port)
 
 
+def raise_open_files() -> None:
+    """Lets this process open as many files as its user may: each connection is one, and many systems begin with 1,024.
+
+    Only this command does it. A process that hosts the server for a job keeps its limit, because its workers inherit it
+    and programs that use `select` fail with more than 1,024 files.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError) as error:
+        print(f"the limit of open files stays as it is: {error}", file=sys.stderr)
+
+
 class _Told(BaseException):
     """A signal says that it is time to stop."""
 
@@ -46,6 +60,7 @@ def _tell(number: int, _frame: FrameType | None) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT; 0 then, 1 if it cannot serve."""
     host, port = arguments.listen
+    raise_open_files()
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _tell)
