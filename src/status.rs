@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    backend::{Backend, Keys, Operation, Range, Txn},
+    backend::{Backend, KeyValue, Keys, Operation, Range, Txn},
     error::{Applied, Error, Result},
     node::Search,
     protocol::{
         identity::{NodeId, nonce},
         keys::RunKeys,
+        printable::printable,
         records::{
             ClosedRecord, CoordinatorRecord, HistoryRecord, NodeRecord, PlanShard, Record, RoundRecord,
         },
@@ -98,7 +99,7 @@ async fn try_writing(backend: &Arc<dyn Backend>, trial: &RunKeys, entropy: &Entr
 /// The run as the service has it. What is not there is null or empty.
 ///
 /// # Errors
-/// Those of connecting and reading; [`Error::Record`] for what cannot be read.
+/// Those of connecting and reading. Records that cannot be read are left out, and `unreadable` says why.
 pub async fn run(
     connection: &Connection,
     keys: &RunKeys,
@@ -120,19 +121,23 @@ async fn read_run(backend: &dyn Backend, keys: &RunKeys) -> Result<Value> {
     let control = [keys.coordinator(), keys.round(), keys.closed()];
     let then = control.iter().map(|key| Operation::get(key.as_str())).collect();
     let control = backend.txn(Txn { then, ..Txn::default() }).await?;
-    let coordinator: Option<CoordinatorRecord> = decode_found(&keys.coordinator(), control.found(0))?;
-    let round: Option<RoundRecord> = decode_found(&keys.round(), control.found(1))?;
-    let closed: Option<ClosedRecord> = decode_found(&keys.closed(), control.found(2))?;
+    let mut unreadable = Unreadable::default();
+    let coordinator: Option<CoordinatorRecord> = unreadable.one(&keys.coordinator(), control.found(0));
+    let round: Option<RoundRecord> = unreadable.one(&keys.round(), control.found(1));
+    let closed: Option<ClosedRecord> = unreadable.one(&keys.closed(), control.found(2));
     let revision = control.header.revision;
-    let nodes = listing::<NodeRecord>(backend, keys.nodes(), revision).await?;
+    let nodes = listing::<NodeRecord>(backend, keys.nodes(), revision, &mut unreadable).await?;
     let life = round.as_ref().map(|round| &round.life).or(closed.as_ref().map(|closed| &closed.life));
     let history = match life {
-        Some(life) => listing::<HistoryRecord>(backend, keys.history(life), revision).await?,
+        Some(life) => {
+            listing::<HistoryRecord>(backend, keys.history(life), revision, &mut unreadable).await?
+        }
         None => Vec::new(),
     };
     let mut ranks = BTreeMap::new();
     if let Some(RoundRecord { life, round, attempt, .. }) = round.as_ref().filter(|round| round.has_world()) {
-        let shards = listing::<PlanShard>(backend, keys.plan(life, *round, attempt), revision).await?;
+        let plan = keys.plan(life, *round, attempt);
+        let shards = listing::<PlanShard>(backend, plan, revision, &mut unreadable).await?;
         let entries = shards.into_iter().flat_map(|(_, shard)| shard.nodes);
         ranks.extend(entries.map(|entry| (entry.id.to_string(), entry.rank)));
     }
@@ -167,21 +172,39 @@ async fn read_run(backend: &dyn Backend, keys: &RunKeys) -> Result<Value> {
         "nodes": nodes,
         "history": history,
         "closed": closed,
+        "unreadable": unreadable.0,
     }))
 }
 
-/// The records under a prefix, as they were at a revision, each with the last part of its key.
+/// What is wrong with each record that cannot be read. Whoever looks at a run wants to see the others all the same.
+#[derive(Default)]
+struct Unreadable(Vec<String>);
+
+impl Unreadable {
+    fn keep<T>(&mut self, read: Result<T>) -> Option<T> {
+        read.map_err(|error| self.0.push(error.to_string())).ok()
+    }
+
+    fn one<R: Record>(&mut self, key: &str, found: &[KeyValue]) -> Option<R> {
+        self.keep(decode_found(key, found)).flatten()
+    }
+}
+
+/// The records under a prefix that can be read, as they were at a revision, each with the last part of its key.
 async fn listing<R: Record>(
     backend: &dyn Backend,
     prefix: String,
     revision: i64,
+    unreadable: &mut Unreadable,
 ) -> Result<Vec<(String, R)>> {
     let range = Range { revision, ..Range::new(Keys::prefix(prefix)) };
     let mut records = Vec::new();
     for item in backend.range(range).await?.items {
         let key = String::from_utf8_lossy(&item.key).into_owned();
-        let record = R::decode(&key, &item.value)?;
-        records.push((key.rsplit('/').next().unwrap_or_default().to_owned(), record));
+        if let Some(record) = unreadable.keep(R::decode(&key, &item.value)) {
+            let last = key.rsplit('/').next().unwrap_or_default();
+            records.push((printable(last).into_owned(), record));
+        }
     }
     Ok(records)
 }

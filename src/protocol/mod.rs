@@ -9,6 +9,7 @@
 //! | [`identity`] | who is who, and which life of a run this is |
 //! | [`keys`] | where a record stands |
 //! | [`records`] | what a record says |
+//! | [`printable`] | how text of other processes is shown |
 //! | [`policy`] | how long, how many, and what to ignore |
 //! | [`roster`] | what a coordinator knows of the run's nodes, and since when |
 //! | [`decide`] | what a coordinator does next, and why |
@@ -24,6 +25,7 @@ pub mod identity;
 pub mod keys;
 pub mod plan;
 pub mod policy;
+pub mod printable;
 pub mod ranking;
 pub mod records;
 pub mod returning;

@@ -2,7 +2,7 @@
 
 use pyo3::{import_exception, prelude::*};
 
-use crate::error::Error;
+use crate::{error::Error, protocol::printable::printable};
 
 import_exception!(lattice_rdzv.errors, ClosedError);
 import_exception!(lattice_rdzv.errors, JoinTimeoutError);
@@ -17,7 +17,8 @@ import_exception!(lattice_rdzv.errors, UnreachableError);
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
-        let message = error.to_string();
+        // A message may repeat names and keys that other processes wrote.
+        let message = printable(&error.to_string()).into_owned();
         match error {
             Error::Setting { .. } | Error::Mismatch { .. } => SettingsError::new_err(message),
             Error::NotFound { .. }
@@ -43,7 +44,7 @@ impl From<Error> for PyErr {
 /// The same for a call of a store, whose time-outs are its own.
 pub(super) fn store_error(error: Error) -> PyErr {
     match error {
-        Error::Timeout { .. } => StoreTimeoutError::new_err(error.to_string()),
+        Error::Timeout { .. } => StoreTimeoutError::new_err(printable(&error.to_string()).into_owned()),
         other => other.into(),
     }
 }

@@ -25,6 +25,7 @@ use tracing_subscriber::{
 };
 
 use super::runtime::{Process, TICK};
+use crate::protocol::printable::printable;
 
 /// How many records wait at most: minutes of a busy node.
 const LONGEST: usize = 4096;
@@ -146,7 +147,9 @@ impl<S: Subscriber> Layer<S> for Recorder {
         let metadata = event.metadata();
         let mut text = Text::default();
         event.record(&mut text);
-        let entry = (number(*metadata.level()), logger(metadata.target()), text.message + &text.fields);
+        // A message may repeat names and keys that other processes wrote.
+        let message = printable(&(text.message + &text.fields)).into_owned();
+        let entry = (number(*metadata.level()), logger(metadata.target()), message);
         Process::current().logs.push(entry);
     }
 }

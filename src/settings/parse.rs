@@ -126,10 +126,11 @@ pub(super) fn port_range(given: &Given) -> Result<(u16, u16)> {
 /// A name that stands in a key of the service or in a record: any text of some length that can be printed.
 pub(super) fn name(given: &Given, longest: usize) -> Result<String> {
     let value = &given.value;
-    if value.chars().any(char::is_control) {
-        return Err(
-            given.wrong("text without control characters", "take them out (a line's end is one, too)")
-        );
+    if *value != printable(value) {
+        return Err(given.wrong(
+            "text without control characters",
+            "take them out (a line's end is one, and so is a change of direction)",
+        ));
     }
     if value.len() > longest {
         return Err(given.wrong(

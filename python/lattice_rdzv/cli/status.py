@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     except RendezvousError as error:
         print(error, file=sys.stderr)
         return 1
-    there = any(document.get(part) for part in ("life", "nodes", "history", "closed"))
+    there = any(document.get(part) for part in ("life", "nodes", "history", "closed", "unreadable"))
     if arguments.json:
         print(json.dumps(document, indent=2))
     elif there:
@@ -71,6 +71,10 @@ def describe(document: dict[str, Any], run_id: str) -> str:
     if history:
         parts.append("\nrounds")
         parts.append(table(history_rows(history)))
+    unreadable = document.get("unreadable") or []
+    if unreadable:
+        parts.append(f"\n{coloured(f'{len(unreadable)} records cannot be read and are left out', 'yellow')}")
+        parts.extend(f"  {why}" for why in unreadable)
     return "\n".join(parts)
 
 
