@@ -8,7 +8,7 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
-    backend::{Backend, limits::Limits},
+    backend::{Backend, limits::Limits, refusals::Refusals},
     error::{Error, Result},
     protocol::{keys::RunKeys, policy::Policy, records::Record},
     settings::Settings,
@@ -59,6 +59,8 @@ pub struct Context {
     pub entropy: Entropy,
     /// Whether this node hosts the service.
     pub hosts: bool,
+    /// What the service refuses at present.
+    pub refusals: Refusals,
 }
 
 impl Context {
@@ -85,6 +87,7 @@ impl Context {
             settings,
             entropy,
             hosts: false,
+            refusals: Refusals::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -305,4 +305,55 @@ async fn a_watch_that_is_refused_again_and_again_is_warned_of_once() {
     sleep(TTL * 10).await;
     assert!(denied.load(Ordering::Relaxed) > 5);
     assert_eq!(said.1.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_service_is_warned_of_once_in_its_own_words_and_named_to_who_waits() {
+    const WORDS: &str = "etcdserver: mvcc: database space exceeded";
+    let said = Warnings(WORDS, Arc::default());
+    let writer = said.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let service = MemoryService::new();
+    let link = Tapped::new(service.connect_with(TTL / 4));
+    let full = Arc::new(AtomicBool::new(true));
+    let is_full = Arc::clone(&full);
+    link.tap().refuses = Some(Box::new(move |txn| {
+        let commits = |operation: &Operation| matches!(operation, Operation::Put { key, .. } if String::from_utf8_lossy(key).contains("/plan/"));
+        (is_full.load(Ordering::Relaxed) && txn.then.iter().any(commits)).then(|| Error::Unavailable {
+            endpoint: "memory".into(),
+            cause: WORDS.into(),
+            applied: Applied::No,
+        })
+    }));
+    let first = Node::join(Arc::new(link), settings("a", "2", &[]), Entropy::seeded(1), place("a"));
+    let first = first.await.unwrap();
+    let second = Agent::join(&service, settings("b", "2", &[]), 2).await.unwrap();
+    let limit = Some(TTL * 20);
+    let waited = tokio::join!(first.next_world(None, limit), second.node.next_world(None, limit));
+    let error = waited.0.unwrap_err().to_string();
+    assert!(error.contains("2 here") && error.contains(WORDS), "{error}");
+    assert_eq!(said.1.load(Ordering::Relaxed), 1);
+    full.store(false, Ordering::Relaxed);
+    let worlds = tokio::join!(first.next_world(None, limit), second.node.next_world(None, limit));
+    assert_eq!(worlds.1.unwrap().place.size, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_record_with_a_name_of_a_megabyte_stops_no_round() {
+    let service = MemoryService::new();
+    let value = format!(
+        r#"{{"version":1,"name":"{}","address":"a","port":1,"topology":null,"min":2,"max":3,"seeks":1,"world":null,"leaving":false}}"#,
+        "n".repeat(1_000_000)
+    );
+    let put = Operation::put("/lattice/rdzv/default/run/nodes/00000000000000aa", value, 0);
+    service.connect().txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    let first = Agent::join(&service, settings("a", "2:3", &[]), 1).await.unwrap();
+    let second = Agent::join(&service, settings("b", "2:3", &[]), 2).await.unwrap();
+    let limit = Some(TTL * 20);
+    let worlds = tokio::join!(first.node.next_world(None, limit), second.node.next_world(None, limit));
+    assert_eq!(worlds.0.unwrap().place.size, 2);
 }

@@ -8,6 +8,7 @@
 pub mod etcd;
 pub mod limits;
 pub mod memory;
+pub mod refusals;
 pub mod retry;
 pub mod watcher;
 

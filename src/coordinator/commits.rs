@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Term, Written};
+use super::{Term, Written, office::COORDINATOR_WRITES};
 use crate::{
     backend::{
         Keys, LeaseId, Operation,
@@ -28,7 +28,10 @@ impl Term {
         let lease = NodeId::from_random(self.context.entropy.bits()).first_lease();
         let ttl = self.context.run_lease_ttl();
         let deadline = Instant::now() + ttl;
-        let grant = || self.context.backend.lease_grant(lease, ttl);
+        let grant = async || {
+            let granted = self.context.backend.lease_grant(lease, ttl).await;
+            granted.inspect_err(|error| self.context.refusals.note(COORDINATOR_WRITES, error))
+        };
         match retry(RetryPolicy::default(), self.context.entropy.bits(), deadline, grant).await {
             Ok(_) | Err(Error::LeaseExists { .. }) => Ok(lease),
             Err(error) => Err(error),

@@ -78,7 +78,10 @@ pub async fn serve(
             Ok(None) => backoff.reset(),
             Ok(Some(end)) => break end,
             Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
-            Err(error) => break End::Failed(error),
+            Err(error) => {
+                context.refusals.note(office::COORDINATOR_WRITES, &error);
+                break End::Failed(error);
+            }
         }
     };
     ended(end)

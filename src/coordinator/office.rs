@@ -14,6 +14,9 @@ use crate::{
     run::Context,
 };
 
+/// What a coordinator writes, for messages.
+pub(super) const COORDINATOR_WRITES: &str = "what the coordinator writes";
+
 /// One term of office.
 #[derive(Clone, Debug)]
 pub struct Office {
@@ -96,12 +99,14 @@ impl Office {
                 Err(error) if error.is_transient() && Instant::now() < deadline => {
                     let unknown = matches!(error, Error::Unavailable { applied: Applied::Unknown, .. });
                     maybe_applied |= unknown;
+                    context.refusals.note(COORDINATOR_WRITES, &error);
                     tracing::debug!(%error, "a coordinator's write will be repeated");
                     tokio::time::sleep(backoff.next_delay()).await;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
+            context.refusals.clear(COORDINATOR_WRITES);
             if answer.succeeded {
                 return Ok(Written::Done(answer.header.revision));
             }

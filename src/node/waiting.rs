@@ -48,5 +48,6 @@ pub(super) async fn describe(context: &Context) -> String {
     } else {
         ""
     };
-    format!("{count} here ({who}), {missing}{left_out}{hint}")
+    let refused = context.refusals.describe();
+    format!("{count} here ({who}), {missing}{left_out}{hint}{refused}")
 }

@@ -199,6 +199,9 @@ pub(super) struct Session {
     backoff: Backoff,
 }
 
+/// What a node writes, for messages.
+const NODE_WRITES: &str = "what this node writes";
+
 /// How often those who are still there renew the closing and the run's lease.
 const CLOSING_RENEWAL: Duration = Duration::from_secs(20);
 
@@ -335,6 +338,9 @@ impl Session {
         match result {
             Ok(()) => {
                 self.trouble = None;
+                if matches!(work, Work::Join | Work::Record) {
+                    self.context.refusals.clear(NODE_WRITES);
+                }
                 self.backoff.reset();
                 self.retry_at = self.retry_at.filter(|at| *at > Instant::now());
             }
@@ -358,6 +364,7 @@ impl Session {
             self.retry_at = Some(Instant::now() + self.backoff.next_delay());
             return;
         }
+        self.context.refusals.note(NODE_WRITES, &error);
         if self.trouble.is_none() {
             if self.identity.is_none() {
                 tracing::info!("trying on: {error}");

@@ -1,0 +1,104 @@
+//! What the service refuses, told once.
+//!
+//! A refused write is repeated, because the service may accept it later: once space was freed, or a leader elected. Until
+//! then a run only seems to wait for nodes. So the first refusal is a warning in the service's own words, and who waits is
+//! told them too; the same words are a warning again only after the write was accepted once.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::error::Error;
+
+/// The writes that are refused at present, each with the service's words.
+#[derive(Debug, Default)]
+pub struct Refusals(Mutex<BTreeMap<&'static str, String>>);
+
+impl Refusals {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+        // Words are put and taken whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of an error of this write, and warns if it is a refusal that was not told yet.
+    pub fn note(&self, write: &'static str, error: &Error) {
+        let Some((endpoint, words)) = refusal(error) else { return };
+        let known = self.lock().insert(write, words.to_owned());
+        if known.as_deref() != Some(words) {
+            tracing::warn!(
+                "`{endpoint}` refuses {write}, and the run cannot form a round meanwhile; it is repeated{}: {words}",
+                advice(words)
+            );
+        }
+    }
+
+    /// The write was accepted.
+    pub fn clear(&self, write: &'static str) {
+        self.lock().remove(write);
+    }
+
+    /// What is refused at present, for a message; empty if nothing is.
+    pub fn describe(&self) -> String {
+        let refused = self.lock();
+        let parts = refused.iter().map(|(write, words)| format!("; the service refuses {write}: {words}"));
+        parts.collect()
+    }
+}
+
+/// Who refuses, and in which words, if it is the service that does.
+fn refusal(error: &Error) -> Option<(&str, &str)> {
+    match error {
+        // An error of the connection is none: nobody has answered.
+        Error::Unavailable { endpoint, cause, .. } => {
+            let begin = cause.find("etcdserver: ")?;
+            Some((endpoint, &cause[begin..]))
+        }
+        Error::Denied { endpoint, cause } | Error::Rejected { endpoint, cause } => Some((endpoint, cause)),
+        _ => None,
+    }
+}
+
+/// What to do about it, where that is known.
+fn advice(words: &str) -> &'static str {
+    if words.contains("database space exceeded") {
+        "; compact and defragment etcd or raise its `--quota-backend-bytes`, then run `etcdctl alarm disarm`"
+    } else if words.contains("permission denied") {
+        "; grant the user read and write access to the prefix of the run's keys"
+    } else {
+        ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Applied;
+
+    fn unavailable(cause: &str) -> Error {
+        Error::Unavailable { endpoint: "e".into(), cause: cause.into(), applied: Applied::No }
+    }
+
+    #[test]
+    fn only_what_the_service_says_is_a_refusal() {
+        let space = "etcdserver: mvcc: database space exceeded";
+        assert_eq!(refusal(&unavailable(&format!("code: {space}"))), Some(("e", space)));
+        let denied = Error::Denied { endpoint: "e".into(), cause: "permission denied".into() };
+        assert_eq!(refusal(&denied), Some(("e", "permission denied")));
+        for other in [unavailable("connection refused"), Error::FutureRevision, Error::Left] {
+            assert_eq!(refusal(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn it_is_described_until_the_write_is_accepted() {
+        let refusals = Refusals::default();
+        refusals.note("the plan", &unavailable("etcdserver: no leader"));
+        refusals.note("the plan", &unavailable("connection refused"));
+        assert_eq!(refusals.describe(), "; the service refuses the plan: etcdserver: no leader");
+        refusals.clear("another");
+        assert!(!refusals.describe().is_empty());
+        refusals.clear("the plan");
+        assert_eq!(refusals.describe(), "");
+    }
+}
