@@ -236,3 +236,15 @@ def test_other_threads_run_while_a_server_reads_its_files(tmp_path: Path, read: 
     )
     assert starting.wait() == 0, starting.output
     assert ("served" if read == "password_file" else "expected PEM") in starting.output
+
+
+def test_the_command_may_open_as_many_files_as_its_user(tmp_path: Path) -> None:
+    low = "import resource; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]"
+    low += "; resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))"
+    raised = "; from lattice_rdzv.cli.serve import raise_open_files; raise_open_files()"
+    shown = "; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard)"
+    for step, expected in (("", b"False"), (raised, b"True")):
+        output = subprocess.run(
+            [sys.executable, "-c", low + step + shown], check=True, capture_output=True, cwd=tmp_path, timeout=30
+        ).stdout
+        assert output.strip() == expected

@@ -61,3 +61,27 @@ def test_a_closed_run_says_who_closed_it_and_why() -> None:
     document = {"life": "l", "round": 3, "closed": {"outcome": "failed", "by": "node-2", "why": "exit code 1"}}
     told = status.describe(document, "job")
     assert "closed as failed by node-2: exit code 1" in told
+
+
+def test_records_that_cannot_be_read_are_left_out_and_named(
+    etcd: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = {"version": 1, "address": "a", "port": 1, "topology": None, "min": 1, "max": 1, "seeks": 1, "world": None}
+    prefix = "/lattice/rdzv/default/spoilt/"
+    for key, value in [
+        ("ctl/round", b"rubbish"),
+        ("nodes/00000000000000aa", b"rubbish"),
+        ("nodes/00000000000000ab", json.dumps({**node, "leaving": False, "name": "n" * 1_000_000}).encode()),
+        ("nodes/00000000000000ac", json.dumps({**node, "leaving": False, "name": "good\x1b[2J"}).encode()),
+    ]:
+        etcd.put(prefix + key, value)
+    try:
+        assert main(["status", "spoilt", "--endpoint", etcd.endpoint]) == 0
+        told = capsys.readouterr().out
+    finally:
+        etcd.delete(prefix)
+    assert "good\\u{1b}[2J" in told
+    assert "\x1b" not in told
+    assert len(told) < 2_000
+    assert "3 records cannot be read" in told
+    assert all(f"{prefix}{key}`" in told for key in ("ctl/round", "nodes/00000000000000aa", "nodes/00000000000000ab"))
