@@ -19,10 +19,12 @@ __all__ = [
     "World",
     "__version__",
     "end_calls",
+    "leave_all",
     "log_level",
     "log_records",
     "probe",
     "shutdown",
+    "signal_descriptor",
     "status",
 ]
 
@@ -195,9 +197,10 @@ class Node:
         `wait_change`, `store`, `World.members`, `Store.get`, `Store.multi_get`, `Store.queue_pop`) with
         `InterruptedError`; later calls are not affected. A world that was about to be returned is returned by the next
         call."""
-    def wakeup_descriptor(self, forward_to: int, signals: Sequence[int]) -> int:
-        """A non-blocking descriptor for `signal.set_wakeup_fd`: the byte of one of `signals` marks this node leaving
-        within a millisecond, without Python. Bytes are passed on to `forward_to` if that is not -1."""
+    def abandon(self) -> None:
+        """Begins to leave, and returns at once. The exit hook waits until the node has left. Dropping a node does this."""
+    def mark_leaving_on(self, signals: Sequence[int]) -> None:
+        """Marks this node as leaving when the relay receives one of these signals; replaces what was set before."""
     @property
     def run_id(self) -> str: ...
     @property
@@ -290,9 +293,17 @@ def log_records(*, timeout_seconds: float) -> list[tuple[int, str, str]]:
 def log_level(level: int) -> None:
     """The least level that is recorded."""
 
+def signal_descriptor(forward_to: int) -> int:
+    """A non-blocking descriptor for `signal.set_wakeup_fd`, which stays open until the process ends. It leads to the
+    relay, which marks the nodes that asked for a signal (`Node.mark_leaving_on`) within a millisecond, without Python. The
+    relay passes each byte on to `forward_to`, unless that is -1."""
+
 def end_calls() -> None:
-    """Ends the calls that are pending in other threads, quietly (they raise `SystemExit`), and lets only the main thread
-    make new ones; for `atexit`, before leaving."""
+    """Ends the pending calls of other threads and lets only this thread make new ones; for the exit hook, before leaving.
+    The other threads are daemon threads: they get `SystemExit`, and one that calls again never returns."""
+
+def leave_all(*, timeout_seconds: float) -> None:
+    """Leaves the runs of all nodes of this process, at the same time; for the exit hook."""
 
 def shutdown() -> None:
     """Stops the runtime of this process (at most 2 s) and ends pending calls; for `atexit`. Idempotent."""

@@ -1,9 +1,12 @@
-"""The core's log records, handed to Python's `logging` by a thread of ours.
+"""The core's log records, handed to Python's `logging` by a thread of this module.
 
 Problem: no task of the core may call into Python (it would need the interpreter at any moment, its exit included).
 Choice: the core queues its records and a daemon thread fetches them. Under stock torchrun nobody configures `logging`,
 so if neither the root logger nor ours has a handler, ours writes to stderr. `LATTICE_RDZV_LOG` (`off`, `debug`, `info`,
 `warning`, `error`) rules; unset, it is `info` where the handler is ours and the application's own level where not.
+
+The exit hook waits for that thread with a limit, and logs nothing itself: a handler of `logging` takes a lock, which an
+exception of a signal handler may have left locked.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from lattice_rdzv import _core
+from lattice_rdzv import _core, _threads
 
 VARIABLE = "LATTICE_RDZV_LOG"
 LEVELS = {
@@ -26,11 +29,11 @@ LEVELS = {
 
 # How late a level that the application changes reaches the core; records themselves arrive at once.
 _FETCH_SECONDS = 5.0
-_JOIN_SECONDS = 1.0
+# How long an exit waits for the records that are left.
+_LAST_RECORDS_SECONDS = 1.0
 
-_lock = threading.Lock()
-_thread: threading.Thread | None = None
-_stopping = threading.Event()
+# The log thread of each process, by pid: a forked child inherits the entry of its parent, but not the thread.
+_started: dict[int, _LogThread] = {}
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -46,39 +49,65 @@ def start() -> None:
 
     Raises:
         SettingsError: `LATTICE_RDZV_LOG` holds something else than the five words.
+        RendezvousError: The thread cannot be started.
     """
-    global _thread, _stopping
-    with _lock:
-        if _thread is not None:
-            return
+    pid = os.getpid()
+    if pid in _started:
+        return
+    thread = _LogThread()
+    # One operation of the interpreter: of two threads that come here at the same time, one finds the other's entry.
+    if _started.setdefault(pid, thread) is not thread:
+        return
+    try:
         _configure()
-        _stopping = threading.Event()
-        _thread = threading.Thread(target=_run, args=(_stopping,), name="lattice-rdzv-logs", daemon=True)
-        _thread.start()
+        _threads.start(thread.run)
+    except BaseException:
+        _started.pop(pid, None)
+        raise
 
 
 def stop(shutdown: Callable[[], None]) -> None:
-    """Ends the core's runtime by `shutdown`, which also ends the pending fetch, then the thread, and logs what is left."""
-    global _thread
-    with _lock:
-        thread, stopping, _thread = _thread, _stopping, None
-    stopping.set()
-    shutdown()
+    """Ends the core's runtime by `shutdown`, which also ends the pending fetch, and has the thread log what is left."""
+    thread = _started.pop(os.getpid(), None)
     if thread is None:
-        return
-    thread.join(_JOIN_SECONDS)
-    if not thread.is_alive():
-        _emit(_core.log_records(timeout_seconds=0.0))
+        shutdown()
+    else:
+        thread.stop(shutdown)
 
 
-def _after_fork_in_child() -> None:
-    global _lock, _thread
-    # The thread is not there, and the lock may have been held by another that is not there either.
-    _lock = threading.Lock()
-    _thread = None
+class _LogThread:
+    def __init__(self) -> None:
+        self._stopping = False
+        self._shut_down = _threads.Gate()
+        self._done = _threads.Gate()
 
+    def stop(self, shutdown: Callable[[], None]) -> None:
+        self._stopping = True
+        try:
+            shutdown()
+        finally:
+            self._shut_down.open()
+            self._done.wait(_LAST_RECORDS_SECONDS)
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+    def run(self) -> None:
+        threading.current_thread().name = "lattice-rdzv-logs"
+        try:
+            self._fetch()
+            # The end of the runtime may have logged something as well.
+            self._shut_down.wait(_FETCH_SECONDS)
+            _emit(_core.log_records(timeout_seconds=0.0))
+        finally:
+            self._done.open()
+
+    def _fetch(self) -> None:
+        logger = logging.getLogger("lattice_rdzv")
+        level = logger.getEffectiveLevel()
+        while not self._stopping:
+            _emit(_core.log_records(timeout_seconds=_FETCH_SECONDS))
+            now = logger.getEffectiveLevel()
+            if now != level:
+                level = now
+                _core.log_level(level)
 
 
 def level_from_environment() -> int | None:
@@ -111,17 +140,6 @@ def _configure() -> None:
     elif ours and logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
     _core.log_level(logger.getEffectiveLevel())
-
-
-def _run(stopping: threading.Event) -> None:
-    logger = logging.getLogger("lattice_rdzv")
-    level = logger.getEffectiveLevel()
-    while not stopping.is_set():
-        _emit(_core.log_records(timeout_seconds=_FETCH_SECONDS))
-        now = logger.getEffectiveLevel()
-        if now != level:
-            level = now
-            _core.log_level(level)
 
 
 def _emit(records: list[tuple[int, str, str]]) -> None:

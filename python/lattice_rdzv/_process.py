@@ -1,102 +1,105 @@
-"""What this process has joined and serves, so that it leaves and stops once, at exit, and only where it began.
+"""What this process does once: it starts the logs, and at its exit its nodes leave and its servers stop.
 
-Problem: a node that goes without a word costs its peers a lease's time. Choice: every joined node is kept here until it
-left, and every server until it stopped; the interpreter's exit lets the rest leave, then stops the servers, which a node
-may need to leave, within a bound. Nothing hangs on `__del__`, whose moment nobody chooses, and a forked child starts
-with empty lists: its parent's membership is not its own.
+Problem: a node that disappears without a message costs its peers a lease TTL. Choice: one exit hook. The core knows the
+nodes of this process without keeping them alive, and this module knows its servers. The hook ends the calls of other
+threads, lets the nodes leave, then stops the servers, which a node may need to leave, and stops the runtime, all within
+bounds. It takes no lock: an exception that a signal handler raised could have left one locked.
+
+A child of `multiprocessing` ends by `os._exit`, which skips exit hooks, so the hook is also registered there. A forked
+child starts with nothing: its parent's nodes and servers are not its own.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
-import time
 from collections.abc import Callable
 
 from lattice_rdzv import _core
 
-# Leaving at exit is a courtesy to the peers: a service that does not answer may not hold up the exit for longer.
+# Leaving is a courtesy to the peers, so a service that does not answer may delay the exit by this much only.
 LEAVE_AT_EXIT_SECONDS = 3.0
+LEAVE_AFTER_SIGNAL_SECONDS = 0.5
 
-_lock = threading.Lock()
-_joined: dict[int, _core.Node] = {}
+# After the finalizers of the application, which have a priority of at least 0.
+_MULTIPROCESSING_PRIORITY = -100
+
+# Each operation on them is one bytecode of the interpreter, so they need no lock.
 _serving: dict[int, _core.Server] = {}
-_hooked = False
-
-# Called at exit before anything ends; what they give up leads into the core.
-before_end: list[Callable[[], None]] = []
+_hooked: set[int] = set()
 
 
 def join(settings: _core.Settings, *, port: int) -> _core.Node:
-    """Joins, and remembers the node. The first time it starts the logs, so that a join that waits can say so, and
-    registers the exit hook, so that an exit ends a join that is pending in another thread."""
+    """Joins a run. The first call of a process starts the logs, because a join that waits logs why, and registers the
+    exit hook, because an exit must end a join that is pending in another thread."""
     _begin()
-    node = _core.Node.join(settings, port=port)
-    with _lock:
-        _joined[id(node)] = node
-    return node
+    return _core.Node.join(settings, port=port)
 
 
 def serve(start: Callable[[], _core.Server]) -> _core.Server:
-    """Starts a server, and remembers it."""
+    """Starts a server, and stops it at exit."""
     _begin()
     server = start()
-    with _lock:
-        _serving[id(server)] = server
+    _serving[id(server)] = server
     return server
 
 
 def stopped(server: _core.Server) -> None:
     """Forgets a server that has stopped."""
-    with _lock:
-        _serving.pop(id(server), None)
+    _serving.pop(id(server), None)
 
 
 def _begin() -> None:
     from lattice_rdzv import _logs
 
-    global _hooked
-    with _lock:
+    pid = os.getpid()
+    if pid not in _hooked:
+        # If two threads do this at the same time, the hook is registered twice, and the second call finds nothing to do.
         if not _hooked:
-            _hooked = True
-            atexit.register(_at_exit, os.getpid())
-            os.register_at_fork(after_in_child=_after_fork_in_child)
+            os.register_at_fork(after_in_child=_serving.clear)
+        atexit.register(_at_exit, pid)
+        _hook_multiprocessing(pid)
+        _hooked.add(pid)
     _logs.start()
 
 
-def left(node: _core.Node) -> None:
-    """Forgets a node that has left by itself."""
-    with _lock:
-        _joined.pop(id(node), None)
+def _hook_multiprocessing(pid: int) -> None:
+    # A child of `multiprocessing` has loaded it. In its parent, and where it is not loaded, `atexit` does.
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return
+    from multiprocessing import util
+
+    util.Finalize(None, _at_exit_of_multiprocessing, args=(pid,), exitpriority=_MULTIPROCESSING_PRIORITY)
 
 
-def _after_fork_in_child() -> None:
-    global _lock, _hooked
-    # Another thread of the parent may have held the lock at the moment of the fork.
-    _lock = threading.Lock()
-    _joined.clear()
-    _serving.clear()
-    # The parent's hook is inherited and sees by its pid that it is not meant; a child that joins registers its own.
-    _hooked = False
+def _at_exit_of_multiprocessing(pid: int) -> None:
+    # `multiprocessing` calls its finalizers before it waits for the threads of the child, which may still use a run.
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    _at_exit(pid)
 
 
 def _at_exit(pid: int) -> None:
     if os.getpid() != pid:
         return
-    from lattice_rdzv import _logs
+    from lattice_rdzv import _logs, _signals
 
-    for call in before_end:
-        call()
-    deadline = time.monotonic() + LEAVE_AT_EXIT_SECONDS
-    with _lock:
-        nodes, servers = list(_joined.values()), list(_serving.values())
-        _joined.clear()
-        _serving.clear()
-    # Or leaving would end what daemon threads wait for, and each would print a traceback.
-    _core.end_calls()
-    for node in nodes:
-        node.leave(timeout_seconds=max(0.1, deadline - time.monotonic()))
-    for server in servers:
-        server.stop()
-    _logs.stop(_core.shutdown)
+    try:
+        _signals.release()
+        # Leaving would end what daemon threads wait for, and each would print a traceback.
+        _core.end_calls()
+        try:
+            _core.leave_all(timeout_seconds=LEAVE_AT_EXIT_SECONDS)
+        except BaseException:
+            # A signal, such as a second Ctrl-C, shortens leaving, but does not prevent it.
+            _core.leave_all(timeout_seconds=LEAVE_AFTER_SIGNAL_SECONDS)
+            raise
+        while _serving:
+            _, server = _serving.popitem()
+            server.stop()
+    finally:
+        _logs.stop(_core.shutdown)

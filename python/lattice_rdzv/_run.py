@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 
-from lattice_rdzv import _core, _process
+from lattice_rdzv import _core
+from lattice_rdzv._membership import Membership
 
 # Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Literal
@@ -75,7 +75,8 @@ def join(
     }
     passed = {name: as_text(value) for name, value in arguments.items() if value is not None}
     passed["host_name"] = socket.gethostname()
-    return Run(_core.Settings(passed, os.environ, origin="argument"))
+    # A dictionary: the core must not execute Python code, as the methods of `os.environ` are, in a daemon thread.
+    return Run(_core.Settings(passed, dict(os.environ), origin="argument"))
 
 
 def as_text(value: Setting) -> str:
@@ -86,22 +87,18 @@ def as_text(value: Setting) -> str:
 class Run:
     """A node's part in a run. Made by `join`; use it with `with`, which leaves at the end.
 
+    Keep it for as long as this node takes part: the node leaves when its `Run` is dropped, even if a `World` of it is
+    still in use.
+
     A node acts only in the process that joined. In a forked child `leave` and `close` do nothing and return false,
     `changing` is false, and all else raises `LeftError`.
     """
 
     def __init__(self, settings: _core.Settings) -> None:
         self._settings = settings
-        self._pid = os.getpid()
-        # Held until a world is returned: a world may form with this port before anyone asks for it, or after a call
-        # that was interrupted.
-        self._listener: socket.socket | None = None
-        port = self._offer_port()
-        try:
-            self._node = _process.join(settings, port=port)
-        except BaseException:
-            self._release_port()
-            raise
+        self._membership = Membership(settings)
+        self._node = self._membership.join()
+        self._follow_signals()
 
     def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> _core.World:
         """Waits for the next world that includes this node and was not returned yet.
@@ -121,9 +118,11 @@ class Run:
             LeftError: This node has left.
         """
         if port is None:
-            port = self._offer_port()
+            # Held until a world is returned: a world may form with this port after a call that was interrupted.
+            port = self._membership.offer_port()
+        self._follow_signals()
         world = self._node.next_world(port=port, timeout_seconds=timeout_seconds)
-        self._release_port()
+        self._membership.release_port()
         return world
 
     @property
@@ -159,12 +158,9 @@ class Run:
         Returns:
             Whether the service acknowledged it.
         """
-        if os.getpid() != self._pid:
+        if not self._membership.is_of_this_process:
             return False
-        self._release_port()
-        done = self._node.leave(timeout_seconds=timeout_seconds)
-        _process.left(self._node)
-        return done
+        return bool(self._membership.end(lambda node: node.leave(timeout_seconds=timeout_seconds)))
 
     def close(
         self,
@@ -183,12 +179,9 @@ class Run:
         Returns:
             Whether the run is closed, by whomever.
         """
-        if os.getpid() != self._pid:
+        if not self._membership.is_of_this_process:
             return False
-        self._release_port()
-        done = self._node.close(outcome, why=why, timeout_seconds=timeout_seconds)
-        _process.left(self._node)
-        return done
+        return bool(self._membership.end(lambda node: node.close(outcome, why=why, timeout_seconds=timeout_seconds)))
 
     @property
     def closed(self) -> tuple[str, str, str] | None:
@@ -220,20 +213,18 @@ class Run:
         """Where this node is; `uncertain` says that its lease may be over because the service does not answer."""
         return self._node.state
 
-    def _offer_port(self) -> int:
-        if self._settings.port is not None:
-            # Only the node that becomes rank 0 needs it, and its program binds it.
-            return self._settings.port
-        from lattice_rdzv import _listen
+    def _follow_signals(self) -> None:
+        """Has SIGTERM end the program with the `with` block and the exit hook, and the peers told at once. Does nothing
+        where the application handles SIGTERM itself, and outside the main thread."""
+        if not self._settings.leave_on_signal:
+            return
+        import signal
 
-        if self._listener is None:
-            self._listener = _listen.listen(None, self._settings.port_range)
-        return int(self._listener.getsockname()[1])
+        from lattice_rdzv import _signals
 
-    def _release_port(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._membership.handle_signals([signal.SIGTERM], _exit_by)
+        ends = signal.getsignal(signal.SIGTERM) is _signals.handle
+        self._membership.tell_signals([signal.SIGTERM] if ends else [])
 
     def __enter__(self) -> Run:
         return self
@@ -245,3 +236,8 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.run_id!r} node={self.name!r} state={self.state!r} endpoint={self.endpoint!r}>"
+
+
+def _exit_by(number: int) -> SystemExit:
+    # As a shell reports it.
+    return SystemExit(128 + number)

@@ -45,15 +45,28 @@ class ClosedError(RendezvousError):
         why: What that node said.
     """
 
-    def __init__(self, message: str, outcome: str = "ended", by: str = "", why: str = "") -> None:
-        super().__init__(message)
-        self.outcome = outcome
-        self.by = by
-        self.why = why
+    # All of it is in `args`. An `__init__` would be Python code that the core executes when it raises this error, also in a
+    # daemon thread while the interpreter exits.
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
-    def __reduce__(self) -> tuple[type[ClosedError], tuple[str, str, str, str]]:
-        # The inherited way repeats only `args`, and would lose the outcome on its way to another process.
-        return type(self), (str(self), self.outcome, self.by, self.why)
+    @property
+    def outcome(self) -> str:
+        """`succeeded`, `failed` or `ended`."""
+        return self._argument(1, "ended")
+
+    @property
+    def by(self) -> str:
+        """The name of the node that closed the run, or of the command."""
+        return self._argument(2, "")
+
+    @property
+    def why(self) -> str:
+        """What that node said."""
+        return self._argument(3, "")
+
+    def _argument(self, index: int, default: str) -> str:
+        return str(self.args[index]) if len(self.args) > index else default
 
 
 class RecordError(RendezvousError):

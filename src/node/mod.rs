@@ -422,6 +422,11 @@ impl Node {
         &self.context.settings.run.run_id
     }
 
+    /// Whether [`Self::leave`] has come to its end: the node has left, or its time was over.
+    pub fn has_left(&self) -> bool {
+        self.left.get().is_some()
+    }
+
     /// What it was joined with.
     pub fn settings(&self) -> &Settings {
         &self.context.settings

@@ -15,6 +15,25 @@ import_exception!(lattice_rdzv.errors, StoreResetError);
 import_exception!(lattice_rdzv.errors, StoreTimeoutError);
 import_exception!(lattice_rdzv.errors, UnreachableError);
 
+/// Imports the classes now. The first use would import them otherwise, and with that execute Python code in a thread
+/// that may be a daemon thread while the interpreter exits.
+pub(super) fn resolve(py: Python<'_>) -> PyResult<()> {
+    py.import("lattice_rdzv.errors")?;
+    let _ = (
+        py.get_type::<ClosedError>(),
+        py.get_type::<JoinTimeoutError>(),
+        py.get_type::<LeftError>(),
+        py.get_type::<OutcomeUnknownError>(),
+        py.get_type::<RecordError>(),
+        py.get_type::<RendezvousError>(),
+        py.get_type::<SettingsError>(),
+        py.get_type::<StoreResetError>(),
+        py.get_type::<StoreTimeoutError>(),
+        py.get_type::<UnreachableError>(),
+    );
+    Ok(())
+}
+
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         // A message may repeat names and keys that other processes wrote.

@@ -6,11 +6,13 @@
 
 mod errors;
 mod logs;
+mod members;
 mod node;
 mod runtime;
 mod seconds;
 mod server;
 mod settings;
+mod signals;
 mod status;
 mod store;
 mod world;
@@ -33,6 +35,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::logs::record();
+        super::errors::resolve(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 
@@ -63,10 +66,23 @@ mod _core {
         super::logs::set_level(level);
     }
 
-    /// Ends what waits in other threads, and lets only the main thread go on.
+    /// A non-blocking descriptor for `signal.set_wakeup_fd`.
+    #[pyfunction]
+    fn signal_descriptor(py: Python<'_>, forward_to: i32) -> PyResult<i32> {
+        super::signals::descriptor(py, forward_to)
+    }
+
+    /// Ends the pending calls of other threads. From here on only this thread may call.
     #[pyfunction]
     fn end_calls() {
         super::runtime::end_calls();
+    }
+
+    /// Leaves the runs of all nodes of this process, at the same time.
+    #[pyfunction]
+    #[pyo3(signature = (*, timeout_seconds))]
+    fn leave_all(py: Python<'_>, timeout_seconds: f64) -> PyResult<()> {
+        super::members::leave_all(py, duration(timeout_seconds)?)
     }
 
     /// Stops the runtime of this process (at most 2 s) and ends pending calls.

@@ -1,21 +1,15 @@
-//! `Node`: one node's session in a run, and the descriptor that tells it of signals.
+//! `Node`: one node's session in a run.
 
 use std::{
-    io::Write as _,
-    os::{
-        fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
-        unix::net::UnixStream,
-    },
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use pyo3::{exceptions::PyValueError, prelude::*};
-use tokio::io::AsyncReadExt as _;
 
 use super::{
     errors::RendezvousError,
-    runtime::{Interrupt, OfProcess, block_on, within},
+    runtime::{Interrupt, OfProcess, Process, block_on},
     seconds::{duration, optional_duration},
     settings::Settings,
     store::Store,
@@ -29,9 +23,6 @@ use crate::{
     run::Entropy,
 };
 
-/// For how long a signal's word to the peers is tried.
-const MARK_LIMIT: Duration = Duration::from_secs(1);
-
 /// What leaving may still take where closing took all the time there was.
 const LEAST_LEAVE: Duration = Duration::from_millis(100);
 
@@ -40,9 +31,6 @@ const LEAST_LEAVE: Duration = Duration::from_millis(100);
 pub(super) struct Joined {
     pub(super) core: Arc<CoreNode>,
     pub(super) interrupt: Arc<Interrupt>,
-    /// The write ends that `wakeup_descriptor` gave away: open for as long as the node is there, since a signal may be
-    /// written to them at any time.
-    descriptors: Mutex<Vec<OwnedFd>>,
 }
 
 /// One node's session in a run.
@@ -76,12 +64,9 @@ impl Node {
             let place = Place { address, port: port.unwrap_or(0), host };
             CoreNode::join(found.backend, core.clone(), entropy, place).await
         })??;
-        let joined = Joined {
-            core: Arc::new(core),
-            interrupt: Arc::new(Interrupt::new()),
-            descriptors: Mutex::default(),
-        };
-        Ok(Self { joined: OfProcess::new(Arc::new(joined)) })
+        let joined = Arc::new(Joined { core: Arc::new(core), interrupt: Arc::new(Interrupt::new()) });
+        Process::current().members.add(&joined);
+        Ok(Self { joined: OfProcess::new(joined) })
     }
 
     /// Waits for the next world that includes this node and was not returned yet.
@@ -195,20 +180,17 @@ impl Node {
         })
     }
 
-    /// A non-blocking descriptor for `signal.set_wakeup_fd`.
-    fn wakeup_descriptor(&self, py: Python<'_>, forward_to: RawFd, signals: Vec<i32>) -> PyResult<RawFd> {
-        let joined = self.joined.get()?;
-        within(py, || {
-            let forward_to = duplicate(forward_to)?;
-            let (ours, theirs) = UnixStream::pair()?;
-            ours.set_nonblocking(true)?;
-            theirs.set_nonblocking(true)?;
-            let ours = tokio::net::UnixStream::from_std(ours)?;
-            tokio::spawn(follow_signals(ours, forward_to, signals, Arc::downgrade(&joined.core)));
-            let descriptor = theirs.as_raw_fd();
-            joined.descriptors.lock().unwrap_or_else(PoisonError::into_inner).push(theirs.into());
-            Ok(descriptor)
-        })
+    /// Begins to leave, and returns at once. The exit hook waits until the node has left.
+    fn abandon(&self) {
+        if let Some(joined) = self.joined.in_this_process() {
+            Process::current().abandon(joined);
+        }
+    }
+
+    /// Has the relay mark this node leaving when one of these signals arrives; replaces what was set before.
+    fn mark_leaving_on(&self, signals: Vec<i32>) -> PyResult<()> {
+        Process::current().relay.follow(&self.joined.get()?.core, signals);
+        Ok(())
     }
 
     #[getter]
@@ -258,6 +240,13 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// A node that no variable holds any more can neither train nor leave by itself.
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
 /// A call of ours that has no limit of its own.
 async fn tokio_timeout<T>(
     limit: Duration,
@@ -274,63 +263,10 @@ async fn tokio_timeout<T>(
     })
 }
 
-fn say_leaving(core: &CoreNode, why: &str) {
+pub(super) fn say_leaving(core: &CoreNode, why: &str) {
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
     tracing::info!(
         target: "lattice_rdzv::node",
         "`{}` tells the others of run `{}` that it is about to leave{why}", core.name(), core.run_id()
     );
-}
-
-/// A descriptor of our own for where somebody else's leads; none for -1.
-fn duplicate(descriptor: RawFd) -> PyResult<Option<std::fs::File>> {
-    if descriptor < 0 {
-        return Ok(None);
-    }
-    // SAFETY: it is not -1, is borrowed for the next call only, and the caller's, who listens on it, keeps it open
-    // meanwhile. Were it closed nevertheless, duplicating it would be an error.
-    let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    Ok(Some(theirs.try_clone_to_owned()?.into()))
-}
-
-/// Passes each signal's byte on, and tells the peers when one of those that end this process comes. Ends when the write
-/// end is closed.
-async fn follow_signals(
-    mut stream: tokio::net::UnixStream,
-    mut forward_to: Option<std::fs::File>,
-    signals: Vec<i32>,
-    node: Weak<CoreNode>,
-) {
-    let mut bytes = [0; 64];
-    while let Ok(count @ 1..) = stream.read(&mut bytes).await {
-        let Some(received) = bytes.get(..count) else { return };
-        if let Some(forward_to) = &mut forward_to {
-            // Non-blocking, as `signal.set_wakeup_fd` demands: what its reader has no room for is lost there, too.
-            let _ = forward_to.write(received);
-        }
-        let Some(node) = node.upgrade() else { continue };
-        if let Some(signal) =
-            received.iter().map(|byte| i32::from(*byte)).find(|signal| signals.contains(signal))
-            && node.settings().leave_on_signal
-        {
-            // Beside this task: the next byte must not wait for the service.
-            tokio::spawn(async move {
-                say_leaving(&node, &name_of(signal));
-                node.mark_leaving(MARK_LIMIT).await;
-            });
-        }
-    }
-}
-
-/// What a person calls a signal.
-fn name_of(signal: i32) -> String {
-    match signal {
-        libc::SIGTERM => "SIGTERM".to_owned(),
-        libc::SIGINT => "SIGINT".to_owned(),
-        libc::SIGHUP => "SIGHUP".to_owned(),
-        libc::SIGQUIT => "SIGQUIT".to_owned(),
-        libc::SIGUSR1 => "SIGUSR1".to_owned(),
-        libc::SIGUSR2 => "SIGUSR2".to_owned(),
-        other => format!("signal {other}"),
-    }
 }

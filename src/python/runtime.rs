@@ -8,13 +8,20 @@
 //! makes its own and never touches the parent's again, locks included. Waiting is done in ticks without the GIL, with a
 //! look for signals between them. [`shutdown`] ends every pending call, waits until each is back in Python, and only
 //! then stops the runtime; nothing begins after it.
+//!
+//! Only daemon threads can still call while the interpreter exits. Python before 3.14 ends such a thread by unwinding
+//! its stack as soon as it asks for the GIL, which aborts the process if a frame of this library is on that stack. So
+//! this library executes no Python code in such a thread: it raises `SystemExit`, a built-in, and parks a thread that
+//! calls again.
 
 use std::{
+    cell::Cell,
     pin::pin,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicPtr, Ordering},
     },
+    thread::{self, ThreadId},
     time::{Duration, Instant},
 };
 
@@ -31,6 +38,8 @@ use tokio::{
 use super::{
     errors::{LeftError, RendezvousError},
     logs::Queue,
+    members::Members,
+    signals::Relay,
 };
 
 /// Between two looks for signals. A person notices 100 ms.
@@ -52,6 +61,10 @@ pub(super) struct Process {
     ending: Interrupt,
     /// Its log records.
     pub(super) logs: Queue,
+    /// Its nodes.
+    pub(super) members: Members,
+    /// Tells its nodes of signals.
+    pub(super) relay: Relay,
 }
 
 #[derive(Debug)]
@@ -59,8 +72,8 @@ struct State {
     phase: Phase,
     /// Calls that have begun and are not back in Python.
     calls: usize,
-    /// Whether only the main thread may still begin one.
-    main_only: bool,
+    /// The thread that runs the exit hook. Once it is known, no other thread may begin a call.
+    exiting: Option<ThreadId>,
 }
 
 #[derive(Debug)]
@@ -83,13 +96,15 @@ impl Process {
         if let Some(process) = unsafe { found.as_ref() }.filter(|process| process.pid == pid) {
             return process;
         }
-        let state = State { phase: Phase::Unused, calls: 0, main_only: false };
+        let state = State { phase: Phase::Unused, calls: 0, exiting: None };
         let made: *mut Self = Box::leak(Box::new(Self {
             pid,
             runtime: Mutex::new(state),
             idle: Condvar::new(),
             ending: Interrupt::new(),
             logs: Queue::default(),
+            members: Members::default(),
+            relay: Relay::default(),
         }));
         // Whoever loses this race leaks a few hundred bytes, once in a process. So does a child with its parent's.
         let winner = match CURRENT.compare_exchange(found, made, Ordering::AcqRel, Ordering::Acquire) {
@@ -106,16 +121,33 @@ impl Process {
     }
 
     fn begin(&'static self, py: Python<'_>) -> PyResult<Call> {
-        // Python is asked without the lock: it may let another thread run, which would wait for the lock with the GIL.
-        let main_only = self.lock().main_only;
-        if main_only && !in_main_thread(py)? {
-            return Err(ending(py));
+        if self.refuses_this_thread() {
+            return Err(self.refuse(py));
         }
-        self.enter()?.ok_or_else(|| ending(py))
+        self.enter()?.ok_or_else(|| self.refuse(py))
+    }
+
+    /// Whether another thread than this one runs the exit hook.
+    fn refuses_this_thread(&self) -> bool {
+        self.lock().exiting.is_some_and(|exiting| exiting != thread::current().id())
+    }
+
+    /// Refuses a call because the interpreter exits. The thread that runs the exit hook gets an error. Any other thread
+    /// is a daemon thread: it gets `SystemExit`, which ends it without a traceback, and is parked if it calls again.
+    fn refuse(&self, py: Python<'_>) -> PyErr {
+        const WHY: &str = "the interpreter is exiting, so lattice_rdzv accepts no more calls";
+        thread_local!(static REFUSED: Cell<bool> = const { Cell::new(false) });
+        if !self.refuses_this_thread() {
+            return RendezvousError::new_err(WHY);
+        }
+        if REFUSED.replace(true) {
+            py.detach(park_for_good);
+        }
+        PySystemExit::new_err(WHY)
     }
 
     /// A call, unless the runtime has ended.
-    fn enter(&'static self) -> PyResult<Option<Call>> {
+    pub(super) fn enter(&'static self) -> PyResult<Option<Call>> {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Unused) {
             state.phase = Phase::Running(start()?);
@@ -129,6 +161,7 @@ impl Process {
     fn end(&self) {
         let deadline = Instant::now() + SHUTDOWN_LIMIT;
         let mut state = self.lock();
+        state.exiting.get_or_insert_with(|| thread::current().id());
         let phase = std::mem::replace(&mut state.phase, Phase::Ended);
         self.ending.now();
         self.logs.end();
@@ -153,26 +186,16 @@ fn start() -> PyResult<Runtime> {
         .map_err(|error| RendezvousError::new_err(format!("the native threads cannot be started: {error}")))
 }
 
-/// Why there is no more work. A thread other than the main one, which at that time can only be a daemon, ends by it
-/// without a word, as `threading` has it for `SystemExit`: a traceback at each exit would cry wolf.
-fn ending(py: Python<'_>) -> PyErr {
-    const WHY: &str = "the interpreter is ending, and lattice_rdzv does no more work in it";
-    if in_main_thread(py).unwrap_or(true) {
-        RendezvousError::new_err(WHY)
-    } else {
-        PySystemExit::new_err(WHY)
+fn park_for_good() {
+    loop {
+        thread::park();
     }
 }
 
-fn in_main_thread(py: Python<'_>) -> PyResult<bool> {
-    let threading = py.import("threading")?;
-    Ok(threading.call_method0("current_thread")?.is(&threading.call_method0("main_thread")?))
-}
-
 /// A call under way, from its beginning until it is back in Python.
-struct Call {
+pub(super) struct Call {
     process: &'static Process,
-    handle: Handle,
+    pub(super) handle: Handle,
     ending: Option<watch::Receiver<()>>,
 }
 
@@ -206,13 +229,14 @@ impl Interrupt {
 }
 
 /// Waits for a future without the GIL. It is dropped when a signal handler raises, when the interpreter ends, and on an
-/// interrupt; a future that is done counts before any of these.
+/// interrupt; a future that is done counts before a signal and an interrupt.
 pub(super) fn block_on<T, F>(py: Python<'_>, interrupt: Option<&Interrupt>, future: F) -> PyResult<T>
 where
     T: Send,
     F: Future<Output = T> + Send,
 {
-    let mut call = Process::current().begin(py)?;
+    let process = Process::current();
+    let mut call = process.begin(py)?;
     let mut interrupted = interrupt.map(|interrupt| interrupt.0.subscribe());
     let mut future = pin!(future);
     loop {
@@ -229,8 +253,13 @@ where
             })
         });
         match tick {
-            Tick::Done(end) => return Ok(end),
-            Tick::Ending => return Err(ending(py)),
+            // At exit the nodes leave, which ends the call of a daemon thread with an error that nobody should see.
+            Tick::Done(end) if !process.refuses_this_thread() => return Ok(end),
+            Tick::Done(_) | Tick::Ending => {
+                // The call is over before its thread may be parked: the exit hook waits for pending calls.
+                drop(call);
+                return Err(process.refuse(py));
+            }
             Tick::Interrupted => return Err(PyInterruptedError::new_err("interrupted by `interrupt`")),
             Tick::Nothing => py.check_signals()?,
         }
@@ -253,10 +282,10 @@ pub(super) fn within<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> P
     work()
 }
 
-/// Ends what waits now, in other threads than this one; from here on only the main thread may call.
+/// Ends the pending calls of other threads. From here on only this thread, which runs the exit hook, may call.
 pub(super) fn end_calls() {
     let process = Process::current();
-    process.lock().main_only = true;
+    process.lock().exiting = Some(thread::current().id());
     process.ending.now();
 }
 

@@ -233,25 +233,25 @@ def test_an_application_that_configured_logging_gets_the_records_once(
 
 
 def test_threads_that_start_the_logs_at_once_start_one_thread(tmp_path: Path) -> None:
-    # The first is held up in the middle of starting: whoever comes meanwhile has to wait for it, here in vain.
+    # The first is held up in the middle of starting, until the second has come and gone.
     starting = Program(
         tmp_path,
         """
     import threading
-    from lattice_rdzv import _core, _logs
-    configure = _logs._configure
+    from lattice_rdzv import _core, _logs, _threads
+    configure, start, started = _logs._configure, _threads.start, []
+    def count(function):
+        started.append(function)
+        start(function)
+    _threads.start = count
     def meanwhile():
-        _logs._configure = configure
         second = threading.Thread(target=_logs.start)
         second.start()
-        second.join(0.5)
+        second.join()
         configure()
     _logs._configure = meanwhile
     _logs.start()
-    for thread in threading.enumerate():
-        if thread.name.startswith("Thread-"):
-            thread.join()
-    print([thread.name for thread in threading.enumerate()].count("lattice-rdzv-logs"), "thread of the logs")
+    print(len(started), "thread of the logs")
     _logs.stop(_core.shutdown)
 """,
     )
@@ -259,25 +259,51 @@ def test_threads_that_start_the_logs_at_once_start_one_thread(tmp_path: Path) ->
     assert "1 thread of the logs" in starting.output
 
 
-def test_a_child_has_logs_of_its_own_though_a_thread_was_starting_its_parents(tmp_path: Path) -> None:
+def test_logs_can_be_started_again_after_a_signal_interrupted_their_start(tmp_path: Path) -> None:
+    starting = Program(
+        tmp_path,
+        """
+    import logging
+    from lattice_rdzv import _core, _logs
+    configure = _logs._configure
+    def interrupted():
+        raise KeyboardInterrupt
+    _logs._configure = interrupted
+    try:
+        _logs.start()
+    except KeyboardInterrupt:
+        print("interrupted")
+    _logs._configure = configure
+    _logs.start()
+    _logs.stop(_core.shutdown)
+""",
+    )
+    assert starting.wait() == 0, starting.output
+    assert "interrupted" in starting.output
+
+
+def test_a_child_has_logs_of_its_own(tmp_path: Path) -> None:
     forking = Program(
         tmp_path,
         """
-    import os, threading
-    from lattice_rdzv import _core, _logs
+    import os
+    from lattice_rdzv import _core, _logs, _threads
     _logs.start()
-    with _logs._lock:
-        child = os.fork()
+    start = _threads.start
+    def told(function):
+        print("a thread of the child", flush=True)
+        start(function)
+    _threads.start = told
+    child = os.fork()
     if child == 0:
         _logs.start()
-        print([thread.name for thread in threading.enumerate()].count("lattice-rdzv-logs"), "of the child", flush=True)
     else:
         print("child ended", os.waitpid(child, 0)[1], flush=True)
     _logs.stop(_core.shutdown)
 """,
     )
     assert forking.wait() == 0, forking.output
-    assert "1 of the child" in forking.output
+    assert forking.output.count("a thread of the child") == 1
     assert "child ended 0" in forking.output
 
 

@@ -35,4 +35,6 @@ def settings(arguments: argparse.Namespace, *, run_id: str = "", tenant: str = "
         given["run_id"] = NO_RUN
     if not nnodes and not os.environ.get("LATTICE_NNODES"):
         given["nnodes"] = "1"
-    return _core.Settings({name: value for name, value in given.items() if value}, os.environ, origin="command line")
+    return _core.Settings(
+        {name: value for name, value in given.items() if value}, dict(os.environ), origin="command line"
+    )

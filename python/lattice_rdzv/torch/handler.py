@@ -15,18 +15,18 @@ import json
 import logging
 import os
 import sys
-import threading
 import time
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousHandler, RendezvousInfo
 from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 
-from lattice_rdzv import _core, _process
-from lattice_rdzv.errors import ClosedError, RendezvousError
+from lattice_rdzv import _core
+from lattice_rdzv._membership import Membership
+from lattice_rdzv.errors import ClosedError, JoinTimeoutError, RendezvousError
 from lattice_rdzv.torch.errors import as_torch_error
 from lattice_rdzv.torch.master import Master, allow_open_files
-from lattice_rdzv.torch.signals import Signals
+from lattice_rdzv.torch.signals import as_exception, ending_signals, torch_signals
 from lattice_rdzv.torch.store import LatticeStore
 
 logger = logging.getLogger("lattice_rdzv.torch")
@@ -42,14 +42,16 @@ class LatticeRendezvousHandler(RendezvousHandler):
 
     def __init__(self, settings: _core.Settings) -> None:
         self._settings = settings
-        self._pid = os.getpid()
-        self._node: _core.Node | None = None
+        self._membership = Membership(settings)
         # torch's `PrefixStore` keeps only the C++ half of a store alive: the Python half lives as long as the round.
         self._store: LatticeStore | None = None
-        self._master = Master(settings)
-        self._signals = Signals()
+        self._master = Master(settings, self._membership)
         self._told_change = False
         self._done: bool | None = None
+
+    @property
+    def _node(self) -> _core.Node | None:
+        return self._membership.node
 
     def get_backend(self) -> str:
         """The name of the backend: `lattice`."""
@@ -119,7 +121,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
             raise as_torch_error(error) from None
         finally:
             self._master.release()
-            self._signals.restore()
+            self._membership.release()
         if not self._done:
             raise RendezvousConnectionError(
                 f"run `{self.get_run_id()}` was not closed: either this node is not in it any more, or the service did "
@@ -133,7 +135,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
         Returns:
             Whether the service acknowledged it.
         """
-        if self._done is None and os.getpid() == self._pid:
+        if self._done is None and self._membership.is_of_this_process:
             try:
                 self._done = self._shutdown(sys.exc_info()[1])
             except RendezvousError as error:
@@ -141,22 +143,22 @@ class LatticeRendezvousHandler(RendezvousHandler):
                 self._done = False
             finally:
                 self._master.release()
-                self._signals.restore()
+                self._membership.release()
         return bool(self._done)
 
     def _next_world(self) -> _core.World:
         if self._done is not None:
             raise ClosedError(f"this node is done with run `{self.get_run_id()}`: its handler was shut down")
-        self._signals.install()
+        self._membership.handle_signals(torch_signals(), as_exception)
         port = self._master.listen()
         node = self._node or self._join()
         if self._settings.leave_on_signal:
-            self._signals.wake(node)
+            # Each time, because torch sets handlers of its own when it starts workers.
+            self._membership.tell_signals(ending_signals())
         return node.next_world(port=port)
 
     def _join(self) -> _core.Node:
-        node = _process.join(self._settings, port=self._master.listen())
-        self._node = node
+        node = self._membership.join()
         for name, reason in self._settings.ignored:
             logger.info("`%s` has no effect here: %s", name, reason)
         return node
@@ -169,21 +171,14 @@ class LatticeRendezvousHandler(RendezvousHandler):
                 return True
             node = self._join()
             self._wait_for_a_life(node)
-        closed = node.close("ended", why="closed by the program")
-        _process.left(node)
-        return closed
+        return node.close("ended", why="closed by the program")
 
     def _wait_for_a_life(self, node: _core.Node) -> None:
         # A node closes the life that it is in: until it knows one there is nothing to close.
-        limit = threading.Timer(self._settings.close_timeout_seconds, node.interrupt)
-        limit.daemon = True
-        limit.start()
         try:
-            node.store()
-        except InterruptedError:
+            node.store(timeout_seconds=self._settings.close_timeout_seconds)
+        except JoinTimeoutError:
             logger.debug("run `%s` has not begun within `close_timeout`", self.get_run_id())
-        finally:
-            limit.cancel()
 
     def _is_closed_already(self) -> bool:
         limit_seconds = self._settings.close_timeout_seconds
@@ -225,7 +220,6 @@ class LatticeRendezvousHandler(RendezvousHandler):
             done = node.close("failed", why=_failure(in_flight), timeout_seconds=limit_seconds)
         else:
             done = node.leave(timeout_seconds=limit_seconds)
-        _process.left(node)
         return done
 
     def _failed(self, store: LatticeStore | None, in_flight: BaseException | None) -> bool:

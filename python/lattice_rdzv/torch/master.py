@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from lattice_rdzv import _core, _listen
+from lattice_rdzv._membership import Membership
 
 if TYPE_CHECKING:
     # torch exports it at run time and not in its types.
@@ -31,11 +31,11 @@ _TIMEOUT = timedelta(seconds=60)
 
 
 class Master:
-    """The listening socket of the next round and the server of the current one."""
+    """The server of the current round, on the socket that the membership offered for it."""
 
-    def __init__(self, settings: _core.Settings) -> None:
+    def __init__(self, settings: _core.Settings, membership: Membership) -> None:
         self._settings = settings
-        self._listener: socket.socket | None = None
+        self._membership = membership
         self._server: TCPStore | None = None
 
     def listen(self) -> int:
@@ -45,18 +45,14 @@ class Master:
         Raises:
             OSError: No port could be bound.
         """
-        if self._settings.port is not None:
-            return self._settings.port
-        if self._listener is None:
-            try:
-                self._listener = _listen.listen(None, self._settings.port_range)
-            except OSError:
-                if self._server is None:
-                    raise
-                # The last round's server holds the only port that is allowed; this node's workers are gone by now.
-                self._server = None
-                self._listener = _listen.listen(None, self._settings.port_range)
-        return int(self._listener.getsockname()[1])
+        try:
+            return self._membership.offer_port()
+        except OSError:
+            if self._server is None:
+                raise
+        # The last round's server holds the only port that is allowed; this node's workers are gone by now.
+        self._server = None
+        return self._membership.offer_port()
 
     def serve(self, world: _core.World) -> None:
         """Serves the workers of this world until the next one, on the socket bound before or at the fixed port.
@@ -65,7 +61,7 @@ class Master:
             RuntimeError: torch could not serve there, or it is not where the workers were told to look.
             OSError: The fixed port could not be bound.
         """
-        listener, self._listener = self._listener, None
+        listener = self._membership.take_listener()
         if listener is None and self._settings.port is not None:
             # The last round's server may hold it; this node's workers are gone by now.
             self._server = None
@@ -96,9 +92,7 @@ class Master:
     def release(self) -> None:
         """Lets go of the socket, for a worker to bind its port or because this node is not rank 0; and of the server
         of the round before."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._membership.release_port()
         self._server = None
 
 

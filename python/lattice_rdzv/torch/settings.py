@@ -49,7 +49,7 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
     arguments["host_name"] = socket.gethostname()
     try:
         _logs.level_from_environment()
-        settings = _core.Settings(arguments, os.environ, origin=ORIGIN)
+        settings = _core.Settings(arguments, dict(os.environ), origin=ORIGIN)
     except SettingsError as error:
         raise ValueError(str(error)) from None
     if drawn and not from_environment and settings.max_nodes > 1:

@@ -1,0 +1,132 @@
+"""One node's membership in a run: its node, the socket that it offers, its signals, and that it leaves once.
+
+Problem: a program may drop its `Run` or its handler without leaving: an exception that it catches, a notebook cell that
+runs twice, an agent that ends by a signal. The node would stay a member forever. Choice: `Run` and torch's handler each
+own one `Membership` and nothing else refers to it, so that its finalizer runs when the owner is dropped. The finalizer
+releases the socket and lets the node leave in the background. In a forked child it does nothing to the parent's node.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Collection, Iterable
+from typing import TypeVar
+
+from lattice_rdzv import _core, _process
+
+# Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+T = TypeVar("T")
+
+
+class _Parts:
+    """What the finalizer needs, without the membership itself."""
+
+    def __init__(self) -> None:
+        self.node: _core.Node | None = None
+        self.listener: socket.socket | None = None
+
+    def release_port(self) -> None:
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.close()
+
+    def abandon(self, membership: int) -> None:
+        self.release_port()
+        if self.node is not None:
+            self.node.abandon()
+        _uninstall_signals(membership)
+
+
+class Membership:
+    """One node's part in a run, from the socket that it offers until it has left."""
+
+    def __init__(self, settings: _core.Settings) -> None:
+        self._settings = settings
+        self._pid = os.getpid()
+        self._parts = _Parts()
+        finalizer = weakref.finalize(self, self._parts.abandon, id(self))
+        # The process's exit hook does it, with a bound.
+        finalizer.atexit = False
+
+    @property
+    def node(self) -> _core.Node | None:
+        """The node, once it has joined."""
+        return self._parts.node
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """False in a forked child, which has no part in its parent's run."""
+        return os.getpid() == self._pid
+
+    def join(self) -> _core.Node:
+        """Joins the run, and offers a port meanwhile."""
+        port = self.offer_port()
+        try:
+            self._parts.node = _process.join(self._settings, port=port)
+        except BaseException:
+            self.release_port()
+            raise
+        return self._parts.node
+
+    def offer_port(self) -> int:
+        """Binds the socket on which this node would serve as master, unless it is bound, and returns its port. It stays
+        bound until `release_port` or `take_listener`, because a world may form with this port at any time.
+
+        Raises:
+            OSError: No port could be bound.
+        """
+        if self._settings.port is not None:
+            # Only the node that becomes rank 0 needs it, and binds it then.
+            return self._settings.port
+        from lattice_rdzv import _listen
+
+        if self._parts.listener is None:
+            self._parts.listener = _listen.listen(None, self._settings.port_range)
+        return int(self._parts.listener.getsockname()[1])
+
+    def release_port(self) -> None:
+        """Closes the socket, so that the program can bind its port."""
+        self._parts.release_port()
+
+    def take_listener(self) -> socket.socket | None:
+        """The bound socket, which is the caller's from here on."""
+        listener, self._parts.listener = self._parts.listener, None
+        return listener
+
+    def handle_signals(self, numbers: Iterable[int], raises: Callable[[int], BaseException]) -> None:
+        """Has those of the signals raise an exception that are at their default; only in the main thread."""
+        from lattice_rdzv import _signals
+
+        if self.is_of_this_process:
+            _signals.install(self, numbers, raises)
+
+    def tell_signals(self, numbers: Collection[int]) -> None:
+        """Has the peers told when one of the signals arrives; only in the main thread."""
+        from lattice_rdzv import _signals
+
+        if self.is_of_this_process and self._parts.node is not None:
+            _signals.tell(self, self._parts.node, numbers)
+
+    def end(self, leave: Callable[[_core.Node], T]) -> T | None:
+        """Ends this part by `leave`, after closing the socket; `None` if there is no node."""
+        self.release_port()
+        try:
+            return None if self._parts.node is None else leave(self._parts.node)
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Closes the socket, and restores the signals."""
+        self.release_port()
+        _uninstall_signals(id(self))
+
+
+def _uninstall_signals(membership: int) -> None:
+    from lattice_rdzv import _signals
+
+    _signals.uninstall(membership)

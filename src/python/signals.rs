@@ -1,0 +1,124 @@
+//! The relay of signals: tells the nodes of this process of a signal within a millisecond, without Python.
+//!
+//! Problem: Python runs a signal's handler only between two bytecodes of its main thread, which may be in a long native
+//! call. Choice: Python's C handler writes each signal's number to the descriptor of `signal.set_wakeup_fd`. This module
+//! reads the other end and marks those nodes as leaving that asked for the signal. There is one relay per process, and
+//! its descriptor stays open until the process ends, so a late signal is never written to another file that got the
+//! same number.
+
+use std::{
+    fs::File,
+    io::Write as _,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use pyo3::prelude::*;
+use tokio::io::AsyncReadExt as _;
+
+use super::{
+    node::say_leaving,
+    runtime::{Process, within},
+};
+use crate::node::Node;
+
+/// How long a node tries to tell its peers.
+const MARK_LIMIT: Duration = Duration::from_secs(1);
+
+/// The relay of one process.
+#[derive(Debug, Default)]
+pub(super) struct Relay {
+    /// What Python writes to, once that was asked for.
+    descriptor: Mutex<Option<OwnedFd>>,
+    routes: Arc<Mutex<Routes>>,
+}
+
+#[derive(Debug, Default)]
+struct Routes {
+    /// What had the signals before: it still gets every byte.
+    forward_to: Option<File>,
+    /// Which node is marked as leaving by which signals.
+    nodes: Vec<(Weak<Node>, Vec<i32>)>,
+}
+
+impl Relay {
+    /// Marks this node as leaving when one of these signals arrives.
+    pub(super) fn follow(&self, node: &Arc<Node>, signals: Vec<i32>) {
+        let node = Arc::downgrade(node);
+        let mut routes = lock(&self.routes);
+        routes.nodes.retain(|(other, _)| other.strong_count() > 0 && !other.ptr_eq(&node));
+        routes.nodes.push((node, signals));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every field is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The descriptor that Python is to write signals to. The relay passes each byte on to `forward_to`, unless that is -1.
+pub(super) fn descriptor(py: Python<'_>, forward_to: RawFd) -> PyResult<RawFd> {
+    let relay = &Process::current().relay;
+    lock(&relay.routes).forward_to = duplicate(forward_to)?;
+    let mut descriptor = lock(&relay.descriptor);
+    if let Some(descriptor) = &*descriptor {
+        return Ok(descriptor.as_raw_fd());
+    }
+    within(py, || {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        write.set_nonblocking(true)?;
+        tokio::spawn(follow_signals(tokio::net::UnixStream::from_std(read)?, Arc::clone(&relay.routes)));
+        Ok(descriptor.insert(write.into()).as_raw_fd())
+    })
+}
+
+/// A duplicate of another library's descriptor; `None` for -1.
+fn duplicate(descriptor: RawFd) -> PyResult<Option<File>> {
+    if descriptor < 0 {
+        return Ok(None);
+    }
+    // SAFETY: it is not -1, and it is borrowed for the next call only, during which the caller keeps it open. If it is
+    // closed nevertheless, duplicating it is an error.
+    let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    Ok(Some(theirs.try_clone_to_owned()?.into()))
+}
+
+async fn follow_signals(mut stream: tokio::net::UnixStream, routes: Arc<Mutex<Routes>>) {
+    let mut bytes = [0; 64];
+    while let Ok(count @ 1..) = stream.read(&mut bytes).await {
+        let Some(received) = bytes.get(..count) else { return };
+        let mut routes = lock(&routes);
+        if let Some(forward_to) = &mut routes.forward_to {
+            // Non-blocking, as `signal.set_wakeup_fd` demands: a byte is lost if its reader has no room for it.
+            let _ = forward_to.write(received);
+        }
+        for (node, signals) in &routes.nodes {
+            let signal = received.iter().map(|byte| i32::from(*byte)).find(|signal| signals.contains(signal));
+            if let (Some(signal), Some(node)) = (signal, node.upgrade()) {
+                // A task of its own: the next byte must not wait for the service.
+                tokio::spawn(async move {
+                    say_leaving(&node, &name_of(signal));
+                    node.mark_leaving(MARK_LIMIT).await;
+                });
+            }
+        }
+    }
+}
+
+/// What a person calls a signal.
+fn name_of(signal: i32) -> String {
+    match signal {
+        libc::SIGTERM => "SIGTERM".to_owned(),
+        libc::SIGINT => "SIGINT".to_owned(),
+        libc::SIGHUP => "SIGHUP".to_owned(),
+        libc::SIGQUIT => "SIGQUIT".to_owned(),
+        libc::SIGUSR1 => "SIGUSR1".to_owned(),
+        libc::SIGUSR2 => "SIGUSR2".to_owned(),
+        other => format!("signal {other}"),
+    }
+}
