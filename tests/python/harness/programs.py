@@ -8,15 +8,19 @@ import sys
 import textwrap
 from pathlib import Path
 
+from harness.pythons import PACKAGES
+
 
 class Program:
     """A running Python program whose output goes to a file."""
 
-    def __init__(self, folder: Path, source: str, **environment: str) -> None:
+    def __init__(self, folder: Path, source: str, *, python: str = sys.executable, **environment: str) -> None:
         self._out = folder / f"program-{len(list(folder.glob('program-*')))}.out"
+        if python != sys.executable:
+            environment["PYTHONPATH"] = str(PACKAGES)
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", textwrap.dedent(source)],
+                [python, "-W", "error", "-c", textwrap.dedent(source)],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
