@@ -1,0 +1,245 @@
+"""Repeats what goes wrong only now and then, and prints what was lost, leaked or crashed. Each row must say 0.
+
+    python benches/endurance.py --exits 1000 --abandoned 1000
+
+Exits run on this interpreter and on those that `LATTICE_TEST_PYTHONS` names (`scripts/pythons` prints them). The service
+is an embedded server of this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
+from pathlib import Path
+
+import lattice_rdzv
+from lattice_rdzv import _core
+
+PYTHONS = [sys.executable, *filter(None, os.environ.get("LATTICE_TEST_PYTHONS", "").split(":"))]
+SETTINGS = {"local_address": "127.0.0.1", "settle_time": 0.01, "last_call_timeout": 0.01, "lease_ttl": 60}
+AT_ONCE = 4
+EXIT_LIMIT_SECONDS = 60
+DUMP_SECONDS = 2
+# A file or two that the runtime opens late, and what the allocator keeps.
+FEW_DESCRIPTORS = 5
+MOST_GROWTH_KIB = 16 * 1024
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--exits", type=int, default=1000, help="processes that end (default: %(default)s)")
+    parser.add_argument("--abandoned", type=int, default=1000, help="runs and handlers dropped (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="seed of the random choices (default: a random one)")
+    arguments = parser.parse_args()
+    seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}", flush=True)
+    os.environ["LATTICE_RDZV_LOG"] = "warning"
+    with lattice_rdzv.serve(port=0) as server:
+        rows: list[Callable[[], Iterable[tuple[str, int]]]] = [
+            lambda: exits(server.endpoint, arguments.exits, random.Random(seed)),
+            lambda: abandoned(server.endpoint, arguments.abandoned),
+        ]
+        failed = 0
+        for row in rows:
+            for what, count in row():
+                print(f"{count:6d}  {what}", flush=True)
+                failed += count
+    return 1 if failed else 0
+
+
+# --- exits -----------------------------------------------------------------------------------------------------------
+
+JOIN = """
+import faulthandler, os, signal, sys, threading, time
+# What a process that hangs is asked for.
+faulthandler.register(signal.SIGUSR1, all_threads=True)
+class Stop(Exception): pass
+def stop(number, frame): raise Stop
+signal.signal(signal.SIGALRM, stop)
+import lattice_rdzv
+run = lattice_rdzv.join({run_id!r}, nnodes="1:100", endpoint={endpoint!r}, **{settings!r})
+world = run.next_world()
+store = world.store
+def loop(call):
+    while True:
+        try: call()
+        except BaseException: pass
+def daemons(call):
+    for _ in range(8): threading.Thread(target=loop, args=(call,), daemon=True).start()
+"""
+
+# How a process ends, and the statuses that this may have.
+ENDINGS = {
+    "daemon threads read": ("daemons(lambda: store.get_now(['key']))", (0,)),
+    "daemon threads wait": ("daemons(lambda: run.wait_change(timeout_seconds=0.01))", (0,)),
+    "daemon threads fail": ("daemons(lambda: lattice_rdzv.join('x', port='y'))", (0,)),
+    "daemon thread waits without limit": ("threading.Thread(target=run.wait_change, daemon=True).start()", (0,)),
+    "run is dropped": ("del run, world, store", (0,)),
+    "server is not stopped": ("server = lattice_rdzv.serve(port=0)", (0,)),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", (128 + signal.SIGTERM,)),
+    # The exception arrives at any moment of leaving, of joining again, or of the exit.
+    "exception of a signal": (
+        """
+signal.setitimer(signal.ITIMER_REAL, {delay})
+while True:
+    with lattice_rdzv.join({run_id!r} + "-again", nnodes="1:100", endpoint={endpoint!r}, **{settings!r}): pass
+""",
+        (0, 1),
+    ),
+    "exception of a signal at exit": ("signal.setitimer(signal.ITIMER_REAL, {delay} / 20)", (0, 1, -signal.SIGALRM)),
+    "fork": ("child = os.fork()\nif child: os.waitpid(child, 0)", (0,)),
+}
+
+
+def exits(endpoint: str, count: int, choices: random.Random) -> Iterable[tuple[str, int]]:
+    """Ends many processes, and counts those that crash, hang, or are still members."""
+    faults: Counter[str] = Counter({"crashed": 0, "hung": 0, "panicked": 0})
+    ended: Counter[str] = Counter()
+    # Several processes are members of one run, and each run has a coordinator that may end at any time. An exception may
+    # prevent a process from leaving, so such a process is alone in its run.
+    jobs = [
+        (python, name, f"exit-{number if 'exception' in name else number // 8}", choices.uniform(0.01, 0.5))
+        for number, python, name in zip(range(count), cycle(PYTHONS), cycle_slowly(list(ENDINGS), len(PYTHONS)))
+    ]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        for (python, name, _, _), fault in zip(
+            jobs, pool.map(lambda job: one_exit(endpoint, Path(folder), *job), jobs), strict=True
+        ):
+            ended[version(python)] += 1
+            if fault:
+                kind, output = fault
+                faults[kind] += 1
+                print(f"{kind}: Python {version(python)}, {name}: {output[-2000:]}", file=sys.stderr, flush=True)
+    per_version = ", ".join(f"{number} on {python}" for python, number in sorted(ended.items()))
+    for kind, number in faults.items():
+        yield f"of {count} exits {kind} ({per_version})", number
+    left = sum(members(endpoint, run_id) for run_id in sorted({job[2] for job in jobs if "exception" not in job[1]}))
+    yield f"nodes of {count} ended processes are still members", left
+
+
+def one_exit(endpoint: str, folder: Path, python: str, name: str, run_id: str, delay: float) -> tuple[str, str] | None:
+    ending, statuses = ENDINGS[name]
+    values = {"run_id": run_id, "endpoint": endpoint, "settings": SETTINGS, "delay": delay}
+    environment = os.environ | {"PYTHONPATH": str(Path(lattice_rdzv.__file__).parent.parent)}
+    source = JOIN.format(**values) + ending.format(**values)
+    process = subprocess.Popen(
+        [python, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=folder
+    )
+    try:
+        output, _ = process.communicate(timeout=EXIT_LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        threads = [
+            f"{task.name} {(task / 'comm').read_text().strip()}: {(task / 'syscall').read_text().strip()}"
+            for task in Path(f"/proc/{process.pid}/task").iterdir()
+        ]
+        process.send_signal(signal.SIGUSR1)
+        try:
+            output, _ = process.communicate(timeout=DUMP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+        return "hung", "\n".join([*threads, output])
+    if "panicked" in output:
+        return "panicked", output
+    return None if process.returncode in statuses else ("crashed", f"status {process.returncode}\n{output}")
+
+
+def cycle_slowly(names: list[str], times: int) -> Iterable[str]:
+    """Each name `times` times in a row, forever: with each interpreter once."""
+    return (name for name in cycle(names) for _ in range(times))
+
+
+def version(python: str) -> str:
+    if python == sys.executable:
+        return ".".join(map(str, sys.version_info[:3]))
+    return Path(python).parent.parent.name
+
+
+# --- abandoned runs and handlers -------------------------------------------------------------------------------------
+
+
+def abandoned(endpoint: str, count: int) -> Iterable[tuple[str, int]]:
+    """Drops many runs and handlers of one run id. Each gets a world of its own only because the one before has left."""
+    drops = [drop_run] + ([drop_handler] if has_torch() else [])
+    for drop in drops:
+        drop(endpoint, "warm-up")
+    settle(endpoint, "warm-up")
+    before = Counter(measure())
+    began = time.monotonic()
+    for number in range(count):
+        drops[number % len(drops)](endpoint, "abandoned")
+    left = settle(endpoint, "abandoned")
+    grown = Counter(measure())
+    grown.subtract(before)
+    kinds = " and ".join(drop.__name__.removeprefix("drop_") + "s" for drop in drops)
+    per_node = (time.monotonic() - began) / max(1, count) * 1000
+    what = f"after {count} abandoned {kinds} ({per_node:.0f} ms each)"
+    yield f"nodes are still members {what}", left
+    yield f"descriptors have leaked {what}", max(0, grown["descriptors"] - FEW_DESCRIPTORS)
+    yield f"threads have leaked {what}", max(0, grown["threads"])
+    yield (
+        f"KiB above {MOST_GROWTH_KIB} have leaked {what}; grown by {grown['KiB']}",
+        max(0, grown["KiB"] - MOST_GROWTH_KIB),
+    )
+
+
+def drop_run(endpoint: str, run_id: str) -> None:
+    run = lattice_rdzv.join(run_id, nnodes=1, endpoint=endpoint, **SETTINGS)  # type: ignore[arg-type]
+    run.next_world(timeout_seconds=30).store.set("key", b"value")
+
+
+def drop_handler(endpoint: str, run_id: str) -> None:
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    settings = {("local_addr" if name == "local_address" else name): value for name, value in SETTINGS.items()}
+    parameters = RendezvousParameters("lattice", endpoint, run_id, 1, 1, spare_timeout=30, **settings)  # type: ignore[arg-type]
+    handler = get_rendezvous_handler(parameters)
+    handler.next_rendezvous().store.set("key", "value")
+
+
+def has_torch() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("torch") is not None
+
+
+def settle(endpoint: str, run_id: str) -> int:
+    """How many members are left once those that are leaving have had the time to."""
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while (left := members(endpoint, run_id)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def measure() -> dict[str, int]:
+    memory = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return {
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": threading.active_count(),
+        "KiB": sum(int(line.split()[1]) for line in memory if line.startswith("Private_")),
+    }
+
+
+def members(endpoint: str, run_id: str) -> int:
+    """How many nodes the service has a record of."""
+    settings = _core.Settings({"run_id": run_id, "endpoint": endpoint, "nnodes": "1", "host_name": "bench"}, {})
+    return len(json.loads(_core.status(settings, timeout_seconds=30.0))["nodes"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
