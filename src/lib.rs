@@ -34,5 +34,6 @@ pub mod server;
 pub mod settings;
 pub mod status;
 pub mod store;
+mod tls;
 
 pub use error::{Error, Result};

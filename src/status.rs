@@ -37,7 +37,15 @@ pub async fn probe(
     // A run of its own, that no job has.
     let trial = RunKeys::new(tenant, &format!("probe-{}", nonce(entropy.bits())));
     let asked = async {
-        let search = Search { connection, environment, ttl: TRIAL_TTL, keys: &trial, max_nodes: 1, entropy };
+        let search = Search {
+            connection,
+            environment,
+            ttl: TRIAL_TTL,
+            keys: &trial,
+            max_nodes: 1,
+            min_nodes: 1,
+            entropy,
+        };
         let found = search.connect().await?;
         let status = found.backend.status().await?;
         Ok((found, status))
@@ -110,7 +118,8 @@ pub async fn run(
     let deadline = Instant::now() + limit;
     let connection = &patient(connection, limit);
     let read = async {
-        let search = Search { connection, environment, ttl: limit, keys, max_nodes: 1, entropy };
+        let search =
+            Search { connection, environment, ttl: limit, keys, max_nodes: 1, min_nodes: 1, entropy };
         let found = search.connect().await?;
         read_run(found.backend.as_ref(), keys).await
     };

@@ -268,7 +268,7 @@ async fn enable_auth(etcd: &Etcd) {
 }
 
 fn as_user(etcd: &Etcd, user: &str, password: &str) -> EtcdOptions {
-    let credentials = Credentials { user: user.to_owned(), password: password.to_owned() };
+    let credentials = Credentials { user: user.to_owned(), password: password.into() };
     EtcdOptions { credentials: Some(credentials), ..EtcdOptions::new([etcd.endpoint()]) }
 }
 

@@ -319,6 +319,16 @@ pub trait Backend: Send + Sync + Debug + 'static {
     /// What the service says of itself.
     async fn status(&self) -> Result<Status>;
 
+    /// Logs in, if the service asks for a password. Waits at most `patience` for a service that takes the login, and
+    /// then for as long as the answer takes, because the service checks one password after the other.
+    ///
+    /// # Errors
+    /// [`crate::Error::Denied`] if the user or the password is wrong, [`crate::Error::Setting`] if the password cannot
+    /// be read, and [`crate::Error::Unavailable`].
+    async fn log_in(&self, _patience: Duration) -> Result<()> {
+        Ok(())
+    }
+
     /// The endpoint in use, for messages.
     fn endpoint(&self) -> String;
 

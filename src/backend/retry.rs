@@ -55,6 +55,12 @@ impl Backoff {
         half + Duration::from_nanos(self.next_random() % nanoseconds.saturating_add(1))
     }
 
+    /// A random part of a time, apart from the series.
+    pub fn part_of(&mut self, whole: Duration) -> Duration {
+        let nanoseconds = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.next_random() % nanoseconds.saturating_add(1))
+    }
+
     /// Begins again with the shortest wait, after a success.
     pub fn reset(&mut self) {
         self.bound = self.policy.first_delay;

@@ -30,6 +30,10 @@ use crate::{
 /// What torchrun passes as the id of a run when nobody passed one.
 const NO_RUN_ID: &str = "none";
 
+/// How far apart the logins of nodes that start together are on average: about what a bcrypt costs an etcd of two cores.
+/// All at once they would keep etcd from renewing leases for as long as they take.
+const LOGIN_SPACING: Duration = Duration::from_millis(30);
+
 /// What does not answer after this is looked at more closely: the error says what it is.
 const SUSPICIOUS: Duration = Duration::from_millis(500);
 
@@ -53,6 +57,8 @@ pub struct Search<'a> {
     pub ttl: Duration,
     /// The run that it is for, one of whose keys is read to see whether it answers.
     pub keys: &'a RunKeys,
+    /// How many nodes start together at least; 1 where a service is only looked at.
+    pub min_nodes: u32,
     /// How many nodes that run may have; 1 where the service is only looked at.
     pub max_nodes: u32,
     /// Randomness.
@@ -159,6 +165,7 @@ impl Search<'_> {
             credentials,
             limits: Limits::for_ttl(self.ttl),
             seed: self.entropy.bits(),
+            login_spread: LOGIN_SPACING * self.min_nodes.saturating_sub(1),
         };
         Ok(Arc::new(EtcdBackend::connect(options)?))
     }
@@ -191,6 +198,10 @@ impl Search<'_> {
     }
 
     async fn asked(&self, backend: &Arc<dyn Backend>, deadline: Instant) -> Result<()> {
+        // The login has its own limit: what was granted for connecting begins when it is answered.
+        let patience = deadline.saturating_duration_since(Instant::now());
+        backend.log_in(patience).await?;
+        let deadline = Instant::now() + patience;
         let told = AtomicBool::new(false);
         let read = || async {
             let answer = backend.range(Range::new(Keys::one(self.keys.round()))).await;

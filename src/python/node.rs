@@ -55,6 +55,7 @@ impl Node {
                 environment,
                 ttl: core.lease_ttl,
                 keys: &keys,
+                min_nodes: core.min_nodes,
                 max_nodes: core.max_nodes,
                 entropy: &entropy,
             };

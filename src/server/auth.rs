@@ -1,7 +1,8 @@
 //! Who may ask: anybody, or one user with a password.
 //!
-//! Whoever says the password gets the one token of this server's life, which goes with every other call, as etcd's
-//! clients do it. Texts and codes are etcd's (`rpctypes/error.go`).
+//! A client that logs in with the password gets a token, which goes with every other call, as etcd's clients do it.
+//! There is one token for each password: the password is read at each login, and another one ends the token of the
+//! former. Texts and codes are etcd's (`rpctypes/error.go`).
 //!
 //! A connection makes one login at a time, and a wrong one is answered after [`PAUSE`]: guessing takes a connection for
 //! that long. It delays nobody else, because the right password is taken at once on any other connection. Wrong logins are
@@ -9,7 +10,7 @@
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,8 +29,15 @@ pub(super) struct Gatekeeper(Option<Lock>);
 
 struct Lock {
     credentials: Credentials,
-    token: String,
+    /// None until the first login.
+    known: Mutex<Option<Known>>,
     denials: Mutex<Denials>,
+}
+
+/// The password that was read last, and the token for it.
+struct Known {
+    password: String,
+    token: String,
 }
 
 /// Wrong logins that were not logged.
@@ -54,8 +62,8 @@ impl Denials {
 impl Gatekeeper {
     /// Lets everybody in, or one user.
     pub(super) fn new(credentials: Option<Credentials>) -> Self {
-        let token = || format!("{:032x}", rand::random::<u128>());
-        Self(credentials.map(|credentials| Lock { credentials, token: token(), denials: Mutex::default() }))
+        let new = |credentials| Lock { credentials, known: Mutex::default(), denials: Mutex::default() };
+        Self(credentials.map(new))
     }
 
     /// Whether it asks for a password.
@@ -65,32 +73,53 @@ impl Gatekeeper {
 
     /// Refuses a call without the token.
     pub(super) fn admit(&self, headers: &http::HeaderMap) -> Result<(), Status> {
-        let Some(Lock { token, .. }) = &self.0 else { return Ok(()) };
+        let Some(lock) = &self.0 else { return Ok(()) };
         // Clients of before 3.3 name it `authorization`, and etcd still takes that.
         let shown = headers.get("token").or_else(|| headers.get("authorization"));
+        let known = lock.known();
+        let is_right =
+            |shown: &[u8]| known.as_ref().is_some_and(|Known { token, .. }| same(shown, token.as_bytes()));
         match shown {
             None => Err(Status::invalid_argument("etcdserver: user name is empty")),
-            Some(shown) if same(shown.as_bytes(), token.as_bytes()) => Ok(()),
+            Some(shown) if is_right(shown.as_bytes()) => Ok(()),
             Some(_) => Err(Status::unauthenticated("etcdserver: invalid auth token")),
         }
     }
 
     fn token(&self, name: &str, password: &str) -> Result<String, Status> {
-        let Some(Lock { credentials, token, denials }) = &self.0 else {
+        let Some(lock) = &self.0 else {
             return Err(Status::failed_precondition("etcdserver: authentication is not enabled"));
         };
-        let right = same(name.as_bytes(), credentials.user.as_bytes())
-            & same(password.as_bytes(), credentials.password.as_bytes());
-        if right {
-            return Ok(token.clone());
+        let mut known = lock.known();
+        match lock.credentials.password.read() {
+            Ok(now) if known.as_ref().is_some_and(|known| known.password == now) => {}
+            Ok(now) => {
+                *known = Some(Known { password: now, token: format!("{:032x}", rand::random::<u128>()) })
+            }
+            // It may be missing while it is replaced: the one that was read last counts.
+            Err(error) => tracing::warn!("the password that was read last still counts: {error}"),
+        }
+        if let Some(Known { password: expected, token }) = &*known {
+            let right = same(name.as_bytes(), lock.credentials.user.as_bytes())
+                & same(password.as_bytes(), expected.as_bytes());
+            if right {
+                return Ok(token.clone());
+            }
         }
         // A count is whole at any time.
-        let logins = denials.lock().unwrap_or_else(PoisonError::into_inner).add(Instant::now());
+        let logins = lock.denials.lock().unwrap_or_else(PoisonError::into_inner).add(Instant::now());
         if let Some(logins) = logins {
             tracing::warn!(logins, "clients were refused: wrong user or password");
         }
         let text = "etcdserver: authentication failed, invalid user ID or password";
         Err(Status::invalid_argument(text))
+    }
+}
+
+impl Lock {
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        // It is replaced whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

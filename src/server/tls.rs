@@ -5,17 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::spawn_blocking;
 use tokio_rustls::{
     TlsAcceptor,
-    rustls::{
-        RootCertStore, ServerConfig,
-        crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-        server::WebPkiClientVerifier,
-    },
+    rustls::{ServerConfig, server::WebPkiClientVerifier, sign::SingleCertAndKey},
 };
 
 use crate::{
-    backend::etcd::Pem,
     error::{Error, Result},
+    tls::{Pem, authorities, certified_key, provider},
 };
 
 /// What the server shows, and what it asks for.
@@ -79,34 +74,23 @@ impl Renewed {
 impl ServerTls {
     fn acceptor(&self) -> Result<TlsAcceptor> {
         let wrong = |what: &str, error: &dyn std::fmt::Display| Error::Setting {
-            message: format!("the {what} cannot be used; expected PEM: {error}"),
+            message: format!("the {what} cannot be used: {error}"),
         };
-        let certificates = |pem: &Pem, what: &str| {
-            let bytes = pem.read(what)?;
-            let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-            all.map_err(|error| wrong(what, &error))
-        };
-        let chain = certificates(&self.cert, "server's certificate")?;
-        let key = PrivateKeyDer::from_pem_slice(&self.key.read("server's key")?)
-            .map_err(|error| wrong("server's key", &error))?;
-        let provider = Arc::new(ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let certified = certified_key(&self.cert, &self.key, "server")?;
+        let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| wrong("TLS library", &error))?;
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
             Some(pem) => {
-                let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(certificates(pem, "clients' CA certificate")?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                let (_, roots) = authorities(pem, "clients' CA certificate")?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
                     .build()
                     .map_err(|error| wrong("clients' CA certificate", &error))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|error| wrong("server's certificate and key", &error))?;
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(TlsAcceptor::from(Arc::new(config)))
     }

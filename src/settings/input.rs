@@ -243,7 +243,12 @@ impl<'a> Input<'a> {
             }
             (None, Some(file)) => {
                 parse::path(&file)?;
-                return Err(file.wrong("given together with a user", &self.ways("user")));
+                // Without its value, which may be the password itself.
+                return Err(setting(format!(
+                    "{} must be given together with a user; {}",
+                    file.from,
+                    self.ways("user")
+                )));
             }
         };
         Ok(Credentials { cacert, certificate, login })

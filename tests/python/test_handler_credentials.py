@@ -42,9 +42,12 @@ def test_a_password(own_service: Service, make: MakeHandler, tmp_path: Any) -> N
     assert "guess" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cacert", "password_file"])
-def test_a_credential_that_cannot_be_read_is_named_at_once(make: MakeHandler, tmp_path: Any, name: str) -> None:
-    missing = tmp_path / "missing"
-    given = {"user": "agent"} if name == "password_file" else {"endpoint": "https://localhost:2379"}
-    with pytest.raises(ValueError, match=rf"`{name}`.*missing"):
-        make(**given, **{name: str(missing)})
+def test_certificate_that_cannot_be_read_is_named_at_once(make: MakeHandler, tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=r"`cacert`.*missing"):
+        make(endpoint="https://localhost:2379", cacert=str(tmp_path / "missing"))
+
+
+def test_secret_in_place_of_a_password_file_is_not_repeated(make: MakeHandler) -> None:
+    with pytest.raises(ValueError, match="`password_file`") as caught:
+        make(user="agent", password_file="hunter2")
+    assert "hunter2" not in str(caught.value)

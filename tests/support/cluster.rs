@@ -1,11 +1,8 @@
 //! Schedules on a simulated network: the real client and the real server over [`Network`].
 
-use std::{
-    sync::{Arc, Mutex, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use etcd_client::{BalancedChannelBuilder, Client, KvClient};
+use etcd_client::{Client, KvClient};
 use hyper_util::rt::TokioIo;
 use lattice_rdzv::{
     backend::{
@@ -18,15 +15,9 @@ use lattice_rdzv::{
     server::{Bounds, Contents, Server, ServerOptions},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use tokio::{
-    sync::mpsc,
-    time::{advance, sleep},
-};
-use tonic::{
-    codegen::http::Uri,
-    transport::{Channel, Endpoint, channel::Change},
-};
-use tower::{ServiceExt as _, service_fn, util::BoxCloneSyncService};
+use tokio::time::{advance, sleep};
+use tonic::{codegen::http::Uri, transport::Endpoint};
+use tower::service_fn;
 
 use super::{
     nodes::TTL,
@@ -57,45 +48,16 @@ pub(crate) struct Way {
     pub(super) backend: Arc<EtcdBackend>,
 }
 
-type Endpoints = mpsc::Sender<Change<Uri, Endpoint>>;
-
-/// What carries a client's calls from this machine: tonic's own channel, whose connections are wires.
-fn channel(network: &Network, machine: &str) -> (etcd_client::Channel, Endpoints) {
-    let (sender, endpoints): (Endpoints, _) = mpsc::channel(1);
-    let (network, machine, endpoints) = (network.clone(), machine.to_owned(), Mutex::new(endpoints));
-    let opened = OnceLock::<Channel>::new();
-    let open = move || match endpoints.lock().unwrap().try_recv() {
-        Ok(Change::Insert(_, endpoint)) => {
-            let (network, machine) = (network.clone(), machine.clone());
-            endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
-                let (network, machine) = (network.clone(), machine.clone());
-                async move { network.dial(&machine).await.map(TokioIo::new) }
-            }))
-        }
-        other => panic!("a client calls before it was told where to: {other:?}"),
-    };
-    let channel = Arc::new((opened, open));
-    let carry = service_fn(move |request| {
-        let (opened, open) = &*channel;
-        let channel = opened.get_or_init(open).clone();
-        async move { channel.oneshot(request).await.map_err(Into::into) }
-    });
-    (etcd_client::Channel::Custom(BoxCloneSyncService::new(carry)), sender)
-}
-
+/// What carries a client's calls from this machine: tonic's own channels, whose connections are wires.
 fn channels(network: &Network, machine: &str) -> Channels {
     let (network, machine) = (network.clone(), machine.to_owned());
-    Arc::new(move || channel(&network, &machine))
-}
-
-struct From<'a>(&'a Network, &'a str);
-
-impl BalancedChannelBuilder for From<'_> {
-    type Error = tonic::transport::Error;
-
-    fn balanced_channel(self, _: usize) -> Result<(etcd_client::Channel, Endpoints), Self::Error> {
-        Ok(channel(self.0, self.1))
-    }
+    Arc::new(move |endpoint| {
+        let (network, machine) = (network.clone(), machine.clone());
+        endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let (network, machine) = (network.clone(), machine.clone());
+            async move { network.dial(&machine).await.map(TokioIo::new) }
+        }))
+    })
 }
 
 impl Cluster {
@@ -148,8 +110,8 @@ impl Cluster {
     }
 
     async fn keys(&self) -> KvClient {
-        let from = From(&self.network, OBSERVER);
-        let client = Client::connect_with_balanced_channel([SERVICE], None, from).await;
+        let channel = channels(&self.network, OBSERVER)(&Endpoint::from_static(SERVICE));
+        let client = Client::from_channel(etcd_client::Channel::Tonic(channel), None).await;
         client.unwrap().kv_client()
     }
 

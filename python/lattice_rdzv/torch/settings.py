@@ -16,6 +16,10 @@ from lattice_rdzv import _core, _logs
 from lattice_rdzv._run import as_text
 from lattice_rdzv.errors import SettingsError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
 ORIGIN = "--rdzv-conf"
 
 # What torchrun passes when nobody passed an id.
@@ -61,8 +65,15 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
     for name, file in settings.credential_files:
         # Not opened: what is read from a pipe is gone.
         if not os.access(file, os.R_OK):
-            raise ValueError(f"`{name}` must be a file that this process can read, and is: `{file}`")
+            raise ValueError(f"`{name}` must be a file that this process can read, {_shown(name, file)}")
     return settings
+
+
+def _shown(name: str, file: Path) -> str:
+    """The value, unless it may be the password itself, which someone passed in place of a file."""
+    if name == "password_file" and not os.path.lexists(file):
+        return "never the password itself; nothing exists at its value, which may be a secret and is not repeated here"
+    return f"but is `{file}`"
 
 
 def _was_drawn(run_id: str) -> bool:

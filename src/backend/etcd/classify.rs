@@ -24,9 +24,13 @@ pub(super) struct Failure {
 /// The kind of a failure: [`Error`]'s, as far as a service is behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Unavailable { applied: Applied },
+    Unavailable {
+        applied: Applied,
+    },
     NotEtcd,
     Denied,
+    /// The token is unknown, too old, or missing. Nothing was done.
+    LoginNeeded,
     LeaseNotFound,
     LeaseExists,
     Compacted,
@@ -56,11 +60,10 @@ const ETCD_TEXTS: &[(&str, Kind, bool)] = &[
     ("permission denied", Kind::Denied, false),
     ("authentication failed", Kind::Denied, false),
     ("invalid user ID or password", Kind::Denied, false),
-    ("user name is empty", Kind::Denied, false),
+    ("user name is empty", Kind::LoginNeeded, false),
     ("user name not found", Kind::Denied, false),
-    // A new connection authenticates anew.
-    ("invalid auth token", REFUSED, true),
-    ("revision of auth store is old", REFUSED, true),
+    ("invalid auth token", Kind::LoginNeeded, false),
+    ("revision of auth store is old", Kind::LoginNeeded, false),
     // Refused before they are proposed to raft.
     ("too many requests", REFUSED, false),
     ("etcdserver: no leader", REFUSED, true),
@@ -84,7 +87,7 @@ const CAUSES: &[(&str, Kind, bool)] = &[
     ("invalid content-type", Kind::NotEtcd, true),
     ("message larger than max", Kind::Rejected, false),
     ("message length too large", Kind::Rejected, false),
-    ("no native certs found", Kind::Setting, false),
+    ("did not agree to HTTP/2", Kind::NotEtcd, true),
     // Nothing was sent.
     ("tcp connect error", REFUSED, true),
     ("dns error", REFUSED, true),
@@ -167,6 +170,7 @@ impl Failure {
                 let applied = if writes { applied } else { Applied::No };
                 Error::Unavailable { endpoint, cause, applied }
             }
+            Kind::LoginNeeded => Error::Unavailable { endpoint, cause, applied: Applied::No },
             Kind::NotEtcd => Error::NotEtcd { endpoint, cause },
             Kind::Denied => Error::Denied { endpoint, cause },
             Kind::LeaseNotFound => Error::LeaseNotFound { lease },
@@ -204,8 +208,8 @@ mod tests {
                 true,
             ),
             (Code::Unavailable, "etcdserver: leader changed", UNKNOWN, true),
-            (Code::Unauthenticated, "etcdserver: invalid auth token", REFUSED, true),
-            (Code::InvalidArgument, "etcdserver: revision of auth store is old", REFUSED, true),
+            (Code::Unauthenticated, "etcdserver: invalid auth token", Kind::LoginNeeded, false),
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Kind::LoginNeeded, false),
             (
                 Code::InvalidArgument,
                 "etcdserver: authentication failed, invalid user ID or password",

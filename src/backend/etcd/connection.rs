@@ -5,116 +5,28 @@
 //! may mend gives it up; however many calls do so, the pool turns once, and the watches of the old one end.
 
 use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use etcd_client::{
-    BalancedChannelBuilder, Certificate, Client, ConnectOptions, Identity, KvClient, LeaseClient,
-    MaintenanceClient, TlsOptions, WatchClient,
-};
-use tokio::sync::{OnceCell, mpsc, watch};
-use tonic::{
-    codegen::http::Uri,
-    transport::{Endpoint, channel::Change},
-};
+use etcd_client::{Channel, Client, ConnectOptions, KvClient, LeaseClient, MaintenanceClient, WatchClient};
+use tokio::sync::{OnceCell, watch};
 
-use super::classify::{Failure, classify};
+use super::{
+    channel::{Channels, Pings, Route, with_token},
+    classify::{Failure, classify},
+    credentials::Credentials,
+    login::{Login, shared},
+    trust::TlsFiles,
+};
 use crate::{
     backend::limits::Limits,
     error::{Error, Result},
 };
 
 /// etcd closes connections that are pinged more often than every 5 s, or while nothing is open on them.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// Without an answer to a ping for so long the connection is dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A certificate or key in PEM form.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Pem {
-    /// In a file, read again for each connection: certificates of long-running jobs are renewed.
-    File(PathBuf),
-    /// As it is.
-    Bytes(Vec<u8>),
-}
-
-impl Pem {
-    pub(crate) fn read(&self, what: &str) -> Result<Vec<u8>> {
-        match self {
-            Self::Bytes(bytes) => Ok(bytes.clone()),
-            Self::File(path) => std::fs::read(path).map_err(|error| Error::Setting {
-                message: format!("the {what} cannot be read from `{}`: {error}", path.display()),
-            }),
-        }
-    }
-}
-
-impl fmt::Debug for Pem {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => formatter.debug_tuple("File").field(path).finish(),
-            // It may be a private key.
-            Self::Bytes(bytes) => write!(formatter, "Bytes({} bytes)", bytes.len()),
-        }
-    }
-}
-
-/// What a TLS connection needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The certificate of the authority that signed the service's; without it, those that the machine trusts.
-    pub ca: Option<Pem>,
-    /// Our certificate, with `key`.
-    pub cert: Option<Pem>,
-    /// Our key, with `cert`.
-    pub key: Option<Pem>,
-}
-
-impl TlsFiles {
-    fn options(&self) -> Result<TlsOptions> {
-        let mut options = TlsOptions::new();
-        options = match &self.ca {
-            Some(ca) => options.ca_certificate(Certificate::from_pem(ca.read("CA certificate")?)),
-            None => options.with_native_roots(),
-        };
-        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
-            options = options.identity(Identity::from_pem(cert.read("certificate")?, key.read("key")?));
-        }
-        Ok(options)
-    }
-}
-
-/// A user of the service. Its password shows nowhere.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// Its name.
-    pub user: String,
-    /// Its password.
-    pub password: String,
-}
-
-impl Credentials {
-    /// A user whose password is in a file; a line's end behind it is not part of it.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] if the file cannot be read.
-    pub fn from_file(user: impl Into<String>, path: &Path) -> Result<Self> {
-        let password = std::fs::read_to_string(path).map_err(|error| Error::Setting {
-            message: format!("the password file cannot be read ({error}): `{}`", path.display()),
-        })?;
-        let password = password.trim_end_matches(['\r', '\n']).to_owned();
-        Ok(Self { user: user.into(), password })
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
-    }
-}
+/// Without an answer to a ping for 5 s the connection is dead.
+const PINGS: Pings = Pings { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) };
 
 /// How to reach an etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,6 +42,8 @@ pub struct EtcdOptions {
     pub limits: Limits,
     /// Decides with which endpoint to begin, so that the nodes of a run spread over them.
     pub seed: u64,
+    /// Over how long the logins of the nodes that start together are spread.
+    pub login_spread: Duration,
 }
 
 impl EtcdOptions {
@@ -165,26 +79,6 @@ impl EtcdOptions {
     }
 }
 
-/// What makes the channel of each connection, and takes the endpoint that it is to lead to.
-#[doc(hidden)]
-pub type Channels = Arc<dyn Fn() -> (etcd_client::Channel, Endpoints) + Send + Sync>;
-type Endpoints = mpsc::Sender<Change<Uri, Endpoint>>;
-
-/// Channels over this machine's network, unless others are given.
-struct Carrier<'a>(Option<&'a Channels>);
-
-impl BalancedChannelBuilder for Carrier<'_> {
-    type Error = tonic::transport::Error;
-
-    fn balanced_channel(self, buffer_size: usize) -> Result<(etcd_client::Channel, Endpoints), Self::Error> {
-        let over_network = || {
-            let (channel, endpoints) = tonic::transport::Channel::balance_channel(buffer_size);
-            (etcd_client::Channel::Tonic(channel), endpoints)
-        };
-        Ok(self.0.map_or_else(over_network, |channels| channels()))
-    }
-}
-
 /// The parts of a client that are used here.
 #[derive(Clone)]
 pub(super) struct Clients {
@@ -194,11 +88,18 @@ pub(super) struct Clients {
     pub(super) maintenance: MaintenanceClient,
 }
 
+/// What a connection is once it was made ready. It connects when it is first used.
+#[derive(Clone)]
+pub(super) struct Dialed {
+    pub(super) clients: Clients,
+    pub(super) route: Route,
+}
+
 /// A client of one endpoint, from when it was chosen to when it is given up.
 pub(super) struct Connection {
     pub(super) number: u64,
     pub(super) endpoint: String,
-    clients: OnceCell<Clients>,
+    dialed: OnceCell<Dialed>,
     /// Why it was given up.
     over: watch::Sender<Option<String>>,
 }
@@ -208,7 +109,7 @@ impl Connection {
         let count = options.endpoints.len().max(1) as u64;
         let index = usize::try_from((options.seed % count + number) % count).unwrap_or(0);
         let endpoint = options.endpoints.get(index).cloned().unwrap_or_default();
-        Self { number, endpoint, clients: OnceCell::new(), over: watch::Sender::new(None) }
+        Self { number, endpoint, dialed: OnceCell::new(), over: watch::Sender::new(None) }
     }
 
     /// Waits until it is given up, and says why.
@@ -218,49 +119,40 @@ impl Connection {
         cause.ok().and_then(|cause| cause.clone()).unwrap_or_default()
     }
 
-    /// The clients, made by whoever asks first. Whoever is dropped meanwhile leaves it to the next.
-    pub(super) async fn clients(&self, pool: &Pool) -> Result<Clients, Dial> {
-        self.clients.get_or_try_init(|| self.dial(pool)).await.cloned()
+    /// The clients, made by the first caller.
+    pub(super) async fn dial(&self, pool: &Pool) -> Result<Dialed, Dial> {
+        self.dialed.get_or_try_init(|| self.prepare(pool)).await.cloned()
     }
 
-    async fn dial(&self, Pool { options, channels, .. }: &Pool) -> Result<Clients, Dial> {
-        let connect = async |how| {
-            let carrier = Carrier(channels.as_ref());
-            Client::connect_with_balanced_channel([&self.endpoint], Some(how), carrier).await
-        };
-        let plain = ConnectOptions::new()
-            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-            .with_keep_alive_while_idle(false)
-            .with_connect_timeout(options.limits.connect_timeout)
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        let plain = if self.endpoint.starts_with("https://") {
-            let tls = options.tls.clone().unwrap_or_default();
-            plain.with_tls(tls.options().map_err(Dial::Setting)?)
+    async fn prepare(&self, pool: &Pool) -> Result<Dialed, Dial> {
+        let Pool { options, channels, .. } = pool;
+        let tls = if self.endpoint.starts_with("https://") && channels.is_none() {
+            let files = options.tls.clone().unwrap_or_default();
+            Some(files.config().map_err(Dial::Setting)?)
         } else {
-            plain
+            None
         };
-        let client = match &options.credentials {
-            Some(Credentials { user, password }) => {
-                let with_user = plain.clone().with_user(user, password);
-                match connect(with_user).await {
-                    // etcd's own client goes on as well: a user is given, but this service asks for none.
-                    Err(error) if error.to_string().contains("authentication is not enabled") => {
-                        connect(plain).await
-                    }
-                    end => end,
-                }
-            }
-            None => connect(plain).await,
+        let route = Route {
+            endpoint: self.endpoint.clone(),
+            tls,
+            channels: channels.clone(),
+            connect_timeout: options.limits.connect_timeout,
         };
-        let client = client.map_err(|error| Dial::Failure(classify(&error)))?;
+        let channel = route.open(PINGS).map_err(Dial::Failure)?;
+        let channel = match pool.login().cloned() {
+            Some(login) => with_token(channel, move || login.token()),
+            None => Channel::Tonic(channel),
+        };
+        let client = Client::from_channel(channel, Some(ConnectOptions::new().with_require_leader(true)));
+        let client = client.await.map_err(|error| Dial::Failure(classify(&error)))?;
         let bytes = options.limits.answer_bytes;
-        Ok(Clients {
+        let clients = Clients {
             kv: client.kv_client().max_decoding_message_size(bytes),
             lease: client.lease_client(),
             watch: client.watch_client().max_decoding_message_size(bytes),
             maintenance: client.maintenance_client(),
-        })
+        };
+        Ok(Dialed { clients, route })
     }
 }
 
@@ -275,6 +167,7 @@ pub(super) enum Dial {
 pub(super) struct Pool {
     pub(super) options: EtcdOptions,
     channels: Option<Channels>,
+    login: OnceLock<Option<Arc<Login>>>,
     current: Mutex<Arc<Connection>>,
 }
 
@@ -282,12 +175,22 @@ impl Pool {
     pub(super) fn new(mut options: EtcdOptions, channels: Option<Channels>) -> Result<Self> {
         options.check()?;
         let current = Mutex::new(Arc::new(Connection::new(&options, 1)));
-        Ok(Self { options, channels, current })
+        Ok(Self { options, channels, login: OnceLock::new(), current })
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<Connection>> {
         // It holds one pointer, which is whole at any time.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The login, if there is a user. Made by the first call, because it belongs to the runtime that serves it.
+    pub(super) fn login(&self) -> Option<&Arc<Login>> {
+        let make = || {
+            let credentials = self.options.credentials.as_ref()?;
+            // Whoever brings channels of its own simulates processes that share nothing.
+            Some(shared(credentials, &self.options, self.channels.is_none()))
+        };
+        self.login.get_or_init(make).as_ref()
     }
 
     pub(super) fn current(&self) -> Arc<Connection> {

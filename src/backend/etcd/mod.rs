@@ -4,8 +4,12 @@
 //! promises: a deadline on every attempt, one pinned endpoint and the turn to the next ([`connection`]), and errors
 //! that say what happened and whether a write may have been applied ([`mod@classify`]). Nothing is tried again here.
 
+mod channel;
 mod classify;
 mod connection;
+mod credentials;
+mod login;
+mod trust;
 
 use std::{
     collections::BTreeMap,
@@ -19,18 +23,27 @@ use etcd_client::{
     CompareOp, DeleteOptions, EventType, GetOptions, LeaseGrantOptions, PutOptions, TxnOp, TxnOpResponse,
     WatchOptions,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
-pub use self::connection::{Channels, Credentials, EtcdOptions, Pem, TlsFiles};
+pub use self::{
+    channel::Channels,
+    connection::EtcdOptions,
+    credentials::{Credentials, Password},
+    trust::TlsFiles,
+};
 use self::{
     classify::{Failure, Kind, classify, classify_reason},
-    connection::{Clients, Connection, Dial, Pool},
+    connection::{Clients, Connection, Dial, Dialed, Pool},
+    login::LOGIN_LIMIT,
 };
 use super::{
     Backend, Changes, Compare, Event, Header, KeyValue, Keys, LeaseId, Operation, OperationResult, Range,
-    RangeResult, Revision, Status, Txn, TxnResult, WatchStream, limits::Limits, whole_seconds,
+    RangeResult, Revision, Status, Txn, TxnResult, WatchStream,
+    retry::{Backoff, RetryPolicy},
+    whole_seconds,
 };
 use crate::error::{Applied, Error, Result};
+pub use crate::tls::Pem;
 
 /// A client of an etcd cluster.
 pub struct EtcdBackend {
@@ -45,6 +58,9 @@ pub struct EtcdBackend {
 struct About {
     lease: LeaseId,
     writes: bool,
+    /// Whether it renews a lease. Most releases of etcd ask for no token there, so a renewal does not wait for a
+    /// pending login: the node keeps its lease meanwhile.
+    renews: bool,
 }
 
 impl EtcdBackend {
@@ -70,35 +86,73 @@ impl EtcdBackend {
         self.ttls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One attempt on the connection in use.
+    /// One attempt on the connection in use. It may be made twice: a service that asks for another login did nothing.
     async fn attempt<T, C, F>(&self, about: About, call: C) -> Result<T>
     where
-        C: FnOnce(Clients, Arc<Connection>) -> F + Send,
+        C: Fn(Clients) -> F + Send + Sync,
         F: Future<Output = Result<T, Failure>> + Send,
     {
         let connection = self.pool.current();
-        let Limits { attempt_timeout, .. } = self.pool.options.limits;
-        let mut sent = false;
-        let work = async {
-            let clients = connection.clients(&self.pool).await?;
-            sent = true;
-            call(clients, Arc::clone(&connection)).await.map_err(Dial::Failure)
-        };
-        let failure = match timeout(attempt_timeout, work).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(Dial::Setting(error))) => return Err(error),
-            Ok(Err(Dial::Failure(failure))) => failure,
-            Err(_) => Failure {
-                kind: Kind::Unavailable { applied: if sent { Applied::Unknown } else { Applied::No } },
-                cause: format!("no answer within {} ms", attempt_timeout.as_millis()),
-                gives_up: true,
-            },
-        };
-        if failure.gives_up {
-            self.pool.give_up(&connection, &failure.cause);
+        match self.attempt_on(&connection, about, call).await {
+            Ok(answer) => Ok(answer),
+            Err(Dial::Setting(error)) => Err(error),
+            Err(Dial::Failure(failure)) => {
+                if failure.gives_up {
+                    self.pool.give_up(&connection, &failure.cause);
+                }
+                Err(failure.into_error(&connection.endpoint, about.lease, about.writes))
+            }
         }
-        Err(failure.into_error(&connection.endpoint, about.lease, about.writes))
     }
+
+    async fn attempt_on<T, C, F>(&self, connection: &Connection, about: About, call: C) -> Result<T, Dial>
+    where
+        C: Fn(Clients) -> F + Send + Sync,
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
+        let limit = self.pool.options.limits.attempt_timeout;
+        let Dialed { clients, route } = connection.dial(&self.pool).await?;
+        let Some(login) = self.pool.login() else {
+            let refused = |failure: Failure| match failure.kind {
+                Kind::LoginNeeded => Failure { kind: Kind::Denied, ..failure },
+                _ => failure,
+            };
+            return bounded(limit, call(clients)).await.map_err(refused).map_err(Dial::Failure);
+        };
+        let mut waits = !about.renews;
+        let mut repeated = false;
+        loop {
+            if waits {
+                let pending = |_| Failure {
+                    kind: Kind::Unavailable { applied: Applied::No },
+                    cause: format!(
+                        "the login was sent and is not answered yet, after {:.0} s",
+                        login.pending_for().as_secs_f64()
+                    ),
+                    gives_up: false,
+                };
+                let ready = timeout(limit, login.ready(&route)).await;
+                ready.map_err(pending).map_err(Dial::Failure)??;
+            }
+            let token = login.token();
+            match bounded(limit, call(clients.clone())).await {
+                Err(Failure { kind: Kind::LoginNeeded, .. }) if !repeated => login.expire(token.as_ref()),
+                end => return end.map_err(Dial::Failure),
+            }
+            (waits, repeated) = (true, true);
+        }
+    }
+}
+
+/// A call that ends in time.
+async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(Failure {
+            kind: Kind::Unavailable { applied: Applied::Unknown },
+            cause: format!("no answer within {} ms", limit.as_millis()),
+            gives_up: true,
+        })
+    })
 }
 
 impl fmt::Debug for EtcdBackend {
@@ -117,10 +171,13 @@ impl Backend for EtcdBackend {
         if range.keys_only {
             options = options.with_keys_only();
         }
-        self.attempt(About::default(), async |Clients { mut kv, .. }, _| {
-            let mut answer = kv.get(key, Some(options)).await?;
-            let items = answer.take_kvs().into_iter().map(key_value).collect();
-            Ok(RangeResult { header: header(answer.header()), items, more: answer.more() })
+        self.attempt(About::default(), |Clients { mut kv, .. }| {
+            let (key, options) = (key.clone(), options.clone());
+            async move {
+                let mut answer = kv.get(key, Some(options)).await?;
+                let items = answer.take_kvs().into_iter().map(key_value).collect();
+                Ok(RangeResult { header: header(answer.header()), items, more: answer.more() })
+            }
         })
         .await
     }
@@ -132,7 +189,7 @@ impl Backend for EtcdBackend {
             _ => None,
         });
         let writes = operations().any(|operation| !matches!(operation, Operation::Get(_)));
-        let about = About { lease: lease.unwrap_or_default(), writes };
+        let about = About { lease: lease.unwrap_or_default(), writes, renews: false };
         for branch in [&txn.then, &txn.otherwise] {
             if puts_what_it_deletes_without_end(branch) {
                 let cause = "etcdserver: duplicate key given in txn request".to_owned();
@@ -143,20 +200,24 @@ impl Backend for EtcdBackend {
             .when(txn.when.into_iter().map(compare).collect::<Vec<_>>())
             .and_then(txn.then.into_iter().map(operation).collect::<Vec<_>>())
             .or_else(txn.otherwise.into_iter().map(operation).collect::<Vec<_>>());
-        self.attempt(about, async |Clients { mut kv, .. }, _| {
-            let answer = kv.txn(request).await?;
-            let results = answer.op_responses().into_iter().map(operation_result).collect();
-            Ok(TxnResult { header: header(answer.header()), succeeded: answer.succeeded(), results })
+        self.attempt(about, |Clients { mut kv, .. }| {
+            let request = request.clone();
+            async move {
+                let answer = kv.txn(request).await?;
+                let results = answer.op_responses().into_iter().map(operation_result).collect();
+                Ok(TxnResult { header: header(answer.header()), succeeded: answer.succeeded(), results })
+            }
         })
         .await
     }
 
     async fn lease_grant(&self, id: LeaseId, ttl: Duration) -> Result<Duration> {
-        let about = About { lease: id, writes: true };
+        let about = About { lease: id, writes: true, renews: false };
         let options = LeaseGrantOptions::new().with_id(id);
         let granted = self
-            .attempt(about, async |Clients { mut lease, .. }, _| {
-                Ok(seconds(lease.grant(whole_seconds(ttl), Some(options)).await?.ttl()))
+            .attempt(about, |Clients { mut lease, .. }| {
+                let options = options.clone();
+                async move { Ok(seconds(lease.grant(whole_seconds(ttl), Some(options)).await?.ttl())) }
             })
             .await?;
         self.ttls().insert(id, granted);
@@ -165,8 +226,8 @@ impl Backend for EtcdBackend {
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration> {
         let known = self.ttls().get(&id).copied();
-        let about = About { lease: id, writes: false };
-        let renewed = self.attempt(about, async |Clients { mut lease, .. }, _| {
+        let about = About { lease: id, writes: false, renews: true };
+        let renewed = self.attempt(about, |Clients { mut lease, .. }| async move {
             // One stream for one renewal: no answer can be taken for that of another.
             let (mut keeper, mut answers) = lease.keep_alive(id).await?;
             if keeper.id() != id {
@@ -192,8 +253,8 @@ impl Backend for EtcdBackend {
     }
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<()> {
-        let about = About { lease: id, writes: true };
-        self.attempt(about, async |Clients { mut lease, .. }, _| {
+        let about = About { lease: id, writes: true, renews: false };
+        self.attempt(about, |Clients { mut lease, .. }| async move {
             lease.revoke(id).await?;
             Ok(())
         })
@@ -204,27 +265,31 @@ impl Backend for EtcdBackend {
 
     async fn watch(&self, keys: Keys, start: Revision) -> Result<Box<dyn WatchStream>> {
         let credentials = self.pool.options.credentials.is_some();
-        self.attempt(About::default(), async |clients, connection| {
-            let first = open_watch(&clients, &keys, start).await;
-            let (stream, created) = match first {
-                // etcd 3.5.1 says so also when the token is merely too old (3.5.21 does not), and the client library
-                // renews it only for calls. A read of the same keys renews it, or is denied as well.
-                Err(Failure { kind: Kind::Denied, .. }) if credentials => {
-                    let (key, options) = get_options(keys.clone());
-                    clients.kv.clone().get(key, Some(options.with_limit(1).with_keys_only())).await?;
-                    open_watch(&clients, &keys, start).await?
+        // Whoever gives it up meanwhile ends the watch.
+        let connection = self.pool.current();
+        let opened = self.attempt(About::default(), |clients| {
+            let keys = keys.clone();
+            async move {
+                match open_watch(&clients, &keys, start).await {
+                    // etcd 3.5.1 says so also when the token is merely too old (3.5.21 does not). A read of the same
+                    // keys then asks for another login, or is denied as well.
+                    Err(Failure { kind: Kind::Denied, .. }) if credentials => {
+                        let (key, options) = get_options(keys.clone());
+                        clients.kv.clone().get(key, Some(options.with_limit(1).with_keys_only())).await?;
+                        open_watch(&clients, &keys, start).await
+                    }
+                    end => end,
                 }
-                end => end?,
-            };
-            let position = if start > 0 { start - 1 } else { created };
-            let watch = EtcdWatch { pool: Arc::clone(&self.pool), connection, stream, position };
-            Ok(Box::new(watch) as Box<dyn WatchStream>)
-        })
-        .await
+            }
+        });
+        let (stream, created) = opened.await?;
+        let position = if start > 0 { start - 1 } else { created };
+        let pool = Arc::clone(&self.pool);
+        Ok(Box::new(EtcdWatch { pool, connection, stream, position }))
     }
 
     async fn status(&self) -> Result<Status> {
-        self.attempt(About::default(), async |Clients { mut maintenance, .. }, _| {
+        self.attempt(About::default(), |Clients { mut maintenance, .. }| async move {
             let answer = maintenance.status().await?;
             Ok(Status {
                 version: answer.version().to_owned(),
@@ -236,6 +301,40 @@ impl Backend for EtcdBackend {
             })
         })
         .await
+    }
+
+    async fn log_in(&self, patience: Duration) -> Result<()> {
+        let began = Instant::now();
+        let mut deadline = began + patience;
+        let mut backoff = Backoff::new(RetryPolicy::default(), self.pool.options.seed);
+        loop {
+            let asked = Instant::now();
+            let connection = self.pool.current();
+            let Some(login) = self.pool.login() else { return Ok(()) };
+            let failure = match connection.dial(&self.pool).await {
+                Ok(Dialed { route, .. }) => match login.ready(&route).await {
+                    Ok(()) => return Ok(()),
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            let failure = match failure {
+                Dial::Setting(error) => return Err(error),
+                Dial::Failure(failure) => failure,
+            };
+            if failure.gives_up {
+                self.pool.give_up(&connection, &failure.cause);
+            }
+            if failure.kind == (Kind::Unavailable { applied: Applied::Unknown }) {
+                deadline += asked.elapsed();
+            }
+            let error = failure.into_error(&connection.endpoint, 0, false);
+            let next = Instant::now() + backoff.next_delay();
+            if !error.is_transient() || next >= deadline.min(began + patience + LOGIN_LIMIT) {
+                return Err(error);
+            }
+            sleep_until(next).await;
+        }
     }
 
     fn endpoint(&self) -> String {
