@@ -63,9 +63,7 @@ def test_a_closed_run_says_who_closed_it_and_why() -> None:
     assert "closed as failed by node-2: exit code 1" in told
 
 
-def test_records_that_cannot_be_read_are_left_out_and_named(
-    etcd: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_records_that_cannot_be_read_are_left_out_and_named(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
     node = {"version": 1, "address": "a", "port": 1, "topology": None, "min": 1, "max": 1, "seeks": 1, "world": None}
     prefix = "/lattice/rdzv/default/spoilt/"
     for key, value in [
