@@ -73,7 +73,7 @@ impl Search<'_> {
         };
         loop {
             let (at_first, at_second) =
-                tokio::join!(self.look_at(&etcd, first), self.look_at(&hosted, second));
+                tokio::join!(self.look_at(&etcd, first, deadline), self.look_at(&hosted, second, deadline));
             match choose(&at_first, &at_second) {
                 Some(Choice::Etcd) => return Ok(etcd),
                 Some(Choice::Hosted) => return Ok(hosted),
@@ -97,12 +97,13 @@ impl Search<'_> {
         }
     }
 
-    async fn look_at(&self, source: &Source, endpoint: &Endpoint) -> Port {
+    async fn look_at(&self, source: &Source, endpoint: &Endpoint, deadline: Instant) -> Port {
+        let connect_by = deadline.min(Instant::now() + LIMIT);
         let address = (endpoint.host.to_string(), endpoint.port);
-        match timeout(LIMIT, TcpStream::connect(address)).await {
+        match timeout_at(connect_by, TcpStream::connect(address)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Port::Closed(error.to_string()),
-            Err(_) => return Port::Closed(format!("no answer within {} s", LIMIT.as_secs())),
+            Err(_) => return Port::Closed("nothing answered in time".to_owned()),
         }
         // Who it is, a service says without a login.
         let Ok(client) = self.client(source, None) else { return Port::Taken };
