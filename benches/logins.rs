@@ -151,11 +151,11 @@ async fn restart(etcd: &mut Etcd, nodes: &[Node]) {
     let took = began.elapsed();
     // Whoever was lost is told after the window.
     sleep(window).await;
-    let lost = nodes.iter().filter(|node| node.num_nodes_waiting() != 0).count();
+    let changed = nodes.iter().filter(|node| node.num_nodes_waiting() != 0).count();
     let uncertain = nodes.iter().filter(|node| node.subscribe().borrow().state != State::Member).count();
     println!(
         "  restart: {within} of {} logins answered within the return window of {:.1} s, {last} after {:.1} s; \
-         {lost} nodes were told of a change of their world, {uncertain} are not certain members",
+         {changed} nodes were told of a change of their world, {uncertain} are not certain members",
         nodes.len(),
         window.as_secs_f64(),
         took.as_secs_f64()

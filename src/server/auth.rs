@@ -94,7 +94,7 @@ impl Gatekeeper {
         match lock.credentials.password.read() {
             Ok(now) if known.as_ref().is_some_and(|known| known.password == now) => {}
             Ok(now) => {
-                *known = Some(Known { password: now, token: format!("{:032x}", rand::random::<u128>()) })
+                *known = Some(Known { password: now, token: format!("{:032x}", rand::random::<u128>()) });
             }
             // It may be missing while it is replaced: the one that was read last counts.
             Err(error) => tracing::warn!("the password that was read last still counts: {error}"),

@@ -114,7 +114,7 @@ impl Share {
     }
 
     /// Whether a message of so many bytes can ever have room.
-    pub(super) fn can_hold(&self, bytes: usize) -> bool {
+    pub(super) fn can_hold(bytes: usize) -> bool {
         bytes <= Kind::Large.bounds().1
     }
 
@@ -154,9 +154,10 @@ impl Share {
                 "etcdserver: too many requests: {bytes} more bytes for {what} exceed the {bound} MiB of {whose}"
             ))
         };
-        let _own = take(&self.own[kind as usize]).ok_or_else(|| refused("one connection", own))?;
-        let _total = take(&self.total.0[kind as usize]).ok_or_else(|| refused("all connections", total))?;
-        Ok(Permit { _own, _total })
+        Ok(Permit {
+            _own: take(&self.own[kind as usize]).ok_or_else(|| refused("one connection", own))?,
+            _total: take(&self.total.0[kind as usize]).ok_or_else(|| refused("all connections", total))?,
+        })
     }
 }
 

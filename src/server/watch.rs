@@ -23,7 +23,7 @@ use tonic::{Status, Streaming};
 use super::{
     api::{Api, Counted, stopped},
     bodies::Meter,
-    budget::Permit,
+    budget::{Permit, Share},
     kv::key_value,
 };
 use crate::backend::{
@@ -292,7 +292,7 @@ impl Session {
         };
         let Some((events, next, revision)) = read else {
             let Some((bytes, status)) = no_room else { return };
-            if self.meter.share.can_hold(bytes) {
+            if Share::can_hold(bytes) {
                 self.due.entry(id).or_insert(since);
                 self.held_up = Some(bytes);
                 return;
