@@ -1,30 +1,31 @@
-"""The cluster that the stories run on: the one of `KUBECONFIG`, one made by kind, or one made by a script."""
+"""The cluster that the stories run on: the one of `KUBECONFIG`, or one that kind makes of containers."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 
-from e2e.kubernetes import Kubernetes, Object, find_kubectl, run
+from e2e.kubernetes import Failed, Kubernetes, Object, find_kubectl, run
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 AGENT_IMAGE = "localhost/lattice-rdzv-agent:e2e"
 BASE_IMAGE = "localhost/lattice-rdzv-agent:base"
-# What a session makes outside of namespaces, and these, has this label: two on one cluster do not delete each other's.
+# The label of everything that a session creates outside of namespaces, and of its namespaces: two sessions on one cluster
+# do not delete each other's.
 OF_THIS_SESSION = {"lattice-rdzv-session": uuid.uuid4().hex[:8]}
 IMAGE_FOLDER = Path(__file__).parent / "image"
-# What a cluster of somebody else's, and kind, have to get torch from: the image.
+# The torch of the image, where no virtual environment lends one.
 TORCH_IN_IMAGE = "2.15"
+FAMILIES = ("ipv4", "ipv6", "dual")
 
 
 class Cluster(ABC):
@@ -37,6 +38,8 @@ class Cluster(ABC):
     torch_packages: Path | None = None
     # Why nodes cannot be cut off and processes cannot be killed from outside; empty where they can.
     no_faults: str = "that needs the machine that the nodes run on"
+    # Which addresses pods have.
+    family: str = "ipv4"
 
     @abstractmethod
     def describe(self) -> str:
@@ -49,15 +52,20 @@ class Cluster(ABC):
     def provide_etcd(self, tag: str) -> None:  # noqa: B027 - most clusters pull it
         """Has `quay.io/coreos/etcd:TAG` on every node, where it cannot be pulled."""
 
-    def fresh_volumes(self) -> None:  # noqa: B027 - most clusters have a provisioner, and nothing is to be done
-        """Has empty volumes of the default class."""
-
     def cut_off(self, node: str) -> None:
         """Takes a node's network away."""
         raise NotImplementedError(self.no_faults)
 
     def reconnect(self, node: str) -> None:
-        """Gives it back."""
+        """Gives a node its network back."""
+        raise NotImplementedError(self.no_faults)
+
+    def pause(self, node: str) -> None:
+        """Stops every process of a node, which neither ends nor closes a connection."""
+        raise NotImplementedError(self.no_faults)
+
+    def resume(self, node: str) -> None:
+        """Lets the processes of a paused node continue."""
         raise NotImplementedError(self.no_faults)
 
     def stop(self, node: str) -> None:
@@ -65,10 +73,10 @@ class Cluster(ABC):
         raise NotImplementedError(self.no_faults)
 
     def start(self, node: str) -> None:
-        """Starts them again."""
+        """Starts a node's kubelet and containerd again."""
         raise NotImplementedError(self.no_faults)
 
-    def kill_container(self, container_id: str) -> None:
+    def kill_container(self, node: str, container_id: str) -> None:
         """SIGKILL to every process of a container at once, as the kernel does when memory runs out."""
         raise NotImplementedError(self.no_faults)
 
@@ -105,130 +113,127 @@ class Given(Cluster):
 
 
 class Kind(Cluster):
-    """Nodes in Docker's containers."""
-
-    name = "lattice-rdzv-e2e"
-
-    def __init__(self, kubectl: Path, folder: Path) -> None:
-        config = folder / "kind.yaml"
-        nodes = [{"role": "control-plane"}, *({"role": "worker"} for _ in range(NODES))]
-        config.write_text(yaml.safe_dump({"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": nodes}))
-        self._config = config
-        self.kubernetes = Kubernetes(kubectl, folder / "kubeconfig")
-
-    def create(self) -> None:
-        """Makes the containers."""
-        where = [f"--config={self._config}", f"--kubeconfig={self.kubernetes.kubeconfig}"]
-        run(["kind", "create", "cluster", f"--name={self.name}", *where], timeout_seconds=600)
-
-    def describe(self) -> str:
-        return f"one made by {run(['kind', 'version']).strip()}"
-
-    def provide(self) -> None:
-        run([str(ROOT / "scripts" / "image"), AGENT_IMAGE], environment={"BUILDER": "docker"}, timeout_seconds=900)
-        index = os.environ.get("TORCH_INDEX", "")
-        given = {"BASE": AGENT_IMAGE, "TORCH": TORCH_IN_IMAGE, "TORCH_INDEX": index}
-        arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
-        run(["docker", "build", f"--tag={AGENT_IMAGE}", *arguments, str(IMAGE_FOLDER)], timeout_seconds=1800)
-        run(["kind", "load", "docker-image", AGENT_IMAGE, f"--name={self.name}"], timeout_seconds=900)
-
-    def delete(self) -> None:
-        run(["kind", "delete", "cluster", f"--name={self.name}"])
-
-
-class Scripted(Cluster):
-    """Nodes in network namespaces of this machine, made by the script that `LATTICE_CLUSTER_SCRIPT` names."""
+    """Nodes in containers, made by kind with Docker, or with the engine that `KIND_EXPERIMENTAL_PROVIDER` names."""
 
     no_faults = ""
 
-    def __init__(self, script: Path, torch_packages: Path) -> None:
-        self._script = script
-        self.torch_packages = torch_packages
-        self._own = True
+    def __init__(self, kubectl: Path, folder: Path) -> None:
+        self.engine = _engine()
+        self.family = os.environ.get("LATTICE_E2E_FAMILY") or "ipv4"
+        assert self.family in FAMILIES, f"LATTICE_E2E_FAMILY is `{self.family}`, which is none of {FAMILIES}"
+        self.name = "lattice-rdzv-e2e" + ("" if self.family == "ipv4" else f"-{self.family}")
+        self.keep = os.environ.get("LATTICE_E2E_KEEP") == "1"
+        self.kubernetes = Kubernetes(kubectl, folder / "kubeconfig")
+        lent = os.environ.get("LATTICE_E2E_TORCH")
+        self.torch_packages = Path(lent) if lent else None
 
     def create(self) -> None:
-        """Makes the nodes, unless they are up already."""
-        self._own = not self._answers()
-        if self._own:
-            try:
-                self.do("up", str(NODES))
-            except BaseException:
-                # Of a cluster that is half up nothing stays either.
-                self.do("down")
-                raise
-        kubectl = find_kubectl(_scripts_programs())
-        assert kubectl is not None, "the cluster's script leaves a kubectl"
-        self.kubernetes = Kubernetes(kubectl, self._kubeconfig())
+        """Makes the nodes; with `LATTICE_E2E_KEEP=1` those of an earlier session are used again."""
+        if self.name in run(["kind", "get", "clusters"]).split():
+            if not self.keep:
+                delete = f"kind delete cluster --name {self.name}"
+                raise NoCluster(f"there is a kind cluster `{self.name}` already: {delete}, or set LATTICE_E2E_KEEP=1")
+            run(["kind", "export", "kubeconfig", f"--name={self.name}", f"--kubeconfig={self.kubernetes.kubeconfig}"])
+            return
+        config = self.kubernetes.kubeconfig.with_name("kind.yaml")
+        config.write_text(yaml.safe_dump(self._config()))
+        options = [f"--name={self.name}", f"--config={config}", f"--kubeconfig={self.kubernetes.kubeconfig}"]
+        if image := os.environ.get("KIND_NODE_IMAGE"):
+            options.append(f"--image={image}")
+        run(["kind", "create", "cluster", *options], timeout_seconds=600)
+
+    def _config(self) -> Object:
+        node: Object = {}
+        if self.torch_packages:
+            where = str(self.torch_packages)
+            node["extraMounts"] = [{"hostPath": where, "containerPath": where, "readOnly": True}]
+        return {
+            "kind": "Cluster",
+            "apiVersion": "kind.x-k8s.io/v1alpha4",
+            "networking": {"ipFamily": self.family},
+            "nodes": [{"role": "control-plane", **node}, *({"role": "worker", **node} for _ in range(NODES))],
+        }
 
     def describe(self) -> str:
-        return f"{'one' if self._own else 'the one that was up already'} made by {self._script.name}"
-
-    def do(self, *arguments: str, timeout_seconds: float = 1800) -> str:
-        """Calls the script."""
-        return run([str(self._script), *arguments], timeout_seconds=timeout_seconds)
+        version = run(["kind", "version"]).split()[1]
+        return f"`{self.name}`, made by kind {version} with {self.engine}, {self.family}"
 
     def provide(self) -> None:
-        self.do("base-image")
-        options = ["--isolation", "chroot", "--network", "host"]
-        run([str(ROOT / "scripts" / "image"), BASE_IMAGE, *options], environment={"BUILDER": "buildah"})
-        self.do("build-image", AGENT_IMAGE, str(IMAGE_FOLDER), f"--build-arg=BASE={BASE_IMAGE}")
+        """Builds the agents' image of the wheel in dist/, which a stage of another image builds first where it is lacking."""
+        if not list((ROOT / "dist").glob("*.whl")):
+            wheel = [
+                "build",
+                f"--file={IMAGE_FOLDER / 'wheel.Dockerfile'}",
+                f"--output=type=local,dest={ROOT / 'dist'}",
+            ]
+            run([self.engine, *wheel, str(ROOT)], timeout_seconds=3600)
+        run([str(ROOT / "scripts" / "image"), BASE_IMAGE], environment={"BUILDER": self.engine}, timeout_seconds=900)
+        given = {"BASE": BASE_IMAGE}
+        if self.torch_packages is None:
+            given["TORCH"] = TORCH_IN_IMAGE
+            if index := os.environ.get("TORCH_INDEX"):
+                given["TORCH_INDEX"] = index
+        arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
+        run([self.engine, "build", f"--tag={AGENT_IMAGE}", *arguments, str(IMAGE_FOLDER)], timeout_seconds=1800)
+        self._load(AGENT_IMAGE)
         # The nodes have what they need of them.
-        run(["buildah", "rmi", AGENT_IMAGE, BASE_IMAGE])
+        run([self.engine, "rmi", AGENT_IMAGE, BASE_IMAGE])
 
     def provide_etcd(self, tag: str) -> None:
-        self.do("etcd-image", tag)
+        """Loads the image if the engine has it; nodes pull every other one."""
+        image = f"quay.io/coreos/etcd:{tag}"
+        try:
+            run([self.engine, "image", "inspect", image])
+        except Failed:
+            return
+        self._load(image)
 
-    def fresh_volumes(self) -> None:
-        self.do("volumes")
+    def _load(self, image: str) -> None:
+        # Not `kind load docker-image`, which works with Docker alone.
+        with TemporaryDirectory() as folder:
+            archive = f"{folder}/image.tar"
+            run([self.engine, "save", f"--output={archive}", image])
+            run(["kind", "load", "image-archive", archive, f"--name={self.name}"], timeout_seconds=900)
 
     def cut_off(self, node: str) -> None:
-        run(["ip", "-n", "lattice-net", "link", "set", f"cable{_number(node)}", "down"])
+        run([self.engine, "network", "disconnect", self._network(), node])
 
     def reconnect(self, node: str) -> None:
-        run(["ip", "-n", "lattice-net", "link", "set", f"cable{_number(node)}", "up"])
+        run([self.engine, "network", "connect", self._network(), node])
+
+    def _network(self) -> str:
+        return os.environ.get("KIND_EXPERIMENTAL_DOCKER_NETWORK") or "kind"
+
+    def pause(self, node: str) -> None:
+        run([self.engine, "pause", node])
+
+    def resume(self, node: str) -> None:
+        run([self.engine, "unpause", node])
 
     def stop(self, node: str) -> None:
-        self.do("node-stop", _number(node))
+        self._inside(node, "systemctl stop kubelet containerd")
 
     def start(self, node: str) -> None:
-        self.do("node-start", _number(node))
+        self._inside(node, "systemctl start containerd kubelet")
 
-    def kill_container(self, container_id: str) -> None:
+    def kill_container(self, node: str, container_id: str) -> None:
         name = container_id.rpartition("/")[2]
-        victims = [int(one.parent.name) for one in Path("/proc").glob("[0-9]*/cgroup") if name in _read(one)]
-        assert victims, f"no process of container {name} on this machine"
-        for victim in victims:
-            # The end of a container's first process is the end of all.
-            with suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
+        # A node sees the processes of its containers, also where this machine does not see those of the node.
+        find = f"grep --files-with-matches --no-messages {name} /proc/[0-9]*/cgroup | cut -d/ -f3"
+        # The end of a container's first process is the end of all, so some may be gone before their turn.
+        self._inside(node, f'victims=$({find}); [ -n "$victims" ] || exit 1; kill -KILL $victims || true')
+
+    def _inside(self, node: str, script: str) -> str:
+        return run([self.engine, "exec", node, "sh", "-c", script])
 
     def delete(self) -> None:
-        """Ends the cluster, if it is this session's own, and sees that nothing of it is left."""
-        if not self._own:
+        """Deletes the cluster, unless it is kept, and sees that no container of it is left."""
+        if self.keep:
             return
-        folder = self._kubeconfig().parent
-        self.do("down")
-        spaces = run(["ip", "netns", "list"])
-        assert "lattice-" not in spaces, f"network namespaces are left behind: {spaces}"
-        mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if f"{folder}/" in line]
-        assert mounts == [], f"mounts are left behind: {mounts}"
-        assert not folder.exists(), f"{folder} is left behind: {list(folder.iterdir())}"
-        processes = [one for one in Path("/proc").glob("[0-9]*/cmdline") if f"{folder}/" in _read(one)]
-        assert processes == [], f"processes are left behind: {[_read(one) for one in processes]}"
-
-    def _kubeconfig(self) -> Path:
-        return Path(self.do("kubeconfig").strip())
-
-    def _answers(self) -> bool:
-        kubectl = find_kubectl(_scripts_programs())
-        try:
-            kubeconfig = self._kubeconfig()
-        except Exception:
-            return False
-        if kubectl is None or not kubeconfig.exists():
-            return False
-        ready = [str(kubectl), f"--kubeconfig={kubeconfig}", "get", "--raw=/readyz", "--request-timeout=3s"]
-        return subprocess.run(ready, capture_output=True, check=False).returncode == 0
+        run(["kind", "delete", "cluster", f"--name={self.name}"])
+        label = f"--filter=label=io.x-k8s.kind.cluster={self.name}"
+        left = run([self.engine, "ps", "--all", "--quiet", label]).split()
+        assert left == [], f"containers are left behind: {left}"
 
 
 class NoCluster(Exception):
@@ -237,7 +242,7 @@ class NoCluster(Exception):
 
 @contextmanager
 def choose(folder: Path) -> Iterator[tuple[Cluster, list[str]]]:
-    """The first of the three that is there, and why none before it is; `NoCluster` says why none at all is."""
+    """The first of the two that is there, and why not the one before it; `NoCluster` says why there is none at all."""
     lacks: list[str] = []
     kubectl = find_kubectl()
     given, image = os.environ.get("KUBECONFIG"), os.environ.get("LATTICE_E2E_IMAGE")
@@ -245,29 +250,22 @@ def choose(folder: Path) -> Iterator[tuple[Cluster, list[str]]]:
         yield Given(kubectl, folder, image), lacks
         return
     lacks.append(_lacks(("KUBECONFIG is not set", given), ("LATTICE_E2E_IMAGE names no image with torch", image)))
-    has_kind, has_docker = shutil.which("kind"), shutil.which("docker")
-    if has_kind and has_docker and kubectl:
-        yield from _until_deleted(Kind(kubectl, folder), lacks)
-        return
-    lacks.append(_lacks(("kind is not on the PATH", has_kind), ("there is no docker", has_docker)))
-    script, packages = os.environ.get("LATTICE_CLUSTER_SCRIPT"), os.environ.get("LATTICE_E2E_TORCH")
-    is_root = os.geteuid() == 0
-    if script and packages and is_root:
-        yield from _until_deleted(Scripted(Path(script).resolve(), Path(packages)), lacks)
-        return
-    no_packages = "LATTICE_E2E_TORCH names no packages of a Python 3.11 with torch"
-    no_root = "network namespaces need root"
-    lacks.append(_lacks(("LATTICE_CLUSTER_SCRIPT is not set", script), (no_packages, packages), (no_root, is_root)))
-    raise NoCluster("; ".join(lacks))
-
-
-def _until_deleted(cluster: Kind | Scripted, lacks: list[str]) -> Iterator[tuple[Cluster, list[str]]]:
+    engine = _engine()
+    has_kind, has_engine = shutil.which("kind"), shutil.which(engine)
+    if not (has_kind and has_engine and kubectl):
+        lacks.append(_lacks(("kind is not on the PATH", has_kind), (f"there is no {engine}", has_engine)))
+        raise NoCluster("; ".join(lacks))
+    cluster = Kind(kubectl, folder)
     # Not within: one of this name that is there already is somebody's.
     cluster.create()
     try:
         yield cluster, lacks
     finally:
         cluster.delete()
+
+
+def _engine() -> str:
+    return os.environ.get("KIND_EXPERIMENTAL_PROVIDER") or "docker"
 
 
 def _lacks(*looked_at: tuple[str, object]) -> str:
@@ -286,19 +284,3 @@ def _on_every_node(image: str, namespace: str) -> Object:
         "metadata": {"name": "images", "namespace": namespace},
         "spec": spec,
     }
-
-
-def _scripts_programs() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("LATTICE_CLUSTER_CACHE") or Path(cache) / "lattice-cluster") / "bin"
-
-
-def _number(node: str) -> str:
-    return node.rpartition("-")[2]
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError:
-        return ""  # it ended between two looks

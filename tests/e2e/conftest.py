@@ -15,7 +15,7 @@ from harness.wait import wait_for
 
 from e2e.agents import STORY, AgentPod, Job, Logs, idle_pod, torch_volume, torchrun_job, training_config
 from e2e.chart import Chart
-from e2e.cluster import NODES, OF_THIS_SESSION, ROOT, Cluster, NoCluster, choose
+from e2e.cluster import NODES, OF_THIS_SESSION, Cluster, NoCluster, choose
 from e2e.kubernetes import Failed, Kubernetes, Object, is_leaving, takes_pods
 from e2e.report import gather
 
@@ -26,13 +26,12 @@ DEFAULT_ETCD = "v3.5.5"
 def cluster(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Iterator[Cluster]:
     """The cluster, with the agents' image on its nodes."""
     folder = tmp_path_factory.mktemp("cluster")
-    wheels = list((ROOT / "dist").glob("*.whl"))
-    if not wheels:
-        lack("no wheel in dist/ (make wheel)")
     try:
         with choose(folder) as (chosen, others):
             say("; ".join([f"cluster: {chosen.describe()}", *(f"none before it: {lack}" for lack in others)]))
-            wait_for(f"{NODES} nodes take pods", lambda: has_room(chosen.kubernetes), every_seconds=1)
+            wait_for(
+                f"{NODES} nodes take pods", lambda: has_room(chosen.kubernetes), timeout_seconds=120, every_seconds=1
+            )
             chosen.provide()
             chosen.provide_etcd(DEFAULT_ETCD)
             yield chosen
@@ -59,9 +58,7 @@ def has_room(kubernetes: Kubernetes) -> bool:
 
 
 def lack(why: str) -> None:
-    """Skips a story, or has it fail where nothing may be left out."""
-    if os.environ.get("LATTICE_E2E") == "required":
-        pytest.fail(why)
+    """Skips a story, which fails where nothing may be left out."""
     pytest.skip(why)
 
 
@@ -205,6 +202,11 @@ def _jobs(cluster: Cluster, request: pytest.FixtureRequest, folder: Path) -> Ite
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """A story that fails shows what Kubernetes and the pods said meanwhile."""
     report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("LATTICE_E2E") == "required":
+        report.outcome, report.longrepr = (
+            "failed",
+            f"LATTICE_E2E is `required`, and this was skipped: {report.longrepr}",
+        )
     if report.failed and (cluster := _cluster_of(item)) is not None:
         namespaces, logs = item.session.stash[_NAMESPACES], item.session.stash[_LOGS]
         try:

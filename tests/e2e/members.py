@@ -20,11 +20,21 @@ NAMES = ("lattice-rdzv-0", "lattice-rdzv-1", "lattice-rdzv-2")
 
 
 _ESTABLISHED = "01"
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def _remote(address: str) -> str:
-    """The client port of an IPv4 address as /proc/net/tcp writes it: proc(5)."""
-    return f"{int.from_bytes(ipaddress.IPv4Address(address).packed, 'little'):08X}:{2379:04X}"
+def established(connections: str, port: int) -> set[Address]:
+    """The remote addresses of the established connections to a port, of lines of /proc/net/tcp and tcp6: see proc(5)."""
+    fields = [line.split() for line in connections.splitlines()]
+    remotes = [one[2].split(":") for one in fields if one[3] == _ESTABLISHED]
+    return {_address(address) for address, at in remotes if int(at, 16) == port}
+
+
+def _address(written: str) -> Address:
+    """The address that the kernel writes as words of 32 bits, each in the order of a little-endian machine."""
+    words = (bytes.fromhex(written[start : start + 8])[::-1] for start in range(0, len(written), 8))
+    address = ipaddress.ip_address(b"".join(words))
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 class Training:
@@ -98,13 +108,14 @@ class Training:
     def connected(self) -> list[str]:
         """The members that an agent has a connection to, as the kernel of its pod knows."""
         namespace = self.job.namespace
-        remote = {
-            line.split()[2]
-            for pod in self.job.running()
-            for line in self.cluster.kubernetes.execute(namespace, pod, "cat", "/proc/net/tcp").splitlines()
-            if line.split()[3] == _ESTABLISHED
-        }
-        return sorted(one["metadata"]["name"] for one in self.chart.pods() if _remote(one["status"]["podIP"]) in remote)
+        read = ("cat", "/proc/net/tcp", "/proc/net/tcp6")
+        lines = [self.cluster.kubernetes.execute(namespace, pod, *read) for pod in self.job.running()]
+        remote = established("".join(lines), 2379)
+        return sorted(
+            pod["metadata"]["name"]
+            for pod in self.chart.pods()
+            if any(ipaddress.ip_address(one["ip"]) in remote for one in pod["status"].get("podIPs", []))
+        )
 
     def member(self, pod: str) -> int:
         """The id of a pod's member."""
@@ -133,7 +144,6 @@ class Training:
 def train(cluster: Cluster, namespace: str, make_job: MakeJob) -> Iterator[Training]:
     """Installs three members and starts the Job, whose pods are all on the first machine that takes any; ends it after the stories."""
     chart = Chart(cluster.kubernetes, namespace)
-    cluster.fresh_volumes()
     chart.install(MEMBERS)
     nodes = [one for one in cluster.kubernetes.list("nodes", "") if takes_pods(one)]
     first = min(one["metadata"]["name"] for one in nodes)

@@ -82,13 +82,15 @@ def test_agents_find_the_store(
     chart.install({"agents": {"namespaces": [elsewhere]}})
     client = chart.kubernetes.get("service", "lattice-rdzv-client", chart.namespace)["spec"]
     address, port = client["clusterIP"], client["ports"][0]["port"]
+    # An IPv6 address stands in brackets before a port.
+    both = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     linked = agent_pod(chart.namespace, "linked", with_config=False)
     variables = linked.environment()
     assert variables["LATTICE_RDZV_CLIENT_SERVICE_HOST"] == address
     assert variables["LATTICE_RDZV_CLIENT_SERVICE_PORT"] == str(port)
-    assert variables["LATTICE_RDZV_CLIENT_PORT"] == f"tcp://{address}:{port}"
-    assert linked.finds() == f"http://{address}:{port}"
+    assert variables["LATTICE_RDZV_CLIENT_PORT"] == f"tcp://{both}"
+    assert linked.finds() == f"http://{both}"
 
     say(f"in a pod: {linked('python3', '-c', JOIN).strip()}")
 

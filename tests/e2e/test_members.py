@@ -14,12 +14,22 @@ from harness.wait import wait_for
 from e2e.cluster import Cluster
 from e2e.conftest import MakeJob, MakeNamespace
 from e2e.kubernetes import Failed, holds
-from e2e.members import NAMES, Training, train
+from e2e.members import NAMES, Training, established, train
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
 # The controllers' grace period, and some more.
 FOUND_OUT_SECONDS = 90.0
+
+
+def test_connections_are_read_as_the_kernel_writes_them() -> None:
+    tcp = """  sl  local_address rem_address   st
+   0: 0100007F:0050 0201A8C0:094B 01 00000000:00000000
+   1: 0100007F:0050 0301A8C0:094B 06 00000000:00000000
+   2: 0100007F:0050 0401A8C0:094C 01 00000000:00000000
+   3: 00000000000000000000000000000000:0050 000000FD000000000000000002000000:094B 01 00000000:00000000
+   4: 00000000000000000000000000000000:0050 0000000000000000FFFF00000501A8C0:094B 01 00000000:00000000"""
+    assert {str(one) for one in established(tcp, 2379)} == {"192.168.1.2", "fd00::2", "192.168.1.5"}
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +71,12 @@ def test_the_second_eviction_is_refused(whole: Training) -> None:
     whole.undisturbed()
 
 
-@pytest.mark.parametrize("loss", ["cut off", "lost"])
-@pytest.mark.parametrize("which", ["leader", "follower"])
+# A machine that is cut off continues to run what it has, a lost one does not come back as it was, and a paused one closes no
+# connection and continues where it stopped, also with its office.
+@pytest.mark.parametrize(
+    ("which", "loss"),
+    [("leader", "cut off"), ("follower", "cut off"), ("leader", "lost"), ("leader", "paused"), ("follower", "paused")],
+)
 def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
     """It is away for longer than a lease lives: until the controllers have found out."""
     cluster = whole.cluster
@@ -73,7 +87,10 @@ def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
     node = whole.node_of(victim)
     assert victim in whole.connected()
     try:
-        cluster.cut_off(node)
+        if loss == "paused":
+            cluster.pause(node)
+        else:
+            cluster.cut_off(node)
         if loss == "lost":
             cluster.stop(node)
         wait_for(
@@ -85,7 +102,10 @@ def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
     finally:
         if loss == "lost":
             cluster.start(node)
-        cluster.reconnect(node)
+        if loss == "paused":
+            cluster.resume(node)
+        else:
+            cluster.reconnect(node)
     wait_for(f"{node} is back", lambda: is_there(cluster, node), timeout_seconds=FOUND_OUT_SECONDS, every_seconds=1)
     whole.whole()
     whole.undisturbed()

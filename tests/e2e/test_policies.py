@@ -89,7 +89,6 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
     authority = Authority(tmp_path, namespace=chart.namespace)
     for name in ("rdzv-client-tls", "rdzv-peer-tls"):
         cluster.kubernetes.apply(secret(chart.namespace, name, authority.secret()))
-    cluster.fresh_volumes()
     chart.install(merged(MEMBERS, MTLS, with_agents(cluster)))
     assert "Phase:          Succeeded" in helm_test(chart)
     # The store shows its certificate to anybody, and serves nobody who shows none.
@@ -118,7 +117,6 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
 def test_users_and_roles(cluster: Cluster, chart: Chart, agent_pod: MakePod) -> None:
     passwords = {"root-password": "of-root", "lattice": "of-all"}
     cluster.kubernetes.apply(secret(chart.namespace, "rdzv-auth", passwords))
-    cluster.fresh_volumes()
     # The agents' image has a Python too, and is there where no registry is.
     chart.install(merged(AUTH, {"auth": {"image": cluster.agent_image}}, with_agents(cluster)))
     assert "Phase:          Succeeded" in helm_test(chart)

@@ -51,7 +51,8 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(
         before = one.workers()
         lost = one.pod_of("train-1")
         victim = cluster.kubernetes.get("pod", lost, chart.namespace)
-        cluster.kill_container(victim["status"]["containerStatuses"][0]["containerID"])
+        (container,) = victim["status"]["containerStatuses"]
+        cluster.kill_container(victim["spec"]["nodeName"], container["containerID"])
         told(one, "lost train-1", by_others_than=lost)
         one.world(3, besides=before)
 

@@ -90,7 +90,6 @@ def containers(deployment: Object) -> list[str]:
 
 
 def test_another_member_count_is_refused_in_words(cluster: Cluster, chart: Chart) -> None:
-    cluster.fresh_volumes()
     chart.install(MEMBERS)
     with pytest.raises(Failed, match=r"`replicaCount` is 5.*`members-3`.*cluster.allowRecreate=true") as refused:
         chart.upgrade({"replicaCount": 5})
