@@ -33,24 +33,24 @@ class Chart:
         command.append(f"--kubeconfig={self.kubernetes.kubeconfig}")
         return run(command)
 
-    def install(self, values: Mapping[str, Any] | None = None, *arguments: str) -> str:
+    def install(self, values: Mapping[str, Any] | None = None, *arguments: str, patience_seconds: float = 180) -> str:
         """`helm install`, and waits until the store is ready. Returns the notes."""
-        return self._apply("install", values or {}, *arguments)
+        return self._apply("install", values or {}, *arguments, patience_seconds=patience_seconds)
 
     def upgrade(self, values: Mapping[str, Any] | None = None, *arguments: str) -> str:
         """`helm upgrade` with these values over those before, and waits until the store is ready."""
         return self._apply("upgrade", merged(self.values, values or {}), *arguments)
 
-    def _apply(self, verb: str, values: Mapping[str, Any], *arguments: str) -> str:
+    def _apply(self, verb: str, values: Mapping[str, Any], *arguments: str, patience_seconds: float = 180) -> str:
         with values_file(values) as file:
             printed = self.helm(verb, RELEASE, str(CHART), f"--values={file}", *arguments)
         self.values = dict(values)
-        self.roll_out()
+        self.roll_out(patience_seconds)
         return printed
 
-    def roll_out(self) -> None:
+    def roll_out(self, patience_seconds: float = 180) -> None:
         """Waits until the store is as it was last asked for."""
-        self.kubernetes.roll_out(self.workload, self.namespace, timeout_seconds=180)
+        self.kubernetes.roll_out(self.workload, self.namespace, timeout_seconds=patience_seconds)
 
     @property
     def workload(self) -> str:

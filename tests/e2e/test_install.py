@@ -45,6 +45,7 @@ def of_helm(cluster: Cluster, namespace: str) -> set[str]:
     return {name for name in names if name.startswith("sh.helm.release.")}
 
 
+@pytest.mark.addresses
 def test_the_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart) -> None:
     notes = chart.install()
     assert "helm test" in notes
@@ -73,6 +74,7 @@ def lacks(wanted: Any, live: Any, path: str = "") -> list[str]:
     return [] if wanted == live else [f"{path}: {wanted!r} became {live!r}"]
 
 
+@pytest.mark.addresses
 def test_agents_find_the_store(
     cluster: Cluster, chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace, say: Callable[[str], None]
 ) -> None:

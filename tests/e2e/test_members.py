@@ -45,6 +45,7 @@ def whole(training: Training) -> Iterator[Training]:
     training.whole()
 
 
+@pytest.mark.addresses
 @pytest.mark.parametrize("which", ["leader", "follower"])
 def test_a_members_pod_is_deleted(whole: Training, which: str) -> None:
     victim = whole.relied_on()
