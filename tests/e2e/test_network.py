@@ -119,7 +119,7 @@ def stranger(cluster: Cluster, module_namespaces: MakeNamespace) -> Object:
     return pod
 
 
-@pytest.mark.parametrize(("tag", "mode"), closed_stores())
+@pytest.mark.parametrize(("tag", "mode"), list(closed_stores()))
 def test_a_stranger_writes_on_no_port_of_a_closed_store(
     cluster: Cluster, chart: Chart, stranger: Object, tmp_path: Path, tag: str, mode: str
 ) -> None:
