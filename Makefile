@@ -12,6 +12,8 @@
 #   BASE=image          what it stands on, for example your image with torch
 #   IMAGE_OPTIONS="..." more options for buildah, podman or docker
 #   BENCH="--nodes 256" more arguments for the race
+#   WHEEL_TARGET=triple which of Rust's targets the wheel is for, else this machine with glibc
+#   RELEASE=v1.2.3      the tag that a release has, for release-check
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -21,6 +23,8 @@ TORCH_INDEX ?=
 ETCD ?=
 PYTEST ?=
 BENCH ?=
+WHEEL_TARGET ?=
+RELEASE ?=
 CHART ?= dist/chart
 IMAGE ?= lattice-rdzv-agent:$(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | sed -n 1p)
 BASE ?=
@@ -48,7 +52,7 @@ with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LAT
 at_once := --numprocesses=3 --dist=worksteal
 
 .PHONY: help demo test test-rust test-python test-chart test-examples chart chart-golden chart-readme lint format bench wheel \
-    image develop e2e \
+    image develop e2e release-check \
     clean distclean preflight lend
 
 help: ## List the verbs
@@ -100,6 +104,9 @@ wheel: dist/.made ## A manylinux_2_28 wheel and an sdist in dist/, both checked
 e2e: $(if $(shell command -v cargo),dist/.made) $(stamps)/test-tools $(stamps)/chart-tools ## The chart, the image and torchrun in pods of a cluster that kind makes
 	@scripts/e2e $(VENV) "$(TORCH)" $(PYTEST)
 
+release-check: dist/.made $(stamps)/chart-tools ## What a release needs and no registry: versions, twine, cargo, helm, installed wheel and sdist
+	@scripts/release-check $(VENV) "$(RELEASE)"
+
 image: ## The agents' image, from the wheel that `make wheel` left in dist/
 	@BASE="$(BASE)" scripts/image "$(IMAGE)" $(IMAGE_OPTIONS)
 
@@ -119,7 +126,7 @@ distclean: clean ## Remove the virtual environment too
 # --- what the verbs stand on -----------------------------------------------------------------------------------------
 
 dist/.made: $(core_sources) $(package_sources) $(stamps)/tools
-	@scripts/wheel $(VENV)
+	@scripts/wheel $(VENV) $(WHEEL_TARGET)
 	@touch $@
 
 $(python):
