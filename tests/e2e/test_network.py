@@ -17,7 +17,7 @@ from e2e.chart import Chart
 from e2e.cluster import Cluster
 from e2e.conftest import MakeNamespace, MakePod
 from e2e.kubernetes import Failed
-from e2e.test_policies import secret
+from e2e.test_policies import helm_test, secret
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
@@ -39,7 +39,7 @@ def opens(pod: AgentPod, host: str, port: int) -> bool:
 
 
 def address_of(chart: Chart) -> str:
-    """The address of the store's only pod."""
+    """The address of the only pod of a store."""
     (pod,) = chart.pods()
     return str(pod["status"]["podIP"])
 
@@ -94,6 +94,8 @@ def closed_stores() -> Iterator[object]:
         for mode in CLOSED:
             is_open = mode == "client certificates" and tag in ("v3.4.23", "v3.5.35")
             marks = [pytest.mark.xfail(reason=OPEN_PEER_PORT, raises=AssertionError, strict=True)] if is_open else []
+            if mode == "passwords":
+                marks.append(pytest.mark.fails_on_ipv6("issue 15: the auth container listens for probes on IPv4 alone"))
             yield pytest.param(tag, mode, marks=marks, id=f"{tag}-{mode.replace(' ', '-')}")
 
 
@@ -123,6 +125,7 @@ def stranger(cluster: Cluster, module_namespaces: MakeNamespace) -> Object:
 def test_a_stranger_writes_on_no_port_of_a_closed_store(
     cluster: Cluster, chart: Chart, stranger: Object, tmp_path: Path, tag: str, mode: str
 ) -> None:
+    """`helm test`, which has certificate and password, finds it."""
     cluster.provide_etcd(tag)
     authority = Authority(tmp_path, namespace=chart.namespace)
     for name in ("rdzv-client-tls", "rdzv-peer-tls"):
@@ -130,6 +133,7 @@ def test_a_stranger_writes_on_no_port_of_a_closed_store(
     cluster.kubernetes.apply(secret(chart.namespace, "rdzv-auth", {"root-password": "of-root", "lattice": "of-all"}))
     image = {"image": f"quay.io/coreos/etcd:{tag}", "auth": {"image": cluster.agent_image}}
     chart.install(merged(image, CLOSED[mode]))
+    helm_test(chart)
     (pod,) = chart.pods()
     ports = {port["containerPort"] for one in pod["spec"]["containers"] for port in one.get("ports", [])}
     assert {CLIENT, PEERS, METRICS} <= ports
