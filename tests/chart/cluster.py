@@ -319,32 +319,29 @@ class Container:
     @property
     def environment(self) -> dict[str, str]:
         """Its variables, with references filled in and `$(NAME)` replaced."""
-        out: dict[str, str] = {}
+        out = self.service_variables
         for source in self.spec.get("envFrom", []):
             out.update(self.pod.cluster.config_map(source["configMapRef"]["name"]))
         for one in self.spec.get("env", []):
-            out[one["name"]] = expand(self._value(one), {**self.service_variables, **out})
+            out[one["name"]] = expand(self._value(one), out)
         return out
 
     @property
     def service_variables(self) -> dict[str, str]:
-        """The variables of Services, unless the pod has none. A Service's address is that of a ready pod here, or one that nothing has."""
+        """The variables of Services, unless the pod has none. Members use the addresses as a name alone, so nothing needs to have them."""
         if self.pod.spec.get("enableServiceLinks") is False:
             return {}
         out = {}
         for index, one in enumerate(self.pod.cluster.objects.all):
             if one["kind"] == "Service" and one["spec"].get("clusterIP") != "None":
                 prefix = one["metadata"]["name"].upper().replace("-", "_")
-                # Members use the addresses as a name alone, and start before any of them is ready.
-                ready = [] if self.pod.is_store else self.pod.cluster.endpoints(one["metadata"]["name"])
-                out[f"{prefix}_SERVICE_HOST"] = ready[0].address if ready else f"10.213.8.{index}"
-                out[f"{prefix}_SERVICE_PORT"] = str(one["spec"]["ports"][0]["port"])
+                out[f"{prefix}_SERVICE_HOST"] = f"10.213.8.{index}"
         return out
 
     @property
     def command(self) -> list[str]:
         """Its command line."""
-        variables = {**self.service_variables, **self.environment}
+        variables = self.environment
         return [expand(part, variables) for part in (*self.spec["command"], *self.spec.get("args", []))]
 
     @property
@@ -372,7 +369,7 @@ class Container:
         for link in ("lib", "lib64", "bin"):
             with contextlib.suppress(FileExistsError):
                 (self._root / link).symlink_to(f"usr/{link}")
-        variables = {"PATH": PATH, **self.service_variables, **self.environment}
+        variables = {"PATH": PATH, **self.environment}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -405,11 +402,6 @@ class Container:
                 self._process.kill()
             # What began it ends with it: then its ports and files are free.
             self._process.wait()
-
-    def wait(self, timeout_seconds: float = 60) -> int:
-        """Its exit status."""
-        assert self._process is not None
-        return self._process.wait(timeout_seconds)
 
     def probe(self, kind: str) -> bool:
         """Whether the probe of that kind succeeds; one that it does not have always does."""
