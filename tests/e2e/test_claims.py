@@ -95,4 +95,4 @@ def test_server_side_apply_of_the_same_render_changes_nothing(chart: Chart, memb
 
 def without_tests(rendered: str) -> str:
     """A render without the pods of `helm test`, which controllers leave out."""
-    return "---".join(one for one in rendered.split("---\n") if "helm.sh/hook" not in one)
+    return "---\n".join(one for one in rendered.split("---\n") if "helm.sh/hook" not in one)
