@@ -140,7 +140,12 @@ class Kind(Cluster):
         options = [f"--name={self.name}", f"--config={config}", f"--kubeconfig={self.kubernetes.kubeconfig}"]
         if image := os.environ.get("KIND_NODE_IMAGE"):
             options.append(f"--image={image}")
-        run(["kind", "create", "cluster", *options], timeout_seconds=600)
+        try:
+            run(["kind", "create", "cluster", *options], timeout_seconds=600)
+        except BaseException:
+            # Of a cluster that is half up nothing stays, kept or not.
+            self._delete()
+            raise
 
     def _config(self) -> Object:
         node: Object = {}
@@ -228,8 +233,10 @@ class Kind(Cluster):
 
     def delete(self) -> None:
         """Deletes the cluster, unless it is kept, and sees that no container of it is left."""
-        if self.keep:
-            return
+        if not self.keep:
+            self._delete()
+
+    def _delete(self) -> None:
         run(["kind", "delete", "cluster", f"--name={self.name}"])
         label = f"--filter=label=io.x-k8s.kind.cluster={self.name}"
         left = run([self.engine, "ps", "--all", "--quiet", label]).split()
