@@ -122,14 +122,6 @@ _NAMESPACES = pytest.StashKey[list[str]]()
 _LOGS = pytest.StashKey[list[Logs]]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What a known fault fails on IPv6 has to fail there, until the fault is fixed."""
-    if os.environ.get("LATTICE_E2E_FAMILY") == "ipv6":
-        for item in items:
-            for mark in item.iter_markers("fails_on_ipv6"):
-                item.add_marker(pytest.mark.xfail(reason=mark.args[0], strict=True))
-
-
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.stash[_NAMESPACES] = []
     session.stash[_LOGS] = []

@@ -34,11 +34,6 @@ def test_on_the_claims_that_it_left_it_is_the_same_store(uninstalled: tuple[Char
     assert cluster_id(chart) == before
 
 
-@pytest.mark.xfail(
-    reason="issue 15: `cluster.token` is constant, so a new cluster has the id of the old one",
-    raises=AssertionError,
-    strict=True,
-)
 def test_on_new_claims_it_is_another_store(uninstalled: tuple[Chart, int]) -> None:
     """Clients know by the id that what they had written is gone."""
     chart, before = uninstalled
@@ -54,19 +49,7 @@ def cluster_id(chart: Chart) -> int:
     return int(json.loads(chart.etcdctl("get", "none", "--write-out=json"))["header"]["cluster_id"])
 
 
-@pytest.mark.parametrize(
-    "helm_version",
-    [
-        pytest.param(
-            "3.22.0",
-            marks=pytest.mark.xfail(
-                reason="issue 15: with `maxUnavailable: 1` Helm 3 takes a Deployment of one replica for ready",
-                strict=True,
-            ),
-        ),
-        "4.3.1",
-    ],
-)
+@pytest.mark.parametrize("helm_version", ["3.22.0", "4.3.1"])
 def test_helm_waits_for_a_store_that_never_comes(chart: Chart, helm_version: str) -> None:
     chart.helm_version = helm_version
     chart.install()

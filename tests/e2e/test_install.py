@@ -99,7 +99,7 @@ def test_agents_find_the_store(
     silent = agent_pod(chart.namespace, "silent", with_config=False, enableServiceLinks=False)
     assert silent.finds() == f"http://lattice-rdzv-client.{chart.namespace}.svc.cluster.local.:2379"
 
-    by_name = f"http://lattice-rdzv-client.{chart.namespace}.svc.cluster.local:2379"
+    by_name = f"http://lattice-rdzv-client.{chart.namespace}.svc:2379"
     told = agent_pod(chart.namespace, "told", enableServiceLinks=False)
     assert "LATTICE_RDZV_CLIENT_PORT" not in told.environment()
     assert told.environment()["LATTICE_RDZV_BACKEND"] == "etcd"

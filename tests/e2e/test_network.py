@@ -46,7 +46,6 @@ def address_of(chart: Chart) -> str:
 
 
 @pytest.mark.addresses
-@pytest.mark.fails_on_ipv6("issue 15: `helm test` writes an IPv6 address without brackets")
 def test_a_network_policy_lets_in_agents_and_prometheus_and_nobody_else(
     cluster: Cluster, chart: Chart, namespaces: MakeNamespace, agent_pod: MakePod
 ) -> None:
@@ -71,7 +70,6 @@ def test_a_network_policy_lets_in_agents_and_prometheus_and_nobody_else(
     assert "Phase:          Succeeded" in chart.helm("test", "rdzv", "--timeout=120s")
 
 
-@pytest.mark.xfail(reason="issue 15: the chart's NetworkPolicy opens no egress", raises=Failed, strict=True)
 def test_three_members_form_in_a_namespace_that_denies_egress(cluster: Cluster, chart: Chart) -> None:
     metadata = {"name": "nothing-goes-out", "namespace": chart.namespace}
     nothing = {"podSelector": {}, "policyTypes": ["Egress"], "egress": []}
@@ -87,17 +85,12 @@ CLOSED: dict[str, dict[str, Any]] = {
     "passwords": AUTH,
 }
 ETCDS = ("v3.4.23", "v3.5.35", "v3.6.16", "v3.7.3")
-OPEN_PEER_PORT = "issue 15: up to 3.5 etcd serves clients on the peer port too, which has no TLS here"
 
 
 def closed_stores() -> Iterator[object]:
     for tag in ETCDS:
         for mode in CLOSED:
-            is_open = mode == "client certificates" and tag in ("v3.4.23", "v3.5.35")
-            marks = [pytest.mark.xfail(reason=OPEN_PEER_PORT, raises=AssertionError, strict=True)] if is_open else []
-            if mode == "passwords":
-                marks.append(pytest.mark.fails_on_ipv6("issue 15: the auth container listens for probes on IPv4 alone"))
-            yield pytest.param(tag, mode, marks=marks, id=f"{tag}-{mode.replace(' ', '-')}")
+            yield pytest.param(tag, mode, id=f"{tag}-{mode.replace(' ', '-')}")
 
 
 @pytest.fixture(scope="module")

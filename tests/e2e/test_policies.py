@@ -36,7 +36,6 @@ def helm_test(chart: Chart) -> str:
 
 
 @pytest.mark.addresses
-@pytest.mark.fails_on_ipv6("issue 15: `helm test` writes an IPv6 address without brackets")
 def test_helm_test_holds_a_rendezvous_in_a_restricted_namespace_with_a_quota(cluster: Cluster, chart: Chart) -> None:
     """Every namespace of these stories is restricted; here the number and size of pods is bounded too."""
     labels = cluster.kubernetes.get("namespace", chart.namespace)["metadata"]["labels"]
@@ -52,7 +51,6 @@ def test_helm_test_holds_a_rendezvous_in_a_restricted_namespace_with_a_quota(clu
     chart.upgrade({"podAnnotations": {"rolled": "once"}})
 
 
-@pytest.mark.fails_on_ipv6("issue 15: `helm test` writes an IPv6 address without brackets")
 def test_helm_test_fails_with_a_broken_service(cluster: Cluster, chart: Chart) -> None:
     chart.install()
     assert "Phase:          Succeeded" in helm_test(chart)
@@ -63,7 +61,6 @@ def test_helm_test_fails_with_a_broken_service(cluster: Cluster, chart: Chart) -
     assert failing(chart) == {"by-variables", "by-name", "each-member"}
 
 
-@pytest.mark.fails_on_ipv6("issue 15: `helm test` writes an IPv6 address without brackets")
 def test_helm_test_fails_with_broken_dns(chart: Chart) -> None:
     """Names of a domain that the cluster's DNS does not know; the address is there all the same."""
     chart.install({"clusterDomain": "elsewhere.local"})
@@ -120,7 +117,6 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
 
 
 @pytest.mark.addresses
-@pytest.mark.fails_on_ipv6("issue 15: the auth container listens for probes on IPv4 alone")
 def test_users_and_roles(cluster: Cluster, chart: Chart, agent_pod: MakePod) -> None:
     passwords = {"root-password": "of-root", "lattice": "of-all"}
     cluster.kubernetes.apply(secret(chart.namespace, "rdzv-auth", passwords))
