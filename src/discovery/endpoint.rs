@@ -207,7 +207,7 @@ pub(crate) fn shown(text: &str) -> String {
         None => text.to_owned(),
         Some((_, after)) => format!("***@{after}"),
     };
-    printable(&redacted)
+    excerpt(&redacted)
 }
 
 impl fmt::Display for Endpoint {
@@ -239,7 +239,7 @@ impl Serialize for Endpoint {
 }
 
 /// A value for a message: control characters escaped, and cut where it gets long.
-pub(crate) fn printable(text: &str) -> String {
+pub(crate) fn excerpt(text: &str) -> String {
     const LONGEST: usize = 120;
     let mut out = String::new();
     for character in text.chars().take(LONGEST) {

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 use serde::Serialize;
 
 use self::endpoint::Written;
-pub(crate) use self::endpoint::{EXPECTED, NO_PORT, parse_port, printable, shown};
+pub(crate) use self::endpoint::{EXPECTED, NO_PORT, excerpt, parse_port, shown};
 pub use self::{
     endpoint::{DEFAULT_PORT, Endpoint, Host, Scheme},
     lookup::{Answer, Lookup, Resolved, SystemLookup},

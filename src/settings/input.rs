@@ -303,7 +303,7 @@ fn conflict(one: &Given, other: &Given) -> Error {
         if given.holds_a_files_content() {
             "the content of a file".to_owned()
         } else {
-            format!("`{}`", crate::discovery::printable(&given.value))
+            format!("`{}`", crate::discovery::excerpt(&given.value))
         }
     };
     setting(format!(
@@ -337,7 +337,7 @@ fn check_key(key: &str, origin: Origin) -> Result<()> {
         KEYS.iter().filter(|key| key.name != "host_name").map(|key| format!("`{}`", key.name)).collect();
     Err(setting(format!(
         "{} is no known setting{meant}; known are {}, and the keys of torch's own rendezvous backends",
-        crate::discovery::printable(&origin.describe(key)),
+        crate::discovery::excerpt(&origin.describe(key)),
         known.join(", ")
     )))
 }

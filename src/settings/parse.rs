@@ -4,8 +4,9 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use crate::{
-    discovery::{Host, Scheme, parse_port, printable},
+    discovery::{Host, Scheme, excerpt, parse_port},
     error::{Error, Result},
+    protocol::printable::printable,
 };
 
 /// A text, and where it came from as messages say it.
@@ -23,7 +24,7 @@ impl Given {
 
     /// ``<where it came from> must be <expected>; <what to do>: `<value>` ``
     pub(super) fn wrong(&self, expected: &str, advice: &str) -> Error {
-        setting(format!("{} must be {expected}; {advice}: `{}`", self.from, printable(&self.value)))
+        setting(format!("{} must be {expected}; {advice}: `{}`", self.from, excerpt(&self.value)))
     }
 }
 

@@ -29,7 +29,7 @@ pub struct UnknownVariable {
 impl fmt::Display for UnknownVariable {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, meant } = self;
-        let name = crate::discovery::printable(name);
+        let name = crate::discovery::excerpt(name);
         write!(formatter, "environment variable `{name}` has no effect, because no setting has that name; ")?;
         match meant {
             Some(meant) => write!(formatter, "did you mean `{meant}`?"),
