@@ -2,8 +2,9 @@
 //!
 //! Every node of a run must come to the same service, or one job becomes two. So the first source that is set is the
 //! only one: endpoints of two sources are never mixed, and a written source that is wrong is an error, not a reason to
-//! look further. Only between the names that nobody wrote (the chart's Service in the pod's own namespace, then in
-//! `lattice`) is there a next one, and only when a name does not *exist*: a slow look-up is repeated.
+//! look further. There is a next source only when a name does not *exist*, and a slow lookup is repeated: between the names
+//! that nobody wrote (the chart's Service in the pod's own namespace, then in `lattice`), and from the name of that Service in
+//! [`ENDPOINTS`] to its address in the variables that Kubernetes sets.
 //!
 //! [`candidates`] is pure; [`Discovery::resolve`] asks a [`Lookup`]; [`pod_facts`] reads where this process runs.
 //! Connecting, and how long to wait for an address that is silent, is the caller's.
@@ -33,6 +34,8 @@ pub const SERVICE_PORT: &str = "LATTICE_RDZV_CLIENT_SERVICE_PORT";
 pub const CLIENT_PORT: &str = "LATTICE_RDZV_CLIENT_PORT";
 /// The chart's Service for clients.
 pub const SERVICE_NAME: &str = "lattice-rdzv-client";
+/// The chart's Service that gives each of several members a name.
+const MEMBERS_SERVICE_NAME: &str = "lattice-rdzv-members";
 /// The namespace that the chart is installed in by its own instructions.
 pub const SERVICE_NAMESPACE: &str = "lattice";
 
@@ -207,7 +210,11 @@ pub fn candidates(
     let name = format!("environment variable `{ENDPOINTS}`");
     if let Some(text) = search.look_variable(ENDPOINTS) {
         let listed = search.list(&name, &text)?;
-        return Ok(search.found(vec![Source::written(name, listed)]));
+        let mut sources = vec![Source::written(name, listed)];
+        if sources.iter().all(|source| names_own_service(source, pod)) {
+            sources.extend(search.service_variables(pod)?);
+        }
+        return Ok(search.found(sources));
     }
 
     if let Some(source) = search.service_variables(pod)? {
@@ -242,6 +249,19 @@ pub fn candidates(
         sources.push(source);
     }
     Ok(search.found(sources))
+}
+
+/// Whether the chart's `ConfigMap` names the Service of the pod's own namespace, which is the one that the service variables
+/// are about. A pod in its host's network cannot resolve the name, but has the address.
+fn names_own_service(source: &Source, pod: &PodFacts) -> bool {
+    let is_own = |host: &str| {
+        let labels: Vec<&str> = host.split('.').collect();
+        let service = labels.iter().position(|label| *label == "svc").and_then(|svc| svc.checked_sub(2));
+        let Some([service, namespace]) = service.and_then(|at| labels.get(at..at + 2)) else { return false };
+        [SERVICE_NAME, MEMBERS_SERVICE_NAME].contains(service)
+            && pod.namespace.as_deref().is_none_or(|own| own == *namespace)
+    };
+    pod.in_pod && source.endpoints.iter().all(|Endpoint { host, .. }| is_own(&host.to_string()))
 }
 
 /// The chart's Service as a pod finds it in its own namespace.
@@ -499,6 +519,27 @@ mod tests {
             assert!(message.contains(part), "{part:?} is not in: {message}");
         }
         message
+    }
+
+    #[test]
+    fn name_of_the_own_service_is_followed_by_its_address() {
+        let named = |endpoints: &str, pod: &PodFacts| {
+            let pairs = [(ENDPOINTS, endpoints), (SERVICE_HOST, "10.0.0.1"), (SERVICE_PORT, "2390")];
+            let found = candidates(&Asked::default(), &environment(&pairs), pod).unwrap();
+            found.sources.iter().flat_map(shown_endpoints).collect::<Vec<_>>()
+        };
+        let (own, address) = ("http://lattice-rdzv-client.team.svc:2379", "http://10.0.0.1:2390");
+        assert_eq!(named(own, &pod(Some("team"))), [own, address]);
+        assert_eq!(named(own, &pod(None)), [own, address]);
+        let members = "http://lattice-rdzv-0.lattice-rdzv-members.team.svc.cluster.local:2379";
+        assert_eq!(named(members, &pod(Some("team"))), [members, address]);
+        // The variables are about the Service of the pod's own namespace, and about no other service.
+        for other in
+            ["http://lattice-rdzv-client.other.svc:2379", "http://etcd.team.svc:2379", "http://svc:2379"]
+        {
+            assert_eq!(named(other, &pod(Some("team"))), [other]);
+        }
+        assert_eq!(named(own, &PodFacts::default()), [own]);
     }
 
     #[test]
