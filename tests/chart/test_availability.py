@@ -40,11 +40,11 @@ def test_several_members_are_kept_apart_where_that_is_possible() -> None:
 
 
 def test_a_node_affinity_leaves_members_apart() -> None:
-    wanted = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
+    wanted: dict[str, Any] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
     affinity = Renderer().objects(merged(MEMBERS, {"affinity": {"nodeAffinity": wanted}})).pod["spec"]["affinity"]
     assert affinity["nodeAffinity"] == wanted
     assert affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
-    own = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}
+    own: dict[str, Any] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}
     assert Renderer().objects(merged(MEMBERS, {"affinity": own})).pod["spec"]["affinity"] == own
 
 

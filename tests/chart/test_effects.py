@@ -99,16 +99,16 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "tls.client.enabled": (True, {"tls": {"client": {"existingSecret": "s"}}}, "--cert-file="),
     "tls.client.existingSecret": ("changed", MTLS, "secretName: changed"),
     **{
-        path: effect
+        f"tls.{side}.issuerRef": (ISSUER, {"tls": {side: {"enabled": True}}}, "kind: Certificate")
         for side in ("client", "peer")
-        for path, effect in {
-            f"tls.{side}.issuerRef": (ISSUER, {"tls": {side: {"enabled": True}}}, "kind: Certificate"),
-            f"tls.{side}.certificateDuration": (
-                "77h",
-                {"tls": {side: {"enabled": True, "issuerRef": ISSUER}}},
-                "duration: 77h",
-            ),
-        }.items()
+    },
+    **{
+        f"tls.{side}.certificateDuration": (
+            "77h",
+            {"tls": {side: {"enabled": True, "issuerRef": ISSUER}}},
+            "duration: 77h",
+        )
+        for side in ("client", "peer")
     },
     "tls.client.requireClientCert": (False, MTLS, ""),
     "tls.client.caCertificate": ("-----BEGIN CERTIFICATE-----\nQQ==\n", MTLS, "name: lattice-rdzv-ca"),

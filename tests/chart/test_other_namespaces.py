@@ -36,7 +36,7 @@ def test_each_namespace_gets_its_user_and_tenant() -> None:
 
     def read(namespace: str) -> tuple[str | None, str | None, str | None]:
         data = objects.get("ConfigMap", "lattice-rdzv-config", namespace=namespace)["data"]
-        return tuple(data.get(f"LATTICE_RDZV_{key}") for key in ("USER", "TENANT", "PASSWORD_FILE"))  # type: ignore[return-value]
+        return tuple(data.get(f"LATTICE_RDZV_{key}") for key in ("USER", "TENANT", "PASSWORD_FILE"))
 
     folder = "/etc/lattice-rdzv/auth"
     assert read("lattice") == ("all", None, f"{folder}/all")
