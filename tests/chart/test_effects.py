@@ -125,6 +125,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "networkPolicy.agentNamespaceSelector": (SELECTOR, POLICY, "who: changed"),
     "networkPolicy.agentPodSelector": (SELECTOR, POLICY, "who: changed"),
     "networkPolicy.metricsNamespaceSelector": (SELECTOR, POLICY, "who: changed"),
+    "networkPolicy.egress": (True, POLICY, "- Egress"),
     "networkPolicy.ipBlocks": ([{"cidr": "10.9.0.0/16"}], POLICY, "cidr: 10.9.0.0/16"),
     "podSecurityContext": ({"runAsUser": 777}, {}, "runAsUser: 777"),
     "containerSecurityContext": ({"readOnlyRootFilesystem": False}, {}, "readOnlyRootFilesystem: false"),

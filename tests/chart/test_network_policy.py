@@ -54,11 +54,13 @@ def test_selected_namespaces_come_in_beside_the_own_and_the_named_ones() -> None
 
 
 def test_members_and_tests_get_out_of_a_namespace_that_denies_egress() -> None:
-    objects = Renderer().objects(merged(MEMBERS, POLICY))
+    objects = Renderer().objects(merged(MEMBERS, POLICY, {"networkPolicy": {"egress": True}}))
     members = {"podSelector": {"matchLabels": {"app": "lattice-rdzv", "lattice-rdzv/store": "members-3"}}}
     dns = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
     policy, test = objects.get("NetworkPolicy")["spec"], objects.get("NetworkPolicy", "lattice-rdzv-test")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
+    # Without it, egress is not restricted.
+    assert Renderer().objects(merged(MEMBERS, POLICY)).get("NetworkPolicy")["spec"]["policyTypes"] == ["Ingress"]
     assert policy["egress"] == [{"to": [members], "ports": [{"port": "client"}, {"port": "server"}]}, dns]
     assert test["egress"][1] == dns
     assert members in test["egress"][0]["to"]

@@ -25,8 +25,8 @@ FILES = {
 # By check: where it may be found, and why it stays.
 REASONS: dict[str, tuple[set[str], str]] = {
     "CKV2_K8S_6": (
-        {"default"},
-        "NetworkPolicy is off by default, as promised",
+        {"default", "production", "auth"},
+        "NetworkPolicy is off by default, as promised; pods of `helm test` live for seconds and serve nothing",
     ),
     "CKV_K8S_10": ({"default", "auth"}, "`resources` is empty by default, as promised; NOTES.txt warns"),
     "CKV_K8S_11": (

@@ -75,7 +75,7 @@ def test_three_members_form_in_a_namespace_that_denies_egress(cluster: Cluster, 
     nothing = {"podSelector": {}, "policyTypes": ["Egress"], "egress": []}
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": nothing}
     cluster.kubernetes.apply(policy)
-    chart.install(merged(MEMBERS, {"networkPolicy": {"enabled": True}}))
+    chart.install(merged(MEMBERS, {"networkPolicy": {"enabled": True, "egress": True}}))
     # By new connections: those that were made before the network plugin enforced the policy may persist.
     assert chart.etcdctl("endpoint", "health", "--cluster").count("is healthy") == 3
 

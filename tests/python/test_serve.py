@@ -78,8 +78,10 @@ def test_half_of_a_pair_is_an_error() -> None:
     for half in ({"user": "me"}, {"password_file": "file"}):
         with pytest.raises(lattice_rdzv.SettingsError, match="`password_file`"):
             lattice_rdzv.serve(port=0, **half)
-    with pytest.raises(lattice_rdzv.SettingsError, match="/nowhere/password"):
+    # The value may be a password by mistake, so the error does not repeat it.
+    with pytest.raises(lattice_rdzv.SettingsError, match="`password_file`.*has 17 bytes") as refused:
         lattice_rdzv.serve(port=0, user="me", password_file="/nowhere/password")
+    assert "/nowhere" not in str(refused.value)
     with pytest.raises(lattice_rdzv.SettingsError, match="/nowhere/cert"):
         lattice_rdzv.serve(port=0, cert="/nowhere/cert", key="/nowhere/key")
 
@@ -235,7 +237,7 @@ def test_other_threads_run_while_a_server_reads_its_files(tmp_path: Path, read: 
 """,
     )
     assert starting.wait() == 0, starting.output
-    assert ("served" if read == "password_file" else "expected PEM") in starting.output
+    assert ("served" if read == "password_file" else "in PEM form") in starting.output
 
 
 def test_the_command_may_open_as_many_files_as_its_user(tmp_path: Path) -> None:
