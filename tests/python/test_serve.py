@@ -79,7 +79,7 @@ def test_half_of_a_pair_is_an_error() -> None:
         with pytest.raises(lattice_rdzv.SettingsError, match="`password_file`"):
             lattice_rdzv.serve(port=0, **half)
     # The value may be a password by mistake, so the error does not repeat it.
-    with pytest.raises(lattice_rdzv.SettingsError, match="`password_file`.*has 17 bytes") as refused:
+    with pytest.raises(lattice_rdzv.SettingsError, match=r"`password_file`.*has 17 bytes") as refused:
         lattice_rdzv.serve(port=0, user="me", password_file="/nowhere/password")
     assert "/nowhere" not in str(refused.value)
     with pytest.raises(lattice_rdzv.SettingsError, match="/nowhere/cert"):
