@@ -5,7 +5,11 @@ use std::{
     time::Duration,
 };
 
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{
+    Rng, SeedableRng,
+    rand_core::UnwrapErr,
+    rngs::{StdRng, SysRng},
+};
 
 use crate::{
     backend::{Backend, limits::Limits, refusals::Refusals},
@@ -15,24 +19,37 @@ use crate::{
 };
 
 /// Randomness, passed in so that a simulation is a function of its seed.
+///
+/// The operating system's generator is asked for each number. A generator in this process' memory would be copied by
+/// `fork`, and parent and child would draw the same node ids, lease ids and nonces.
 #[derive(Clone, Debug)]
-pub struct Entropy(Arc<Mutex<StdRng>>);
+pub struct Entropy(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    Seeded(Arc<Mutex<StdRng>>),
+}
 
 impl Entropy {
     /// From the operating system.
     pub fn from_system() -> Self {
-        Self(Arc::new(Mutex::new(rand::make_rng())))
+        Self(Source::System)
     }
 
     /// The same numbers for the same seed.
     pub fn seeded(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
+        Self(Source::Seeded(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))))
     }
 
     /// 64 random bits.
     pub fn bits(&self) -> u64 {
-        // A generator is whole at any time, even after a panic elsewhere.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+        match &self.0 {
+            // `getrandom` cannot fail on a kernel that has it: Linux 3.17 and newer, each macOS.
+            Source::System => UnwrapErr(SysRng).next_u64(),
+            // A generator is whole at any time, even after a panic elsewhere.
+            Source::Seeded(generator) => generator.lock().unwrap_or_else(PoisonError::into_inner).next_u64(),
+        }
     }
 
     /// A random part of a duration.

@@ -18,7 +18,7 @@ use lattice_rdzv::{
         retry::RetryPolicy,
     },
     protocol::{identity::NodeId, keys::RunKeys},
-    store::{Slots, Store, StoreContext, StoreView},
+    store::{Slots, Store, StoreContext, StoreView, Takes},
 };
 use support::{Etcd, within};
 use tokio::{
@@ -37,6 +37,7 @@ struct Member {
     backend: Arc<dyn Backend>,
     view: watch::Sender<StoreView>,
     slots: Arc<Slots>,
+    takes: Arc<Takes>,
 }
 
 fn keys() -> RunKeys {
@@ -47,7 +48,13 @@ impl Member {
     async fn join(number: u64, backend: Arc<dyn Backend>) -> Self {
         let view = StoreView { run_lease: RUN_LEASE, ..StoreView::default() };
         let node = NodeId::from_random((number + 1) << 8);
-        let member = Self { node, backend, view: watch::Sender::new(view), slots: Slots::new() };
+        let member = Self {
+            node,
+            backend,
+            view: watch::Sender::new(view),
+            slots: Slots::new(),
+            takes: Arc::default(),
+        };
         member.appear(RUN_LEASE).await;
         member
     }
@@ -85,6 +92,7 @@ impl Member {
             round,
             view: self.view.subscribe(),
             slots: Arc::clone(&self.slots),
+            takes: Arc::clone(&self.takes),
             retry: RetryPolicy::default(),
             limits: Limits::default(),
             seed: 1,

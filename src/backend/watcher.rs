@@ -16,7 +16,10 @@ use super::{
     Backend, Changes, Keys, Revision, WatchStream,
     retry::{Backoff, RetryPolicy},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    run::Entropy,
+};
 
 /// What a [`Watcher`] reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +46,7 @@ pub struct Watcher {
 impl Watcher {
     /// Watches keys from a revision on (0: from now). The stream is opened by the first [`Self::next`].
     pub fn open(backend: Arc<dyn Backend>, keys: Keys, start: Revision) -> Self {
-        Self::with_policy(backend, keys, start, RetryPolicy::default(), rand::random())
+        Self::with_policy(backend, keys, start, RetryPolicy::default(), Entropy::from_system().bits())
     }
 
     /// The same, with the waits between attempts to open a stream; the seed decides their random part.

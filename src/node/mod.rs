@@ -43,7 +43,7 @@ use crate::{
     },
     run::{Context, Entropy},
     settings::Settings,
-    store::{Store, StoreContext, StoreView},
+    store::{Store, StoreContext, StoreView, Takes},
 };
 
 /// One node of a run. Dropping it ends its session without a word: its lease lapses. [`Node::leave`] is the polite way.
@@ -54,6 +54,7 @@ pub struct Node {
     commands: mpsc::Sender<Command>,
     session: JoinHandle<()>,
     left: OnceLock<bool>,
+    takes: Arc<Takes>,
     address: String,
     host: Mutex<Option<Host>>,
 }
@@ -98,6 +99,7 @@ impl Node {
             commands,
             session,
             left: OnceLock::new(),
+            takes: Arc::default(),
             address,
             host: Mutex::new(host),
         };
@@ -284,10 +286,27 @@ impl Node {
         let began = Instant::now();
         let left = match self.left.get() {
             Some(left) => *left,
-            None => self.give_back(limit).await,
+            None => {
+                self.return_kept(limit / 2).await;
+                self.give_back(limit.saturating_sub(began.elapsed())).await
+            }
         };
         self.stop_hosting(limit.saturating_sub(began.elapsed())).await;
         left
+    }
+
+    /// Writes the items of queues that no pop delivered back to their queues, for the nodes that stay.
+    async fn return_kept(&self, limit: Duration) {
+        if self.takes.is_empty() {
+            return;
+        }
+        let returned = match self.run_store(limit).await {
+            Ok(store) => store.return_kept(limit).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = returned {
+            tracing::warn!("items that interrupted `queue_pop` calls took could not be returned: {error}");
+        }
     }
 
     async fn give_back(&self, limit: Duration) -> bool {
@@ -392,6 +411,7 @@ impl Node {
             round,
             view,
             slots: self.shared.slots(node),
+            takes: Arc::clone(&self.takes),
             retry: RetryPolicy::default(),
             limits: self.context.limits,
             seed: self.context.entropy.bits(),

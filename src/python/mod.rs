@@ -34,6 +34,8 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::runtime::refuse_subinterpreter(module.py())?;
+        super::runtime::watch_forks()?;
         super::logs::record();
         super::errors::resolve(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
@@ -51,6 +53,12 @@ mod _core {
     #[pyo3(signature = (settings, *, timeout_seconds = 5.0))]
     fn status(py: Python<'_>, settings: &Settings, timeout_seconds: f64) -> PyResult<String> {
         super::status::run_status(py, settings, duration(timeout_seconds)?)
+    }
+
+    /// Identifies this process: its pid, and how many forks lie between it and the process that imported this module.
+    #[pyfunction]
+    fn process_identity() -> (u32, u32) {
+        super::runtime::process_identity()
     }
 
     /// Waits for log records: level (as in `logging`), target, message.

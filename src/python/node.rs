@@ -1,7 +1,10 @@
 //! `Node`: one node's session in a run.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,6 +34,30 @@ const LEAST_LEAVE: Duration = Duration::from_millis(100);
 pub(super) struct Joined {
     pub(super) core: Arc<CoreNode>,
     pub(super) interrupt: Arc<Interrupt>,
+    /// Whether a thread is in `next_world`.
+    awaits_world: AtomicBool,
+}
+
+/// The one `next_world` of a node that is under way.
+struct AwaitsWorld<'node>(&'node AtomicBool);
+
+impl<'node> AwaitsWorld<'node> {
+    fn begin(joined: &'node Joined) -> PyResult<Self> {
+        if joined.awaits_world.swap(true, Ordering::AcqRel) {
+            return Err(RendezvousError::new_err(format!(
+                "another thread is waiting in `next_world` of this node; only one may, because the call gives up the \
+                 node's present world: {}",
+                joined.core.name()
+            )));
+        }
+        Ok(Self(&joined.awaits_world))
+    }
+}
+
+impl Drop for AwaitsWorld<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// One node's session in a run.
@@ -65,7 +92,12 @@ impl Node {
             let place = Place { address, port: port.unwrap_or(0), host };
             CoreNode::join(found.backend, core.clone(), entropy, place).await
         })??;
-        let joined = Arc::new(Joined { core: Arc::new(core), interrupt: Arc::new(Interrupt::new()) });
+        let joined = Joined {
+            core: Arc::new(core),
+            interrupt: Arc::new(Interrupt::new()),
+            awaits_world: AtomicBool::new(false),
+        };
+        let joined = Arc::new(joined);
         Process::current().members.add(&joined);
         Ok(Self { joined: OfProcess::new(joined) })
     }
@@ -75,6 +107,7 @@ impl Node {
     fn next_world(&self, py: Python<'_>, port: Option<u16>, timeout_seconds: Option<f64>) -> PyResult<World> {
         let limit = optional_duration(timeout_seconds)?;
         let joined = self.joined.get()?;
+        let _awaits = AwaitsWorld::begin(joined)?;
         let facts = block_on(py, Some(&joined.interrupt), joined.core.next_world(port, limit))??;
         Ok(World::new(Arc::clone(joined), facts))
     }

@@ -4,7 +4,7 @@
 //! that runtime would join threads that are not there. A thread that waits without looking is deaf to Ctrl-C. And work
 //! that goes on while the interpreter ends crashes it.
 //!
-//! Choice: everything of a process hangs on one slot that is keyed by its pid. A forked child finds another pid there,
+//! Choice: everything of a process hangs on one slot that is keyed by its identity. A forked child finds another one there,
 //! makes its own and never touches the parent's again, locks included. Waiting is done in ticks without the GIL, with a
 //! look for signals between them. [`shutdown`] ends every pending call, waits until each is back in Python, and only
 //! then stops the runtime; nothing begins after it.
@@ -18,15 +18,15 @@ use std::{
     cell::Cell,
     pin::pin,
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, Ordering},
+        Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicPtr, AtomicU32, Ordering},
     },
     thread::{self, ThreadId},
     time::{Duration, Instant},
 };
 
 use pyo3::{
-    exceptions::{PyInterruptedError, PySystemExit},
+    exceptions::{PyImportError, PyInterruptedError, PySystemExit},
     prelude::*,
 };
 use tokio::{
@@ -51,10 +51,53 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 /// Keep-alives, watches and a coordinator: they mostly wait, and the machine is the training's.
 const WORKERS: usize = 2;
 
+/// For how long the thread for lookups stays.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// How many forks lie between this process and the one that imported the module.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Identifies this process among its ancestors. The pid alone does not: in a new pid namespace a child of pid 1 can be
+/// pid 1 again.
+pub(super) type Identity = (u32, u32);
+
+pub(super) fn process_identity() -> Identity {
+    (std::process::id(), FORKS.load(Ordering::Relaxed))
+}
+
+extern "C" fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts forks from here on. Idempotent.
+pub(super) fn watch_forks() -> PyResult<()> {
+    static REGISTERED: OnceLock<i32> = OnceLock::new();
+    let error = *REGISTERED.get_or_init(|| {
+        // SAFETY: the handler only increments an atomic, which is async-signal-safe, and Python never unloads the
+        // library that holds it.
+        unsafe { libc::pthread_atfork(None, None, Some(count_fork)) }
+    });
+    if error == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(error).into()) }
+}
+
+/// Refuses an import outside the main interpreter: all of a process shares one runtime, and the end of a subinterpreter
+/// would stop it.
+pub(super) fn refuse_subinterpreter(_: Python<'_>) -> PyResult<()> {
+    // SAFETY: the caller is attached to an interpreter, so there is a current one.
+    let id = unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
+    if id == 0 {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(format!(
+        "lattice_rdzv works in the main interpreter only, because all of a process shares its threads; import it there, \
+         or in another process, and not in subinterpreter: {id}"
+    )))
+}
+
 /// What belongs to one process and to none that is forked from it.
 #[derive(Debug)]
 pub(super) struct Process {
-    pid: u32,
+    identity: Identity,
     runtime: Mutex<State>,
     idle: Condvar,
     /// Told when pending calls are to end.
@@ -89,16 +132,16 @@ static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
 impl Process {
     /// That of this very process.
     pub(super) fn current() -> &'static Self {
-        let pid = std::process::id();
+        let identity = process_identity();
         let found = CURRENT.load(Ordering::Acquire);
         // SAFETY: the pointer is null or came from `Box::leak` below, so what it points to is never freed; it is shared
         // only, and what is written in it is behind its own locks.
-        if let Some(process) = unsafe { found.as_ref() }.filter(|process| process.pid == pid) {
+        if let Some(process) = unsafe { found.as_ref() }.filter(|process| process.identity == identity) {
             return process;
         }
         let state = State { phase: Phase::Unused, calls: 0, exiting: None };
         let made: *mut Self = Box::leak(Box::new(Self {
-            pid,
+            identity,
             runtime: Mutex::new(state),
             idle: Condvar::new(),
             ending: Interrupt::new(),
@@ -124,7 +167,8 @@ impl Process {
         if self.refuses_this_thread() {
             return Err(self.refuse(py));
         }
-        self.enter()?.ok_or_else(|| self.refuse(py))
+        // Without the GIL: the first call starts threads.
+        py.detach(|| self.enter())?.ok_or_else(|| self.refuse(py))
     }
 
     /// Whether another thread than this one runs the exit hook.
@@ -179,11 +223,41 @@ impl Process {
     }
 }
 
+/// Starts the runtime, and one thread for lookups of names, which lives as long: tokio would start it when it is needed
+/// and, were there no more threads by then, leave the lookup in its queue forever.
 fn start() -> PyResult<Runtime> {
-    let runtime =
-        Builder::new_multi_thread().worker_threads(WORKERS).thread_name("lattice-rdzv").enable_all().build();
-    runtime
-        .map_err(|error| RendezvousError::new_err(format!("the native threads cannot be started: {error}")))
+    reserve_threads(WORKERS + 1).map_err(|error| no_threads(&error))?;
+    let build = || {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(WORKERS).thread_name("lattice-rdzv").thread_keep_alive(FOREVER).enable_all();
+        let runtime = builder.build()?;
+        runtime.spawn_blocking(|| ());
+        Ok(runtime)
+    };
+    // tokio panics if it cannot start its first worker. Another process may have taken the threads meanwhile.
+    let panicked = |_| Err(std::io::Error::from(std::io::ErrorKind::WouldBlock));
+    std::panic::catch_unwind(build).unwrap_or_else(panicked).map_err(|error| no_threads(&error))
+}
+
+/// Starts that many threads at once and ends them. tokio does not report a worker that it could not start.
+fn reserve_threads(count: usize) -> std::io::Result<()> {
+    let ended = std::sync::RwLock::new(());
+    std::thread::scope(|scope| {
+        // The threads wait for this lock, so that all of them exist at the same time.
+        let _held = ended.write();
+        for _ in 0..count {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(ended.read()))?;
+        }
+        Ok(())
+    })
+}
+
+fn no_threads(error: &std::io::Error) -> PyErr {
+    RendezvousError::new_err(format!(
+        "the {} threads that this package needs in each process cannot be started; raise the limit of processes \
+         (`ulimit -u`, or the pids limit of the container), or start fewer threads: {error}",
+        WORKERS + 1
+    ))
 }
 
 fn park_for_good() {
@@ -299,18 +373,18 @@ pub(super) fn shutdown(py: Python<'_>) {
 /// it: it would give up its parent's lease, or wait for a lock whose holder is not there.
 #[derive(Debug)]
 pub(super) struct OfProcess<T> {
-    pid: u32,
+    owner: Identity,
     value: Option<T>,
 }
 
 impl<T> OfProcess<T> {
     pub(super) fn new(value: T) -> Self {
-        Self { pid: std::process::id(), value: Some(value) }
+        Self { owner: process_identity(), value: Some(value) }
     }
 
     /// It, unless this is a forked child.
     pub(super) fn in_this_process(&self) -> Option<&T> {
-        self.value.as_ref().filter(|_| self.pid == std::process::id())
+        self.value.as_ref().filter(|_| self.owner == process_identity())
     }
 
     /// # Errors
@@ -320,7 +394,7 @@ impl<T> OfProcess<T> {
             LeftError::new_err(format!(
                 "this node belongs to process {}, which joined; process {} was forked from it and has to join by \
                  itself",
-                self.pid,
+                self.owner.0,
                 std::process::id()
             ))
         })
@@ -329,7 +403,7 @@ impl<T> OfProcess<T> {
 
 impl<T> Drop for OfProcess<T> {
     fn drop(&mut self) {
-        if self.pid != std::process::id() {
+        if self.owner != process_identity() {
             std::mem::forget(self.value.take());
         }
     }

@@ -15,7 +15,10 @@ use super::{
     runtime::{Interrupt, OfProcess, block_on},
     seconds::duration,
 };
-use crate::{error::Result, store::Store as CoreStore};
+use crate::{
+    error::Result,
+    store::{Item, Store as CoreStore},
+};
 
 /// A key-value space. Keys are text, values bytes; every write applies once, whatever the network does.
 #[derive(Debug)]
@@ -167,7 +170,17 @@ impl Store {
         block: bool,
         timeout_seconds: f64,
     ) -> PyResult<Option<Vec<u8>>> {
-        self.wait(py, self.core()?.queue_pop(key, block, duration(timeout_seconds)?))
+        let item = self.wait(py, self.core()?.queue_take(key, block, duration(timeout_seconds)?))?;
+        if item.is_some() {
+            // A signal may have come in the same tick. If its handler raises, the next pop returns this item.
+            py.check_signals()?;
+        }
+        Ok(item.map(Item::accept))
+    }
+
+    /// Keeps a value that `queue_pop` returned and that did not reach its receiver, for the next `queue_pop`.
+    fn queue_keep(&self, key: &str, value: &[u8]) -> PyResult<()> {
+        self.core()?.queue_keep(key, value).map_err(store_error)
     }
 
     #[pyo3(signature = (key, *, timeout_seconds = 300.0))]

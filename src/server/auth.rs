@@ -19,10 +19,15 @@ use tokio::time::{Instant, sleep};
 use tonic::{Status, body::Body, codegen::http};
 
 use super::api::Api;
-use crate::backend::etcd::Credentials;
+use crate::{backend::etcd::Credentials, run::Entropy};
 
 /// What a wrong login costs its connection, and the interval between two log lines about wrong logins.
 const PAUSE: Duration = Duration::from_secs(1);
+
+fn token() -> String {
+    let entropy = Entropy::from_system();
+    format!("{:016x}{:016x}", entropy.bits(), entropy.bits())
+}
 
 /// Judges who asks.
 pub(super) struct Gatekeeper(Option<Lock>);
@@ -94,7 +99,7 @@ impl Gatekeeper {
         match lock.credentials.password.read() {
             Ok(now) if known.as_ref().is_some_and(|known| known.password == now) => {}
             Ok(now) => {
-                *known = Some(Known { password: now, token: format!("{:032x}", rand::random::<u128>()) });
+                *known = Some(Known { password: now, token: token() });
             }
             // It may be missing while it is replaced: the one that was read last counts.
             Err(error) => tracing::warn!("the password that was read last still counts: {error}"),

@@ -15,13 +15,15 @@ use super::{
     api::{Api, stopped},
     bodies::Meter,
 };
+use crate::run::Entropy;
 
 impl Api {
     pub(super) fn lease_grant(&self, request: PbLeaseGrantRequest) -> Result<PbLeaseGrantResponse, Status> {
+        let entropy = Entropy::from_system();
         let (id, ttl, revision) = self.access(|engine, now| {
             let mut id = request.id;
             while id == 0 {
-                id = (rand::random::<u64>() >> 1).cast_signed();
+                id = (entropy.bits() >> 1).cast_signed();
             }
             let ttl = engine.grant(now, id, request.ttl)?;
             Ok::<_, Status>((id, ttl, engine.revision()))

@@ -15,6 +15,7 @@ mod progress;
 mod put_back;
 mod queues;
 mod slots;
+mod takes;
 mod values;
 mod waiting;
 
@@ -31,12 +32,15 @@ use std::{
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use tokio::{sync::watch, time::timeout};
 
-pub use self::slots::Slots;
 use self::{
     changes::{Add, Append, CompareSet, Delete, Set},
     journal::{Journal, Piece},
     progress::Progress,
     values::{Contents, Place, argument, name_of},
+};
+pub use self::{
+    slots::Slots,
+    takes::{Item, Takes},
 };
 use crate::{
     backend::{
@@ -87,6 +91,8 @@ pub struct StoreContext {
     pub view: watch::Receiver<StoreView>,
     /// The slots of this node id: one pool for all of its stores.
     pub slots: Arc<Slots>,
+    /// The items that this node has taken from queues and not delivered yet.
+    pub takes: Arc<Takes>,
     /// The waits between attempts.
     pub retry: RetryPolicy,
     /// The bounds of the service.

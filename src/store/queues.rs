@@ -1,6 +1,7 @@
-//! Queues: an item is a key of its own, and whoever deletes it has taken it.
+//! Queues: an item is a key of its own, and the node that deletes it has taken it. The deletion runs to its end even if
+//! the pop is dropped ([`takes`](super::takes)).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
@@ -8,10 +9,11 @@ use super::{
     Inner, Progress, Store, StoreContext,
     changes::{Put, Take},
     slots::CONTENTION,
+    takes::Item,
 };
 use crate::{
-    backend::{Keys, Range, retry::Backoff},
-    error::Result,
+    backend::{KeyValue, Keys, Range, retry::Backoff},
+    error::{Error, Result},
 };
 
 impl Store {
@@ -27,9 +29,44 @@ impl Store {
 
     /// Takes the oldest item of a queue. With `block` it waits for one, else an empty queue gives `None`.
     pub async fn queue_pop(&self, key: &str, block: bool, limit: Duration) -> Result<Option<Vec<u8>>> {
-        let progress = Progress::new(format!("queue_pop {key}"));
-        let queue = Keys::prefix(self.inner.place(key)?.queue());
-        self.call(&progress, limit, self.inner.pop(queue, block, &progress)).await
+        Ok(self.queue_take(key, block, limit).await?.map(Item::accept))
+    }
+
+    /// The same, for a caller that may yet fail to deliver the item: dropped without [`Item::accept`], the item is kept
+    /// for the next pop.
+    pub async fn queue_take(&self, key: &str, block: bool, limit: Duration) -> Result<Option<Item>> {
+        let progress = Arc::new(Progress::new(format!("queue_pop {key}")));
+        let queue = self.inner.place(key)?.queue();
+        self.call(&progress, limit, Inner::pop(&self.inner, &queue, block, &progress)).await
+    }
+
+    /// Keeps an item that a pop returned and that did not reach its receiver, for the next pop of this node.
+    pub fn queue_keep(&self, key: &str, value: &[u8]) -> Result<()> {
+        let queue = self.inner.place(key)?.queue();
+        drop(Item::taken(&self.inner.context.takes, &queue, value.to_vec()));
+        Ok(())
+    }
+
+    /// Writes the items that this node has kept back to the end of their queues, whichever store of the run they are in.
+    ///
+    /// # Errors
+    /// Of the first write that failed. Its item and the remaining ones are still kept.
+    pub(crate) async fn return_kept(&self, limit: Duration) -> Result<()> {
+        let StoreContext { node, slots, takes, .. } = &self.inner.context;
+        let progress = Progress::new("return the items of queues");
+        let returning = async {
+            for queue in takes.queues() {
+                while let Some(mut item) = takes.adopt(&queue) {
+                    if item.settle().await? {
+                        let key = format!("{queue}{node}-{:016x}", slots.unique());
+                        self.inner.write(&Put { key, value: item.value().to_vec() }, &progress).await?;
+                        item.accept();
+                    }
+                }
+            }
+            Ok(())
+        };
+        self.call(&progress, limit, returning).await
     }
 
     /// How many items a queue has.
@@ -43,17 +80,37 @@ impl Store {
 
 impl Inner {
     /// Takes the oldest item under a prefix.
-    async fn pop(&self, queue: Keys, block: bool, progress: &Progress) -> Result<Option<Vec<u8>>> {
+    async fn pop(
+        self: &Arc<Self>,
+        queue: &str,
+        block: bool,
+        progress: &Arc<Progress>,
+    ) -> Result<Option<Item>> {
         let mut contention = Backoff::new(CONTENTION, self.seed());
+        let keys = Keys::prefix(queue);
+        let mut arrivals = self.context.takes.arrivals();
         loop {
+            arrivals.mark_unchanged();
+            if let Some(mut item) = self.context.takes.adopt(queue) {
+                match item.settle().await {
+                    Ok(true) => return Ok(Some(item)),
+                    // `Left`: an earlier id of this node began that take.
+                    Ok(false) | Err(Error::Left) => continue,
+                    Err(error) => return Err(error),
+                }
+            }
             let resets = self.context.view.borrow().resets;
-            let (revision, items) = self.all(queue.clone(), progress).await?;
+            let (revision, items) = self.all(keys.clone(), progress).await?;
             let Some(oldest) = items.into_iter().min_by_key(|item| item.create_revision) else {
                 if !block {
                     return Ok(None);
                 }
                 progress.awaiting("the queue is empty".to_owned());
-                self.wait_for_change(queue.clone(), revision, resets, progress).await?;
+                tokio::select! {
+                    changed = self.wait_for_change(keys.clone(), revision, resets, progress) => changed?,
+                    // The sender is in this store's context, so this cannot fail.
+                    _ = arrivals.changed() => {}
+                }
                 continue;
             };
             // Its value is read before it is taken: afterwards, if the answer was lost, it might be compacted away.
@@ -67,12 +124,26 @@ impl Inner {
                 Err(error) => return Err(error),
             };
             if let Some(item) = found {
-                let change = Take { item };
-                if self.write(&change, progress).await?.0 {
-                    return Ok(Some(change.item.value));
+                let mut item = Inner::take(self, queue, item, progress);
+                if item.settle().await? {
+                    return Ok(Some(item));
                 }
             }
             sleep(contention.next_delay()).await;
         }
+    }
+
+    /// Begins to take an item, in a task that ends when the outcome is known or this node id is no more.
+    fn take(self: &Arc<Self>, queue: &str, item: KeyValue, progress: &Arc<Progress>) -> Item {
+        let (inner, progress, value) = (Arc::clone(self), Arc::clone(progress), item.value.clone());
+        let task = tokio::spawn(async move {
+            let change = Take { item };
+            tokio::select! {
+                biased;
+                error = inner.ended(0, true, "queue_pop") => Err(error),
+                end = inner.write(&change, &progress) => end.map(|(taken, _)| taken),
+            }
+        });
+        Item::begin(&self.context.takes, queue, value, task)
     }
 }
