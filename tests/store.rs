@@ -23,7 +23,7 @@ use lattice_rdzv::{
 use support::{Etcd, within};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -314,6 +314,58 @@ async fn an_add_whose_answer_is_lost_counts_once() {
     backend.lose_answers(1);
     store.queue_push("q", b"two", LIMIT).await.unwrap();
     assert_eq!(store.queue_len("q", LIMIT).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pop_that_is_dropped_at_any_moment_loses_no_item() {
+    const ITEMS: usize = 60;
+    for seed in 0..20 {
+        let service = MemoryService::new();
+        let mut poppers = Vec::new();
+        for number in 0..3 {
+            let backend = Arc::new(service.connect());
+            let member = Member::join(number, Arc::clone(&backend) as Arc<dyn Backend>).await;
+            let store = member.store();
+            for item in 0..ITEMS {
+                store.queue_push("q", format!("{number} {item}").as_bytes(), LIMIT).await.unwrap();
+            }
+            backend.interfere(Some(Box::new(unreliable(seed * 10 + number))));
+            poppers.push((backend, member, store));
+        }
+        let calls: Vec<_> = poppers
+            .into_iter()
+            .enumerate()
+            .map(|(number, (backend, member, store))| {
+                spawn(async move {
+                    let mut received = Vec::new();
+                    for pop in 0..100_u64 {
+                        let limit = Duration::from_millis((seed * 31 + number as u64 * 17 + pop * 13) % 150);
+                        // Dropped at the limit, wherever it is by then.
+                        if let Ok(popped) = timeout(limit, store.queue_pop("q", pop % 2 == 0, LIMIT)).await {
+                            received.extend(popped.unwrap());
+                        }
+                    }
+                    backend.interfere(None);
+                    // This node's pops return what it keeps.
+                    while let Some(item) = store.queue_pop("q", false, LIMIT).await.unwrap() {
+                        received.push(item);
+                    }
+                    assert!(member.takes.is_empty());
+                    received
+                })
+            })
+            .collect();
+        let mut received = Vec::new();
+        for call in calls {
+            received.extend(call.await.unwrap());
+        }
+        received.sort();
+        let mut pushed: Vec<_> = (0..3)
+            .flat_map(|node| (0..ITEMS).map(move |item| format!("{node} {item}").into_bytes()))
+            .collect();
+        pushed.sort();
+        assert_eq!(received, pushed, "seed {seed}");
+    }
 }
 
 /// Loses and delays some of everything, differently for each seed.

@@ -249,7 +249,12 @@ class Store:
     def count(self, *, timeout_seconds: float = 300.0) -> int: ...
     def list(self, *, timeout_seconds: float = 300.0) -> list[str]: ...
     def queue_push(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None: ...
-    def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float = 300.0) -> bytes | None: ...
+    def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float = 300.0) -> bytes | None:
+        """Takes the first value of a queue. If the call ends by an interrupt, a time limit or a signal, a value that it was
+        taking is kept for the next `queue_pop` of this node."""
+    def queue_keep(self, key: str, value: bytes) -> None:
+        """Keeps a value that `queue_pop` returned and that did not reach its receiver, for the next `queue_pop` of this
+        node. Leaving puts what is still kept back at the end of its queue."""
     def queue_len(self, key: str, *, timeout_seconds: float = 300.0) -> int: ...
 
 @final
@@ -285,6 +290,10 @@ def probe(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
 
 def status(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
     """The run as the service has it, as JSON: round, coordinator, nodes, history, closing."""
+
+def process_identity() -> tuple[int, int]:
+    """Identifies this process among its ancestors: its pid, and how many forks lie between it and the process that imported
+    this module. The pid alone can repeat in a new pid namespace."""
 
 def log_records(*, timeout_seconds: float) -> list[tuple[int, str, str]]:
     """Waits for log records: level (as in `logging`), target (`lattice_rdzv.node`), message. After `shutdown` it

@@ -32,8 +32,8 @@ _FETCH_SECONDS = 5.0
 # How long an exit waits for the records that are left.
 _LAST_RECORDS_SECONDS = 1.0
 
-# The log thread of each process, by pid: a forked child inherits the entry of its parent, but not the thread.
-_started: dict[int, _LogThread] = {}
+# The log thread of each process, by its identity: a forked child inherits the entry of its parent, but not the thread.
+_started: dict[tuple[int, int], _LogThread] = {}
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -51,24 +51,24 @@ def start() -> None:
         SettingsError: `LATTICE_RDZV_LOG` holds something else than the five words.
         RendezvousError: The thread cannot be started.
     """
-    pid = os.getpid()
-    if pid in _started:
+    identity = _core.process_identity()
+    if identity in _started:
         return
     thread = _LogThread()
     # One operation of the interpreter: of two threads that come here at the same time, one finds the other's entry.
-    if _started.setdefault(pid, thread) is not thread:
+    if _started.setdefault(identity, thread) is not thread:
         return
     try:
         _configure()
         _threads.start(thread.run)
     except BaseException:
-        _started.pop(pid, None)
+        _started.pop(identity, None)
         raise
 
 
 def stop(shutdown: Callable[[], None]) -> None:
     """Ends the core's runtime by `shutdown`, which also ends the pending fetch, and has the thread log what is left."""
-    thread = _started.pop(os.getpid(), None)
+    thread = _started.pop(_core.process_identity(), None)
     if thread is None:
         shutdown()
     else:

@@ -8,7 +8,6 @@ releases the socket and lets the node leave in the background. In a forked child
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
@@ -47,7 +46,7 @@ class Membership:
 
     def __init__(self, settings: _core.Settings) -> None:
         self._settings = settings
-        self._pid = os.getpid()
+        self._process = _core.process_identity()
         self._parts = _Parts()
         finalizer = weakref.finalize(self, self._parts.abandon, id(self))
         # The process's exit hook does it, with a bound.
@@ -61,7 +60,7 @@ class Membership:
     @property
     def is_of_this_process(self) -> bool:
         """False in a forked child, which has no part in its parent's run."""
-        return os.getpid() == self._pid
+        return _core.process_identity() == self._process
 
     def join(self) -> _core.Node:
         """Joins the run, and offers a port meanwhile."""

@@ -28,7 +28,8 @@ _MULTIPROCESSING_PRIORITY = -100
 
 # Each operation on them is one bytecode of the interpreter, so they need no lock.
 _serving: dict[int, _core.Server] = {}
-_hooked: set[int] = set()
+# The processes that have the hook, by their identity: a pid can repeat in a new pid namespace.
+_hooked: set[tuple[int, int]] = set()
 
 
 def join(settings: _core.Settings, *, port: int) -> _core.Node:
@@ -54,37 +55,37 @@ def stopped(server: _core.Server) -> None:
 def _begin() -> None:
     from lattice_rdzv import _logs
 
-    pid = os.getpid()
-    if pid not in _hooked:
+    identity = _core.process_identity()
+    if identity not in _hooked:
         # If two threads do this at the same time, the hook is registered twice, and the second call finds nothing to do.
         if not _hooked:
             os.register_at_fork(after_in_child=_serving.clear)
-        atexit.register(_at_exit, pid)
-        _hook_multiprocessing(pid)
-        _hooked.add(pid)
+        atexit.register(_at_exit, identity)
+        _hook_multiprocessing(identity)
+        _hooked.add(identity)
     _logs.start()
 
 
-def _hook_multiprocessing(pid: int) -> None:
+def _hook_multiprocessing(identity: tuple[int, int]) -> None:
     # A child of `multiprocessing` has loaded it. In its parent, and where it is not loaded, `atexit` does.
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         return
     from multiprocessing import util
 
-    util.Finalize(None, _at_exit_of_multiprocessing, args=(pid,), exitpriority=_MULTIPROCESSING_PRIORITY)
+    util.Finalize(None, _at_exit_of_multiprocessing, args=(identity,), exitpriority=_MULTIPROCESSING_PRIORITY)
 
 
-def _at_exit_of_multiprocessing(pid: int) -> None:
+def _at_exit_of_multiprocessing(identity: tuple[int, int]) -> None:
     # `multiprocessing` calls its finalizers before it waits for the threads of the child, which may still use a run.
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
-    _at_exit(pid)
+    _at_exit(identity)
 
 
-def _at_exit(pid: int) -> None:
-    if os.getpid() != pid:
+def _at_exit(identity: tuple[int, int]) -> None:
+    if _core.process_identity() != identity:
         return
     from lattice_rdzv import _logs, _signals
 

@@ -11,7 +11,7 @@ may last for minutes while the service is away. Choice: daemon threads. A task t
 its node until its thread has ended; another task's wait on the same node, interrupted with it, begins again with what is
 left of its time. A world that comes at the very moment when its wait is cancelled is returned by the next one. Writes are
 not interrupted, because half a write helps nobody: one whose task is cancelled goes on to its own end. A `queue_pop` both
-waits and writes: a value that it takes at the moment when it is cancelled or interrupted is lost.
+waits and writes: a value that it takes at the moment when it is cancelled is kept for this node's next `queue_pop`.
 """
 
 from __future__ import annotations
@@ -291,12 +291,13 @@ class Store:
     async def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float = 300.0) -> bytes | None:
         """Takes the first value of a queue, waiting for one with `block`; else `None` if there is none.
 
-        A value that is taken at the moment when this task is cancelled, or another wait on this node, is lost.
+        A value that is taken at the moment when this task is cancelled is kept for this node's next `queue_pop`.
         """
         return await _wait(
             self._node,
             timeout_seconds,
             lambda left: self._store.queue_pop(key, block=block, timeout_seconds=left or 0.0),
+            late=lambda value: None if value is None else self._store.queue_keep(key, value),
         )
 
     async def queue_len(self, key: str, *, timeout_seconds: float = 300.0) -> int:
@@ -313,9 +314,10 @@ async def _wait(
     call: Callable[[float | None], T],
     *,
     cancelled: Callable[[asyncio.Future[T]], None] | None = None,
+    late: Callable[[T], object] | None = None,
 ) -> T:
     """Runs a call that waits, with what is left of its time; interrupts the node's waits if this task is cancelled, and
-    has `cancelled` told of the future of the call that is left behind."""
+    has `cancelled` told of the future of the call that is left behind, and `late` of its answer."""
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -324,7 +326,7 @@ async def _wait(
             # The future is the thread's, and outlives the task that waits for it.
             await asyncio.wait([waiting.future])
         except asyncio.CancelledError:
-            waiting.abandon(interrupt=node.interrupt)
+            waiting.abandon(late, interrupt=node.interrupt)
             if cancelled is not None:
                 cancelled(waiting.future)
             raise

@@ -28,6 +28,8 @@ _LOOK_SECONDS = 1.0
 _LOOK_SECONDS_PER_NODE = 1.0 / 50.0
 # And whether all have come to it while no change was told: one key, but every node reads it.
 _COUNT_SECONDS = 10.0
+# Each process draws its own numbers: a forked child, or a program that seeds `random`, must not look when others do.
+_RANDOM = random.SystemRandom()
 # Whatever the service needs for one answer, so that a look never takes the place of the wait.
 _LOOK_LIMIT_SECONDS = 2.0
 
@@ -88,7 +90,7 @@ class ExitBarrier:
                 )
                 continue
             # Or all would look at the same moment, that of the change.
-            look_seconds = (between_seconds if changed else _COUNT_SECONDS) * random.uniform(1.0, 1.5)
+            look_seconds = (between_seconds if changed else _COUNT_SECONDS) * _RANDOM.uniform(1.0, 1.5)
             wait_seconds = max(0.0, min(left_seconds, look_seconds))
             try:
                 full = self._store.get(EXIT_BARRIER_FULL, timeout_seconds=wait_seconds, until_change=not changed)
