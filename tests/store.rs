@@ -351,6 +351,8 @@ async fn a_pop_that_is_dropped_at_any_moment_loses_no_item() {
                         received.push(item);
                     }
                     assert!(member.takes.is_empty());
+                    // Whole until here: without its view, its session would be over.
+                    drop(member);
                     received
                 })
             })
