@@ -27,12 +27,13 @@ class _Parts:
 
     def __init__(self) -> None:
         self.node: _core.Node | None = None
-        self.listener: socket.socket | None = None
+        # With its port: another thread may have closed the socket when it is asked.
+        self.listener: tuple[socket.socket, int] | None = None
 
     def release_port(self) -> None:
         listener, self.listener = self.listener, None
         if listener is not None:
-            listener.close()
+            listener[0].close()
 
     def abandon(self, membership: int) -> None:
         self.release_port()
@@ -84,9 +85,11 @@ class Membership:
             return self._settings.port
         from lattice_rdzv import _listen
 
-        if self._parts.listener is None:
-            self._parts.listener = _listen.listen(None, self._settings.port_range)
-        return int(self._parts.listener.getsockname()[1])
+        offered = self._parts.listener
+        if offered is None:
+            listener = _listen.listen(None, self._settings.port_range)
+            self._parts.listener = offered = listener, int(listener.getsockname()[1])
+        return offered[1]
 
     def release_port(self) -> None:
         """Closes the socket, so that the program can bind its port."""
@@ -95,7 +98,7 @@ class Membership:
     def take_listener(self) -> socket.socket | None:
         """The bound socket, which is the caller's from here on."""
         listener, self._parts.listener = self._parts.listener, None
-        return listener
+        return None if listener is None else listener[0]
 
     def handle_signals(self, numbers: Iterable[int], raises: Callable[[int], BaseException]) -> None:
         """Has those of the signals raise an exception that are at their default; only in the main thread."""

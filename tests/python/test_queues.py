@@ -1,0 +1,89 @@
+"""Pops that are ended at any moment, by an interrupt, a time limit or a cancelled task, lose no item."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+
+from conftest import JoinNode
+from harness.service import Service
+
+import lattice_rdzv
+from lattice_rdzv import aio
+
+ITEMS = 300
+LONGEST_POP_SECONDS = 0.004
+
+
+def pushed(store: lattice_rdzv.Store) -> list[bytes]:
+    items = [str(number).encode() for number in range(ITEMS)]
+    for item in items:
+        store.queue_push("queue", item)
+    return sorted(items)
+
+
+def test_interrupts_and_time_limits_lose_no_item(join: JoinNode) -> None:
+    run = join("node-1", nnodes=1)
+    store = run.next_world().store
+    expected = pushed(store)
+    received: list[bytes] = []
+    over = threading.Event()
+
+    def interrupt() -> None:
+        while not over.wait(random.uniform(0.0, LONGEST_POP_SECONDS)):
+            run._node.interrupt()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    try:
+        for _ in range(ITEMS):
+            with contextlib.suppress(InterruptedError, lattice_rdzv.StoreTimeoutError):
+                item = store.queue_pop("queue", timeout_seconds=random.uniform(0.0, LONGEST_POP_SECONDS))
+                assert item is not None
+                received.append(item)
+    finally:
+        over.set()
+        interrupting.join()
+    while (item := store.queue_pop("queue", block=False)) is not None:
+        received.append(item)
+    assert sorted(received) == expected
+
+
+def test_cancelled_tasks_lose_no_item(etcd: Service, run_id: str) -> None:
+    async def story() -> tuple[list[bytes], list[bytes]]:
+        settings = {"nnodes": 1, "endpoint": etcd.endpoint, "node_name": "node-1", "settle_time": 0.1}
+        async with await aio.join(run_id, **settings) as run:  # type: ignore[arg-type]
+            world = await run.next_world()
+            store = world.store
+            expected = await asyncio.to_thread(pushed, store._store)
+            received: list[bytes] = []
+            for _ in range(ITEMS):
+                popping = asyncio.ensure_future(store.queue_pop("queue"))
+                await asyncio.wait([popping], timeout=random.uniform(0.0, LONGEST_POP_SECONDS))
+                popping.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    item = await popping
+                    assert item is not None
+                    received.append(item)
+            # A pop whose task was cancelled may still be on its way to keep what it took.
+            while len(received) < ITEMS:
+                item = await store.queue_pop("queue", timeout_seconds=20)
+                assert item is not None
+                received.append(item)
+            return sorted(received), expected
+
+    received, expected = asyncio.run(story())
+    assert received == expected
+
+
+def test_kept_item_goes_back_to_its_queue_when_the_node_leaves(join: JoinNode) -> None:
+    first, second = join("node-1", nnodes="1:2"), join("node-2", nnodes="1:2")
+    store = first.store
+    store.queue_push("queue", b"item")
+    item = store.queue_pop("queue")
+    assert item == b"item"
+    store.queue_keep("queue", item)
+    first.leave()
+    assert second.store.queue_pop("queue", timeout_seconds=20) == b"item"
