@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -71,13 +72,12 @@ def test_threads_that_race_on_one_run_get_its_errors_only(join: JoinNode) -> Non
     unexpected: list[BaseException] = []
 
     def race() -> None:
-        for _ in range(30):
-            try:
-                run.next_world(timeout_seconds=0.05)
-            except lattice_rdzv.RendezvousError:
-                pass
-            except BaseException as error:
-                unexpected.append(error)
+        try:
+            for _ in range(30):
+                with contextlib.suppress(lattice_rdzv.RendezvousError):
+                    run.next_world(timeout_seconds=0.05)
+        except BaseException as error:
+            unexpected.append(error)
 
     threads = [threading.Thread(target=race) for _ in range(4)]
     for thread in threads:
