@@ -1,6 +1,6 @@
 """Repeats what goes wrong only now and then, and prints what was lost, leaked or crashed. Each row must say 0.
 
-    python benches/endurance.py --exits 1000 --abandoned 1000
+    python benches/endurance.py --exits 1000 --abandoned 1000 --forks 1000 --pops 10000
 
 Exits run on this interpreter and on those that `LATTICE_TEST_PYTHONS` names (`scripts/pythons` prints them). The service
 is an embedded server of this process.
@@ -35,6 +35,8 @@ EXIT_LIMIT_SECONDS = 60
 DUMP_SECONDS = 2
 # A file or two that the runtime opens late, and what the allocator keeps.
 FEW_DESCRIPTORS = 5
+LONGEST_POP_SECONDS = 0.002
+FEW_ITEMS = 20
 MOST_GROWTH_KIB = 16 * 1024
 
 
@@ -42,6 +44,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--exits", type=int, default=1000, help="processes that end (default: %(default)s)")
     parser.add_argument("--abandoned", type=int, default=1000, help="runs and handlers dropped (default: %(default)s)")
+    parser.add_argument("--forks", type=int, default=1000, help="forked children that join (default: %(default)s)")
+    parser.add_argument("--pops", type=int, default=10_000, help="pops that are ended early (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="seed of the random choices (default: a random one)")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
@@ -51,6 +55,8 @@ def main() -> int:
         rows: list[Callable[[], Iterable[tuple[str, int]]]] = [
             lambda: exits(server.endpoint, arguments.exits, random.Random(seed)),
             lambda: abandoned(server.endpoint, arguments.abandoned),
+            lambda: forks(server.endpoint, arguments.forks),
+            lambda: pops(server.endpoint, arguments.pops, random.Random(seed)),
         ]
         failed = 0
         for row in rows:
@@ -166,6 +172,82 @@ def version(python: str) -> str:
     if python == sys.executable:
         return ".".join(map(str, sys.version_info[:3]))
     return Path(python).parent.parent.name
+
+
+# --- forks -----------------------------------------------------------------------------------------------------------
+
+FORKS = """
+running = set()
+for number in range({count}):
+    child = os.fork()
+    if child == 0:
+        with lattice_rdzv.join(f"{run_id}-{{number}}", nnodes=1, endpoint={endpoint!r}, **{settings!r}) as own:
+            own.next_world(timeout_seconds=60)
+            # In one piece: several processes write to this pipe, and `print` may write a line in parts.
+            os.write(1, f"id {{own.node_id}}\\n".encode())
+        sys.exit(0)
+    running.add(child)
+    while len(running) >= {at_once} or (number == {count} - 1 and running):
+        child, status = os.wait()
+        running.remove(child)
+        os.write(1, f"status {{status}}\\n".encode())
+"""
+
+
+def forks(endpoint: str, count: int) -> Iterable[tuple[str, int]]:
+    """Forks many children of a process that has joined; each joins a run, a few at a time."""
+    values = {"run_id": "fork", "endpoint": endpoint, "settings": SETTINGS, "count": count, "at_once": AT_ONCE}
+    source = JOIN.format(**values) + FORKS.format(**values)
+    process = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    lines = process.stdout.splitlines()
+    ids = [line for line in lines if line.startswith("id ")]
+    if process.returncode != 0 or lines.count("status 0") != count:
+        print(process.stderr[-2000:], file=sys.stderr, flush=True)
+    yield f"of {count} forked children failed", count - lines.count("status 0")
+    yield f"node ids of {count} forked children are missing or repeated", count - len(set(ids))
+    yield (
+        f"nodes of {count} forked children are still members",
+        sum(members(endpoint, f"fork-{number}") for number in range(count)),
+    )
+
+
+# --- pops that are ended early ---------------------------------------------------------------------------------------
+
+
+def pops(endpoint: str, count: int, choices: random.Random) -> Iterable[tuple[str, int]]:
+    """Ends many pops by an interrupt or a time limit, and counts the items that no pop returned, or more than one."""
+    over = threading.Event()
+    ended = pushed = 0
+    received: Counter[bytes] = Counter()
+    with lattice_rdzv.join("pops", nnodes=1, endpoint=endpoint, **SETTINGS) as run:  # type: ignore[arg-type]
+        store = run.next_world(timeout_seconds=30).store
+
+        def interrupt() -> None:
+            pauses = random.Random(choices.random())
+            while not over.wait(pauses.uniform(0.0, LONGEST_POP_SECONDS)):
+                run._node.interrupt()
+
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        try:
+            while ended < count:
+                if pushed - received.total() < FEW_ITEMS:
+                    store.queue_push("queue", str(pushed).encode())
+                    pushed += 1
+                try:
+                    item = store.queue_pop("queue", timeout_seconds=choices.uniform(0.0, LONGEST_POP_SECONDS))
+                except (InterruptedError, lattice_rdzv.StoreTimeoutError):
+                    ended += 1
+                else:
+                    received[item or b""] += 1
+        finally:
+            over.set()
+            interrupting.join()
+        while (item := store.queue_pop("queue", block=False)) is not None:
+            received[item] += 1
+    what = f"of {pushed} items are lost after {ended} pops that were ended early"
+    yield what, pushed - len(received)
+    yield what.replace("lost", "received twice"), received.total() - len(received)
 
 
 # --- abandoned runs and handlers -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ __all__ = [
     "log_level",
     "log_records",
     "probe",
+    "process_identity",
     "shutdown",
     "signal_descriptor",
     "status",

@@ -284,12 +284,11 @@ impl Node {
     pub async fn leave(&self, limit: Option<Duration>) -> bool {
         let limit = limit.unwrap_or(self.context.settings.close_timeout);
         let began = Instant::now();
-        let left = match self.left.get() {
-            Some(left) => *left,
-            None => {
-                self.return_kept(limit / 2).await;
-                self.give_back(limit.saturating_sub(began.elapsed())).await
-            }
+        let left = if let Some(left) = self.left.get() {
+            *left
+        } else {
+            self.return_kept(limit / 2).await;
+            self.give_back(limit.saturating_sub(began.elapsed())).await
         };
         self.stop_hosting(limit.saturating_sub(began.elapsed())).await;
         left

@@ -33,7 +33,8 @@ def test_children_of_one_process_meet_and_have_their_own_ids(tmp_path: Path, etc
         child = os.fork()
         if child == 0:
             with join({run_id!r} + "-children", nnodes=3) as own:
-                print(f"id {{own.node_id}} size {{own.next_world().size}}", flush=True)
+                # In one piece: the children write to one file, and `print` may write a line in parts.
+                os.write(1, f"id {{own.node_id}} size {{own.next_world().size}}\\n".encode())
             sys.exit(0)
         children.append(child)
     print("ended", [os.waitpid(child, 0)[1] for child in children], run.state, "id", run.node_id, flush=True)

@@ -54,7 +54,7 @@ def test_interrupts_and_time_limits_lose_no_item(join: JoinNode) -> None:
 def test_cancelled_tasks_lose_no_item(etcd: Service, run_id: str) -> None:
     async def story() -> tuple[list[bytes], list[bytes]]:
         settings = {"nnodes": 1, "endpoint": etcd.endpoint, "node_name": "node-1", "settle_time": 0.1}
-        async with await aio.join(run_id, **settings) as run:  # type: ignore[arg-type]
+        async with await aio.join(run_id, **settings) as run:
             world = await run.next_world()
             store = world.store
             expected = await asyncio.to_thread(pushed, store._store)
