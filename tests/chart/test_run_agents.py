@@ -44,7 +44,7 @@ def test_agents_read_what_they_are_told() -> None:
     sources = (ROOT / "src" / "discovery" / "mod.rs").read_text() + (ROOT / "src" / "settings" / "keys.rs").read_text()
     known = set(re.findall(r'"(LATTICE_[A-Z_]+)"', sources))
     told = Renderer().objects(merged(CLOSED, {"agents": {"tenant": "vision"}})).agents
-    assert len(told) == 10
+    assert len(told) == 8
     assert told.keys() <= known, told.keys() - known
     readme = (CHART / "README.md").read_text()
     assert all(name in readme or f"`_{name.rsplit('_', 1)[1]}`" in readme for name in told)
