@@ -54,6 +54,15 @@ impl<'a> Input<'a> {
             match meaning {
                 Foreign::Is(ours) => input.translate(ours, given)?,
                 Foreign::NoEffect(reason) => input.ignore(name, reason),
+                Foreign::Number(reason) => {
+                    parse::positive_whole_number(&given)?;
+                    input.ignore(name, reason);
+                }
+                Foreign::Word(words, reason) => {
+                    let lower = Given { value: given.value.to_ascii_lowercase(), ..given };
+                    parse::word(&lower, words)?;
+                    input.ignore(name, reason);
+                }
             }
         }
         if let Some(given) = given(TIMEOUT) {

@@ -64,23 +64,28 @@ pub(super) enum Foreign {
     Is(&'static str),
     /// It is accepted and has no effect, for this reason.
     NoEffect(&'static str),
+    /// It has no effect either, but must be what torch accepts, so that a script behaves alike with both: a positive
+    /// whole number.
+    Number(&'static str),
+    /// See [`Foreign::Number`]: one of these words.
+    Word(&'static [(&'static str, ())], &'static str),
 }
 
 // torch documents them, and its handler takes both numbers from `--nnodes`.
 const WORKERS: Foreign =
     Foreign::NoEffect("how many nodes there are is `--nnodes`, as for torch's own handler");
-const LEASES: Foreign = Foreign::NoEffect("how soon a silent node counts as lost is `lease_ttl`");
+const LEASES: Foreign = Foreign::Number("how soon a silent node counts as lost is `lease_ttl`");
 
 /// The keys of torch's own backends that are not ours as well, from `c10d_rendezvous_backend.py`,
 /// `dynamic_rendezvous.py`, `etcd_rendezvous_backend.py` and `etcd_rendezvous.py` of torch 2.15. What they share with us
 /// means the same: `join_timeout`, `last_call_timeout`, `close_timeout`, `cert`, `key`, `cacert`. `protocol` and
 /// `timeout` are read on their own.
 pub(super) const FOREIGN: &[(&str, Foreign)] = &[
-    ("store_type", Foreign::NoEffect("the run's store is in the service")),
     (
-        "read_timeout",
-        Foreign::NoEffect("every call has its own time-out, a first connection `connect_timeout`"),
+        "store_type",
+        Foreign::Word(&[("tcp", ()), ("file", ())], "the run's store is in the rendezvous service"),
     ),
+    ("read_timeout", Foreign::Number("every call has its own timeout, a first connection `connect_timeout`")),
     ("ssl_cert", Foreign::Is("cert")),
     ("ssl_cert_key", Foreign::Is("key")),
     ("ca_cert", Foreign::Is("cacert")),

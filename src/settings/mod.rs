@@ -33,6 +33,9 @@ pub const LONGEST_NAME_BYTES: usize = 200;
 /// The longest node name, in bytes: that of a DNS name.
 const LONGEST_NODE_NAME_BYTES: usize = 253;
 
+/// The default of `last_call_timeout`, in seconds.
+const LAST_CALL_SECONDS: f64 = 30.0;
+
 /// A year, in seconds: whoever means "for ever" gets it, and no sum of times overflows.
 pub const LONGEST_SECONDS: f64 = 31_536_000.0;
 
@@ -208,15 +211,18 @@ pub struct Settings {
     /// meanwhile.
     #[serde(serialize_with = "seconds")]
     pub join_timeout: Duration,
-    /// For how long a spare waits. Default `off`: as long as the run lasts, which is what a spare is for; but
-    /// `join_timeout` where `max_nodes` is 1, torchrun's default, with which a second node is a mistake more often.
+    /// How long a spare waits. Default `off`: as long as the run lasts, which is the purpose of a spare. The default is
+    /// `join_timeout` if that was passed, because torch's own handler applies it to spares, and if `max_nodes` is 1,
+    /// torchrun's default, where a second node is a mistake more often than a spare.
     #[serde(serialize_with = "optional_seconds")]
     pub spare_timeout: Option<Duration>,
     /// How long to wait for more nodes once `min_nodes` seek, one of the last world among them. Default 0.5 s: who
     /// comes back comes back at once.
     #[serde(serialize_with = "seconds")]
     pub settle_time: Duration,
-    /// The same where all are newcomers. Default 30 s, as torch's: pods start one by one.
+    /// The same where all nodes are new. Default 30 s, as torch's, because pods start one by one; at most half of
+    /// `join_timeout`. A longer value that was passed is kept: then a round below `max_nodes` is not formed, and the
+    /// nodes give up after `join_timeout`.
     #[serde(serialize_with = "seconds")]
     pub last_call_timeout: Duration,
     /// For how long the next round waits for a live member of the last world that does not seek. Default 90 s: torch
@@ -266,6 +272,9 @@ impl Settings {
         let reactions = [("restart", Reaction::Restart), ("ignore", Reaction::Ignore)];
         let failures = [("close", NodeFailure::Close), ("leave", NodeFailure::Leave)];
         let join_timeout = input.duration("join_timeout", 1.0..=LONGEST_SECONDS, 600.0)?;
+        let bounds_spares = max_nodes == 1 || input.given("join_timeout").is_some();
+        // Within `join_timeout`, or no node would wait until the end of the last call.
+        let last_call = LAST_CALL_SECONDS.min(join_timeout.as_secs_f64() / 2.0);
         input.one_way_to_say_the_port()?;
         Ok(Self {
             run,
@@ -284,9 +293,9 @@ impl Settings {
                 .read("lease_ttl", |given| parse::whole_seconds(given, &(2.0..=3600.0)))?
                 .unwrap_or(Duration::from_secs(10)),
             join_timeout,
-            spare_timeout: input.spare_timeout((max_nodes == 1).then_some(join_timeout))?,
+            spare_timeout: input.spare_timeout(bounds_spares.then_some(join_timeout))?,
             settle_time: input.duration("settle_time", 0.0..=LONGEST_SECONDS, 0.5)?,
-            last_call_timeout: input.duration("last_call_timeout", 0.0..=LONGEST_SECONDS, 30.0)?,
+            last_call_timeout: input.duration("last_call_timeout", 0.0..=LONGEST_SECONDS, last_call)?,
             rejoin_timeout: input.duration("rejoin_timeout", 0.0..=LONGEST_SECONDS, 90.0)?,
             grow_delay: input.duration("grow_delay", 0.0..=LONGEST_SECONDS, 30.0)?,
             reuse_delay: input.duration("reuse_delay", 0.0..=LONGEST_SECONDS, 30.0)?,
@@ -636,6 +645,46 @@ mod tests {
         let message =
             refused(run_with(CONF, &[("password_file", "hunter2")]), &["`password_file`", "`user`"]);
         assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn keys_without_effect_must_still_be_what_torch_accepts() {
+        for (key, value, expected) in [
+            ("store_type", "anything", "`tcp` or `file`"),
+            ("read_timeout", "-10", "a positive whole number"),
+            ("read_timeout", "0", "a positive whole number"),
+            ("read_timeout", "soon", "a positive whole number"),
+            ("heartbeat_timeout", "-1", "a positive whole number"),
+            ("keep_alive_interval", "0", "a positive whole number"),
+            ("keep_alive_max_attempt", "1.5", "a positive whole number"),
+        ] {
+            refused(
+                run_with(CONF, &[(key, value)]),
+                &[&format!("`{key}` of `--rdzv-conf`"), expected, value],
+            );
+        }
+        assert!(run_with(CONF, &[("store_type", " TCP"), ("read_timeout", "60")]).is_ok());
+    }
+
+    #[test]
+    fn last_call_ends_within_a_short_join_timeout_unless_it_was_passed() {
+        let last_call = |passed: &[(&str, &str)]| run_with(CONF, passed).unwrap().last_call_timeout.as_secs();
+        assert_eq!(last_call(&[("timeout", "900")]), 30);
+        assert_eq!(last_call(&[("timeout", "10")]), 5);
+        assert_eq!(last_call(&[("join_timeout", "45")]), 22);
+        assert_eq!(last_call(&[("join_timeout", "10"), ("last_call_timeout", "20")]), 20);
+    }
+
+    #[test]
+    fn join_timeout_that_was_passed_binds_spares_as_well() {
+        let spare = |passed: &[(&str, &str)]| {
+            run_with(CONF, passed).unwrap().spare_timeout.map(|time| time.as_secs())
+        };
+        assert_eq!(spare(&[("timeout", "900")]), None);
+        assert_eq!(spare(&[("timeout", "120")]), Some(120));
+        assert_eq!(spare(&[("join_timeout", "100")]), Some(100));
+        assert_eq!(spare(&[("join_timeout", "100"), ("spare_timeout", "off")]), None);
+        assert_eq!(spare(&[("join_timeout", "100"), ("spare_timeout", "7")]), Some(7));
     }
 
     #[test]

@@ -75,6 +75,14 @@ pub(super) fn word<T: Copy>(given: &Given, words: &[(&str, T)]) -> Result<T> {
     })
 }
 
+/// A number that torch itself refuses unless it is whole and positive.
+pub(super) fn positive_whole_number(given: &Given) -> Result<u64> {
+    let number = given.value.trim().parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| {
+        given.wrong("a positive whole number, as for torch's own backends", "correct it or leave it out")
+    })
+}
+
 /// A number of nodes.
 pub(super) fn count(given: &Given) -> Result<u32> {
     number_of_nodes(given.value.trim())
