@@ -230,6 +230,37 @@ async fn of_many_that_compare_one_wins() {
 }
 
 #[tokio::test]
+async fn key_whose_queue_is_not_empty_counts_as_there_for_check_and_wait() {
+    everywhere(2, async |members| {
+        let stores: Vec<_> = members.iter().map(Member::store).collect();
+        let [one, other] = &stores[..] else { panic!("two stores") };
+        assert!(!one.check(&["q"], LIMIT).await.unwrap());
+        one.queue_push("q", b"item", LIMIT).await.unwrap();
+        assert!(other.check(&["q"], LIMIT).await.unwrap());
+        other.wait(&["q"], LIMIT).await.unwrap();
+        assert!(!other.check(&["q", "key"], LIMIT).await.unwrap());
+        let waiting = spawn({
+            let store = other.clone();
+            async move { store.wait(&["later", "q", "key"], LIMIT).await }
+        });
+        one.set("key", b"value", LIMIT).await.unwrap();
+        one.queue_push("later", b"item", LIMIT).await.unwrap();
+        waiting.await.unwrap().unwrap();
+        // Many keys are read by another way.
+        let many: Vec<String> = (0..40).map(|number| format!("many-{number}")).collect();
+        for key in &many {
+            one.queue_push(key, b"item", LIMIT).await.unwrap();
+        }
+        assert!(other.check(&many, LIMIT).await.unwrap());
+        // Nothing is left of it once the last item was taken; `get` waits for a value all along.
+        assert_eq!(one.queue_pop("q", false, LIMIT).await.unwrap(), text("item"));
+        assert!(!other.check(&["q"], LIMIT).await.unwrap());
+        assert_eq!(other.get_now(&["later"], LIMIT).await.unwrap(), [None]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_queue_is_first_in_first_out_and_each_item_goes_to_one() {
     everywhere(3, async |members| {
         let stores: Vec<_> = members.iter().map(Member::store).collect();

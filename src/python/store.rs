@@ -142,6 +142,12 @@ impl Store {
         call(py, self.core()?.delete(key, duration(timeout_seconds)?))
     }
 
+    /// Named `wait_for_keys` because `wait` is this module's way to run a call.
+    #[pyo3(name = "wait", signature = (keys, *, timeout_seconds = 300.0))]
+    fn wait_for_keys(&self, py: Python<'_>, keys: Vec<String>, timeout_seconds: f64) -> PyResult<()> {
+        self.wait(py, self.core()?.wait(&keys, duration(timeout_seconds)?))
+    }
+
     #[pyo3(signature = (keys, *, timeout_seconds = 300.0))]
     fn check(&self, py: Python<'_>, keys: Vec<String>, timeout_seconds: f64) -> PyResult<bool> {
         call(py, self.core()?.check(&keys, duration(timeout_seconds)?))

@@ -333,13 +333,23 @@ impl Store {
         Ok(there)
     }
 
-    /// Whether all of the keys are there now.
+    /// Waits until all of the keys are there. A key whose queue is not empty counts as there, as for torch's `TCPStore`.
+    pub async fn wait<K: AsRef<str> + Sync>(&self, keys: &[K], limit: Duration) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let progress = Progress::new(format!("wait {}", several(keys)));
+        let mut contents = Contents::with_queues(self.inner.places(keys)?);
+        self.call(&progress, limit, self.inner.wait(&mut contents, false, &progress)).await
+    }
+
+    /// Whether all of the keys are there now. A key whose queue is not empty counts as there.
     pub async fn check<K: AsRef<str> + Sync>(&self, keys: &[K], limit: Duration) -> Result<bool> {
         if keys.is_empty() {
             return Ok(true);
         }
         let progress = Progress::new(format!("check {}", several(keys)));
-        let mut contents = Contents::new(self.inner.places(keys)?);
+        let mut contents = Contents::with_queues(self.inner.places(keys)?);
         self.call(&progress, limit, self.inner.read(&mut contents, &progress)).await?;
         Ok(contents.is_complete())
     }

@@ -8,7 +8,10 @@
 //! `total = number + version - 1`. Adding one to a counter that exists thus needs no knowledge of its total, and N nodes
 //! that end together need N transactions and not N squared.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -155,6 +158,10 @@ pub(super) struct Contents {
     /// Which place, and whether its counter, a key of the service is.
     index: BTreeMap<Vec<u8>, (usize, bool)>,
     held: Vec<Held>,
+    /// The keys of the items in the queues, by place, and each place by where its queue lies. Empty if queues do not
+    /// count.
+    queued: Vec<BTreeSet<Vec<u8>>>,
+    queues: BTreeMap<Vec<u8>, usize>,
     /// How many of them hold nothing: asked after each change, of which rank 0 sees one for each of N nodes.
     absent: usize,
 }
@@ -171,7 +178,30 @@ impl Contents {
         }
         let absent = places.len();
         let held = vec![Held::default(); absent];
-        Self { places, index, held, absent }
+        Self { places, index, held, queued: vec![BTreeSet::new(); absent], queues: BTreeMap::new(), absent }
+    }
+
+    /// As [`Self::new`], where a queue that is not empty counts as something that a key holds.
+    pub(super) fn with_queues(places: Vec<Place>) -> Self {
+        let contents = Self::new(places);
+        let queues =
+            contents.places.iter().zip(0..).map(|(place, number)| (place.queue().into_bytes(), number));
+        Self { queues: queues.collect(), ..contents }
+    }
+
+    /// The queues to look at, because their keys hold nothing else.
+    pub(super) fn unread_queues(&self) -> Vec<Keys> {
+        let absent = |number: &usize| self.is_absent(*number);
+        self.queues
+            .iter()
+            .filter(|(_, number)| absent(number))
+            .map(|(queue, _)| Keys::prefix(queue.clone()))
+            .collect()
+    }
+
+    fn is_absent(&self, number: usize) -> bool {
+        self.held.get(number).is_none_or(Held::is_absent)
+            && self.queued.get(number).is_none_or(BTreeSet::is_empty)
     }
 
     /// The keys.
@@ -193,6 +223,7 @@ impl Contents {
     /// Forgets what is known, before reading again.
     pub(super) fn clear(&mut self) {
         self.held.fill(Held::default());
+        self.queued.fill(BTreeSet::new());
         self.absent = self.held.len();
     }
 
@@ -200,6 +231,10 @@ impl Contents {
     pub(super) fn found(&mut self, item: KeyValue) {
         if let Some((number, counter)) = self.index.get(&item.key).copied() {
             self.put(number, counter, Some(item));
+        } else if let Some(number) = self.queue_of(&item.key) {
+            self.update(number, |_, queued| {
+                queued.insert(item.key);
+            });
         }
     }
 
@@ -210,17 +245,30 @@ impl Contents {
             Event::Delete { key, .. } => {
                 if let Some((number, counter)) = self.index.get(&key).copied() {
                     self.put(number, counter, None);
+                } else if let Some(number) = self.queue_of(&key) {
+                    self.update(number, |_, queued| {
+                        queued.remove(&key);
+                    });
                 }
             }
         }
     }
 
     fn put(&mut self, number: usize, counter: bool, item: Option<KeyValue>) {
-        if let Some(held) = self.held.get_mut(number) {
-            self.absent -= usize::from(held.is_absent());
-            *(if counter { &mut held.counter } else { &mut held.content }) = item;
-            self.absent += usize::from(held.is_absent());
+        self.update(number, |held, _| *(if counter { &mut held.counter } else { &mut held.content }) = item);
+    }
+
+    fn queue_of(&self, key: &[u8]) -> Option<usize> {
+        let end = key.iter().rposition(|byte| *byte == b'/')?;
+        self.queues.get(key.get(..=end)?).copied()
+    }
+
+    fn update(&mut self, number: usize, change: impl FnOnce(&mut Held, &mut BTreeSet<Vec<u8>>)) {
+        self.absent -= usize::from(self.is_absent(number));
+        if let (Some(held), Some(queued)) = (self.held.get_mut(number), self.queued.get_mut(number)) {
+            change(held, queued);
         }
+        self.absent += usize::from(self.is_absent(number));
     }
 
     /// Whether all of them hold something.
@@ -242,8 +290,7 @@ impl Contents {
 
     /// Which keys are missing, in words: all their number, the first few names.
     pub(super) fn missing(&self) -> String {
-        let pairs = self.places.iter().zip(&self.held);
-        let missing = pairs.filter(|(_, held)| held.is_absent());
+        let missing = self.places.iter().zip(0..).filter(|(_, number)| self.is_absent(*number));
         let names: Vec<_> = missing.take(SHOWN_KEYS).map(|(place, _)| format!("`{}`", place.name)).collect();
         let rest = if self.absent > SHOWN_KEYS { ", ..." } else { "" };
         format!("{} of {} keys missing: {}{rest}", self.absent, self.places.len(), names.join(", "))

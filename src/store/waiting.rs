@@ -82,12 +82,28 @@ impl Inner {
                 contents.found(item.clone());
             }
         }
-        Ok(answer.header.revision)
+        let revision = answer.header.revision;
+        for queue in contents.unread_queues() {
+            for item in self.pages_at(queue, true, revision).await?.1 {
+                contents.found(item);
+            }
+        }
+        Ok(revision)
     }
 
     /// All keys, page by page, at one revision; that revision.
     pub(super) async fn pages(&self, keys: Keys, keys_only: bool) -> Result<(Revision, Vec<KeyValue>)> {
-        let mut range = Range { limit: self.context.limits.page, keys_only, ..Range::new(keys) };
+        self.pages_at(keys, keys_only, 0).await
+    }
+
+    /// As [`Self::pages`], at the given revision (0: now).
+    async fn pages_at(
+        &self,
+        keys: Keys,
+        keys_only: bool,
+        revision: Revision,
+    ) -> Result<(Revision, Vec<KeyValue>)> {
+        let mut range = Range { limit: self.context.limits.page, keys_only, revision, ..Range::new(keys) };
         let mut items: Vec<KeyValue> = Vec::new();
         loop {
             let mut page = match self.context.backend.range(range.clone()).await {

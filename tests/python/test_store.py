@@ -133,6 +133,13 @@ def test_queues_and_keys(store: Any) -> None:
     assert store.queue_pop("queue", block=False) == b"second"
     with pytest.raises(RuntimeError, match="empty"):
         store.queue_pop("queue", block=False)
+    store.queue_push("full", "item")
+    assert store.check(["full"])
+    assert not store.check(["full", "queue"])
+    store.wait(["full"], timedelta(seconds=5))
+    arriving = Pending(lambda: store.clone().wait(["full", "arriving"], timedelta(seconds=20)))
+    store.queue_push("arriving", "item")
+    arriving.result()
     waiting = Pending(lambda: store.queue_pop("queue"))
     store.queue_push("queue", "late")
     assert waiting.result() == b"late"

@@ -92,18 +92,18 @@ class LatticeStore(Store):
 
     @raises_store_errors
     def check(self, keys: Sequence[str]) -> bool:
-        """Whether all of the keys are there."""
+        """Returns whether all of the keys exist. A queue that is not empty counts as a key, as in `TCPStore`."""
         return self._store.check(list(keys), timeout_seconds=self._timeout_seconds())
 
     @raises_store_errors
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
-        """Waits for all of the keys, for at most `timeout` (default: the store's)."""
+        """Waits until all of the keys exist, as in `check`, for at most `timeout` (default: the store's)."""
         limit_seconds = self._timeout_seconds() if timeout is None else timeout.total_seconds()
         names = list(keys)
         if names == [EXIT_BARRIER_FULL]:
             self.exit_barrier.wait(timeout_seconds=limit_seconds)
         elif names:
-            self._store.multi_get(names, timeout_seconds=limit_seconds)
+            self._store.wait(names, timeout_seconds=limit_seconds)
 
     @raises_store_errors
     def multi_get(self, keys: Sequence[str]) -> list[bytes]:
