@@ -120,16 +120,12 @@ def test_who_came_last_and_died_before_it_said_so_holds_up_nobody(
 
 
 @on_etcd  # which neither of the nodes asks: the first of them hosts the service
-def test_the_host_waits_at_the_exit_for_as_long_as_others_are_not_done(
-    make: MakeHandler, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_host_serves_until_the_others_have_left(make: MakeHandler) -> None:
     settings = {"endpoint": f"127.0.0.1:{free_port()}", "min_nodes": 2, "max_nodes": 2}
     host, other = make("node-1", is_host="1", **settings), make("node-2", is_host="0", **settings)
     infos = meet(host, other)
-    with caplog.at_level("INFO", logger="lattice_rdzv.torch"):
-        finishing = Pending(lambda: finish(infos[0], timeout_seconds=3))
-        wait_for("the host waits on", lambda: "hosts the service, and waits on" in caplog.text)
-    assert not finishing.done
+    finishing = Pending(lambda: finish(infos[0], timeout_seconds=60))
+    wait_for("node-1 asked for its exit barrier", lambda: infos[1].store.check([EXIT_BARRIER_COUNT]))
     assert other.num_nodes_waiting() == 0
     finish(infos[1])
     finishing.result(timeout_seconds=20)

@@ -3,18 +3,19 @@
 Problem: torch's agents count themselves and then wait, for minutes, for a key that the last of them puts; also when
 whoever is missing is gone, or died between the count and the key. Choice: the count marks this node as finished, so
 that the others go on without it if they have to, and the wait also ends when nobody is left who could end it, or when
-all have counted. The node that hosts the service waits for that, however long: its leaving would end the others' job.
+all have counted. `exit_barrier_timeout` of torch's agent binds every node, also the node that hosts the embedded
+server. If that node stops waiting, it says that the other nodes lose the server with it.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 
 from lattice_rdzv import _core
 from lattice_rdzv.errors import RendezvousError, StoreTimeoutError
+from lattice_rdzv.torch.verdict import Barrier
 
 logger = logging.getLogger("lattice_rdzv.torch")
 
@@ -45,10 +46,11 @@ class ExitBarrier:
         self._asked = False
         self._full = False
 
-    @property
-    def asked(self) -> bool:
-        """Whether this agent's workers have all succeeded, as far as the barrier tells."""
-        return self._asked
+    def state(self, *, timeout_seconds: float) -> Barrier:
+        """Returns how far the barrier is. Asks the service if this agent has arrived and did not see the end."""
+        if not self._asked:
+            return Barrier.NOT_ASKED
+        return Barrier.FULL if self.is_full(timeout_seconds=timeout_seconds) else Barrier.ASKED
 
     def is_full(self, *, timeout_seconds: float) -> bool:
         """Whether every agent of the round has asked: by what the service says, where this agent did not hear the end
@@ -74,28 +76,28 @@ class ExitBarrier:
         """Waits for the others, as long as there are any.
 
         Raises:
-            StoreTimeoutError: They have not all come within the limit, and this node does not host the service.
+            StoreTimeoutError: They have not all arrived within the limit.
         """
         deadline = time.monotonic() + timeout_seconds
         between_seconds = max(_LOOK_SECONDS, self._size * _LOOK_SECONDS_PER_NODE)
         changed = False
         while True:
             left_seconds = deadline - time.monotonic()
-            if left_seconds <= 0.0 and self._node.hosts:
-                deadline = math.inf
-                logger.info(
-                    "round %d: others are not done after %g s; this node hosts the service, and waits on for them",
-                    self._round_number,
-                    timeout_seconds,
-                )
-                continue
             # Or all would look at the same moment, that of the change.
             look_seconds = (between_seconds if changed else _COUNT_SECONDS) * _RANDOM.uniform(1.0, 1.5)
             wait_seconds = max(0.0, min(left_seconds, look_seconds))
             try:
                 full = self._store.get(EXIT_BARRIER_FULL, timeout_seconds=wait_seconds, until_change=not changed)
             except StoreTimeoutError:
-                if left_seconds <= look_seconds and not self._node.hosts:
+                if left_seconds <= look_seconds:
+                    if self._node.hosts:
+                        logger.warning(
+                            "round %d: other nodes have not finished within %g s (`exit_barrier_timeout`); this node hosts "
+                            "the embedded server and stops it, so their part of the job fails; pass a longer "
+                            "`exit_barrier_timeout` to the agent, or use etcd or `lattice-rdzv serve`",
+                            self._round_number,
+                            timeout_seconds,
+                        )
                     raise
             else:
                 if full is not None:

@@ -3,9 +3,8 @@
 What torch leaves open is settled here:
 
 - `num_nodes_waiting` is the only lever on a running agent: above 0 it restarts its workers, at no cost of a restart.
-- `shutdown` is called after success, failure, time-outs and Ctrl-C alike and means "this agent is done". Whether the run
-  succeeded is read off the exit barrier, whether it failed off the exception in flight; in any other case this node
-  only leaves.
+- `shutdown` is called after success, failure, timeouts, and Ctrl-C alike and means "this agent is done". The module
+  `verdict` decides whether the run has succeeded, has failed, or continues without this node.
 - A spare that is not needed any more ends with `SystemExit(0)`: torch's own graceful exit breaks torchrun up to 2.15.
 """
 
@@ -16,6 +15,7 @@ import logging
 import os
 import sys
 import time
+import weakref
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousHandler, RendezvousInfo
@@ -23,11 +23,12 @@ from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 
 from lattice_rdzv import _core
 from lattice_rdzv._membership import Membership
-from lattice_rdzv.errors import ClosedError, JoinTimeoutError, RendezvousError
+from lattice_rdzv.errors import ClosedError, JoinTimeoutError, RendezvousError, UnreachableError
 from lattice_rdzv.torch.errors import as_torch_error
 from lattice_rdzv.torch.master import Master, allow_open_files
 from lattice_rdzv.torch.signals import as_exception, ending_signals, torch_signals
 from lattice_rdzv.torch.store import LatticeStore
+from lattice_rdzv.torch.verdict import Barrier, Verdict, failure, verdict
 
 logger = logging.getLogger("lattice_rdzv.torch")
 
@@ -35,6 +36,8 @@ BACKEND = "lattice"
 
 # How long `shutdown` asks whether the exit barrier is full, where the barrier itself did not tell.
 _BARRIER_CHECK_SECONDS = 2.0
+# How long `set_closed` before the first round asks whether the run is closed already.
+_STATUS_SECONDS = 5.0
 
 
 class LatticeRendezvousHandler(RendezvousHandler):
@@ -48,6 +51,9 @@ class LatticeRendezvousHandler(RendezvousHandler):
         self._master = Master(settings, self._membership)
         self._told_change = False
         self._done: bool | None = None
+        # A program may launch again while it handles the failure of an earlier launch.
+        earlier = sys.exc_info()[1]
+        self._earlier = weakref.ref(earlier) if isinstance(earlier, ChildFailedError) else None
 
     @property
     def _node(self) -> _core.Node | None:
@@ -129,15 +135,18 @@ class LatticeRendezvousHandler(RendezvousHandler):
             )
 
     def shutdown(self) -> bool:
-        """Ends this node's part: closes the run if it succeeded or failed here, else leaves it. Idempotent, takes
-        `close_timeout` (30 s) at most, and raises for nothing but a signal.
+        """Ends this node's part in the run.
+
+        Closes the run as succeeded if all nodes have arrived at the exit barrier, and as failed if a `ChildFailedError`
+        is being handled and `on_node_failure` is `close`. Otherwise only this node leaves. Idempotent, takes at most
+        `close_timeout` (30 s), and raises for nothing but a signal.
 
         Returns:
             Whether the service acknowledged it.
         """
         if self._done is None and self._membership.is_of_this_process:
             try:
-                self._done = self._shutdown(sys.exc_info()[1])
+                self._done = self._shutdown(self._in_flight())
             except RendezvousError as error:
                 logger.warning("leaving run `%s` failed: %s", self.get_run_id(), error)
                 self._done = False
@@ -181,8 +190,13 @@ class LatticeRendezvousHandler(RendezvousHandler):
             logger.debug("run `%s` has not begun within `close_timeout`", self.get_run_id())
 
     def _is_closed_already(self) -> bool:
-        limit_seconds = self._settings.close_timeout_seconds
-        run = json.loads(_core.status(self._settings, timeout_seconds=limit_seconds))
+        limit_seconds = min(_STATUS_SECONDS, self._settings.close_timeout_seconds)
+        try:
+            run = json.loads(_core.status(self._settings, timeout_seconds=limit_seconds))
+        except UnreachableError as error:
+            # If this node is to host the embedded server, there is none yet. Otherwise joining fails as well.
+            logger.debug("run `%s` could not be read before it is closed: %s", self.get_run_id(), error)
+            return False
         return run["closed"] is not None and run["closed"]["life"] == run["life"]
 
     def _enter(self, world: _core.World) -> RendezvousInfo:
@@ -212,23 +226,21 @@ class LatticeRendezvousHandler(RendezvousHandler):
         limit_seconds = self._settings.close_timeout_seconds
         began = time.monotonic()
         check_seconds = min(_BARRIER_CHECK_SECONDS, limit_seconds)
-        full = store is not None and store.exit_barrier.is_full(timeout_seconds=check_seconds)
+        barrier = Barrier.NO_ROUND if store is None else store.exit_barrier.state(timeout_seconds=check_seconds)
         limit_seconds = max(0.0, limit_seconds - (time.monotonic() - began))
-        if full:
-            done = node.close("succeeded", timeout_seconds=limit_seconds)
-        elif self._failed(store, in_flight):
-            done = node.close("failed", why=_failure(in_flight), timeout_seconds=limit_seconds)
-        else:
-            done = node.leave(timeout_seconds=limit_seconds)
+        match verdict(barrier, in_flight, on_node_failure=self._settings.on_node_failure):
+            case Verdict.SUCCEEDED:
+                done = node.close("succeeded", timeout_seconds=limit_seconds)
+            case Verdict.FAILED:
+                done = node.close("failed", why=failure(in_flight), timeout_seconds=limit_seconds)
+            case Verdict.LEAVE:
+                done = node.leave(timeout_seconds=limit_seconds)
         return done
 
-    def _failed(self, store: LatticeStore | None, in_flight: BaseException | None) -> bool:
-        return (
-            store is not None
-            and not store.exit_barrier.asked
-            and (in_flight is None or isinstance(in_flight, ChildFailedError))
-            and self._settings.on_node_failure == "close"
-        )
+    def _in_flight(self) -> BaseException | None:
+        error = sys.exc_info()[1]
+        is_earlier = self._earlier is not None and self._earlier() is error
+        return None if is_earlier else error
 
 
 def _why(node: _core.Node) -> str:
@@ -238,11 +250,3 @@ def _why(node: _core.Node) -> str:
         return f"the run was closed as {outcome} by {by}" + (f": {why}" if why else "")
     change = node.change
     return change.why if change is not None else "the world is about to change"
-
-
-def _failure(in_flight: BaseException | None) -> str:
-    if not isinstance(in_flight, ChildFailedError):
-        return "its agent ended without success"
-    rank, failure = in_flight.get_first_failure()
-    how = f"exit code {failure.exitcode}" if failure.exitcode >= 0 else failure.signal_name()
-    return f"worker {rank} failed with {how}"

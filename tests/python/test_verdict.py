@@ -1,0 +1,102 @@
+"""What `shutdown` decides: the whole table, and what a program does that cleans up as torch documents it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness.handlers import MakeHandler, finish, leave, meet, node
+from harness.ports import free_port
+from harness.service import on_etcd
+from harness.wait import wait_for
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousTimeoutError
+
+from lattice_rdzv.torch.verdict import Barrier, Verdict, failure, verdict
+
+
+def child_failed(exit_code: int = 3) -> ChildFailedError:
+    return ChildFailedError("train.py", {0: ProcessFailure(0, 1, exit_code, "<N/A>")})
+
+
+IN_FLIGHT = {
+    "nothing": None,
+    "a failed worker": child_failed(),
+    "a signal": SignalException("stop", sigval=15),  # type: ignore[arg-type]
+    "Ctrl-C": KeyboardInterrupt(),
+    "an exit": SystemExit(1),
+    "an error of the agent": RuntimeError("no"),
+}
+
+
+@pytest.mark.parametrize("on_node_failure", ["close", "leave"])
+@pytest.mark.parametrize("in_flight", IN_FLIGHT)
+@pytest.mark.parametrize("barrier", Barrier)
+def test_only_a_full_barrier_is_success_and_only_a_failed_worker_is_failure(
+    barrier: Barrier, in_flight: str, on_node_failure: str
+) -> None:
+    expected = {
+        (Barrier.FULL, in_flight, on_node_failure): Verdict.SUCCEEDED,
+        (Barrier.NOT_ASKED, "a failed worker", "close"): Verdict.FAILED,
+    }.get((barrier, in_flight, on_node_failure), Verdict.LEAVE)
+    assert verdict(barrier, IN_FLIGHT[in_flight], on_node_failure=on_node_failure) is expected
+
+
+@pytest.mark.parametrize(("exit_code", "how"), [(3, "exit code 3"), (-9, "SIGKILL")])
+def test_failure_names_the_worker_and_how_it_ended(exit_code: int, how: str) -> None:
+    assert failure(child_failed(exit_code)) == f"worker 0 failed with {how}"
+
+
+def test_finally_shutdown_leaves_the_run_to_its_peers(make: MakeHandler) -> None:
+    first, second = make("node-1", max_nodes=2), make("node-2", max_nodes=2)
+    meet(first, second)
+    try:
+        pass  # the program trains without the exit barrier of torch's agent
+    finally:
+        assert first.shutdown()
+    wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)
+    assert second.next_rendezvous().world_size == 1
+    assert not second.is_closed()
+
+
+@pytest.mark.parametrize(("created_before", "closes"), [(True, True), (False, False)])
+def test_failure_that_was_handled_before_the_handler_existed_is_no_failure_of_its_run(
+    make: MakeHandler, created_before: bool, closes: bool
+) -> None:
+    settings: dict[str, Any] = {"max_nodes": 2, "min_nodes": 2}
+    peer = make("node-2", **settings)
+    early = make("node-1", **settings) if created_before else None
+    try:
+        raise child_failed()
+    except ChildFailedError:
+        # As a program does that launches again after a failure.
+        handler = early or make("node-1", **settings)
+        meet(handler, peer)
+        assert handler.shutdown()
+    assert (node(handler).closed is not None) == closes
+
+
+@on_etcd  # which the node does not use: it is to host the embedded server
+def test_a_hosted_run_can_be_closed_before_its_first_round(make: MakeHandler) -> None:
+    handler = make(endpoint=f"127.0.0.1:{free_port()}", is_host="1", close_timeout=10)
+    handler.set_closed()  # type: ignore[no-untyped-call]
+    assert handler.is_closed()
+
+
+@on_etcd  # as above: the first node hosts
+def test_exit_barrier_timeout_binds_the_host_as_well(make: MakeHandler, caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"endpoint": f"127.0.0.1:{free_port()}", "min_nodes": 2, "max_nodes": 2}
+    host, other = make("node-1", is_host="1", **settings), make("node-2", is_host="0", **settings)
+    infos = meet(host, other)
+    with caplog.at_level("INFO", logger="lattice_rdzv.torch"), pytest.raises(RuntimeError, match="timeout"):
+        finish(infos[0], timeout_seconds=3)
+    assert "this node hosts the embedded server and stops it" in caplog.text
+    leave(other)
+
+
+def test_a_spare_respects_join_timeout(make: MakeHandler) -> None:
+    settings: dict[str, Any] = {"min_nodes": 2, "max_nodes": 2}
+    meet(make("node-1", **settings), make("node-2", **settings))
+    with pytest.raises(RendezvousTimeoutError, match="node-1"):
+        make("node-3", join_timeout=1, **settings).next_rendezvous()
