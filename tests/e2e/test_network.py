@@ -76,8 +76,16 @@ def test_three_members_form_in_a_namespace_that_denies_egress(cluster: Cluster, 
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": nothing}
     cluster.kubernetes.apply(policy)
     chart.install(merged(MEMBERS, {"networkPolicy": {"enabled": True, "egress": True}}))
-    # By new connections: those that were made before the network plugin enforced the policy may persist.
-    assert chart.etcdctl("endpoint", "health", "--cluster").count("is healthy") == 3
+
+    def reach_each_other() -> bool:
+        """By new connections: those that were made before the network plugin enforced the policy may persist."""
+        try:
+            return chart.etcdctl("endpoint", "health", "--cluster").count("is healthy") == 3
+        except Failed:
+            # The plugin learns of a new pod's address a moment later.
+            return False
+
+    wait_for("all members reach each other", reach_each_other, every_seconds=1)
 
 
 # The values of each mode that claims to be closed, and the Secrets that it takes.
