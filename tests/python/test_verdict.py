@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousTimeoutError
 
-from lattice_rdzv.torch.verdict import Barrier, Verdict, failure, verdict
+from lattice_rdzv.torch.verdict import Progress, Verdict, failure, verdict
 
 
 def child_failed(exit_code: int = 3) -> ChildFailedError:
@@ -32,15 +32,17 @@ IN_FLIGHT = {
 
 @pytest.mark.parametrize("on_node_failure", ["close", "leave"])
 @pytest.mark.parametrize("in_flight", IN_FLIGHT)
-@pytest.mark.parametrize("barrier", Barrier)
-def test_only_a_full_barrier_is_success_and_only_a_failed_worker_is_failure(
-    barrier: Barrier, in_flight: str, on_node_failure: str
+@pytest.mark.parametrize("progress", Progress)
+def test_full_barrier_is_success_and_a_failed_worker_is_failure(
+    progress: Progress, in_flight: str, on_node_failure: str
 ) -> None:
     expected = {
-        (Barrier.FULL, in_flight, on_node_failure): Verdict.SUCCEEDED,
-        (Barrier.NOT_ASKED, "a failed worker", "close"): Verdict.FAILED,
-    }.get((barrier, in_flight, on_node_failure), Verdict.LEAVE)
-    assert verdict(barrier, IN_FLIGHT[in_flight], on_node_failure=on_node_failure) is expected
+        (Progress.ALL_ARRIVED, in_flight, on_node_failure): Verdict.SUCCEEDED,
+        (Progress.NO_AGENT, "a failed worker", "close"): Verdict.FAILED,
+        (Progress.WORKERS, "a failed worker", "close"): Verdict.FAILED,
+        (Progress.WORKERS, "nothing", "close"): Verdict.FAILED,
+    }.get((progress, in_flight, on_node_failure), Verdict.LEAVE)
+    assert verdict(progress, IN_FLIGHT[in_flight], on_node_failure=on_node_failure) is expected
 
 
 @pytest.mark.parametrize(("exit_code", "how"), [(3, "exit code 3"), (-9, "SIGKILL")])

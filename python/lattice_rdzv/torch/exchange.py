@@ -33,6 +33,11 @@ class Exchange:
         self.on_local_size: Callable[[int], None] | None = None
         """Told how many workers this agent has, as soon as the agent says so."""
 
+    @property
+    def is_used(self) -> bool:
+        """Whether an agent of torch uses the round."""
+        return self._role is not None
+
     def note(self, key: str, content: bytes) -> None:
         """Takes notice of what the agent puts."""
         if key == f"{ROLE_INFO}{self._rank}":

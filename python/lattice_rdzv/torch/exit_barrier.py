@@ -15,7 +15,6 @@ import time
 
 from lattice_rdzv import _core
 from lattice_rdzv.errors import RendezvousError, StoreTimeoutError
-from lattice_rdzv.torch.verdict import Barrier
 
 logger = logging.getLogger("lattice_rdzv.torch")
 
@@ -46,11 +45,10 @@ class ExitBarrier:
         self._asked = False
         self._full = False
 
-    def state(self, *, timeout_seconds: float) -> Barrier:
-        """Returns how far the barrier is. Asks the service if this agent has arrived and did not see the end."""
-        if not self._asked:
-            return Barrier.NOT_ASKED
-        return Barrier.FULL if self.is_full(timeout_seconds=timeout_seconds) else Barrier.ASKED
+    @property
+    def asked(self) -> bool:
+        """Whether this node has arrived."""
+        return self._asked
 
     def is_full(self, *, timeout_seconds: float) -> bool:
         """Whether every agent of the round has asked: by what the service says, where this agent did not hear the end

@@ -28,7 +28,7 @@ from lattice_rdzv.torch.errors import as_torch_error
 from lattice_rdzv.torch.master import Master, allow_open_files
 from lattice_rdzv.torch.signals import as_exception, ending_signals, torch_signals
 from lattice_rdzv.torch.store import LatticeStore
-from lattice_rdzv.torch.verdict import Barrier, Verdict, failure, verdict
+from lattice_rdzv.torch.verdict import Progress, Verdict, failure, verdict
 
 logger = logging.getLogger("lattice_rdzv.torch")
 
@@ -137,9 +137,10 @@ class LatticeRendezvousHandler(RendezvousHandler):
     def shutdown(self) -> bool:
         """Ends this node's part in the run.
 
-        Closes the run as succeeded if all nodes have arrived at the exit barrier, and as failed if a `ChildFailedError`
-        is being handled and `on_node_failure` is `close`. Otherwise only this node leaves. Idempotent, takes at most
-        `close_timeout` (30 s), and raises for nothing but a signal.
+        Closes the run as succeeded if all nodes have arrived at the exit barrier. Closes it as failed if
+        `on_node_failure` is `close` and the workers of this node failed: a `ChildFailedError` is being handled, or
+        torch's agent ends without an exception before the exit barrier. Otherwise only this node leaves. Idempotent,
+        takes at most `close_timeout` (30 s), and raises for nothing but a signal.
 
         Returns:
             Whether the service acknowledged it.
@@ -225,10 +226,9 @@ class LatticeRendezvousHandler(RendezvousHandler):
             return True
         limit_seconds = self._settings.close_timeout_seconds
         began = time.monotonic()
-        check_seconds = min(_BARRIER_CHECK_SECONDS, limit_seconds)
-        barrier = Barrier.NO_ROUND if store is None else store.exit_barrier.state(timeout_seconds=check_seconds)
+        progress = _progress(store, timeout_seconds=min(_BARRIER_CHECK_SECONDS, limit_seconds))
         limit_seconds = max(0.0, limit_seconds - (time.monotonic() - began))
-        match verdict(barrier, in_flight, on_node_failure=self._settings.on_node_failure):
+        match verdict(progress, in_flight, on_node_failure=self._settings.on_node_failure):
             case Verdict.SUCCEEDED:
                 done = node.close("succeeded", timeout_seconds=limit_seconds)
             case Verdict.FAILED:
@@ -241,6 +241,15 @@ class LatticeRendezvousHandler(RendezvousHandler):
         error = sys.exc_info()[1]
         is_earlier = self._earlier is not None and self._earlier() is error
         return None if is_earlier else error
+
+
+def _progress(store: LatticeStore | None, *, timeout_seconds: float) -> Progress:
+    if store is None:
+        return Progress.NO_ROUND
+    if store.exit_barrier.asked:
+        full = store.exit_barrier.is_full(timeout_seconds=timeout_seconds)
+        return Progress.ALL_ARRIVED if full else Progress.ARRIVED
+    return Progress.WORKERS if store.exchange.is_used else Progress.NO_AGENT
 
 
 def _why(node: _core.Node) -> str:

@@ -2,12 +2,10 @@
 
 torch calls `shutdown` after success, failure, timeouts, and Ctrl-C alike, and passes no reason. torch's documentation
 also recommends it for the end of any program: `try: ... finally: handler.shutdown()`. The reason is therefore derived
-from two facts. Only a full exit barrier means success, and only a `ChildFailedError` in flight means failure. In all
-other cases the node leaves, and the other nodes continue.
-
-The launchers of torch 2.6 to 2.15 do the same: a node without restarts left raises `ChildFailedError` and calls
-`shutdown` in its `finally`; a signal skips `shutdown`; other exceptions describe the agent, not the job. The verdict
-therefore does not depend on torch's version.
+from the exit barrier and from the exception in flight. Only a full exit barrier means success. A `ChildFailedError` in
+flight means failure: torchrun raises it for a node without restarts left. Up to torch 2.7, the agent calls `shutdown`
+before torchrun raises; an agent that has started workers, has not arrived at the barrier, and raises nothing has
+failed. In all other cases the node leaves, and the other nodes continue.
 """
 
 from __future__ import annotations
@@ -17,13 +15,14 @@ import enum
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
-class Barrier(enum.Enum):
-    """The exit barrier of the last round, as this node knows it."""
+class Progress(enum.Enum):
+    """How far torch's agent is in the last round, as this node knows it."""
 
     NO_ROUND = "this node has been in no round"
-    NOT_ASKED = "this node has not arrived at the exit barrier"
-    ASKED = "this node has arrived, and others are missing"
-    FULL = "all nodes have arrived"
+    NO_AGENT = "no agent of torch uses the round"
+    WORKERS = "the agent has started its workers"
+    ARRIVED = "the workers have succeeded; others are missing at the exit barrier"
+    ALL_ARRIVED = "all nodes have arrived at the exit barrier"
 
 
 class Verdict(enum.Enum):
@@ -34,12 +33,18 @@ class Verdict(enum.Enum):
     LEAVE = "leave the run"
 
 
-def verdict(barrier: Barrier, in_flight: BaseException | None, *, on_node_failure: str) -> Verdict:
+def verdict(progress: Progress, in_flight: BaseException | None, *, on_node_failure: str) -> Verdict:
     """Returns what `shutdown` does while the exception `in_flight` is handled, if there is one."""
-    if barrier is Barrier.FULL:
-        return Verdict.SUCCEEDED
-    # A node that has arrived at the barrier had workers that succeeded: the exception is not about this round.
-    failed = barrier is Barrier.NOT_ASKED and isinstance(in_flight, ChildFailedError)
+    match progress:
+        case Progress.ALL_ARRIVED:
+            return Verdict.SUCCEEDED
+        case Progress.NO_ROUND | Progress.ARRIVED:
+            # No worker has started, or all have succeeded: the exception is not about this round.
+            failed = False
+        case Progress.WORKERS:
+            failed = in_flight is None or isinstance(in_flight, ChildFailedError)
+        case Progress.NO_AGENT:
+            failed = isinstance(in_flight, ChildFailedError)
     return Verdict.FAILED if failed and on_node_failure == "close" else Verdict.LEAVE
 
 
