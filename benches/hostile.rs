@@ -1,20 +1,20 @@
-//! The memory of `serve` while hostile clients attack it for a minute. The server runs in a process of its own. Prints the
-//! peak of each attack and the bound, and fails if the peak of all exceeds it. `cargo bench --bench hostile -- SECONDS` for
-//! another time.
+//! The memory of `serve` while hostile clients attack it for a minute. The server runs in a separate process. Prints the
+//! peak and the bound, and fails if the peak exceeds it. `cargo bench --bench hostile -- SECONDS` changes the duration.
 //!
-//! All attacks run at once: clients that do not take large answers, watches of keys of 1.4 MB, requests that are never
-//! completed, many watches and open calls on one connection, and connections that greet and stay silent.
+//! All attacks run at once: clients that do not read large answers, watches of keys of 1.4 MB, requests that are never
+//! completed, many watches and open calls on one connection, and connections that send the preface and nothing else.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that cannot be made ends")]
 
+#[path = "../tests/support/unfinished.rs"]
+mod unfinished;
+
+mod server_process;
+
 use std::{
-    convert::Infallible,
-    pin::Pin,
-    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -22,18 +22,17 @@ use etcd_client::{
     Client,
     proto::{PbRangeRequest, PbRangeResponse},
 };
-use hyper::body::Frame;
-use lattice_rdzv::server::{Server, ServerOptions, bind};
+use server_process::memory_bytes;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    process::{Child, Command},
     task::JoinSet,
 };
 use tonic::{
     codegen::{Bytes, Service as _, http},
     transport::{Channel, Endpoint},
 };
+use unfinished::Unfinished;
 
 const SECONDS: u64 = 60;
 /// What the server keeps for the attack on answers.
@@ -47,40 +46,18 @@ const SILENT: usize = 500;
 const BASE_BYTES: usize = 128 << 20;
 /// An answer is there twice while it is encoded, and each of the server's two threads encodes one.
 const ENCODING_BYTES: usize = 2 * KEPT_KEYS * KEPT_BYTES;
-const SERVE: &str = "serve";
 
 type Done = Arc<AtomicU64>;
 
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    if arguments.iter().any(|argument| argument == SERVE) {
-        runtime.block_on(serve());
+    if server_process::is_server() {
+        runtime.block_on(server_process::serve());
     } else {
         let seconds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(SECONDS);
         runtime.block_on(attack(Duration::from_secs(seconds)));
     }
-}
-
-async fn serve() {
-    let server = Server::start(bind("127.0.0.1", 0).await.unwrap(), ServerOptions::default()).unwrap();
-    println!("{}", server.endpoint());
-    std::future::pending::<()>().await;
-}
-
-async fn served() -> (Child, String) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let mut child = command.arg(SERVE).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let endpoint = lines.next_line().await.unwrap().unwrap();
-    (child, endpoint)
-}
-
-/// A line of the process's status, in bytes: `VmHWM` is the peak.
-fn memory(child: &Child, what: &str) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
-    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
 async fn metric(endpoint: &str, name: &str) -> usize {
@@ -93,7 +70,6 @@ async fn metric(endpoint: &str, name: &str) -> usize {
 }
 
 async fn channel(endpoint: &str) -> Channel {
-    // The largest windows: the server may send all that it wants to.
     let endpoint = Endpoint::from_shared(endpoint.to_owned()).unwrap();
     endpoint.initial_stream_window_size(1 << 16).connect().await.unwrap()
 }
@@ -145,21 +121,7 @@ async fn watch_much(endpoint: String, done: Done) {
     }
 }
 
-struct Unfinished(Option<Bytes>);
-
-impl hyper::body::Body for Unfinished {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(Frame::data(bytes)))))
-    }
-}
-
-/// Sends requests that lack their last bytes.
+/// Sends requests without their last bytes.
 async fn finish_nothing(endpoint: String, done: Done) {
     let length = 1_900_000_u32;
     let mut message = vec![0];
@@ -191,12 +153,12 @@ async fn finish_nothing(endpoint: String, done: Done) {
 }
 
 async fn attack(time: Duration) {
-    let (child, endpoint) = served().await;
+    let (child, endpoint) = server_process::start().await;
     let mut client = Client::connect([&endpoint], None).await.unwrap();
     for index in 0..KEPT_KEYS {
         client.put(format!("kept/{index}"), vec![b'x'; KEPT_BYTES], None).await.unwrap();
     }
-    println!("before                             {:5} MiB", memory(&child, "VmRSS") >> 20);
+    println!("before                             {:5} MiB", memory_bytes(&child, "VmRSS") >> 20);
     let mut attacks = JoinSet::new();
     let mut counts = Vec::new();
     macro_rules! attack {
@@ -208,7 +170,7 @@ async fn attack(time: Duration) {
             counts.push(($name, done));
         };
     }
-    attack!("answers of 70 MB that nobody takes", take_no_answers);
+    attack!("unread answers of 70 MB", take_no_answers);
     attack!("watches of keys of 1.4 MB", watch_long_keys);
     attack!("watches of short keys", watch_much);
     attack!("requests that are not completed", finish_nothing);
@@ -235,7 +197,7 @@ async fn attack(time: Duration) {
     }
     let kept = metric(&endpoint, "live_bytes").await + metric(&endpoint, "history_bytes").await;
     let bound = bound + kept + ENCODING_BYTES + BASE_BYTES;
-    let peak = memory(&child, "VmHWM");
+    let peak = memory_bytes(&child, "VmHWM");
     for (name, done) in &counts {
         println!("{name:34} {:5} requests", done.load(Ordering::Relaxed));
     }

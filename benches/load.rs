@@ -10,34 +10,26 @@
     reason = "a measurement that cannot be made ends, and it is for a person"
 )]
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
+mod server_process;
+
+use std::time::{Duration, Instant};
 
 use etcd_client::{Client, EventType, LeaseGrantOptions, PutOptions, WatchOptions, WatchStream};
-use lattice_rdzv::server::{Server, ServerOptions, bind};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    task::JoinSet,
-};
+use tokio::{process::Child, task::JoinSet};
 
 const CLIENTS: usize = 10_000;
 /// Connecting at once.
 const AT_ONCE: usize = 100;
 const STUCK_WRITES: usize = 400;
 const STUCK_BYTES: usize = 500_000;
-/// The word by which this program is told to be the server.
-const SERVE: &str = "serve";
 
 fn main() {
     let most = raise_open_files();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(2).enable_all().build().unwrap();
-    if arguments.iter().any(|argument| argument == SERVE) {
-        runtime.block_on(serve());
+    if server_process::is_server() {
+        runtime.block_on(server_process::serve());
     } else {
         let asked = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(CLIENTS);
         let clients = asked.min(usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(200));
@@ -60,24 +52,8 @@ fn raise_open_files() -> u64 {
     limit.rlim_cur
 }
 
-async fn serve() {
-    let server = Server::start(bind("127.0.0.1", 0).await.unwrap(), ServerOptions::default()).unwrap();
-    println!("{}", server.endpoint());
-    std::future::pending::<()>().await;
-}
-
-async fn served() -> (Child, String) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let mut child = command.arg(SERVE).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let endpoint = lines.next_line().await.unwrap().unwrap();
-    (child, endpoint)
-}
-
 fn memory_kilobytes(child: &Child) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    server_process::memory_bytes(child, "VmRSS") / 1024
 }
 
 async fn client(endpoint: String, number: usize) -> (Client, WatchStream) {
@@ -96,7 +72,7 @@ async fn told_created(mut watch: WatchStream) -> WatchStream {
 }
 
 async fn load(count: usize) {
-    let (child, endpoint) = served().await;
+    let (child, endpoint) = server_process::start().await;
     let before = memory_kilobytes(&child);
     let began = Instant::now();
     let mut connecting = JoinSet::new();

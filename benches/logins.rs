@@ -1,4 +1,4 @@
-//! Nodes that join an etcd with passwords, each with a login of its own, as on machines of their own. Prints; asserts
+//! Nodes that join an etcd with passwords, each with its own login, as if they ran on separate machines. Prints; asserts
 //! nothing. `cargo bench --bench logins -- NODES...` for other numbers of nodes.
 //!
 //! - How long one check of a password takes (bcrypt), and the floor: that, times the nodes, over the cores.
@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
+use etcd_client::{Client, ConnectOptions};
 use lattice_rdzv::{
     node::{Node, Place, Search, State},
     protocol::{keys::RunKeys, policy::Policy},
@@ -70,16 +70,7 @@ async fn measure(count: usize) {
     let Some(mut etcd) = Etcd::prepare("http", &[]) else { return };
     etcd.spawn();
     etcd.served().await;
-    let client = Client::connect([etcd.endpoint()], None).await.unwrap();
-    let mut auth = client.auth_client();
-    auth.user_add("root", "root", None).await.unwrap();
-    auth.user_grant_role("root", "root").await.unwrap();
-    auth.user_add("node", PASSWORD, None).await.unwrap();
-    auth.role_add("nodes").await.unwrap();
-    let own = Permission::new(PermissionType::Readwrite, "/lattice/rdzv/").with_prefix();
-    auth.role_grant_permission("nodes", own).await.unwrap();
-    auth.user_grant_role("node", "nodes").await.unwrap();
-    auth.auth_enable().await.unwrap();
+    let mut auth = etcd.require_passwords(PASSWORD, "/lattice/rdzv/").await;
 
     let mut checks = Vec::new();
     for _ in 0..5 {
@@ -149,13 +140,13 @@ async fn restart(etcd: &mut Etcd, nodes: &[Node]) {
         sleep(Duration::from_millis(100)).await;
     }
     let took = began.elapsed();
-    // Whoever was lost is told after the window.
+    // A loss is announced after the window.
     sleep(window).await;
     let changed = nodes.iter().filter(|node| node.num_nodes_waiting() != 0).count();
     let uncertain = nodes.iter().filter(|node| node.subscribe().borrow().state != State::Member).count();
     println!(
         "  restart: {within} of {} logins answered within the return window of {:.1} s, {last} after {:.1} s; \
-         {changed} nodes were told of a change of their world, {uncertain} are not certain members",
+         {changed} nodes received a change of their world, {uncertain} are not certain members",
         nodes.len(),
         window.as_secs_f64(),
         took.as_secs_f64()

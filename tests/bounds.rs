@@ -3,17 +3,9 @@
 
 mod support;
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use etcd_client::{Client, proto::PbRangeRequest, proto::PbRangeResponse};
-use hyper::body::Frame;
 use lattice_rdzv::{
     Error,
     backend::Backend,
@@ -21,7 +13,7 @@ use lattice_rdzv::{
     run::Entropy,
     settings::{Arguments, Origin, Settings},
 };
-use support::{Etcd, embedded::Embedded, within};
+use support::{Etcd, embedded::Embedded, unfinished::Unfinished, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -130,21 +122,6 @@ async fn the_keys_of_watches_are_bounded() {
     others_are_served(&server).await;
     drop((watches, hostile));
     until_nothing_is_buffered(&server).await;
-}
-
-/// A body that begins a message of 1.9 MB and never completes it.
-struct Unfinished(Option<Bytes>);
-
-impl hyper::body::Body for Unfinished {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(Frame::data(bytes)))))
-    }
 }
 
 #[tokio::test]

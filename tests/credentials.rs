@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
+use etcd_client::{Client, ConnectOptions};
 use lattice_rdzv::{
     Error, Result,
     backend::{
@@ -52,16 +52,7 @@ async fn retried(backend: &EtcdBackend) -> Result<RangeResult> {
 /// An etcd with a user `node`, whose passwords take this cost to check.
 async fn with_users(bcrypt_cost: u32) -> Option<Etcd> {
     let etcd = Etcd::prepare("http", &[&format!("--bcrypt-cost={bcrypt_cost}")])?.launch().await;
-    let client = Client::connect([etcd.endpoint()], None).await.unwrap();
-    let mut auth = client.auth_client();
-    auth.user_add("root", "root", None).await.unwrap();
-    auth.user_grant_role("root", "root").await.unwrap();
-    auth.user_add("node", PASSWORD, None).await.unwrap();
-    auth.role_add("nodes").await.unwrap();
-    let own = Permission::new(PermissionType::Readwrite, "own/").with_prefix();
-    auth.role_grant_permission("nodes", own).await.unwrap();
-    auth.user_grant_role("node", "nodes").await.unwrap();
-    auth.auth_enable().await.unwrap();
+    etcd.require_passwords(PASSWORD, "own/").await;
     Some(etcd)
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod choices;
 pub(crate) mod embedded;
+pub(crate) mod unfinished;
 
 use std::{
     net::TcpListener,
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use etcd_client::{AuthClient, Client, Permission, PermissionType};
 use lattice_rdzv::backend::{
     Backend,
     etcd::{EtcdBackend, EtcdOptions},
@@ -183,6 +185,20 @@ impl Etcd {
     /// A new client of it.
     pub(crate) fn backend(&self) -> EtcdBackend {
         EtcdBackend::connect(EtcdOptions::new([self.endpoint()])).unwrap()
+    }
+
+    /// Enables authentication: `root`, and the user `node` with this password, who may read and write keys with this prefix.
+    pub(crate) async fn require_passwords(&self, password: &str, prefix: &str) -> AuthClient {
+        let mut auth = Client::connect([self.endpoint()], None).await.unwrap().auth_client();
+        auth.user_add("root", "root", None).await.unwrap();
+        auth.user_grant_role("root", "root").await.unwrap();
+        auth.user_add("node", password, None).await.unwrap();
+        auth.role_add("nodes").await.unwrap();
+        let own = Permission::new(PermissionType::Readwrite, prefix).with_prefix();
+        auth.role_grant_permission("nodes", own).await.unwrap();
+        auth.user_grant_role("node", "nodes").await.unwrap();
+        auth.auth_enable().await.unwrap();
+        auth
     }
 
     /// Ends the process as a power failure does.

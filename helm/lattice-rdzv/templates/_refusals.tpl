@@ -6,7 +6,6 @@ the value, what it must be, and how to fix it. tests/chart/test_refusals.py read
 {{- define "lattice.refuse" -}}
 {{- include "lattice.refuseOldValues" . -}}
 {{- $table := ternary "lattice.externalRefusals" "lattice.refusals" (eq (include "lattice.external" .) "true") -}}
-{{- if eq $table "lattice.refusals" -}}{{- include "lattice.refuseVersion" . -}}{{- end -}}
 {{- range $name, $refusal := include $table . | fromYaml -}}
 {{- if eq $name "Error" -}}{{- fail $refusal -}}{{- end -}}
 {{- if $refusal.when -}}{{- fail (trim $refusal.text) -}}{{- end -}}

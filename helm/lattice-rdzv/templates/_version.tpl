@@ -1,9 +1,5 @@
 {{/* Which etcd the image holds, and what follows from that. */}}
 
-{{- define "lattice.refuseVersion" -}}
-{{- $_ := include "lattice.version" . -}}
-{{- end -}}
-
 {{- define "lattice.image" -}}
 {{- if not (kindIs "string" .Values.image) -}}
 {{- fail (printf "the image of etcd is one string, registry, name and tag together, for example --set image=quay.io/coreos/etcd:v3.5.21. `image` is: %s" (toJson .Values.image)) -}}

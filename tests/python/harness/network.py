@@ -1,4 +1,4 @@
-"""Machines of a test's own: network namespaces on one bridge, each with an address that only they reach."""
+"""Machines for one test: network namespaces on one bridge, each with an address that only the others reach."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 # `ip netns exec` puts what is here over `/etc` (ip-netns(8)).
 _ETC = Path("/etc/netns")
@@ -31,18 +33,15 @@ class Machine:
         return ("ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", named, "sh")
 
 
-def why_not() -> str:
-    """Why there can be no machines here, or nothing."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    missing = [program for program in ("ip", "unshare", "iptables") if shutil.which(program) is None]
-    return f"network namespaces need the program `{missing[0]}`" if missing else ""
-
-
 @contextmanager
 def machines(count: int, *, own_name: str = "") -> Iterator[list[Machine]]:
-    """That many machines, gone with all their interfaces at the end. `own_name` is the address that each one's own name
-    stands for on itself, where that is not the one that others look up."""
+    """Creates that many machines, and deletes them with all their interfaces at the end. Skips the test where it cannot.
+
+    On each machine, its own host name stands for `own_name` if that is given, else for the address that others look up.
+    """
+    why_not = _why_not()
+    if why_not:
+        pytest.skip(why_not)
     prefix = f"rdzv-test-{os.getpid()}-{next(_groups)}"
     hub = f"{prefix}-hub"
     made = [Machine(f"{prefix}-{number}", f"10.77.0.{number + 1}", f"machine-{number}") for number in range(count)]
@@ -78,6 +77,14 @@ def virtual_address(address: str, target: Machine, machines: list[Machine]) -> I
     finally:
         for machine in machines:
             subprocess.run([*machine.wrapper, "iptables", "-t", "nat", "-D", *rule], check=True, capture_output=True)
+
+
+def _why_not() -> str:
+    """Returns why there can be no machines here, or nothing."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    missing = [program for program in ("ip", "unshare", "iptables") if shutil.which(program) is None]
+    return f"network namespaces need the program `{missing[0]}`" if missing else ""
 
 
 def _write_hosts(own: Machine, own_name: str, machines: list[Machine]) -> None:
