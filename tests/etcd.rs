@@ -92,11 +92,12 @@ async fn a_server_that_hangs() {
     assert!(matches!(one.unwrap_err(), Error::Unavailable { applied: Applied::No, .. }));
     assert!(two.unwrap_err().is_transient());
     assert!(matches!(write.unwrap_err(), Error::Unavailable { applied: Applied::Unknown, .. }));
-    assert_eq!(backend.connection(), 2, "three calls failed on one connection, which is given up once");
+    assert_eq!(backend.connection(), 1, "three calls that waited at the same time are one observation");
     assert!(backend.lease_grant(1, Duration::from_secs(2)).await.unwrap_err().is_transient());
+    assert_eq!(backend.connection(), 2, "the call after them was late as well");
     assert!(backend.lease_keep_alive(1).await.unwrap_err().is_transient());
     assert!(backend.watch(Keys::one("a"), 0).await.unwrap_err().is_transient());
-    assert_eq!(backend.connection(), 5);
+    assert_eq!(backend.connection(), 3);
 }
 
 #[tokio::test]
@@ -162,22 +163,24 @@ async fn one_of_three_endpoints_is_dead() {
     assert!(turned >= 2, "only those that began with the dead one had to turn: {turned}");
 }
 
+/// Which member leads.
+async fn leader(cluster: &[Etcd]) -> usize {
+    let leader = cluster[0].backend().status().await.unwrap().leader;
+    for (index, etcd) in cluster.iter().enumerate() {
+        if etcd.backend().status().await.unwrap().member_id == leader {
+            return index;
+        }
+    }
+    panic!("no member of the cluster leads it");
+}
+
 #[tokio::test]
 async fn a_member_that_hangs_costs_no_lease() {
     let Some(cluster) = Etcd::cluster(3).await else { return };
     let ttl = Duration::from_secs(4);
     let limits = Limits::for_ttl(ttl);
     let endpoints = cluster.iter().map(Etcd::endpoint).collect::<Vec<_>>();
-    let leader = {
-        let leader = connect(EtcdOptions::new([endpoints[0]])).status().await.unwrap().leader;
-        let mut found = None;
-        for (index, etcd) in cluster.iter().enumerate() {
-            if etcd.backend().status().await.unwrap().member_id == leader {
-                found = Some(index);
-            }
-        }
-        found.unwrap()
-    };
+    let leader = leader(&cluster).await;
     // A follower hangs: with its leader a cluster loses seconds more, which no client can help.
     let victim = (leader + 1) % 3;
     let options = EtcdOptions { limits, ..EtcdOptions::new(endpoints.clone()) };
@@ -224,13 +227,34 @@ async fn without_a_quorum_nothing_is_silent() {
 }
 
 #[tokio::test]
-async fn a_time_out_ends_the_watches_of_its_connection() {
+async fn an_election_costs_no_connection() {
+    let Some(mut cluster) = Etcd::cluster(3).await else { return };
+    let endpoints = cluster.iter().map(|etcd| etcd.endpoint().to_owned()).collect::<Vec<_>>();
+    let leader = leader(&cluster).await;
+    let follower = &endpoints[(leader + 1) % 3];
+    let backend = (0..3)
+        .map(|seed| connect(EtcdOptions { seed, ..EtcdOptions::new(endpoints.clone()) }))
+        .find(|backend| backend.endpoint() == *follower)
+        .unwrap();
+    retried(|| backend.txn(a_write())).await.unwrap();
+    cluster[leader].kill();
+    // While there is no leader, reads are refused or wait.
+    retried(|| backend.range(a_read())).await.unwrap();
+    retried(|| backend.txn(a_write())).await.unwrap();
+    assert_eq!(backend.connection(), 1, "the other member had no leader either");
+}
+
+#[tokio::test]
+async fn a_second_late_call_ends_the_watches_of_its_connection() {
     let Some(etcd) = Etcd::start().await else { return };
     let backend = connect(hasty([etcd.endpoint()]));
     let mut watch = backend.watch(Keys::one("a"), 0).await.unwrap();
     etcd.pause();
-    let error = backend.txn(a_write()).await.unwrap_err();
-    assert!(matches!(error, Error::Unavailable { applied: Applied::Unknown, .. }), "{error:?}");
+    for connection in [1, 2] {
+        let error = backend.txn(a_write()).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { applied: Applied::Unknown, .. }), "{error:?}");
+        assert_eq!(backend.connection(), connection);
+    }
     let error = within("the end of the watch", watch.next()).await.unwrap_err();
     assert!(matches!(&error, Error::Unavailable { cause, .. } if cause.contains("given up")), "{error:?}");
     assert_ne!(watch.connection(), backend.connection());

@@ -18,7 +18,10 @@ use tonic::{
 };
 use tower::{BoxError, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 
-use super::classify::{Failure, Kind};
+use super::{
+    classify::{Failure, Kind},
+    health::Condition,
+};
 
 /// Makes the channel of an endpoint in place of this machine's network. The channel connects when it is first used.
 #[doc(hidden)]
@@ -46,7 +49,7 @@ impl Route {
         let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(|error| Failure {
             kind: Kind::Setting,
             cause: error.to_string(),
-            gives_up: false,
+            condition: Condition::Sound,
         })?;
         let endpoint = endpoint
             .keep_alive_while_idle(false)

@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 
 use tonic::Code;
 
+use super::health::Condition;
 use crate::{
     backend::LeaseId,
     error::{Applied, Error},
@@ -17,8 +18,8 @@ use crate::{
 pub(super) struct Failure {
     pub(super) kind: Kind,
     pub(super) cause: String,
-    /// Whether another connection, perhaps to another etcd member, may do better.
-    pub(super) gives_up: bool,
+    /// What it says about the connection.
+    pub(super) condition: Condition,
 }
 
 /// The kind of a failure: [`Error`]'s, as far as a service is behind it.
@@ -42,56 +43,56 @@ pub(super) enum Kind {
 const UNKNOWN: Kind = Kind::Unavailable { applied: Applied::Unknown };
 const REFUSED: Kind = Kind::Unavailable { applied: Applied::No };
 
-/// etcd's own texts, the first that is found counts: what they mean, and whether another connection may do better.
-const ETCD_TEXTS: &[(&str, Kind, bool)] = &[
-    ("required revision has been compacted", Kind::Compacted, false),
-    ("required revision is a future revision", Kind::FutureRevision, false),
-    ("requested lease not found", Kind::LeaseNotFound, false),
-    ("lease not found", Kind::LeaseNotFound, false),
-    ("lease already exists", Kind::LeaseExists, false),
-    ("request is too large", Kind::Rejected, false),
-    ("too many operations in txn request", Kind::Rejected, false),
-    ("duplicate key given in txn request", Kind::Rejected, false),
-    ("key is not provided", Kind::Rejected, false),
-    ("key not found", Kind::Rejected, false),
-    ("value is provided", Kind::Rejected, false),
-    ("lease is provided", Kind::Rejected, false),
-    ("too large lease TTL", Kind::Rejected, false),
-    ("permission denied", Kind::Denied, false),
-    ("authentication failed", Kind::Denied, false),
-    ("invalid user ID or password", Kind::Denied, false),
-    ("user name is empty", Kind::LoginNeeded, false),
-    ("user name not found", Kind::Denied, false),
-    ("invalid auth token", Kind::LoginNeeded, false),
-    ("revision of auth store is old", Kind::LoginNeeded, false),
+/// etcd's own texts, the first that is found counts: what they mean, and what they say about the connection.
+const ETCD_TEXTS: &[(&str, Kind, Condition)] = &[
+    ("required revision has been compacted", Kind::Compacted, Condition::Sound),
+    ("required revision is a future revision", Kind::FutureRevision, Condition::Sound),
+    ("requested lease not found", Kind::LeaseNotFound, Condition::Sound),
+    ("lease not found", Kind::LeaseNotFound, Condition::Sound),
+    ("lease already exists", Kind::LeaseExists, Condition::Sound),
+    ("request is too large", Kind::Rejected, Condition::Sound),
+    ("too many operations in txn request", Kind::Rejected, Condition::Sound),
+    ("duplicate key given in txn request", Kind::Rejected, Condition::Sound),
+    ("key is not provided", Kind::Rejected, Condition::Sound),
+    ("key not found", Kind::Rejected, Condition::Sound),
+    ("value is provided", Kind::Rejected, Condition::Sound),
+    ("lease is provided", Kind::Rejected, Condition::Sound),
+    ("too large lease TTL", Kind::Rejected, Condition::Sound),
+    ("permission denied", Kind::Denied, Condition::Sound),
+    ("authentication failed", Kind::Denied, Condition::Sound),
+    ("invalid user ID or password", Kind::Denied, Condition::Sound),
+    ("user name is empty", Kind::LoginNeeded, Condition::Sound),
+    ("user name not found", Kind::Denied, Condition::Sound),
+    ("invalid auth token", Kind::LoginNeeded, Condition::Sound),
+    ("revision of auth store is old", Kind::LoginNeeded, Condition::Sound),
     // Refused before they are proposed to raft.
-    ("too many requests", REFUSED, false),
-    ("etcdserver: no leader", REFUSED, true),
-    ("database space exceeded", REFUSED, false),
-    ("not supported for learner", REFUSED, true),
+    ("too many requests", REFUSED, Condition::Sound),
+    ("etcdserver: no leader", REFUSED, Condition::Leaderless),
+    ("database space exceeded", REFUSED, Condition::Sound),
+    ("not supported for learner", REFUSED, Condition::Broken),
     // Proposed, perhaps.
-    ("etcdserver: request timed out", UNKNOWN, true),
-    ("leader changed", UNKNOWN, true),
-    ("server stopped", UNKNOWN, true),
-    ("context deadline exceeded", UNKNOWN, true),
+    ("etcdserver: request timed out", UNKNOWN, Condition::Leaderless),
+    ("leader changed", UNKNOWN, Condition::Leaderless),
+    ("server stopped", UNKNOWN, Condition::Broken),
+    ("context deadline exceeded", UNKNOWN, Condition::Late),
 ];
 
 /// What the causes below the transport say.
-const CAUSES: &[(&str, Kind, bool)] = &[
-    ("invalid peer certificate", Kind::Denied, true),
-    ("received fatal alert", Kind::Denied, true),
+const CAUSES: &[(&str, Kind, Condition)] = &[
+    ("invalid peer certificate", Kind::Denied, Condition::Broken),
+    ("received fatal alert", Kind::Denied, Condition::Broken),
     // An answer that is no TLS, and one in HTTP/1, whose first letters are no HTTP/2 frame.
-    ("InvalidContentType", Kind::NotEtcd, true),
-    ("frame with invalid size", Kind::NotEtcd, true),
-    ("invalid compression flag", Kind::NotEtcd, true),
-    ("invalid content-type", Kind::NotEtcd, true),
-    ("message larger than max", Kind::Rejected, false),
-    ("message length too large", Kind::Rejected, false),
-    ("did not agree to HTTP/2", Kind::NotEtcd, true),
+    ("InvalidContentType", Kind::NotEtcd, Condition::Broken),
+    ("frame with invalid size", Kind::NotEtcd, Condition::Broken),
+    ("invalid compression flag", Kind::NotEtcd, Condition::Broken),
+    ("invalid content-type", Kind::NotEtcd, Condition::Broken),
+    ("message larger than max", Kind::Rejected, Condition::Sound),
+    ("message length too large", Kind::Rejected, Condition::Sound),
+    ("did not agree to HTTP/2", Kind::NotEtcd, Condition::Broken),
     // Nothing was sent.
-    ("tcp connect error", REFUSED, true),
-    ("dns error", REFUSED, true),
-    ("Connection refused", REFUSED, true),
+    ("tcp connect error", REFUSED, Condition::Broken),
+    ("dns error", REFUSED, Condition::Broken),
+    ("Connection refused", REFUSED, Condition::Broken),
 ];
 
 /// What an error of the client means.
@@ -107,7 +108,7 @@ pub(super) fn classify(error: &etcd_client::Error) -> Failure {
         etcd_client::Error::InvalidArgs(_)
         | etcd_client::Error::InvalidUri(_)
         | etcd_client::Error::InvalidMetadataValue(_) => {
-            Failure { kind: Kind::Setting, cause: error.to_string(), gives_up: false }
+            Failure { kind: Kind::Setting, cause: error.to_string(), condition: Condition::Sound }
         }
         _ => of_cause(error.to_string(), None),
     }
@@ -120,21 +121,21 @@ pub(super) fn classify_reason(reason: &str) -> Failure {
 
 fn of_cause(cause: String, code: Option<Code>) -> Failure {
     let known = ETCD_TEXTS.iter().chain(CAUSES).find(|(text, ..)| cause.contains(text));
-    let (kind, gives_up) = known.map_or_else(|| of_code(code), |(_, kind, gives_up)| (*kind, *gives_up));
+    let (kind, condition) = known.map_or_else(|| of_code(code), |(_, kind, condition)| (*kind, *condition));
     let cause = match (cause.is_empty(), code) {
         (false, _) => cause,
         (true, Some(code)) => code.description().to_owned(),
         (true, None) => "no reason was given".to_owned(),
     };
-    Failure { kind, cause, gives_up }
+    Failure { kind, cause, condition }
 }
 
-fn of_code(code: Option<Code>) -> (Kind, bool) {
+fn of_code(code: Option<Code>) -> (Kind, Condition) {
     match code {
-        Some(Code::PermissionDenied | Code::Unauthenticated) => (Kind::Denied, false),
-        Some(Code::Unimplemented) => (Kind::NotEtcd, true),
-        Some(Code::InvalidArgument) => (Kind::Rejected, false),
-        _ => (UNKNOWN, true),
+        Some(Code::PermissionDenied | Code::Unauthenticated) => (Kind::Denied, Condition::Sound),
+        Some(Code::Unimplemented) => (Kind::NotEtcd, Condition::Broken),
+        Some(Code::InvalidArgument) => (Kind::Rejected, Condition::Sound),
+        _ => (UNKNOWN, Condition::Broken),
     }
 }
 
@@ -197,54 +198,74 @@ mod tests {
     #[test]
     fn what_only_the_text_tells() {
         let cases = [
-            (Code::Unknown, "h2 protocol error: error reading a body from connection", UNKNOWN, true),
-            (Code::Unknown, "etcdserver: too many requests", REFUSED, false),
-            (Code::Unknown, "context deadline exceeded", UNKNOWN, true),
-            (Code::Unavailable, "etcdserver: no leader", REFUSED, true),
+            (
+                Code::Unknown,
+                "h2 protocol error: error reading a body from connection",
+                UNKNOWN,
+                Condition::Broken,
+            ),
+            (Code::Unknown, "etcdserver: too many requests", REFUSED, Condition::Sound),
+            (Code::Unknown, "context deadline exceeded", UNKNOWN, Condition::Late),
+            (Code::Unavailable, "etcdserver: no leader", REFUSED, Condition::Leaderless),
             (
                 Code::Unavailable,
                 "etcdserver: request timed out, possibly due to previous leader failure",
                 UNKNOWN,
-                true,
+                Condition::Leaderless,
             ),
-            (Code::Unavailable, "etcdserver: leader changed", UNKNOWN, true),
-            (Code::Unauthenticated, "etcdserver: invalid auth token", Kind::LoginNeeded, false),
-            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Kind::LoginNeeded, false),
+            (Code::Unavailable, "etcdserver: leader changed", UNKNOWN, Condition::Leaderless),
+            (Code::Unauthenticated, "etcdserver: invalid auth token", Kind::LoginNeeded, Condition::Sound),
+            (
+                Code::InvalidArgument,
+                "etcdserver: revision of auth store is old",
+                Kind::LoginNeeded,
+                Condition::Sound,
+            ),
             (
                 Code::InvalidArgument,
                 "etcdserver: authentication failed, invalid user ID or password",
                 Kind::Denied,
-                false,
+                Condition::Sound,
             ),
-            (Code::PermissionDenied, "etcdserver: permission denied", Kind::Denied, false),
+            (Code::PermissionDenied, "etcdserver: permission denied", Kind::Denied, Condition::Sound),
             (
                 Code::OutOfRange,
                 "etcdserver: mvcc: required revision has been compacted",
                 Kind::Compacted,
-                false,
+                Condition::Sound,
             ),
             (
                 Code::OutOfRange,
                 "etcdserver: mvcc: required revision is a future revision",
                 Kind::FutureRevision,
-                false,
+                Condition::Sound,
             ),
-            (Code::NotFound, "etcdserver: requested lease not found", Kind::LeaseNotFound, false),
-            (Code::FailedPrecondition, "etcdserver: lease already exists", Kind::LeaseExists, false),
-            (Code::InvalidArgument, "etcdserver: duplicate key given in txn request", Kind::Rejected, false),
-            (Code::InvalidArgument, "etcdserver: request is too large", Kind::Rejected, false),
+            (Code::NotFound, "etcdserver: requested lease not found", Kind::LeaseNotFound, Condition::Sound),
+            (
+                Code::FailedPrecondition,
+                "etcdserver: lease already exists",
+                Kind::LeaseExists,
+                Condition::Sound,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: duplicate key given in txn request",
+                Kind::Rejected,
+                Condition::Sound,
+            ),
+            (Code::InvalidArgument, "etcdserver: request is too large", Kind::Rejected, Condition::Sound),
             (
                 Code::ResourceExhausted,
                 "grpc: received message larger than max (2 vs. 1)",
                 Kind::Rejected,
-                false,
+                Condition::Sound,
             ),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", REFUSED, false),
-            (Code::Unimplemented, "unknown service etcdserverpb.KV", Kind::NotEtcd, true),
-            (Code::Internal, "something new", UNKNOWN, true),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", REFUSED, Condition::Sound),
+            (Code::Unimplemented, "unknown service etcdserverpb.KV", Kind::NotEtcd, Condition::Broken),
+            (Code::Internal, "something new", UNKNOWN, Condition::Broken),
         ];
-        for (code, message, kind, gives_up) in cases {
-            let expected = Failure { kind, cause: message.to_owned(), gives_up };
+        for (code, message, kind, condition) in cases {
+            let expected = Failure { kind, cause: message.to_owned(), condition };
             assert_eq!(of_status(code, message), expected);
         }
     }

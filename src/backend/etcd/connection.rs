@@ -1,8 +1,9 @@
 //! One pinned endpoint at a time, and when to turn to the next.
 //!
 //! With several endpoints the client library picks one per call, dead ones too, and neither fails over nor resumes. So
-//! each [`Connection`] is a client of exactly one endpoint. A call that fails on it in a way that another connection
-//! may mend gives it up; however many calls do so, the pool turns once, and the watches of the old one end.
+//! each [`Connection`] is a client of exactly one endpoint. A failure of which [`health`](super::health) says that another
+//! connection is likely to do better gives it up. However many calls fail so, the pool turns once, and the watches of the
+//! old connection end.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -10,12 +11,16 @@ use std::{
 };
 
 use etcd_client::{Channel, Client, ConnectOptions, KvClient, LeaseClient, MaintenanceClient, WatchClient};
-use tokio::sync::{OnceCell, watch};
+use tokio::{
+    sync::{OnceCell, watch},
+    time::Instant,
+};
 
 use super::{
     channel::{Channels, Pings, Route, with_token},
     classify::{Failure, classify},
     credentials::Credentials,
+    health::{FailedCall, Health},
     login::{Login, shared},
     trust::TlsFiles,
 };
@@ -100,6 +105,7 @@ pub(super) struct Connection {
     pub(super) number: u64,
     pub(super) endpoint: String,
     dialed: OnceCell<Dialed>,
+    health: Mutex<Health>,
     /// Why it was given up.
     over: watch::Sender<Option<String>>,
 }
@@ -109,7 +115,13 @@ impl Connection {
         let count = options.endpoints.len().max(1) as u64;
         let index = usize::try_from((options.seed % count + number) % count).unwrap_or(0);
         let endpoint = options.endpoints.get(index).cloned().unwrap_or_default();
-        Self { number, endpoint, dialed: OnceCell::new(), over: watch::Sender::new(None) }
+        Self {
+            number,
+            endpoint,
+            dialed: OnceCell::new(),
+            health: Mutex::default(),
+            over: watch::Sender::new(None),
+        }
     }
 
     /// Waits until it is given up, and says why.
@@ -169,18 +181,15 @@ pub(super) struct Pool {
     channels: Option<Channels>,
     login: OnceLock<Option<Arc<Login>>>,
     current: Mutex<Arc<Connection>>,
+    /// When the last renewal of a lease that was acknowledged had been sent.
+    renewed: Mutex<Option<Instant>>,
 }
 
 impl Pool {
     pub(super) fn new(mut options: EtcdOptions, channels: Option<Channels>) -> Result<Self> {
         options.check()?;
         let current = Mutex::new(Arc::new(Connection::new(&options, 1)));
-        Ok(Self { options, channels, login: OnceLock::new(), current })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Arc<Connection>> {
-        // It holds one pointer, which is whole at any time.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(Self { options, channels, login: OnceLock::new(), current, renewed: Mutex::default() })
     }
 
     /// The login, if there is a user. Made by the first call, because it belongs to the runtime that serves it.
@@ -194,13 +203,41 @@ impl Pool {
     }
 
     pub(super) fn current(&self) -> Arc<Connection> {
-        Arc::clone(&self.lock())
+        Arc::clone(&lock(&self.current))
+    }
+
+    /// Notes that a renewal sent at `sent` was acknowledged.
+    pub(super) fn renewed(&self, sent: Instant) {
+        let mut renewed = lock(&self.renewed);
+        *renewed = (*renewed).max(Some(sent));
+    }
+
+    /// Notes that a call on the connection succeeded.
+    pub(super) fn succeeded(connection: &Connection) {
+        lock(&connection.health).succeed();
+    }
+
+    /// Notes that a call on the connection failed, and turns to the next endpoint if that is likely to help.
+    pub(super) fn failed(&self, connection: &Connection, failure: &Failure, sent: Instant) {
+        let ended = Instant::now();
+        let half_ttl = self.options.limits.attempt_timeout * 2;
+        let renewed = *lock(&self.renewed);
+        let call = FailedCall {
+            condition: failure.condition,
+            sent,
+            ended,
+            lease_in_danger: renewed.is_some_and(|at| ended.saturating_duration_since(at) > half_ttl),
+            has_alternative: self.options.endpoints.len() > 1,
+        };
+        if lock(&connection.health).fail(call) {
+            self.give_up(connection, &failure.cause);
+        }
     }
 
     /// Turns to the next endpoint, once for each connection.
-    pub(super) fn give_up(&self, connection: &Connection, cause: &str) {
+    fn give_up(&self, connection: &Connection, cause: &str) {
         {
-            let mut current = self.lock();
+            let mut current = lock(&self.current);
             if current.number != connection.number {
                 return;
             }
@@ -209,6 +246,11 @@ impl Pool {
         }
         connection.over.send_replace(Some(cause.to_owned()));
     }
+}
+
+/// What is locked here is replaced as a whole, and so is valid at any time.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::{
     classify::{Failure, Kind, classify},
     connection::{Dial, EtcdOptions},
     credentials::Credentials,
+    health::Condition,
     trust::TlsFiles,
 };
 use crate::{
@@ -186,7 +187,7 @@ impl Login {
                 let answer = timeout(LOGIN_LIMIT, asked).await.unwrap_or_else(|_| {
                     let cause = format!("the login was not answered within {} s", LOGIN_LIMIT.as_secs());
                     let kind = Kind::Unavailable { applied: Applied::Unknown };
-                    Err(Failure { kind, cause, gives_up: true })
+                    Err(Failure { kind, cause, condition: Condition::Broken })
                 });
                 answer.map_err(|failure| {
                     let refused = (failure.kind == Kind::Denied).then_some(password);
@@ -235,8 +236,9 @@ impl Ended {
                 None
             }
             Dial::Failure(failure) => {
-                let gives_up = failure.gives_up && self.endpoint == endpoint;
-                Some(Dial::Failure(Failure { gives_up, ..failure.clone() }))
+                let here = self.endpoint == endpoint;
+                let condition = if here { failure.condition } else { Condition::Sound };
+                Some(Dial::Failure(Failure { condition, ..failure.clone() }))
             }
         }
     }
@@ -252,7 +254,7 @@ async fn authenticate(route: &Route, user: &str, password: &str) -> Result<Optio
             let token = HeaderValue::from_str(answer.token()).map_err(|_| Failure {
                 kind: Kind::NotEtcd,
                 cause: "the answer to the login holds no token".to_owned(),
-                gives_up: true,
+                condition: Condition::Broken,
             })?;
             Ok(Some(token))
         }

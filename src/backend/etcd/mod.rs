@@ -8,6 +8,7 @@ mod channel;
 mod classify;
 mod connection;
 mod credentials;
+mod health;
 mod login;
 mod trust;
 
@@ -34,6 +35,7 @@ pub use self::{
 use self::{
     classify::{Failure, Kind, classify, classify_reason},
     connection::{Clients, Connection, Dial, Dialed, Pool},
+    health::Condition,
     login::LOGIN_LIMIT,
 };
 use super::{
@@ -93,13 +95,18 @@ impl EtcdBackend {
         F: Future<Output = Result<T, Failure>> + Send,
     {
         let connection = self.pool.current();
+        let sent = Instant::now();
         match self.attempt_on(&connection, about, call).await {
-            Ok(answer) => Ok(answer),
+            Ok(answer) => {
+                Pool::succeeded(&connection);
+                if about.renews {
+                    self.pool.renewed(sent);
+                }
+                Ok(answer)
+            }
             Err(Dial::Setting(error)) => Err(error),
             Err(Dial::Failure(failure)) => {
-                if failure.gives_up {
-                    self.pool.give_up(&connection, &failure.cause);
-                }
+                self.pool.failed(&connection, &failure, sent);
                 Err(failure.into_error(&connection.endpoint, about.lease, about.writes))
             }
         }
@@ -129,7 +136,7 @@ impl EtcdBackend {
                         "the login was sent and is not answered yet, after {:.0} s",
                         login.pending_for().as_secs_f64()
                     ),
-                    gives_up: false,
+                    condition: Condition::Sound,
                 };
                 let ready = timeout(limit, login.ready(&route)).await;
                 ready.map_err(pending).map_err(Dial::Failure)??;
@@ -150,7 +157,7 @@ async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, Failur
         Err(Failure {
             kind: Kind::Unavailable { applied: Applied::Unknown },
             cause: format!("no answer within {} ms", limit.as_millis()),
-            gives_up: true,
+            condition: Condition::Late,
         })
     })
 }
@@ -322,9 +329,7 @@ impl Backend for EtcdBackend {
                 Dial::Setting(error) => return Err(error),
                 Dial::Failure(failure) => failure,
             };
-            if failure.gives_up {
-                self.pool.give_up(&connection, &failure.cause);
-            }
+            self.pool.failed(&connection, &failure, asked);
             if failure.kind == (Kind::Unavailable { applied: Applied::Unknown }) {
                 deadline += asked.elapsed();
             }
@@ -356,9 +361,7 @@ struct EtcdWatch {
 
 impl EtcdWatch {
     fn fail(&self, failure: Failure) -> Error {
-        if failure.gives_up {
-            self.pool.give_up(&self.connection, &failure.cause);
-        }
+        self.pool.failed(&self.connection, &failure, Instant::now());
         failure.into_error(&self.connection.endpoint, 0, false)
     }
 }
