@@ -7,10 +7,12 @@
 mod channel;
 mod classify;
 mod connection;
+mod convert;
 mod credentials;
 mod health;
 mod login;
 mod trust;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use etcd_client::{
-    CompareOp, DeleteOptions, EventType, GetOptions, LeaseGrantOptions, PutOptions, TxnOp, TxnOpResponse,
-    WatchOptions,
-};
+use etcd_client::LeaseGrantOptions;
 use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::{
@@ -33,14 +32,18 @@ pub use self::{
     trust::TlsFiles,
 };
 use self::{
-    classify::{Failure, Kind, classify, classify_reason},
+    classify::{Failure, Kind, classify_reason},
     connection::{Clients, Connection, Dial, Dialed, Pool},
+    convert::{
+        compare, get_options, header, key_value, operation, operation_result,
+        puts_what_it_deletes_without_end, seconds,
+    },
     health::Condition,
     login::LOGIN_LIMIT,
+    watch::{EtcdWatch, open_watch},
 };
 use super::{
-    Backend, Changes, Compare, Event, Header, KeyValue, Keys, LeaseId, Operation, OperationResult, Range,
-    RangeResult, Revision, Status, Txn, TxnResult, WatchStream,
+    Backend, Keys, LeaseId, Operation, Range, RangeResult, Revision, Status, Txn, TxnResult, WatchStream,
     retry::{Backoff, RetryPolicy},
     whole_seconds,
 };
@@ -349,206 +352,4 @@ impl Backend for EtcdBackend {
     fn connection(&self) -> u64 {
         self.pool.current().number
     }
-}
-
-struct EtcdWatch {
-    pool: Arc<Pool>,
-    connection: Arc<Connection>,
-    stream: etcd_client::WatchStream,
-    /// The last revision reported.
-    position: Revision,
-}
-
-impl EtcdWatch {
-    fn fail(&self, failure: Failure) -> Error {
-        self.pool.failed(&self.connection, &failure, Instant::now());
-        failure.into_error(&self.connection.endpoint, 0, false)
-    }
-}
-
-impl fmt::Debug for EtcdWatch {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connection { number, endpoint, .. } = &*self.connection;
-        let mut debug = formatter.debug_struct("EtcdWatch");
-        debug.field("endpoint", endpoint).field("connection", number).finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl WatchStream for EtcdWatch {
-    async fn next(&mut self) -> Result<Changes> {
-        loop {
-            let message = tokio::select! {
-                biased;
-                cause = self.connection.over() => {
-                    let cause = format!("the connection was given up: {cause}");
-                    let (endpoint, applied) = (self.connection.endpoint.clone(), Applied::No);
-                    return Err(Error::Unavailable { endpoint, cause, applied });
-                }
-                message = self.stream.message() => message,
-            };
-            let answer = match message {
-                Ok(Some(answer)) => answer,
-                Ok(None) => return Err(self.fail(classify_reason("the stream of the watch ended"))),
-                Err(error) => return Err(self.fail(classify(&error))),
-            };
-            if answer.compact_revision() > 0 {
-                return Err(Error::Compacted { oldest: answer.compact_revision() });
-            }
-            if answer.canceled() {
-                return Err(self.fail(classify_reason(answer.cancel_reason())));
-            }
-            let events: Vec<_> = answer.events().iter().filter_map(event).collect();
-            // Not the header's: that is where the etcd member is, which may be ahead of what this watch was sent.
-            if let Some(last) = events.last() {
-                self.position = self.position.max(last.revision());
-                return Ok(Changes { revision: self.position, events });
-            }
-        }
-    }
-
-    fn revision(&self) -> Revision {
-        self.position
-    }
-
-    fn connection(&self) -> u64 {
-        self.connection.number
-    }
-}
-
-/// Opens a watch. Returns the revision that the store was at when it was created.
-async fn open_watch(
-    clients: &Clients,
-    keys: &Keys,
-    start: Revision,
-) -> Result<(etcd_client::WatchStream, Revision), Failure> {
-    let (key, end) = bounds(keys.clone());
-    let mut options = WatchOptions::new().with_start_revision(start);
-    if let Some(end) = end {
-        options = options.with_range(end);
-    }
-    let mut stream = clients.watch.clone().watch(key, Some(options)).await?;
-    let created = stream.message().await?.ok_or_else(|| classify_reason("the watch ended at once"))?;
-    // A compacted start is told by the next message, so that it is the watch that ends with it.
-    if created.canceled() && created.compact_revision() == 0 {
-        return Err(classify_reason(created.cancel_reason()));
-    }
-    Ok((stream, header(created.header()).revision))
-}
-
-/// The first key and, unless it is one key, the end of a request in etcd's terms.
-fn bounds(keys: Keys) -> (Vec<u8>, Option<Vec<u8>>) {
-    match keys {
-        Keys::One(key) => (key, None),
-        Keys::Prefix(prefix) if prefix.is_empty() => (vec![0], Some(vec![0])),
-        Keys::Prefix(prefix) => {
-            let mut end = prefix.clone();
-            while end.pop_if(|last| *last == u8::MAX).is_some() {}
-            match end.last_mut() {
-                Some(last) => *last += 1,
-                // Nothing is behind the prefix.
-                None => end.push(0),
-            }
-            (prefix, Some(end))
-        }
-        // To etcd an empty end is no range; one that ends where it begins is empty.
-        Keys::Span(from, to) if to.is_empty() => (from.clone(), Some(from)),
-        Keys::Span(from, to) => (from, Some(to)),
-    }
-}
-
-/// What etcd fails to reject: it takes the end of such a delete for a key. If the put keeps the value, that is of a key
-/// that is gone by then, and every etcd member that applies it dies (3.5.21: "unexpected error during txn with writes"),
-/// again after each restart.
-fn puts_what_it_deletes_without_end(branch: &[Operation]) -> bool {
-    let deleted = branch.iter().filter_map(|operation| match operation {
-        Operation::Delete(keys) => Some(bounds(keys.clone())).filter(|(_, end)| end.as_deref() == Some(&[0])),
-        _ => None,
-    });
-    let deleted = deleted.map(|(from, _)| from).min();
-    let put = |operation: &Operation| match operation {
-        Operation::Put { key, .. } | Operation::Touch { key } => {
-            deleted.as_ref().is_some_and(|from| key >= from)
-        }
-        _ => false,
-    };
-    branch.iter().any(put)
-}
-
-fn get_options(keys: Keys) -> (Vec<u8>, GetOptions) {
-    match bounds(keys) {
-        (key, Some(end)) => (key, GetOptions::new().with_range(end)),
-        (key, None) => (key, GetOptions::new()),
-    }
-}
-
-fn compare(compare: Compare) -> etcd_client::Compare {
-    match compare {
-        Compare::CreateRevision(key, revision) => {
-            etcd_client::Compare::create_revision(key, CompareOp::Equal, revision)
-        }
-        Compare::ModRevision(key, revision) => {
-            etcd_client::Compare::mod_revision(key, CompareOp::Equal, revision)
-        }
-        Compare::Version(key, version) => etcd_client::Compare::version(key, CompareOp::Equal, version),
-        Compare::Exists(key) => etcd_client::Compare::version(key, CompareOp::Greater, 0),
-        Compare::Value(key, value) => etcd_client::Compare::value(key, CompareOp::Equal, value),
-    }
-}
-
-fn operation(operation: Operation) -> TxnOp {
-    match operation {
-        Operation::Put { key, value, lease } => {
-            TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))
-        }
-        Operation::Touch { key } => {
-            TxnOp::put(key, [], Some(PutOptions::new().with_ignore_value().with_ignore_lease()))
-        }
-        Operation::Get(keys) => {
-            let (key, options) = get_options(keys);
-            TxnOp::get(key, Some(options))
-        }
-        Operation::Delete(keys) => {
-            let (key, end) = bounds(keys);
-            let options = end.map(|end| DeleteOptions::new().with_range(end));
-            TxnOp::delete(key, options)
-        }
-    }
-}
-
-fn operation_result(response: TxnOpResponse) -> OperationResult {
-    match response {
-        // No transaction is nested in ours.
-        TxnOpResponse::Put(_) | TxnOpResponse::Txn(_) => OperationResult::Put,
-        TxnOpResponse::Get(mut answer) => {
-            OperationResult::Get(answer.take_kvs().into_iter().map(key_value).collect())
-        }
-        TxnOpResponse::Delete(answer) => OperationResult::Delete(answer.deleted()),
-    }
-}
-
-fn key_value(item: etcd_client::KeyValue) -> KeyValue {
-    let (create_revision, mod_revision) = (item.create_revision(), item.mod_revision());
-    let (version, lease) = (item.version(), item.lease());
-    let (key, value) = item.into_key_value();
-    KeyValue { key, value, create_revision, mod_revision, version, lease }
-}
-
-fn event(event: &etcd_client::Event) -> Option<Event> {
-    let item = event.kv()?;
-    Some(match event.event_type() {
-        EventType::Put => Event::Put(key_value(item.clone())),
-        EventType::Delete => Event::Delete { key: item.key().to_vec(), revision: item.mod_revision() },
-    })
-}
-
-fn header(header: Option<&etcd_client::ResponseHeader>) -> Header {
-    header.map_or_else(Header::default, |header| Header {
-        cluster_id: header.cluster_id(),
-        revision: header.revision(),
-    })
-}
-
-fn seconds(seconds: i64) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
