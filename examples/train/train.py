@@ -1,8 +1,8 @@
 """A training script for elastic jobs: a small model, DistributedDataParallel, checkpoints. Replace the model, keep the rest.
 
-Whenever the world changes every worker starts anew, so what has to survive is in a checkpoint. Each node keeps its own
-copy, and at the start the newest one that any node has is given to all: a new node, whose folder is empty, needs
-nothing, and neither does a folder that all nodes share.
+Every worker restarts when the world changes, so state that must survive is in a checkpoint. Each node keeps its own
+copy. At the start, all nodes receive the newest checkpoint that any node has. This works for a new node with an empty
+folder, and for a folder that all nodes share.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     say(f"{who}: starts after step {first_step}, to do {arguments.steps}")
 
     for step in range(first_step + 1, arguments.steps + 1):
-        # The same samples for the same step and rank, whenever it is done.
+        # The samples depend only on step and rank, so a repeated step uses equal samples.
         generator = torch.Generator().manual_seed(step * 100_003 + rank)
         inputs = torch.randn(SAMPLES, FEATURES, generator=generator)
         targets = inputs.sum(dim=1, keepdim=True) + NOISE * torch.randn(SAMPLES, 1, generator=generator)
@@ -57,7 +57,7 @@ def main() -> None:
                 say(f"{who}: step {step}, loss {loss.item():.4f}")
         time.sleep(arguments.step_seconds)
 
-    # Nobody leaves before all are done: whoever is still at work would lose a peer.
+    # No worker leaves before all are done, because the others would lose a peer.
     dist.barrier()
     say(f"{who}: done after step {arguments.steps}")
     dist.destroy_process_group()
@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
     """Options, which Kubernetes may give as variables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=int(os.environ.get("TRAIN_STEPS", "200")))
-    parser.add_argument("--every", type=int, default=10, help="steps from one checkpoint to the next")
+    parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
     parser.add_argument(
         "--step-seconds",
         type=float,
@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
         help="as if the model were larger",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, default=Path(os.environ.get("TRAIN_CHECKPOINT", "checkpoint.pt")), help="the file"
+        "--checkpoint", type=Path, default=Path(os.environ.get("TRAIN_CHECKPOINT", "checkpoint.pt")), help="checkpoint file"
     )
     return parser.parse_args()
 
