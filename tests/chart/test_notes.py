@@ -1,4 +1,4 @@
-"""NOTES.txt: what is told after an install, and what is warned of."""
+"""NOTES.txt: the description and the warnings after an install."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chart.tools import CHART
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Any:
-    """Renders NOTES.txt as the text of an object: Helm shows it only where there is a cluster."""
+    """Renders NOTES.txt as the text of an object, because Helm prints it only with a cluster."""
     copy = tmp_path / "lattice-rdzv"
     shutil.copytree(CHART, copy)
     text = (CHART / "templates" / "NOTES.txt").read_text()
@@ -32,28 +32,28 @@ def notes(tmp_path: Path) -> Any:
     return render
 
 
-def test_a_default_install_says_what_it_is_and_how_to_use_it(notes: Any) -> None:
+def test_a_default_install_describes_itself_and_its_use(notes: Any) -> None:
     text = notes()
-    assert "etcd 3.5.5, one member, whose data goes with its pod, v2 API on." in text
+    assert "etcd 3.5.5, one member, whose data is lost with its pod, v2 API on." in text
     assert "plain HTTP" in text
     assert "configMapRef:\n        name: lattice-rdzv-config" in text
     assert "in their container, and nothing else:" in text
     assert "helm test rdzv --namespace lattice" in text
     assert text.count("WARNING") == 2
     assert "WARNING: `resources` is empty" in text
-    assert "WARNING: etcd 3.5.5 has known holes" in text
+    assert "WARNING: etcd 3.5.5 has known vulnerabilities" in text
 
 
 @pytest.mark.parametrize("values", [{}, MTLS, merged(MEMBERS, AUTH)], ids=["open", "mtls", "auth"])
-def test_agents_by_hand_are_told_all_that_the_others_read(notes: Any, values: dict[str, Any]) -> None:
-    """Without the endpoint or the certificates an agent would speak plain HTTP to a store that does not."""
-    told = dict(re.findall("^  ([A-Z_]+)=(.*)$", notes(values), re.MULTILINE))
-    assert told == Renderer().objects(values).agents
+def test_manual_settings_are_complete(notes: Any, values: dict[str, Any]) -> None:
+    """Without the endpoint or the certificates, an agent would use plain HTTP with an etcd that requires TLS."""
+    listed = dict(re.findall("^  ([A-Z_]+)=(.*)$", notes(values), re.MULTILINE))
+    assert listed == Renderer().objects(values).agents
     without = merged(values, {"agents": {"configMap": {"includeEndpoint": False}}})
     assert notes(without) == notes(values)
 
 
-def test_a_production_install_is_warned_of_nothing(notes: Any) -> None:
+def test_a_production_install_has_no_warnings(notes: Any) -> None:
     text = notes(None, CHART / "values-production.yaml")
     assert "3 members on volumes, v2 API off" in text
     assert "over mTLS" in text
@@ -74,16 +74,28 @@ def test_a_production_install_is_warned_of_nothing(notes: Any) -> None:
         ({"external": {"endpoints": ["http://etcd-1:2379"]}}, "uses your own etcd: http://etcd-1:2379"),
         (
             {"clientService": {"type": "LoadBalancer", "allowUnauthenticated": True}},
-            "WARNING: the store is published beyond the cluster",
+            "WARNING: etcd is published outside of the cluster",
         ),
-        ({"clientService": {"name": "other"}}, "WARNING: Kubernetes makes LATTICE_RDZV_CLIENT_SERVICE_HOST"),
-        ({"image": "quay.io/coreos/etcd:v3.6.13"}, "WARNING: etcd 3.6.13 has known holes"),
+        ({"clientService": {"name": "other"}}, "WARNING: Kubernetes sets LATTICE_RDZV_CLIENT_SERVICE_HOST"),
+        ({"image": "quay.io/coreos/etcd:v3.6.13"}, "WARNING: etcd 3.6.13 has known vulnerabilities"),
     ],
 )
-def test_each_mode_is_told(notes: Any, values: dict[str, Any], words: str) -> None:
+def test_each_mode_is_described(notes: Any, values: dict[str, Any], words: str) -> None:
     assert words in notes(values)
 
 
 @pytest.mark.parametrize("version", ["3.5.33", "3.6.14", "3.7.1", "3.7.3"])
-def test_a_supported_release_is_not_warned_of(notes: Any, version: str) -> None:
-    assert "known holes" not in notes({"image": f"quay.io/coreos/etcd:v{version}"})
+def test_a_supported_release_has_no_warning(notes: Any, version: str) -> None:
+    assert "known vulnerabilities" not in notes({"image": f"quay.io/coreos/etcd:v{version}"})
+
+
+def test_upgrading_names_the_first_releases_without_known_vulnerabilities(notes: Any) -> None:
+    """The minimum versions of the upgrade path, the list in UPGRADING.md, and the warning come from one line of _version.tpl."""
+    template = (CHART / "templates" / "_version.tpl").read_text()
+    (supported,) = re.findall(r'lattice\.supportedVersion" -}}\n.*\(list \. "(.*?)"\)', template)
+    fixed = re.findall(r">=(\d+\.\d+\.[1-9]\d*)", supported)
+    page = (CHART / "UPGRADING.md").read_text()
+    assert re.findall(r"at least (\d+\.\d+\.\d+)", page) == fixed
+    listed = "{}, {} and {}".format(*fixed)
+    assert f"Releases below {listed}" in page
+    assert f"fixed in {listed}" in notes()

@@ -1,4 +1,4 @@
-"""What cannot work is refused while it is rendered, by a message that names the value to change."""
+"""Values that cannot work together fail at render time with a message that names the value to change."""
 
 import re
 from pathlib import Path
@@ -54,7 +54,7 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     "old-etcd": [({"image": "quay.io/coreos/etcd:v3.3.27"}, ["3.4 or newer", "`image`", "`3.3.27`"], NOW)],
     "v2-on-new-etcd": [({**V36, "etcd": {"enableV2": True}}, ["no v2 API", "quay.io/coreos/etcd:v3.6.16"], NOW)],
     "v2-with-auth": [
-        (merged(AUTH, {"etcd": {"enableV2": True}}), ["everybody could write through v2", "`auth.enabled`"], NOW)
+        (merged(AUTH, {"etcd": {"enableV2": True}}), ["every client could write through v2", "`auth.enabled`"], NOW)
     ],
     "v2-on-volume": [
         ({**PERSISTENT, "etcd": {"enableV2": True}}, ["3.6 does not start", "`persistence.enabled`"], NOW)
@@ -157,10 +157,10 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     "service-names": [
         (
             {"serverService": {"name": "lattice-rdzv-client"}},
-            ["the same name", "`clientService.name` or `serverService.name`"],
+            ["would have one name", "`clientService.name` or `serverService.name`"],
             NOW,
         ),
-        ({"clientService": {"name": "lattice-rdzv-members"}}, ["the same name", "lattice-rdzv-members"], NOW),
+        ({"clientService": {"name": "lattice-rdzv-members"}}, ["would have one name", "lattice-rdzv-members"], NOW),
     ],
     "container-ports": [
         (
@@ -191,7 +191,7 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
         (
             {"clientService": {"type": "LoadBalancer"}},
             [
-                "everybody who reaches etcd may write it",
+                "every client that reaches etcd can write to it",
                 "`tls.client.requireClientCert`",
                 "`auth.enabled`",
                 "--set clientService.allowUnauthenticated=true",
@@ -201,14 +201,14 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
         ),
         (
             merged(MTLS, {"tls": {"client": {"requireClientCert": False}}, "clientService": {"type": "NodePort"}}),
-            ["everybody who reaches etcd may write it"],
+            ["every client that reaches etcd can write to it"],
             NOW,
         ),
     ],
     "serverService-open": [
         (
             {"serverService": {"type": "LoadBalancer"}},
-            ["everybody who reaches etcd may write it", "--set serverService.allowUnauthenticated=true"],
+            ["every client that reaches etcd can write to it", "--set serverService.allowUnauthenticated=true"],
             NOW,
         )
     ],
@@ -226,7 +226,7 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
         f"{service}-source-ranges": [
             (
                 {service: {"loadBalancerSourceRanges": ["10.0.0.0/8"]}},
-                ["keep nobody out", f"--set {service}.type=LoadBalancer"],
+                ["has no effect here", f"--set {service}.type=LoadBalancer"],
                 NOW,
             )
         ]
@@ -271,7 +271,7 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     "policy-without-prometheus": [
         (
             {"networkPolicy": {"enabled": True}, "metrics": {monitor: {"enabled": True}}},
-            ["`networkPolicy.metricsNamespaceSelector`", "keeps Prometheus out"],
+            ["`networkPolicy.metricsNamespaceSelector`", "blocks Prometheus"],
             NOW,
         )
         for monitor in ("serviceMonitor", "podMonitor")
@@ -309,7 +309,7 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
             NOW,
         )
     ],
-    # The rest is not in the table: the checks of one value.
+    # The checks of single values, which are not in the table.
     "image-as-a-map": [
         (
             {"image": {"repository": "x"}},
@@ -354,7 +354,7 @@ def test_refused(name: str, version: str) -> None:
 
 
 def test_every_refusal_of_the_table_is_tested() -> None:
-    """What only a cluster with a running StatefulSet shows is left to tests/e2e."""
+    """tests/e2e covers the refusals that need a running StatefulSet."""
     source = (CHART / "templates" / "_refusals.tpl").read_text()
     names: set[str] = set()
     for name in re.findall(r"^([^ \n]+|{{ \$\w+ }}-[a-z-]+):\n(?:  {{.*\n)*  when:", source, re.MULTILINE):
@@ -377,7 +377,7 @@ GUARDED = [
 
 
 @pytest.mark.parametrize("flag", GUARDED)
-def test_no_extra_argument_or_variable_bypasses_what_a_value_guards(flag: str) -> None:
+def test_extra_arguments_and_variables_cannot_bypass_a_guarded_value(flag: str) -> None:
     variable = "ETCD_" + flag.upper().replace("-", "_")
     for values in ({"extraArgs": [f"--{flag}=true"]}, {"extraArgs": [f"--{flag}"]}):
         with pytest.raises(Refused, match=f"`etcd.extraArgs` must not have `--{flag}`"):
@@ -386,14 +386,14 @@ def test_no_extra_argument_or_variable_bypasses_what_a_value_guards(flag: str) -
         Renderer().text({"etcd": {"extraEnv": [{"name": variable, "value": "true"}]}})
 
 
-def test_mtls_of_several_members_is_taken_where_the_peer_port_serves_no_clients() -> None:
+def test_mtls_of_several_members_is_accepted_if_the_peer_port_serves_no_clients() -> None:
     values = merged(MEMBERS, V36, {"tls": {"client": MTLS["tls"]["client"]}})
     assert Renderer().objects(values).flags["client-cert-auth"] == "true"
     assert Renderer().objects(merged(MEMBERS, MTLS)).flags["peer-client-cert-auth"] == "true"
 
 
 @pytest.mark.parametrize("version", HELM_VERSIONS)
-def test_values_of_an_older_chart_are_refused_with_the_way_out(version: str) -> None:
+def test_values_of_an_older_chart_are_refused_with_a_fix(version: str) -> None:
     """`--reuse-values` gives a chart the old chart's values instead of its own."""
     new = default_values().keys() - {path.split(".")[0] for path in PROMISED}
     message = message_of(dict.fromkeys(new), version, NOW)
@@ -402,7 +402,7 @@ def test_values_of_an_older_chart_are_refused_with_the_way_out(version: str) -> 
 
 
 def in_memory(limit: str | int) -> dict[str, Any]:
-    """A store of 1536000000 bytes beside that memory limit."""
+    """Values with 1536000000 bytes of data in memory and that memory limit."""
     return {
         "ephemeral": {"medium": "Memory", "sizeLimit": "1536M"},
         "resources": {"limits": {"memory": limit}},
@@ -412,24 +412,24 @@ def in_memory(limit: str | int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "limit", [1536000001, "1536000001000m", "1536001k", "1537M", "2e9", "1500001Ki", "1465Mi", "1.5Gi"]
 )
-def test_a_memory_limit_above_the_store_is_taken_in_each_notation(limit: str | int) -> None:
+def test_a_memory_limit_above_the_data_is_accepted_in_each_notation(limit: str | int) -> None:
     assert Renderer().objects(in_memory(limit)).etcd["resources"]["limits"]["memory"] == limit
 
 
 @pytest.mark.parametrize(
     "limit", [1536000000, "1536000000000m", "1536000k", "1536M", "1.5e9", "1500000Ki", "1464Mi", "0.001T"]
 )
-def test_a_memory_limit_that_the_store_alone_fills_is_refused_in_each_notation(limit: str | int) -> None:
+def test_a_memory_limit_below_the_data_is_refused_in_each_notation(limit: str | int) -> None:
     with pytest.raises(Refused, match="must be above 1536000000 bytes"):
         Renderer().text(in_memory(limit))
 
 
-def test_your_own_etcd_over_tls_needs_no_secret_where_the_chart_mounts_none() -> None:
+def test_an_external_etcd_with_tls_needs_no_secret_if_the_chart_mounts_none() -> None:
     values = {"external": {"endpoints": ["https://etcd-1:2379"]}, "tls": {"client": {"enabled": True}}}
     assert Renderer().objects(values).agents["LATTICE_RDZV_CACERT"] == "/etc/lattice-rdzv/tls/ca.crt"
 
 
-def test_what_is_published_on_purpose_is_rendered() -> None:
+def test_an_intentionally_published_etcd_is_rendered() -> None:
     values = {"type": "LoadBalancer", "allowUnauthenticated": True}
     objects = Renderer().objects({"clientService": values, "serverService": values})
     assert objects.get("Service", "lattice-rdzv-client")["spec"]["type"] == "LoadBalancer"
@@ -440,13 +440,13 @@ USERS_OVER_TLS = merged(AUTH, {"tls": {"client": {**MTLS["tls"]["client"], "requ
 
 
 @pytest.mark.parametrize("closed", [MTLS, USERS_OVER_TLS], ids=["mtls", "auth"])
-def test_a_closed_store_may_be_published(closed: dict[str, Any]) -> None:
+def test_a_protected_etcd_can_be_published(closed: dict[str, Any]) -> None:
     objects = Renderer().objects(merged(closed, {"clientService": {"type": "LoadBalancer"}}))
     assert objects.get("Service", "lattice-rdzv-client")["spec"]["type"] == "LoadBalancer"
 
 
-def test_the_member_count_is_in_what_the_api_server_lets_nobody_change() -> None:
-    """A StatefulSet's selector is immutable, which holds without a look-up too."""
+def test_the_member_count_is_in_the_immutable_selector() -> None:
+    """A StatefulSet's selector is immutable, which holds without a lookup too."""
     three = Renderer().objects(MEMBERS).workload["spec"]
     five = Renderer().objects(merged(MEMBERS, {"replicaCount": 5})).workload["spec"]
     assert three["selector"] != five["selector"]

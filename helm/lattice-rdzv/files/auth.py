@@ -1,8 +1,8 @@
 """Enables etcd's authentication, keeps users and roles as the values define them, and serves the readiness probe.
 
-It runs beside etcd in the pod. `/ready` returns 200 only while etcd refuses an anonymous read, so that an etcd without authentication (a new
-one, or one that lost its data) is not in the client Service. Each step can be repeated, and all members may run it at once.
-It calls etcd's JSON gateway on the pod's loopback, with the standard library alone.
+It runs beside etcd in the pod. `/ready` returns 200 only while etcd rejects an anonymous read, so that an etcd without authentication (a new
+one, or one that lost its data) is not in the client Service. Each step can be repeated, and all members can run it in parallel.
+It calls etcd's JSON gateway on the pod's loopback interface and uses only the standard library.
 """
 
 import base64
@@ -21,27 +21,27 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "/lattice/rdzv/"
-# Time between two looks at etcd.
+# Time between two checks of etcd.
 PAUSE_SECONDS = 5.0
-# Time after which users and roles are compared although nothing changed: somebody may have edited them by hand.
+# Time after which users and roles are compared although no file changed, because they can be edited in etcd.
 REVIEW_SECONDS = 600.0
 # Limit of one call: shorter than a probe's timeout, because a cluster without a leader does not respond.
 TIMEOUT_SECONDS = 4.0
 
 
 class Refused(Exception):
-    """Etcd answered that it will not."""
+    """etcd rejected a request."""
 
 
 class Etcd:
-    """The member in this pod."""
+    """Client of the etcd member in this pod."""
 
     def __init__(self, address: str, token: str | None = None) -> None:
         self.address = address
         self.token = token
 
     def call(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
-        """One call; `Refused` with etcd's words, `OSError` if it is not there."""
+        """Makes one call. Raises `Refused` with etcd's message, or `OSError` if etcd does not respond."""
         headers = {"Content-Type": "application/json"}
         if self.token is not None:
             headers["Authorization"] = self.token
@@ -63,22 +63,22 @@ class Etcd:
 
 
 def text(value: str) -> str:
-    """As etcd's JSON has keys."""
+    """Encodes a key for etcd's JSON gateway."""
     return base64.b64encode(value.encode()).decode()
 
 
 def prefix_of(tenant: str) -> str:
-    """The keys of a tenant's runs; of all runs if it is empty."""
+    """Returns the key prefix of a tenant's runs, or of all runs if the tenant is empty."""
     return PREFIX + tenant + "/" if tenant else PREFIX
 
 
 def end_of(prefix: str) -> str:
-    """The first key after all that begin with it."""
+    """Returns the first key after all keys with this prefix."""
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 def is_closed(etcd: Etcd) -> bool:
-    """Whether somebody without a name is refused."""
+    """Returns whether etcd rejects a client without a user."""
     anonymous = Etcd(etcd.address)
     try:
         anonymous.call("kv/range", {"key": text(PREFIX), "limit": "1", "keys_only": True, "serializable": True})
@@ -90,7 +90,7 @@ def is_closed(etcd: Etcd) -> bool:
 
 
 def sign_in(etcd: Etcd, name: str, password: str) -> str | None:
-    """A token; none if that is not the password."""
+    """Logs in and returns a token, or None if the password is wrong."""
     try:
         return str(etcd.call("auth/authenticate", {"name": name, "password": password})["token"])
     except Refused as refusal:
@@ -100,7 +100,7 @@ def sign_in(etcd: Etcd, name: str, password: str) -> str | None:
 
 
 def create(etcd: Etcd, method: str, request: dict[str, Any]) -> None:
-    """Creates a user or a role. Another member may have been first."""
+    """Creates a user or a role, unless another member has already created it."""
     try:
         etcd.call(method, request)
     except Refused as refusal:
@@ -109,12 +109,12 @@ def create(etcd: Etcd, method: str, request: dict[str, Any]) -> None:
 
 
 def names(etcd: Etcd, method: str, kind: str) -> set[str]:
-    """The users or the roles that exist."""
+    """Returns the existing users or roles."""
     return set(etcd.call(method, {}).get(kind, []))
 
 
 def provide_role(etcd: Etcd, tenant: str, roles: set[str]) -> str:
-    """Creates the role that may read and write a tenant's runs where it is missing or different, and returns its name."""
+    """Creates or corrects the role that can read and write a tenant's runs, and returns its name."""
     role = "lattice-rdzv-" + tenant if tenant else "lattice-rdzv"
     key = prefix_of(tenant)
     wanted = {"permType": "READWRITE", "key": text(key), "range_end": text(end_of(key))}
@@ -127,11 +127,11 @@ def provide_role(etcd: Etcd, tenant: str, roles: set[str]) -> str:
 
 
 def provide_user(etcd: Etcd, name: str, password: str, role: str, users: set[str], *, closed: bool) -> None:
-    """Creates a user where it is missing, and gives it its password and its role where they differ."""
+    """Creates a user if it is missing, and corrects its password and its role."""
     if name not in users:
         create(etcd, "auth/user/add", {"name": name, "password": password})
         users.add(name)
-    # Without authentication etcd does not tell whether a password is right.
+    # Without authentication, etcd does not check passwords.
     elif not closed or sign_in(etcd, name, password) is None:
         etcd.call("auth/user/changepw", {"name": name, "password": password})
         say(f"changed the password of a user to the one in the Secret: `{name}`")
@@ -141,14 +141,14 @@ def provide_user(etcd: Etcd, name: str, password: str, role: str, users: set[str
 
 @dataclass(frozen=True)
 class Wanted:
-    """The users of the values, and the passwords of the Secret."""
+    """The users from the values, and the passwords from the Secret."""
 
     users: list[dict[str, str]]
     passwords: dict[str, str]
 
 
 def provide(etcd: Etcd, wanted: Wanted) -> None:
-    """Makes users and roles as wanted. It writes only differences, because each write of users invalidates all tokens."""
+    """Creates and corrects users and roles. Writes only differences, because each change of users invalidates all tokens."""
     closed = is_closed(etcd)
     root_password = wanted.passwords["root-password"]
     etcd.token = sign_in(etcd, "root", root_password) if closed else None
@@ -168,14 +168,14 @@ def provide(etcd: Etcd, wanted: Wanted) -> None:
 
 
 def read_wanted(users_file: Path, secrets: Path) -> Wanted:
-    """Reads the mounted files. Kubernetes changes them in the running pod."""
+    """Reads the mounted files, which Kubernetes updates in the running pod."""
     users = json.loads(users_file.read_text(encoding="utf-8"))
     keys = ["root-password", *(user["name"] for user in users)]
     return Wanted(users, {key: password_of(secrets, key) for key in keys})
 
 
 def password_of(secrets: Path, key: str) -> str:
-    """What the Secret holds under a key, less a last line feed that slips in easily."""
+    """Returns the password under a key of the Secret, without a trailing line feed, which is often added by mistake."""
     try:
         password = (secrets / key).read_text(encoding="utf-8").rstrip("\n")
     except OSError as error:
@@ -188,12 +188,12 @@ def password_of(secrets: Path, key: str) -> str:
 
 
 def say(what: str) -> None:
-    """One line in the container's log."""
+    """Writes one line to the container's log."""
     print("auth: " + what, file=sys.stderr, flush=True)
 
 
 class Keeper:
-    """Keeps etcd as wanted. Idle, it costs one local read per look; everything else about users is a proposal in etcd."""
+    """Keeps users and roles as the values define them. While nothing changes, a check costs one local read in etcd and no proposal."""
 
     def __init__(self, etcd: Etcd, users_file: Path, secrets: Path) -> None:
         self._etcd = etcd
@@ -203,7 +203,7 @@ class Keeper:
         self._provided_at = 0.0
 
     def look(self) -> None:
-        """Provides users and roles if they may differ: at first, after a change of the files, after a loss of data, and now and then."""
+        """Updates users and roles if they may differ: at the start, after a change of the files, after a loss of data, and periodically."""
         wanted = read_wanted(self._users_file, self._secrets)
         is_due = time.monotonic() - self._provided_at >= REVIEW_SECONDS
         if wanted == self._provided and not is_due and is_closed(self._etcd):
@@ -213,14 +213,14 @@ class Keeper:
         self._provided, self._provided_at = wanted, time.monotonic()
 
     def run(self) -> None:
-        """Looks again and again, and logs each problem once."""
+        """Checks etcd forever, and logs each problem once."""
         logged = ""
         while True:
             problem = ""
             try:
                 self.look()
             except Refused as refusal:
-                problem = f"etcd or the Secret does not allow it: {refusal}"
+                problem = f"cannot update users: {refusal}"
             except (OSError, HTTPException, ValueError) as error:
                 problem = f"etcd does not respond: {error}"
             if problem and problem != logged:
@@ -232,7 +232,7 @@ class Keeper:
 
 
 def handler(etcd: Etcd) -> type:
-    """Answers the probes, and nothing else."""
+    """Returns a request handler that serves only the probes."""
 
     class Probes(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -254,13 +254,13 @@ def handler(etcd: Etcd) -> type:
                 return 503, f"unknown: {error}"
 
         def log_message(self, *_: Any) -> None:
-            """Probes come every few seconds."""
+            """Logs nothing, because a probe arrives every few seconds."""
 
     return Probes
 
 
 class ProbeServer(ThreadingHTTPServer):
-    """Serves IPv4 and IPv6, whichever the pod has."""
+    """Serves IPv4 and IPv6, if the pod has them."""
 
     address_family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
 
@@ -271,7 +271,7 @@ class ProbeServer(ThreadingHTTPServer):
 
 
 def probe_server(port: int, etcd: Etcd) -> ProbeServer:
-    """Opens the port of the probes. A kernel without IPv6 refuses the first family."""
+    """Opens the port of the probes. Falls back to IPv4 on a kernel without IPv6."""
     try:
         return ProbeServer(("", port), handler(etcd))
     except OSError as error:
@@ -282,7 +282,7 @@ def probe_server(port: int, etcd: Etcd) -> ProbeServer:
 
 
 def main() -> None:
-    """Reads its settings from the environment."""
+    """Reads the settings from the environment and runs until SIGTERM."""
     # The first process of a container ignores signals that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     etcd = Etcd(os.environ["AUTH_ETCD"])

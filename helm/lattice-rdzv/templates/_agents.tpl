@@ -4,8 +4,8 @@ ConfigMap would override them.
 */}}
 
 {{/*
-The namespaces of agents, the release's own first: a list of `name`, `user`, and `tenant`. Without a user of its own a namespace gets the first of
-`auth.users`, or `external.user`. Without a tenant of its own it gets `agents.tenant`, or the one tenant that its user may use.
+The namespaces of agents, the release's own first: a list of `name`, `user`, and `tenant`. A namespace without its own user gets the first of
+`auth.users`, or `external.user`. A namespace without its own tenant gets `agents.tenant`, or the one tenant of its user.
 */}}
 {{- define "lattice.agentNamespaces" -}}
 {{- $tenants := dict -}}
@@ -71,7 +71,7 @@ LATTICE_RDZV_PASSWORD_FILE: {{ printf "%s/%s" $values.agents.authMountPath . | q
 {{- end }}
 {{- end -}}
 
-{{/* DNS by its ports alone, because a cluster's DNS server may be a pod or run on each Kubernetes node. OpenShift's pods listen on 5353. */}}
+{{/* Admits DNS by its ports alone, because a cluster's DNS server may be a pod or run on each Kubernetes node. OpenShift's pods listen on 5353. */}}
 {{- define "lattice.dnsEgress" -}}
 - ports:
     - {port: 53, protocol: UDP}

@@ -1,12 +1,12 @@
 {{/*
-With TLS, etcd also listens in the clear on the pod's own loopback: its JSON gateway takes no request whose certificate has
-a common name once authentication is on.
+With TLS, etcd also listens unencrypted on the pod's loopback interface, because its JSON gateway rejects requests with a certificate that has
+a common name when authentication is on.
 */}}
 {{- define "lattice.loopbackPort" -}}
 {{- ternary .Values.auth.loopbackPort .Values.clientService.internalPort .Values.tls.client.enabled -}}
 {{- end -}}
 
-{{/* The container that turns authentication on. The pod is not ready, and so not in the client Service, before it has. */}}
+{{/* The container that enables authentication. Until then, the pod is not ready, and therefore not in the client Service. */}}
 
 {{- define "lattice.authContainer" -}}
 - name: auth

@@ -1,4 +1,4 @@
-{{/* The arguments of etcd. Releases 3.4 to 3.7 take all of them, except where a version is compared. */}}
+{{/* The arguments of etcd. Releases 3.4 to 3.7 accept all of them, except where a version is compared. */}}
 
 {{- define "lattice.flags" -}}
 {{- $flags := include "lattice.ownFlags" . | fromYamlArray -}}
@@ -53,9 +53,10 @@ fails without PTR records, behind source NAT and in a service mesh. The peer CA 
 
 {{/*
 Identifies a cluster. etcd reads it once, when it starts without data, and clients recognize a new cluster by it.
-With one member the pod's UID is unique. Several members need a token that all of them know, that no other cluster ever had, and
-that renders identically each time: the addresses that Kubernetes assigned to the two Services of this release. They stay for the
-release's lifetime, and a reinstalled release gets others. docs/runbooks/quorum-lost.md changes `cluster.token` for a new cluster of the same release.
+For one member, the UID of the pod is unique. Several members need a token that is equal for all of them, that no other cluster ever had,
+and that renders identically each time: the addresses that Kubernetes assigned to the two Services of this release. They do not change
+during the lifetime of the release, and a reinstalled release gets others. docs/runbooks/quorum-lost.md changes `cluster.token` for a new
+cluster of an existing release.
 */}}
 {{- define "lattice.clusterToken" -}}
 {{- if include "lattice.several" . -}}
@@ -65,19 +66,19 @@ $(POD_UID)
 {{- end -}}
 {{- end -}}
 
-{{/* The variable in which Kubernetes tells a pod a Service's address. */}}
+{{/* The environment variable in which Kubernetes passes a Service's address to a pod. */}}
 {{- define "lattice.serviceVariable" -}}{{ . | upper | replace "-" "_" }}_SERVICE_HOST{{- end -}}
 
-{{/* Numbers of a values file are floats, and from a million on Go writes them as 1e+06. */}}
+{{/* Numbers in a values file are floats, and Go prints floats from a million on as 1e+06. */}}
 {{- define "lattice.wholeNumber" -}}
 {{- if kindIs "string" . -}}{{- . -}}{{- else -}}{{- int64 . -}}{{- end -}}
 {{- end -}}
 
-{{/* Flags of `etcd.extraArgs` and variables of `etcd.extraEnv` that would bypass a value of the chart or what guards it. */}}
+{{/* Flags of `etcd.extraArgs` and variables of `etcd.extraEnv` that would bypass a value of the chart or its checks. */}}
 {{- define "lattice.guardedFlags" -}}
 enable-v2: set `etcd.enableV2` instead
 unsafe-no-fsync: set `etcd.unsafeNoFsync` instead
-force-new-cluster: it discards the other members; docs/runbooks/quorum-lost.md makes a new store
+force-new-cluster: it discards the other members; docs/runbooks/quorum-lost.md creates a new cluster
 auto-tls: set `tls.client` instead
 peer-auto-tls: set `tls.peer` instead
 client-cert-auth: set `tls.client.requireClientCert` instead
@@ -99,7 +100,7 @@ listen-client-urls: set `clientService.internalPort` instead
 listen-client-http-urls: the chart's ports, policies and probes do not cover it
 {{- end -}}
 
-{{/* Each of these would keep etcd from starting, or set what another value of the chart sets. */}}
+{{/* Rejects flags that would keep etcd from starting, or that another value of the chart sets. */}}
 {{- define "lattice.refuseExtraArgs" -}}
 {{- $root := .root -}}
 {{- $guarded := include "lattice.guardedFlags" . | fromYaml -}}

@@ -1,4 +1,4 @@
-{{/* What kind of store it is, from the values alone: a truth is "true", and what is not so is empty. */}}
+{{/* The kind of workload, derived from the values alone. Each template returns "true" or nothing. */}}
 
 {{- define "lattice.external" -}}{{- if .Values.external.endpoints -}}true{{- end -}}{{- end -}}
 
@@ -12,8 +12,8 @@
 {{- if and (eq .Values.ephemeral.medium "Memory") (not (include "lattice.stateful" .)) -}}true{{- end -}}
 {{- end -}}
 
-{{/* The value of the label `lattice-rdzv/store`. The member count is in it, and it is in the StatefulSet's selector: so
-the API server itself refuses to change the count of a live store. */}}
+{{/* The value of the label `lattice-rdzv/store`. It contains the number of members and is part of the StatefulSet's selector, so
+the API server rejects a change of that number while the StatefulSet exists. */}}
 {{- define "lattice.store" -}}
 {{- if include "lattice.stateful" . -}}members-{{ int .Values.replicaCount }}{{- else -}}ephemeral{{- end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* What objects are called and labelled. Nothing depends on the release's name: agents look for these names. */}}
+{{/* Names and labels of the objects. They do not depend on the release's name, because agents look for these names. */}}
 
 {{- define "lattice.name" -}}lattice-rdzv{{- end -}}
 {{- define "lattice.membersService" -}}lattice-rdzv-members{{- end -}}
@@ -7,7 +7,7 @@
 {{- define "lattice.caConfigMap" -}}lattice-rdzv-ca{{- end -}}
 {{- define "lattice.authConfigMap" -}}lattice-rdzv-auth{{- end -}}
 
-{{/* Of every object's metadata. Not of pods: the chart's version in them would restart the store at each upgrade. */}}
+{{/* The labels of every object, but not of pods: the chart's version in them would restart etcd at each upgrade. */}}
 {{- define "lattice.labels" -}}
 {{- $labels := dict
   "app" (include "lattice.name" .)
@@ -19,7 +19,7 @@
 {{- merge $labels (default dict .Values.commonLabels) | toYaml -}}
 {{- end -}}
 
-{{/* A Service's or a ServiceMonitor's own labels may not replace ours. */}}
+{{/* The labels from the values of a Service or a ServiceMonitor cannot replace the chart's labels. */}}
 {{- define "lattice.labelsWith" -}}
 {{- $own := index . 0 -}}
 {{- $root := index . 1 -}}
@@ -35,8 +35,8 @@ annotations:
 {{- end -}}
 
 {{/*
-Which pods are the store. The Deployment's own selector is `app` alone, for ever. Services select by `lattice-rdzv/store`
-too, so that they never reach two stores while a Deployment and a StatefulSet take turns.
+Selects the etcd pods. The Deployment's selector is `app` alone, because a selector is immutable. Services also select by
+`lattice-rdzv/store`, so that they never reach two etcds while a StatefulSet replaces a Deployment or the reverse.
 */}}
 {{- define "lattice.podSelector" -}}
 app: {{ include "lattice.name" . }}
@@ -44,8 +44,8 @@ lattice-rdzv/store: {{ include "lattice.store" . }}
 {{- end -}}
 
 {{/*
-The StatefulSet's own selector, which never changes in its lifetime. It has the member count, and with several members what they know
-each other by: etcd keeps the peer URLs that it was created with, so members with others would lose each other one by one.
+The StatefulSet's selector, which is immutable. It contains the number of members, and with several members the parts of their peer URLs:
+etcd keeps the peer URLs with which it was created, so members with other URLs would lose each other one by one.
 */}}
 {{- define "lattice.memberSelector" -}}
 {{ include "lattice.podSelector" . }}

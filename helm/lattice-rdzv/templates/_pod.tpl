@@ -89,7 +89,7 @@ spec:
   {{- end }}
 {{- end -}}
 
-{{/* With the script's checksum: a pod that runs an old one is replaced. */}}
+{{/* The pod's annotations. They contain the script's checksum, so that a change of the script replaces the pod. */}}
 {{- define "lattice.podAnnotations" -}}
 {{- $annotations := deepCopy (default dict .Values.podAnnotations) -}}
 {{- if .Values.auth.enabled -}}
@@ -111,14 +111,14 @@ spec:
   containerPort: {{ .Values.etcd.metricsPort }}
 {{- end -}}
 
-{{/* The container's port that the server Service sends clients to. */}}
+{{/* The container port to which the server Service forwards clients. */}}
 {{- define "lattice.serverClientPort" -}}
 {{- if eq (int .Values.clientService.internalPort) (int .Values.serverService.clientPort.internalPort) -}}client{{- else -}}server-client{{- end -}}
 {{- end -}}
 
 {{/*
-So that `kubectl exec POD -- etcdctl member list` works in every mode. Only what it would not know by itself: a variable and
-the flag of the same meaning exclude each other.
+Variables that make `kubectl exec POD -- etcdctl member list` work in every mode. Only settings without a usable default are set, because
+etcdctl rejects a variable together with the corresponding flag.
 */}}
 {{- define "lattice.etcdctlEnvironment" -}}
 {{- if .Values.tls.client.enabled }}

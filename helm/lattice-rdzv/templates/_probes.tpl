@@ -1,6 +1,6 @@
 {{/*
-Probes, by plain HTTP on the metrics port, also where clients need TLS. Whether etcd lives never depends on the other
-members: a lost quorum would make Kubernetes restart the rest.
+Probes use plain HTTP on the metrics port, also if clients require TLS. The liveness probe does not depend on the other
+members. Otherwise, a lost quorum would make Kubernetes restart the remaining members.
 */}}
 
 {{- define "lattice.livePath" -}}

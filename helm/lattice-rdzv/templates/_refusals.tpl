@@ -13,8 +13,8 @@ the value, what it must be, and how to fix it. tests/chart/test_refusals.py read
 {{- end -}}
 
 {{/*
-`helm upgrade --reuse-values` replaces the chart's own values by those of the old chart, where new ones are missing. Every template begins with
-this, because Helm may render any of them first.
+`helm upgrade --reuse-values` replaces the chart's own values by those of the old chart, which lack the new values. Every template calls
+this first, because Helm may render any of them first.
 */}}
 {{- define "lattice.refuseOldValues" -}}
 {{- $missing := list -}}
@@ -22,11 +22,11 @@ this, because Helm may render any of them first.
 {{- if not (hasKey $.Values $key) -}}{{- $missing = append $missing $key -}}{{- end -}}
 {{- end -}}
 {{- if $missing -}}
-{{- fail (printf "the values of an older chart lack values that this chart needs, because `--reuse-values` does not add new ones: use `--reset-then-reuse-values` (Helm 3.14 or newer), or pass your own values with `--values`. Missing: `%s`" (join "`, `" $missing)) -}}
+{{- fail (printf "the values of the installed chart lack values that this chart needs, because `--reuse-values` does not add new ones; use `--reset-then-reuse-values` (Helm 3.14 or newer), or pass your own values with `--values`. Missing: `%s`" (join "`, `" $missing)) -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Only with `external.endpoints`. */}}
+{{/* The refusals with `external.endpoints`. */}}
 {{- define "lattice.externalRefusals" -}}
 {{- $metrics := or .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled .Values.metrics.prometheusRule.enabled -}}
 {{- $scheme := printf "%s://" (include "lattice.clientScheme" .) -}}
@@ -76,7 +76,7 @@ even-members:
 many-members:
   when: {{ and (gt $count 5) (eq (mod $count 2) 1) }}
   text: >-
-    `replicaCount` must be 1, 3, or 5, but is {{ $count }}: each further member makes every write slower, and 5 members tolerate the failure of 2
+    `replicaCount` must be 1, 3, or 5, but is {{ $count }}: 5 members tolerate the failure of 2, and each additional member makes every write slower
 drain-takes-quorum:
   when: {{ and (has $count (list 3 5)) $values.pdb.enabled (gt (int $values.pdb.maxUnavailable) $spare) }}
   text: >-
@@ -124,7 +124,7 @@ v2-on-new-etcd:
 v2-with-auth:
   when: {{ and $v2 $values.auth.enabled }}
   text: >-
-    `etcd.enableV2` is `true`, but users of the v2 API are separate from those of v3, so that everybody could write through v2; set it to `auto` or
+    `etcd.enableV2` is `true`, but users of the v2 API are separate from those of v3, so that every client could write through v2; set it to `auto` or
     `false`, or remove `auth.enabled`
 v2-on-volume:
   when: {{ and $v2 $stateful (not $values.auth.enabled) }}
@@ -160,14 +160,14 @@ mtls-with-plain-peers:
   when: {{ and $several $values.tls.client.enabled (not $values.tls.peer.enabled) (semverCompare "<3.6.0" $version) }}
   text: >-
     `tls.client.enabled` does not protect several members while `tls.peer.enabled` is false: up to 3.5 etcd serves the client API on the peer port too, and
-    there it asks for no certificate. For a new cluster, add --set tls.peer.enabled=true with `tls.peer.existingSecret`. For a running one, use an image of
-    etcd 3.6 or newer, which does not serve clients there, or create it again with TLS between peers (UPGRADING.md). The version is: `{{ $version }}`
+    requires no certificate there. For a new cluster, add --set tls.peer.enabled=true with `tls.peer.existingSecret`. For a running one, use an image of
+    etcd 3.6 or newer, which does not serve clients there, or recreate the cluster with TLS between peers (UPGRADING.md). The version is: `{{ $version }}`
 {{ $auth := $values.auth }}
 {{- $first := first $auth.users }}
 auth-on-ephemeral:
   when: {{ and $auth.enabled (not $values.persistence.enabled) }}
   text: >-
-    `auth.enabled` needs `persistence.enabled`: users and passwords are part of the data, so each new pod would be open to everybody. Add --set
+    `auth.enabled` needs `persistence.enabled`: users and passwords are part of the data, so each new pod would accept every client. Add --set
     persistence.enabled=true, or use client certificates instead: --set tls.client.enabled=true with `tls.client.requireClientCert` and
     `tls.client.existingSecret`
 auth-without-secret:
@@ -192,7 +192,7 @@ user-twice:
 tenant-of-another-user:
   when: {{ and $auth.enabled (ne (default "" $first.tenant) "") (ne $values.agents.tenant "") (ne (default "" $first.tenant) $values.agents.tenant) }}
   text: >-
-    agents get the first of `auth.users`, which may use only the tenant `{{ $first.tenant }}`, but `agents.tenant` is `{{ $values.agents.tenant }}`; make
+    agents use the first of `auth.users`, which can access only the tenant `{{ $first.tenant }}`, but `agents.tenant` is `{{ $values.agents.tenant }}`; make
     the two equal, or put another user first
 unknown-user-of-namespace:
   {{- $known := list }}
@@ -217,7 +217,7 @@ service-names:
   {{- $services := list $values.clientService.name $values.serverService.name (include "lattice.membersService" .) (include "lattice.metricsService" .) }}
   when: {{ ne (len $services) (len (uniq $services)) }}
   text: >-
-    two Services would have the same name; change `clientService.name` or `serverService.name`. The names are: `{{ join "`, `" $services }}`
+    two Services would have one name; change `clientService.name` or `serverService.name`. The names are: `{{ join "`, `" $services }}`
 container-ports:
   {{- $ports := list (int $values.clientService.internalPort) (int $values.serverService.clientPort.internalPort) | uniq }}
   {{- $ports = concat $ports (list (int $values.serverService.serverPort.internalPort) (int $values.etcd.metricsPort)) }}
@@ -246,18 +246,18 @@ server-ports:
 {{ $key }}-open:
   when: {{ and $published (not $closed) }}
   text: >-
-    `{{ $key }}.type` is `{{ $service.type }}`, but everybody who reaches etcd may write it and with it change every job. Set the type to `ClusterIP`, or
+    `{{ $key }}.type` is `{{ $service.type }}`, but every client that reaches etcd can write to it and change every job. Set the type to `ClusterIP`, or
     add --set tls.client.enabled=true with `tls.client.existingSecret` and `tls.client.requireClientCert` or `auth.enabled`. If only trusted
     clients can reach it, add --set {{ $key }}.allowUnauthenticated=true
 {{ $key }}-plain-passwords:
   when: {{ and $published $closed (not $values.tls.client.enabled) }}
   text: >-
     `{{ $key }}.type` is `{{ $service.type }}`, and without TLS it sends passwords unencrypted. Set the type to `ClusterIP`, or add --set
-    tls.client.enabled=true with `tls.client.existingSecret`. If only trusted clients can listen, add --set {{ $key }}.allowUnauthenticated=true
+    tls.client.enabled=true with `tls.client.existingSecret`. If no untrusted client can intercept the traffic, add --set {{ $key }}.allowUnauthenticated=true
 {{ $key }}-source-ranges:
   when: {{ and (gt (len (default list $service.loadBalancerSourceRanges)) 0) (ne $service.type "LoadBalancer") }}
   text: >-
-    `{{ $key }}.loadBalancerSourceRanges` limits only load balancers, so it would keep nobody out; add --set {{ $key }}.type=LoadBalancer, or remove it.
+    `{{ $key }}.loadBalancerSourceRanges` limits only load balancers, so it has no effect here; add --set {{ $key }}.type=LoadBalancer, or remove it.
     `{{ $key }}.type` is: `{{ $service.type }}`
 {{ $key }}-load-balancer-class:
   when: {{ and (ne $service.loadBalancerClass "") (ne $service.type "LoadBalancer") }}
@@ -273,7 +273,7 @@ server-ports:
 serverService-plain-peers:
   when: {{ and $several (ne $values.serverService.type "ClusterIP") (not $values.serverService.allowUnauthenticated) $closed (not $values.tls.peer.enabled) }}
   text: >-
-    `serverService.type` is `{{ $values.serverService.type }}`, which publishes the peer port, and no client certificate or password protects that. Set the
+    `serverService.type` is `{{ $values.serverService.type }}`, which publishes the peer port, which client certificates and passwords do not protect. Set the
     type to `ClusterIP`, or add --set tls.peer.enabled=true with `tls.peer.existingSecret`. If only trusted clients can reach it, add --set
     serverService.allowUnauthenticated=true
 
@@ -295,19 +295,19 @@ policy-without-namespace-names:
 policy-without-prometheus:
   when: {{ and $values.networkPolicy.enabled (or $values.metrics.serviceMonitor.enabled $values.metrics.podMonitor.enabled) (not $values.networkPolicy.metricsNamespaceSelector) }}
   text: >-
-    `networkPolicy.enabled` keeps Prometheus out unless `networkPolicy.metricsNamespaceSelector` selects its namespace, and the alerts would fire forever.
+    `networkPolicy.enabled` blocks Prometheus unless `networkPolicy.metricsNamespaceSelector` selects its namespace, and the alerts would fire forever.
     Example: --set networkPolicy.metricsNamespaceSelector.matchLabels."kubernetes\.io/metadata\.name"=monitoring
 policy-without-ip-blocks:
   when: {{ and $values.networkPolicy.enabled (or (ne $values.clientService.type "ClusterIP") (ne $values.serverService.type "ClusterIP")) (not $values.networkPolicy.ipBlocks) }}
   text: >-
-    `networkPolicy.enabled` keeps out all clients from outside of the cluster, for which a Service of type `NodePort` or `LoadBalancer` is meant; set
+    `networkPolicy.enabled` blocks all clients from outside of the cluster, but a Service of type `NodePort` or `LoadBalancer` is meant for them; set
     `networkPolicy.ipBlocks` to their addresses. Example: --set networkPolicy.ipBlocks[0].cidr=10.0.0.0/8
 {{ include "lattice.liveRefusals" . }}
 {{- end -}}
 
 {{/*
-Changes of a running StatefulSet that the API server would refuse with a text about an immutable field (see "lattice.memberSelector"). This only
-words it, where Helm can look the StatefulSet up.
+Changes of a running StatefulSet that the API server would reject with a message about an immutable field (see "lattice.memberSelector").
+If Helm can look up the StatefulSet, these refusals explain the reason.
 */}}
 {{- define "lattice.liveRefusals" -}}
 {{- $live := dict -}}
@@ -321,11 +321,11 @@ words it, where Helm can look the StatefulSet up.
 live-members:
   when: {{ and (gt (len $labels) 0) (ne (get $labels "lattice-rdzv/store") (get $wanted "lattice-rdzv/store")) }}
   text: >-
-    `replicaCount` is {{ int .Values.replicaCount }}, but the running StatefulSet is `{{ get $labels "lattice-rdzv/store" }}`: etcd does not follow a
-    changed count by itself. Keep the count. {{ $again }}
+    `replicaCount` is {{ int .Values.replicaCount }}, but the running StatefulSet is `{{ get $labels "lattice-rdzv/store" }}`: etcd does not apply a
+    changed number of members. Keep `replicaCount`. {{ $again }}
 live-peers:
   when: {{ and (gt (len $labels) 0) (ne (get $labels "lattice-rdzv/peers") (get $wanted "lattice-rdzv/peers" | default "")) }}
   text: >-
-    the members of the running cluster know each other by other URLs, and etcd does not follow a changed flag by itself: replaced one by one, they would
+    the members of the running cluster use other peer URLs, and etcd does not apply a changed flag: members that are replaced one by one would
     lose each other. Keep `tls.peer.enabled`, `serverService.serverPort.internalPort`, and `clusterDomain`. {{ $again }}
 {{- end -}}

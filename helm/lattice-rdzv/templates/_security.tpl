@@ -1,8 +1,8 @@
-{{/* What a pod and a container may do: the values, except for what the cluster does not admit. */}}
+{{/* The security contexts of pods and containers: the values, except for parts that the cluster does not admit. */}}
 
 {{/*
-OpenShift assigns users and groups from a range of the namespace, and its policy `restricted-v2` refuses fixed ones. There the chart's own
-defaults are left out. Others, which somebody chose, stay.
+OpenShift assigns users and groups from a range of the namespace, and its policy `restricted-v2` rejects fixed ones. On OpenShift, the chart
+omits its defaults. Values that differ from the defaults are kept.
 */}}
 {{- define "lattice.podSecurityContext" -}}
 {{- $context := deepCopy (.Values.podSecurityContext | default dict) -}}
@@ -25,12 +25,12 @@ securityContext:
 {{- end -}}
 {{- end -}}
 
-{{/* The Secret with a certificate: yours, or that of the Certificate which this chart creates. (dict "root" . "side" "client") */}}
+{{/* The Secret with a certificate: your Secret, or the Secret of the Certificate that this chart creates. (dict "root" . "side" "client") */}}
 {{- define "lattice.tlsSecret" -}}
 {{- (index .root.Values.tls .side).existingSecret | default (printf "%s-%s-tls" (include "lattice.name" .root) .side) -}}
 {{- end -}}
 
-{{/* Whether clients without a certificate or a password are refused. */}}
+{{/* Whether clients without a certificate or a password are rejected. */}}
 {{- define "lattice.closed" -}}
 {{- if or .Values.auth.enabled (and .Values.tls.client.enabled .Values.tls.client.requireClientCert) -}}true{{- end -}}
 {{- end -}}

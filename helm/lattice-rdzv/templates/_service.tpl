@@ -1,4 +1,4 @@
-{{/* What the specs of the client and the server Service have in common. */}}
+{{/* The common parts of the specs of the client and the server Service. */}}
 
 {{/* (dict "root" . "service" .Values.clientService) */}}
 {{- define "lattice.serviceSpec" -}}

@@ -1,4 +1,4 @@
-{{/* The quota of the database, and how much memory a store in memory may take. */}}
+{{/* The quota of the database, and the maximum size of data in memory. */}}
 
 {{/* A quantity of Kubernetes, such as `1.5Gi`, in bytes. */}}
 {{- define "lattice.bytes" -}}
@@ -16,7 +16,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Twice the quota, because a defragmentation writes the database anew beside the old one, and 512 MiB of logs. */}}
+{{/* Twice the quota, because a defragmentation writes a new database beside the old one, plus 512 MiB of logs. */}}
 {{- define "lattice.ephemeralSize" -}}
 {{- if .Values.ephemeral.sizeLimit -}}{{- .Values.ephemeral.sizeLimit -}}
 {{- else if include "lattice.inMemory" . -}}{{- add (mul 2 (int64 (include "lattice.quotaBytes" .))) 536870912 -}}

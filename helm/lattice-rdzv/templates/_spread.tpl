@@ -1,4 +1,4 @@
-{{/* Where pods run. What the values leave open is filled in, one key at a time. */}}
+{{/* Where pods run. Each key that the values do not set gets a default. */}}
 
 {{- define "lattice.spread" -}}
 {{- with .Values.nodeSelector }}
@@ -22,7 +22,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* Several members prefer Kubernetes nodes and zones of their own. A `nodeAffinity` from the values does not take that away. */}}
+{{/* Several members prefer separate Kubernetes nodes and zones, also with a `nodeAffinity` in the values. */}}
 {{- define "lattice.affinity" -}}
 {{- $affinity := deepCopy (default dict .Values.affinity) -}}
 {{- if and (include "lattice.several" .) (not (hasKey $affinity "podAntiAffinity")) -}}
@@ -46,8 +46,8 @@ priorityClassName: {{ . }}
 {{- end -}}
 
 {{/*
-A single member leaves a lost Kubernetes node after 30 s instead of the default 300 s, because no other member serves meanwhile. A pod
-with a volume is replaced only when Kubernetes knows that the node is gone.
+A single member leaves a lost Kubernetes node after 30 s instead of the default 300 s, because no other member serves in the meantime. A pod
+with a volume is replaced only when Kubernetes knows that the Kubernetes node is gone.
 */}}
 {{- define "lattice.tolerations" -}}
 {{- $tolerations := default list .Values.tolerations -}}

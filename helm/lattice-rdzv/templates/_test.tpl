@@ -1,5 +1,5 @@
 {{/*
-What the pods of `helm test` and of the CronJob have in common. Those of `helm test` are deleted unless they failed. The label `app` admits both to etcd
+The common parts of the pods of `helm test` and of the CronJob. The pods of `helm test` are deleted unless they failed. The label `app` admits both to etcd
 (see networkpolicy.yaml).
 */}}
 

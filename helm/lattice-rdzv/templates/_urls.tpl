@@ -1,4 +1,4 @@
-{{/* Where etcd listens, what it says of itself, and where agents are sent. */}}
+{{/* The URLs on which etcd listens, those that it advertises, and the endpoints of agents. */}}
 
 {{- define "lattice.clientScheme" -}}{{ ternary "https" "http" .Values.tls.client.enabled }}{{- end -}}
 {{- define "lattice.peerScheme" -}}{{ ternary "https" "http" .Values.tls.peer.enabled }}{{- end -}}
@@ -9,8 +9,8 @@
 {{- end -}}
 
 {{/*
-A Service's name as agents get it. With TLS it has the cluster's domain, because the documented certificates carry that name. Without, it is
-as short as it can be, so that it also resolves where the domain is not the one in the values.
+The name of a Service for agents. With TLS, it includes the cluster's domain, because the documented certificates contain that name. Without
+TLS, it omits the domain, so that it also resolves if the domain differs from the one in the values.
 */}}
 {{- define "lattice.agentHost" -}}
 {{- $root := index . 1 -}}
@@ -24,7 +24,7 @@ as short as it can be, so that it also resolves where the domain is not the one 
 {{- printf "%s.%s" (index . 0) (include "lattice.host" (list (include "lattice.membersService" (index . 1)) (index . 1))) -}}
 {{- end -}}
 
-{{/* The Services may name two ports of etcd for clients: then it listens on both. */}}
+{{/* The Services can use two different client ports of etcd. etcd then listens on both. */}}
 {{- define "lattice.listenClientURLs" -}}
 {{- $scheme := include "lattice.clientScheme" . -}}
 {{- $ports := list (int .Values.clientService.internalPort) (int .Values.serverService.clientPort.internalPort) | uniq -}}
@@ -46,18 +46,18 @@ as short as it can be, so that it also resolves where the domain is not the one 
 {{- end -}}
 
 {{/*
-Up to 3.5 etcd serves the whole client API on the peer port as well, without a certificate or a password of its own. One member has no
-peers, so nobody else may reach that port.
+Up to 3.5, etcd also serves the whole client API on the peer port, without requiring a certificate or a password. A single member has no
+peers, so the port is not reachable from outside the pod.
 */}}
 {{- define "lattice.listenPeerURL" -}}
 {{- printf "%s://%s:%d" (include "lattice.peerScheme" .) (ternary "0.0.0.0" "127.0.0.1" (eq (include "lattice.several" .) "true")) (int .Values.serverService.serverPort.internalPort) -}}
 {{- end -}}
 
 {{/*
-Under which its peers know a member. One alone has none, so a URL that nobody ever calls will do, and has to be there before
-DNS is: some etcds look it up before they start. Not the pod's address: IPv6 needs brackets, and etcds built with newer Go do
-not start with IPv4 in brackets. Not `localhost`: etcd takes its own default, where it is given, for the address of the
-machine's default route, and then misses itself in `--initial-cluster`.
+The URL under which peers reach a member. A single member has no peers, so any URL works that resolves before DNS does, because some
+releases of etcd resolve it before they start. The pod's address does not work: IPv6 needs brackets, and releases of etcd that were
+built with newer Go do not start with IPv4 in brackets. `localhost` does not work either: if it is set explicitly, etcd replaces this
+default by the address of the machine's default route, and then does not find itself in `--initial-cluster`.
 */}}
 {{- define "lattice.advertisePeerURL" -}}
 {{- $host := "127.0.0.1" -}}
@@ -78,7 +78,7 @@ machine's default route, and then misses itself in `--initial-cluster`.
 {{- end -}}
 {{- end -}}
 
-{{/* What agents are given: one endpoint for each member, so that they go on to the next one by themselves. */}}
+{{/* The endpoints for agents: one for each member, so that agents can fail over to the next one. */}}
 {{- define "lattice.endpoints" -}}
 {{- if include "lattice.external" . -}}
 {{- join "," .Values.external.endpoints -}}
