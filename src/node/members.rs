@@ -1,6 +1,9 @@
 //! Who is in a world that a node was given, by its plan, and who of them is not done yet.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -41,7 +44,7 @@ impl Node {
         let Some(facts) = known.filter(|known| known.place.is_same_world(world)) else {
             return Ok(Vec::new());
         };
-        let ids = async |prefix: String| -> Result<Vec<_>> {
+        let ids = async |prefix: String| -> Result<BTreeSet<_>> {
             let range = Range { keys_only: true, ..Range::new(Keys::prefix(prefix)) };
             let items = self.context.backend.range(range).await?.items;
             Ok(items.iter().filter_map(|item| RunKeys::node_of(&item.key)).collect())

@@ -1,7 +1,7 @@
 //! Who is in the next world, with which rank. Pure and deterministic: kept ranks win over everything, then a newcomer
 //! that bears the name of a node that is gone takes its rank, then topology says who fills a hole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{identity::NodeId, records::PlanEntry};
 use crate::backend::Revision;
@@ -20,21 +20,30 @@ pub struct Newcomer {
 }
 
 /// The next world, by rank: the members of the `last` one that are `seeking`, then newcomers by arrival, at most
-/// `max_nodes` together.
+/// `max_nodes` together. Takes time in proportion to the number of nodes.
 pub fn rank(
     last: &[PlanEntry],
     seeking: &BTreeSet<NodeId>,
     mut newcomers: Vec<Newcomer>,
     max_nodes: u32,
 ) -> Vec<PlanEntry> {
-    let (members, gone): (Vec<&PlanEntry>, Vec<&PlanEntry>) =
+    let (members, mut gone): (Vec<&PlanEntry>, Vec<&PlanEntry>) =
         last.iter().partition(|entry| seeking.contains(&entry.id));
+    gone.sort_by_key(|entry| entry.rank);
     newcomers.sort_by_key(|newcomer| (newcomer.arrived, newcomer.id));
     newcomers.truncate((max_nodes as usize).saturating_sub(members.len()));
 
-    let size = members.len() + newcomers.len();
-    let mut places: Vec<Option<PlanEntry>> = vec![None; size];
-    let mut displaced: Vec<&PlanEntry> = Vec::new();
+    let mut places = vec![None; members.len() + newcomers.len()];
+    let displaced = keep(&mut places, members);
+    let mut names = Names::of(places.iter().flatten().chain(displaced.iter().copied()));
+    let unplaced = inherit(&mut places, &mut names, &gone, newcomers);
+    fill(&mut places, &mut names, &gone, displaced, unplaced);
+    places.into_iter().flatten().collect()
+}
+
+/// Gives each member the rank that it had. Returns, by rank, the members whose rank is too high now.
+fn keep<'entry>(places: &mut [Option<PlanEntry>], members: Vec<&'entry PlanEntry>) -> Vec<&'entry PlanEntry> {
+    let mut displaced = Vec::new();
     for member in members {
         match places.get_mut(member.rank as usize) {
             Some(place) if place.is_none() => *place = Some(member.clone()),
@@ -42,56 +51,110 @@ pub fn rank(
         }
     }
     displaced.sort_by_key(|entry| entry.rank);
+    displaced
+}
 
-    let mut names = Names::of(places.iter().flatten().chain(displaced.iter().copied()));
+/// Gives newcomers the ranks of gone nodes of their name. Returns the other newcomers.
+fn inherit(
+    places: &mut [Option<PlanEntry>],
+    names: &mut Names,
+    gone: &[&PlanEntry],
+    newcomers: Vec<Newcomer>,
+) -> Vec<Newcomer> {
+    let mut heirs: BTreeMap<&str, VecDeque<&PlanEntry>> = BTreeMap::new();
+    for entry in gone {
+        heirs.entry(base_name(&entry.name)).or_default().push_back(entry);
+    }
     let mut unplaced = Vec::new();
-    let mut heirs = gone.clone();
-    heirs.sort_by_key(|entry| entry.rank);
     for newcomer in newcomers {
-        let heir = heirs.iter().position(|entry| base_name(&entry.name) == base_name(&newcomer.name));
-        let place = heir.and_then(|index| {
-            let entry = heirs.remove(index);
-            Some((places.get_mut(entry.rank as usize).filter(|place| place.is_none())?, entry))
-        });
+        let former = heirs.get_mut(base_name(&newcomer.name)).and_then(VecDeque::pop_front);
+        let place = former.and_then(|former| Some((former, places.get_mut(former.rank as usize)?)));
         match place {
-            Some((place, former)) => {
-                *place = Some(PlanEntry {
-                    id: newcomer.id,
-                    name: names.take(&former.name),
-                    label: newcomer.label,
-                    rank: former.rank,
-                });
+            Some((former, place @ None)) => {
+                let name = names.take(&former.name);
+                let Newcomer { id, label, .. } = newcomer;
+                *place = Some(PlanEntry { id, name, label, rank: former.rank });
             }
-            None => unplaced.push(newcomer),
+            _ => unplaced.push(newcomer),
+        }
+    }
+    unplaced
+}
+
+/// Fills the free ranks: with a newcomer of the label of the node that was there, else with a displaced member of that
+/// label, else with the displaced member of the highest rank, else with the first newcomer.
+fn fill(
+    places: &mut [Option<PlanEntry>],
+    names: &mut Names,
+    gone: &[&PlanEntry],
+    displaced: Vec<&PlanEntry>,
+    unplaced: Vec<Newcomer>,
+) {
+    let former_label: BTreeMap<u32, &str> =
+        gone.iter().filter_map(|entry| Some((entry.rank, entry.label.as_deref()?))).collect();
+    // The displaced member of the highest rank comes first.
+    let mut displaced = Queue::of(displaced.into_iter().rev(), |entry| entry.label.as_deref());
+    let mut unplaced = Queue::of(side_by_side(unplaced).into_iter(), |newcomer| newcomer.label.as_deref());
+    for (rank, place) in (0u32..).zip(places).filter(|(_, place)| place.is_none()) {
+        let label = former_label.get(&rank).copied();
+        let alike = label.and_then(|label| unplaced.take_with_label(label));
+        let newcomer = match alike {
+            Some(newcomer) => Some(newcomer),
+            None => {
+                match label.and_then(|label| displaced.take_with_label(label)).or_else(|| displaced.take()) {
+                    Some(member) => {
+                        *place = Some(PlanEntry { rank, ..member.clone() });
+                        None
+                    }
+                    None => unplaced.take(),
+                }
+            }
+        };
+        if let Some(Newcomer { id, name, label, .. }) = newcomer {
+            *place = Some(PlanEntry { id, name: names.take(base_name(&name)), label, rank });
+        }
+    }
+}
+
+/// Nodes in order, of which the first is taken: of all of them, or of those with a label.
+struct Queue<T> {
+    nodes: Vec<Option<T>>,
+    first: usize,
+    by_label: BTreeMap<String, VecDeque<usize>>,
+}
+
+impl<T> Queue<T> {
+    fn of(nodes: impl Iterator<Item = T>, label: impl Fn(&T) -> Option<&str>) -> Self {
+        let nodes: Vec<Option<T>> = nodes.map(Some).collect();
+        let mut by_label: BTreeMap<String, VecDeque<usize>> = BTreeMap::new();
+        for (index, node) in nodes.iter().flatten().enumerate() {
+            if let Some(label) = label(node) {
+                by_label.entry(label.to_owned()).or_default().push_back(index);
+            }
+        }
+        Self { nodes, first: 0, by_label }
+    }
+
+    fn take(&mut self) -> Option<T> {
+        loop {
+            let node = self.nodes.get_mut(self.first)?.take();
+            self.first += 1;
+            if node.is_some() {
+                return node;
+            }
         }
     }
 
-    let mut unplaced = side_by_side(unplaced);
-    let former_label: BTreeMap<u32, &str> =
-        gone.iter().filter_map(|entry| Some((entry.rank, entry.label.as_deref()?))).collect();
-    for (index, place) in places.iter_mut().enumerate().filter(|(_, place)| place.is_none()) {
-        let rank = u32::try_from(index).unwrap_or(u32::MAX);
-        let label = former_label.get(&rank).copied();
-        let alike = |other: &Option<String>| label.is_some() && other.as_deref() == label;
-        let newcomer = unplaced.iter().position(|newcomer| alike(&newcomer.label));
-        let member = displaced.iter().rposition(|entry| alike(&entry.label));
-        let (newcomer, member) = match (newcomer, member) {
-            (Some(newcomer), _) => (Some(newcomer), None),
-            (None, Some(member)) => (None, Some(member)),
-            (None, None) if !displaced.is_empty() => (None, Some(displaced.len() - 1)),
-            (None, None) => (Some(0), None),
-        };
-        *place = if let Some(member) = member {
-            Some(PlanEntry { rank, ..displaced.remove(member).clone() })
-        } else {
-            newcomer.filter(|at| *at < unplaced.len()).map(|at| {
-                let newcomer = unplaced.remove(at);
-                let name = names.take(base_name(&newcomer.name));
-                PlanEntry { id: newcomer.id, name, label: newcomer.label, rank }
-            })
-        };
+    fn take_with_label(&mut self, label: &str) -> Option<T> {
+        let indexes = self.by_label.get_mut(label)?;
+        loop {
+            // `take` may have taken it before.
+            let node = self.nodes.get_mut(indexes.pop_front()?)?.take();
+            if node.is_some() {
+                return node;
+            }
+        }
     }
-    places.into_iter().flatten().collect()
 }
 
 /// A name without the number that told it from its like.
@@ -105,20 +168,32 @@ pub fn base_name(name: &str) -> &str {
 }
 
 /// The names that are taken.
-struct Names(BTreeSet<String>);
+struct Names {
+    taken: BTreeSet<String>,
+    /// The number to try next for a name whose lower numbers are all taken.
+    next: BTreeMap<String, u64>,
+}
 
 impl Names {
     fn of<'entry>(entries: impl Iterator<Item = &'entry PlanEntry>) -> Self {
-        Self(entries.map(|entry| entry.name.clone()).collect())
+        Self { taken: entries.map(|entry| entry.name.clone()).collect(), next: BTreeMap::new() }
     }
 
     fn take(&mut self, wanted: &str) -> String {
         let base = base_name(wanted);
-        let numbered = (2u64..).map(|number| format!("{base}#{number}"));
-        let free = [wanted.to_owned(), base.to_owned()].into_iter().chain(numbered);
-        let name = free.into_iter().find(|name| !self.0.contains(name)).unwrap_or_default();
-        self.0.insert(name.clone());
-        name
+        for name in [wanted, base] {
+            if self.taken.insert(name.to_owned()) {
+                return name.to_owned();
+            }
+        }
+        let number = self.next.entry(base.to_owned()).or_insert(2);
+        loop {
+            let name = format!("{base}#{number}");
+            *number += 1;
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
+        }
     }
 }
 
@@ -200,6 +275,29 @@ mod tests {
         let seeking = BTreeSet::from([id(1), id(2), id(4)]);
         let next = rank(&world, &seeking, vec![newcomer(5, "e", Some("y")), newcomer(6, "f", Some("x"))], 5);
         assert_eq!(names(&next), ["a", "f", "b", "d", "e"]);
+    }
+
+    /// As long as each node costs the same this takes a moment; the square of these numbers would take many minutes.
+    #[test]
+    fn a_world_of_fifty_thousand_nodes_is_ranked_whoever_goes_and_joins() {
+        const SIZE: u64 = 50_000;
+        // All nodes have one name, as containers that are all called `localhost` do, or each has its own.
+        for name in [|_: u64| "localhost".to_owned(), |number: u64| format!("n{number}")] {
+            let joining = |numbers: std::ops::Range<u64>| {
+                numbers.map(|number| newcomer(number, &name(number), Some("rack"))).collect::<Vec<_>>()
+            };
+            let all = u32::try_from(SIZE).unwrap();
+            let first = rank(&[], &BTreeSet::new(), joining(1..SIZE + 1), all);
+            assert_eq!(first.len() as u64, SIZE);
+            // Half of the nodes are replaced, by nodes of other names where there are any.
+            let kept: BTreeSet<_> = first.iter().filter(|entry| entry.rank % 2 == 0).map(|e| e.id).collect();
+            let second = rank(&first, &kept, joining(SIZE + 1..SIZE + SIZE / 2 + 1), all);
+            assert_eq!(second.len() as u64, SIZE);
+            assert!(second.iter().filter(|entry| kept.contains(&entry.id)).all(|entry| entry.rank % 2 == 0));
+            // Half of the nodes go: the members of high rank fill the ranks that are free.
+            let kept: BTreeSet<_> = second.iter().filter(|entry| entry.rank % 2 == 1).map(|e| e.id).collect();
+            assert_eq!(rank(&second, &kept, Vec::new(), all).len() as u64, SIZE / 2);
+        }
     }
 
     proptest! {
