@@ -1,7 +1,8 @@
-//! Who is to be woken by a change: bells by the keys they are for.
+//! Maps each watched key, prefix or range to the watches that must be notified when it changes.
 //!
-//! Nodes of a run all watch the same few prefixes, and waits of its store one key each. So equal spans share a place, and
-//! single keys are found without looking at those of others.
+//! A change looks up its key, and each beginning of its key that has the length of a watched prefix. So a write costs
+//! the same however many other keys and prefixes are watched. Only ranges that are no prefix, which this package does
+//! not watch, are looked through one by one.
 
 use std::{
     collections::BTreeMap,
@@ -48,10 +49,28 @@ impl Bell {
 
 type Group = BTreeMap<u64, (Arc<Bell>, i64)>;
 
+/// How a span is looked up.
+#[derive(Clone, Copy)]
+enum Kind<'span> {
+    Key(&'span [u8]),
+    Prefix(&'span [u8]),
+    Range,
+}
+
+impl<'span> Kind<'span> {
+    fn of(span: &'span Span) -> Self {
+        let prefix = || span.common_prefix().map_or(Self::Range, Self::Prefix);
+        span.only_key().map_or_else(prefix, Self::Key)
+    }
+}
+
 /// The bells.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
     keys: BTreeMap<Vec<u8>, Group>,
+    prefixes: BTreeMap<Vec<u8>, Group>,
+    /// How many watched prefixes have which length.
+    lengths: BTreeMap<usize, usize>,
     spans: BTreeMap<Span, Group>,
     next: u64,
     count: usize,
@@ -67,37 +86,59 @@ impl Watchers {
         let number = self.next;
         self.next += 1;
         self.count += 1;
-        let group = match span.only_key() {
-            Some(key) => self.keys.entry(key.to_vec()).or_default(),
-            None => self.spans.entry(span.clone()).or_default(),
+        let group = match Kind::of(span) {
+            Kind::Key(key) => self.keys.entry(key.to_vec()).or_default(),
+            Kind::Prefix(prefix) => self.prefixes.entry(prefix.to_vec()).or_insert_with(|| {
+                *self.lengths.entry(prefix.len()).or_default() += 1;
+                Group::default()
+            }),
+            Kind::Range => self.spans.entry(span.clone()).or_default(),
         };
         group.insert(number, (bell, watch));
         number
     }
 
     pub(super) fn remove(&mut self, span: &Span, number: u64) {
-        let group = match span.only_key() {
-            Some(key) => self.keys.get_mut(key),
-            None => self.spans.get_mut(span),
+        let kind = Kind::of(span);
+        let group = match kind {
+            Kind::Key(key) => self.keys.get_mut(key),
+            Kind::Prefix(prefix) => self.prefixes.get_mut(prefix),
+            Kind::Range => self.spans.get_mut(span),
         };
         let Some(group) = group else { return };
         if group.remove(&number).is_some() {
             self.count -= 1;
         }
         if group.is_empty() {
-            match span.only_key() {
-                Some(key) => drop(self.keys.remove(key)),
-                None => drop(self.spans.remove(span)),
+            match kind {
+                Kind::Key(key) => drop(self.keys.remove(key)),
+                Kind::Prefix(prefix) => {
+                    self.prefixes.remove(prefix);
+                    if let Some(count) = self.lengths.get_mut(&prefix.len()) {
+                        *count -= 1;
+                        if *count == 0 {
+                            self.lengths.remove(&prefix.len());
+                        }
+                    }
+                }
+                Kind::Range => drop(self.spans.remove(span)),
             }
         }
     }
 
     /// Rings for a change of this key.
     pub(super) fn tell(&self, key: &[u8], revision: Revision) {
-        let spans = self.spans.iter().filter(|(span, _)| span.contains(key)).map(|(_, group)| group);
-        for (bell, watch) in self.keys.get(key).into_iter().chain(spans).flat_map(BTreeMap::values) {
+        for (bell, watch) in self.concerned(key) {
             bell.ring(*watch, revision);
         }
+    }
+
+    /// The watches that a change of this key concerns.
+    fn concerned(&self, key: &[u8]) -> impl Iterator<Item = &(Arc<Bell>, i64)> {
+        let beginnings = self.lengths.keys().filter_map(|length| key.get(..*length));
+        let prefixes = beginnings.filter_map(|beginning| self.prefixes.get(beginning));
+        let ranges = self.spans.iter().filter(|(span, _)| span.contains(key)).map(|(_, group)| group);
+        self.keys.get(key).into_iter().chain(prefixes).chain(ranges).flat_map(BTreeMap::values)
     }
 
     /// Rings for a change of keys that are not known any more.
@@ -108,7 +149,7 @@ impl Watchers {
     }
 
     fn all(&self) -> impl Iterator<Item = &(Arc<Bell>, i64)> {
-        self.keys.values().chain(self.spans.values()).flat_map(BTreeMap::values)
+        self.keys.values().chain(self.prefixes.values()).chain(self.spans.values()).flat_map(BTreeMap::values)
     }
 
     /// Wakes everybody, with no news.
@@ -116,5 +157,71 @@ impl Watchers {
         for (bell, _) in self.all() {
             bell.notify.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Keys and ends over few letters, so that spans meet.
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop::sample::select(vec![0, 1, b'a', b'b', u8::MAX]), 1..5)
+    }
+
+    fn span() -> impl Strategy<Value = Span> {
+        let range = (key(), key()).prop_map(|(from, to)| Span::of_request(from, to));
+        prop_oneof![
+            key().prop_map(|key| Span::one(&key)),
+            prop::collection::vec(prop::sample::select(vec![0, b'a', u8::MAX]), 0..4)
+                .prop_map(|prefix| Span::prefix(&prefix)),
+            range,
+            key().prop_map(|from| Span::of_request(from, vec![0])),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_change_is_told_to_exactly_the_watches_whose_span_has_its_key(
+            spans in prop::collection::vec(span(), 1..20), removed in any::<u32>(), key in key(),
+        ) {
+            let bell = Arc::new(Bell::default());
+            let mut watchers = Watchers::default();
+            let numbers: Vec<(i64, &Span, u64)> =
+                (0..).zip(&spans).map(|(watch, span)| (watch, span, watchers.add(span, Arc::clone(&bell), watch))).collect();
+            let (gone, there): (Vec<_>, Vec<_>) =
+                numbers.into_iter().partition(|(watch, ..)| removed >> watch & 1 == 1);
+            for (_, span, number) in gone {
+                watchers.remove(span, number);
+            }
+            watchers.tell(&key, 7);
+            let told: BTreeSet<i64> = bell.take().into_keys().collect();
+            let concerned: BTreeSet<i64> =
+                there.iter().filter(|(_, span, _)| span.contains(&key)).map(|(watch, ..)| *watch).collect();
+            prop_assert_eq!(told, concerned);
+            prop_assert_eq!(watchers.len(), there.len());
+            for (_, span, number) in there {
+                watchers.remove(span, number);
+            }
+            let Watchers { keys, prefixes, lengths, spans, count, .. } = watchers;
+            prop_assert!(keys.is_empty() && prefixes.is_empty() && lengths.is_empty() && spans.is_empty() && count == 0);
+        }
+    }
+
+    #[test]
+    fn a_write_looks_at_no_watch_of_another_key_or_prefix() {
+        let mut watchers = Watchers::default();
+        for number in 0..1_000 {
+            let bell = Arc::new(Bell::default());
+            watchers.add(&Span::prefix(format!("/run/kv/{number:04}/").as_bytes()), Arc::clone(&bell), 0);
+            watchers.add(&Span::one(format!("/run/kv/{number:04}/v").as_bytes()), bell, 0);
+        }
+        assert!(watchers.spans.is_empty(), "which each write looks through");
+        assert_eq!(watchers.lengths.len(), 1, "a look-up for each length of a prefix");
+        assert_eq!(watchers.concerned(b"/run/kv/0007/v").count(), 2);
     }
 }

@@ -59,6 +59,11 @@ impl Span {
         (*last == 0 && rest == self.from).then_some(&self.from)
     }
 
+    /// The prefix whose keys it holds, if it holds all keys with one prefix and no others.
+    pub fn common_prefix(&self) -> Option<&[u8]> {
+        (*self == Self::prefix(&self.from)).then_some(&self.from)
+    }
+
     /// What is wrong with it. An empty start without an end is a prefix of nothing, that is to say every key.
     pub(super) fn check(&self) -> Answer<()> {
         if self.from.is_empty() && self.to.is_some() { Err(Refusal::EmptyKey) } else { Ok(()) }
