@@ -75,7 +75,10 @@ def parse() -> argparse.Namespace:
         help="as if the model were larger",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, default=Path(os.environ.get("TRAIN_CHECKPOINT", "checkpoint.pt")), help="checkpoint file"
+        "--checkpoint",
+        type=Path,
+        default=Path(os.environ.get("TRAIN_CHECKPOINT", "checkpoint.pt")),
+        help="checkpoint file",
     )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""`lattice-rdzv demo`: the story and its picture."""
+"""`lattice-rdzv demo`: the scenario and its tables."""
 
 import argparse
 import subprocess
@@ -11,7 +11,7 @@ from harness.binaries import etcd_binary
 from lattice_rdzv.cli import demo
 
 
-def test_the_picture_shows_who_had_which_rank_and_why() -> None:
+def test_the_tables_show_the_ranks_and_the_reason_of_each_round() -> None:
     history = [
         {"round": 1, "size": 2, "took_seconds": 1.0, "why": "2 nodes", "names": ["node-1", "node-2"]},
         {"round": 2, "size": 1, "took_seconds": 3.2, "why": "lost node-1", "names": ["node-2"]},
@@ -22,19 +22,19 @@ def test_the_picture_shows_who_had_which_rank_and_why() -> None:
     assert lines[-1].split() == ["2", "1", "3.2", "s", "lost", "node-1"]
 
 
-def test_worlds_of_the_workers_must_be_rounds_of_the_service_in_their_order() -> None:
+def test_worlds_of_the_workers_must_be_rounds_of_the_service_in_order() -> None:
     assert demo.contains([["a"], ["c"]], [["a"], ["b"], ["c"]])
     assert not demo.contains([["c"], ["a"]], [["a"], ["b"], ["c"]])
 
 
-def test_an_etcd_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_etcd_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.run(argparse.Namespace(etcd=str(tmp_path / "etcd"), keep=False)) == 2
     assert capsys.readouterr().err.endswith(f"{tmp_path / 'etcd'}\n")
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("on", ["the embedded store", "an etcd"])
-def test_the_demo_goes_as_told(on: str) -> None:
+@pytest.mark.parametrize("on", ["the embedded server", "an etcd"])
+def test_the_demo_succeeds(on: str) -> None:
     binary = etcd_binary()
     assert binary is not None, "the extra `test` brings an etcd"
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""`lattice-rdzv doctor`, as a person or a script meets it."""
+"""`lattice-rdzv doctor`, as users and scripts run it."""
 
 import json
 from importlib import metadata
@@ -14,7 +14,7 @@ from lattice_rdzv.cli import doctor, judgements, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Nobody listens on the discard port of this machine.
+# No server listens on the discard port of this machine.
 NOBODY = "127.0.0.1:9"
 
 
@@ -22,14 +22,14 @@ def printed_findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, 
     return {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)}
 
 
-def test_the_embedded_store_is_no_etcd_with_holes(embedded: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_embedded_server_has_no_known_bugs_of_etcd(embedded: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--endpoint", embedded.endpoint]) == 0
     finding = printed_findings(capsys)["etcd's release"]
     assert finding["status"] == "ok"
-    assert "the embedded store" in finding["found"]
+    assert "the embedded server" in finding["found"]
 
 
-def test_a_healthy_place_is_healthy(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_healthy_setup_passes(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--endpoint", etcd.endpoint]) == 0
     findings = printed_findings(capsys)
     assert findings["service"]["status"] == "ok"
@@ -37,7 +37,7 @@ def test_a_healthy_place_is_healthy(etcd: Service, capsys: pytest.CaptureFixture
     assert findings["torchrun backend `lattice`"]["status"] == "ok"
 
 
-def test_the_environment_is_asked_as_an_agent_asks_it(
+def test_the_environment_is_read_as_an_agent_reads_it(
     etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_ENDPOINTS", etcd.endpoint)
@@ -45,7 +45,7 @@ def test_the_environment_is_asked_as_an_agent_asks_it(
     assert "LATTICE_RDZV_ENDPOINTS" in printed_findings(capsys)["settings"]["found"]
 
 
-def test_the_service_of_torchruns_own_variable_is_the_one_that_is_asked(
+def test_the_service_in_torchruns_own_variable_is_probed(
     etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PET_RDZV_ENDPOINT", etcd.endpoint)
@@ -56,13 +56,13 @@ def test_the_service_of_torchruns_own_variable_is_the_one_that_is_asked(
     assert findings["torchrun's own variables"]["status"] == "warn"
 
 
-def test_what_is_no_etcd_is_told_as_that(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_etcd_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with http_endpoint() as endpoint:
         assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "2"]) == 1
     assert "client port" in printed_findings(capsys)["service"]["advice"]
 
 
-def test_nobody_at_the_endpoint_is_a_failure_that_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_connection_is_a_failure_with_a_fix(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--endpoint", f"{NOBODY},127.0.0.1:10", "--timeout", "2"]) == 1
     told = capsys.readouterr().out
     assert "fail  service:" in told
@@ -70,7 +70,7 @@ def test_nobody_at_the_endpoint_is_a_failure_that_says_what_to_do(capsys: pytest
     assert "--rdzv-endpoint" in told
 
 
-def test_where_an_agent_would_host_the_service_nobody_has_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_server_is_a_warning_if_an_agent_would_host_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--endpoint", f"127.0.0.1:{free_port()}", "--timeout", "2"]) == 0
     finding = printed_findings(capsys)["service"]
     assert finding["status"] == "warn"
@@ -96,7 +96,7 @@ def test_an_endpoint_that_no_other_machine_reaches_fails_for_several_nodes(
     assert "up to 4 nodes" in finding["found"]
 
 
-def test_a_misspelt_variable_fails_with_the_one_that_is_meant(
+def test_a_misspelled_variable_fails_with_the_intended_name(
     etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_ENDPOINT", etcd.endpoint)
@@ -112,7 +112,7 @@ def test_a_tcp_store_at_the_endpoint_is_named(capsys: pytest.CaptureFixture[str]
 
 
 def test_both_ports_of_an_endpoint_without_one_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    # An address for documentation: nobody is there, whether a network refuses such connections or drops them.
+    # An address for documentation. Networks refuse or drop connections to it.
     main(["doctor", "--json", "--endpoint", "192.0.2.1", "--timeout", "5"])
     findings = printed_findings(capsys)
     assert "http://192.0.2.1:2379, else http://192.0.2.1:29400" in findings["settings"]["found"]
@@ -124,7 +124,7 @@ def test_port_0_is_hosted_by_the_agent_itself(capsys: pytest.CaptureFixture[str]
     assert main(["doctor", "--json", "--endpoint", "localhost:0", "--timeout", "2", "--nnodes", "2"]) == 1
 
 
-def test_who_listens_and_says_nothing_keeps_an_agent_from_hosting(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_silent_listener_keeps_an_agent_from_hosting(capsys: pytest.CaptureFixture[str]) -> None:
     with silent_endpoint() as endpoint:
         assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "2"]) == 1
     finding = printed_findings(capsys)["service"]
@@ -142,7 +142,7 @@ def test_a_wrong_setting_is_a_finding_and_not_a_traceback(
     assert "zookeeper" in finding["found"]
 
 
-def test_an_entry_point_that_torch_could_not_load_is_told_with_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_that_does_not_load_is_reported_with_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = metadata.EntryPoint("lattice", "lattice_rdzv.no_such_module:entry_point", "torchrun.handlers")
 
     def entry_points(**selection: Any) -> metadata.EntryPoints:

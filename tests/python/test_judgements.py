@@ -150,10 +150,10 @@ def test_torch_is_judged_by_whether_it_loads_entry_points(version: str | None, e
     ("kind", "advice"),
     [
         ("refused", "start the service"),
-        ("unavailable", "why it does not answer"),
+        ("unavailable", "why it does not respond"),
         ("not_etcd", "client port"),
         ("denied", "LATTICE_RDZV_PASSWORD_FILE"),
-        ("setting", "which setting"),
+        ("setting", "the setting that the message names"),
         ("other", "the service's log"),
         ("", "the service's log"),
     ],

@@ -1,4 +1,4 @@
-"""`lattice-rdzv status`, as a person or a script meets it."""
+"""`lattice-rdzv status`, as users and scripts run it."""
 
 import json
 
@@ -32,38 +32,74 @@ def test_a_run_is_shown_with_its_nodes_and_rounds(etcd: Service, capsys: pytest.
         node.leave(timeout_seconds=5.0)
 
 
-def test_a_run_that_is_not_there_is_told(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_run_is_an_error(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "nowhere", "--endpoint", etcd.endpoint]) == 1
     assert capsys.readouterr().err.rstrip().endswith(": nowhere")
 
 
-def test_status_wants_to_know_which_run(capsys: pytest.CaptureFixture[str]) -> None:
-    # Nobody is asked: nobody listens on the discard port of this machine.
+def test_a_missing_run_id_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    # No server listens on the discard port, and none is needed.
     assert main(["status", "--endpoint", "127.0.0.1:9"]) == 2
     assert "LATTICE_RDZV_ID" in capsys.readouterr().err
 
 
-def test_a_rank_is_shown_as_the_service_has_it() -> None:
+def test_each_node_is_shown_with_its_state() -> None:
     nodes = [
         {"id": "a", "name": "node-1", "address": "10.0.0.1", "port": 7, "rank": 1, "leaving": False},
         {"id": "b", "name": "node-2", "address": "10.0.0.2", "port": 8, "rank": None, "leaving": False},
         {"id": "c", "name": "node-3", "address": "10.0.0.3", "port": 9, "rank": 0, "leaving": True},
     ]
-    told = status.describe({"life": "l", "round": 4, "nodes": nodes}, "job").splitlines()
+    told = status.describe({"life": "l", "round": 4, "size": 2, "max_nodes": 2, "nodes": nodes}, "job").splitlines()
     shown = {line.split()[0]: line for line in told if "node-" in line}
     assert "rank 1" in shown["node-1"]
-    assert "spare or seeking" in shown["node-2"]
+    assert "spare" in shown["node-2"]
     assert "leaving" in shown["node-3"]
     assert "rank" not in shown["node-3"]
 
 
-def test_a_closed_run_says_who_closed_it_and_why() -> None:
+RUNNING = {"life": "l", "round": 3, "phase": "running", "size": 2, "min_nodes": 2, "max_nodes": 3}
+WAITING = [{"id": name, "name": name, "rank": None, "leaving": False} for name in ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("document", "headline", "state"),
+    [
+        (
+            {**RUNNING, "round": 0, "phase": "forming", "size": 0},
+            "waiting for the first round (2 of at least 2 nodes)",
+            "",
+        ),
+        (RUNNING, "running round 3 (2 of at most 3 nodes)", "waiting for the next round"),
+        ({**RUNNING, "max_nodes": 2}, "running round 3 (2 of at most 2 nodes)", "spare"),
+        (
+            {**RUNNING, "max_nodes": 2, "change": {"kind": "lost", "why": "lost node-9"}},
+            "waiting for the round after round 3 (2 nodes, at least 2 needed)",
+            "waiting for the next round",
+        ),
+        ({**RUNNING, "phase": "restoring"}, "restoring round 3 (2 of 2 nodes)", "waiting for the next round"),
+        (
+            {**RUNNING, "closed": {"outcome": "succeeded", "by": "a"}},
+            "closed as succeeded by a",
+            "not in the last round",
+        ),
+    ],
+)
+def test_the_headline_and_the_states_agree(document: dict[str, object], headline: str, state: str) -> None:
+    lines = status.describe({**document, "nodes": WAITING}, "job").splitlines()
+    assert lines[0] == f"Run job: {headline}"
+    rows = [line for line in lines if line.split()[:1] in (["a"], ["b"])]
+    assert len(rows) == 2
+    assert all((state or "waiting for the first round") in row for row in rows)
+
+
+def test_a_closed_run_shows_the_node_that_closed_it_and_the_reason() -> None:
     document = {"life": "l", "round": 3, "closed": {"outcome": "failed", "by": "node-2", "why": "exit code 1"}}
     told = status.describe(document, "job")
-    assert "closed as failed by node-2: exit code 1" in told
+    assert told.startswith("Run job: closed as failed by node-2: exit code 1")
+    assert "running" not in told
 
 
-def test_records_that_cannot_be_read_are_left_out_and_named(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_records_are_left_out_and_named(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
     node = {"version": 1, "address": "a", "port": 1, "topology": None, "min": 1, "max": 1, "seeks": 1, "world": None}
     prefix = "/lattice/rdzv/default/spoilt/"
     for key, value in [

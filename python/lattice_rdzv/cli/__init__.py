@@ -1,4 +1,4 @@
-"""The command `lattice-rdzv`: one module a command, each with `add_arguments(parser)` and `run(arguments) -> status`."""
+"""The command `lattice-rdzv`. Each subcommand is a module with `add_arguments(parser)` and `run(arguments) -> status`."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from . import demo, doctor, serve, status
 
 
 class Command(NamedTuple):
-    """What a module contributes."""
+    """A subcommand: its summary and the two functions of its module."""
 
     summary: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -20,24 +20,28 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(
-        "Run a real elastic job here: it forms, grows, loses an agent and goes on.", demo.add_arguments, demo.run
+        "Run a real elastic job on this machine: it forms, grows, loses an agent, and continues.",
+        demo.add_arguments,
+        demo.run,
     ),
     "doctor": Command(
-        "Look for what would keep a job from meeting, and say what to do about it.", doctor.add_arguments, doctor.run
+        "Find problems that would keep nodes from forming a round, and print a fix for each.",
+        doctor.add_arguments,
+        doctor.run,
     ),
     "serve": Command(
-        "Serve the embedded store: what an etcd would be, in memory, until it is stopped.",
+        "Run the embedded server: an etcd-compatible server that keeps its data in memory.",
         serve.add_arguments,
         serve.run,
     ),
-    "status": Command("Show a run as the service has it: round, nodes, history.", status.add_arguments, status.run),
+    "status": Command("Show the state of a run: round, nodes, history.", status.add_arguments, status.run),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status."""
+    """Runs one subcommand and returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="lattice-rdzv", description="The rendezvous of elastic training jobs on etcd.", allow_abbrev=False
+        prog="lattice-rdzv", description="Rendezvous for elastic training jobs on etcd.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
@@ -45,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         status = COMMANDS[parsed.command].run(parsed)
-        # Here, where the error can be caught, and not when the interpreter exits.
+        # Flush here, where the error can be caught, and not when the interpreter exits.
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader has gone, as `head` does. What is still buffered must not fail a second time at exit.
+        # The reader closed the pipe, as `head` does. The remaining buffer must not fail a second time at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

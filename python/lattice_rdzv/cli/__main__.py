@@ -1,4 +1,4 @@
-"""`python -m lattice_rdzv.cli`, for where the console script is not on the path."""
+"""`python -m lattice_rdzv.cli` runs the command if the console script is not on the path."""
 
 import sys
 

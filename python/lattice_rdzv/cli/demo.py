@@ -1,8 +1,8 @@
-"""`lattice-rdzv demo`: a real elastic job, with a loss in it, and a picture of its rounds at the end.
+"""`lattice-rdzv demo` runs a real elastic job that loses an agent, and prints a table of its rounds at the end.
 
-Everything is real: the embedded store on a free port, or an etcd that is named, one `torchrun` for each node, workers that
-train over gloo (`demo_job.py`). The exit status tells whether the story went as told. Needs torch; changes nothing outside
-a temporary folder.
+The job uses the embedded server on a free port, or the etcd of `--etcd`, one `torchrun` for each node, and workers that
+train over gloo (`demo_job.py`). The exit status is 0 if every step of the scenario succeeds. The demo requires torch and
+changes nothing outside a temporary folder.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 from lattice_rdzv import _core
 from lattice_rdzv._serve import serve
 
-from .demo_agents import NNODES, RUN_ID, StoryError, name, say, training
+from .demo_agents import NNODES, RUN_ID, ScenarioError, name, say, training
 from .local_etcd import LocalEtcdError, serving_etcd
 from .status import history_rows
 from .terminal import coloured, table
@@ -30,27 +30,27 @@ LOG_TAIL_LINES = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which etcd, and whether to keep the logs."""
+    """Adds the options of `demo`."""
     parser.add_argument(
-        "--etcd", default="", metavar="PATH", help="an etcd binary to meet on; default: the embedded store"
+        "--etcd", default="", metavar="PATH", help="etcd binary for the rendezvous (default: the embedded server)"
     )
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 if the story went as told."""
+    """Returns 0 if every step of the scenario succeeds."""
     if importlib.util.find_spec("torch") is None:
-        print("the demo trains with torch: python -m pip install torch", file=sys.stderr)
+        print("the demo requires torch; install it with: python -m pip install torch", file=sys.stderr)
         return 2
     etcd = shutil.which(arguments.etcd) if arguments.etcd else None
     if arguments.etcd and etcd is None:
-        print(f"`--etcd` must name a program that can be run, and names: {arguments.etcd}", file=sys.stderr)
+        print(f"`--etcd` must be an executable etcd, but is: {arguments.etcd}", file=sys.stderr)
         return 2
     folder = Path(tempfile.mkdtemp(prefix="lattice-demo-"))
     keep = arguments.keep
     try:
-        tell_story(folder, Path(etcd).absolute() if etcd else None)
-    except (StoryError, LocalEtcdError) as error:
+        run_scenario(folder, Path(etcd).absolute() if etcd else None)
+    except (ScenarioError, LocalEtcdError) as error:
         keep = True
         print(coloured(f"\nThe demo failed: {error}", "red"), file=sys.stderr)
         for log in sorted(folder.glob("node-*.log")):
@@ -67,70 +67,71 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def service(etcd: Path | None, folder: Path) -> Iterator[str]:
-    """The service that the job meets on; its endpoint."""
+    """Starts the rendezvous service of the job and yields its endpoint."""
     if etcd is not None:
         with serving_etcd(etcd, folder) as endpoint:
             yield endpoint
         return
-    # What it has to say would stand between the lines of the story.
+    # The server's log lines would appear between the lines of the demo.
     logging.getLogger("lattice_rdzv").setLevel(logging.WARNING)
     with serve(port=0) as server:
         yield server.endpoint
 
 
-def tell_story(folder: Path, etcd: Path | None) -> None:
-    """Plays the story and shows its rounds. Raises `StoryError` where it goes another way."""
+def run_scenario(folder: Path, etcd: Path | None) -> None:
+    """Runs the scenario and prints its rounds. Raises `ScenarioError` if a step fails."""
     with ExitStack() as stack:
         endpoint = stack.enter_context(service(etcd, folder))
         job = stack.enter_context(training(folder, endpoint))
 
-        say(job, "two nodes start; the job wants 2 to 4")
+        say(job, "two nodes start; the job needs 2 to 4")
         job.start(1)
         job.start(2)
         first = job.wait_for_world("a world of node-1 and node-2", lambda world: set(world) == {1, 2})
         job.wait_for_steps(STEPS_BETWEEN_EVENTS)
 
-        say(job, "node-3 comes while the others train")
+        say(job, "node-3 joins while the others train")
         job.start(3)
         grown = job.wait_for_world("a world with node-3 in it", lambda world: set(world) == {1, 2, 3})
         expect(
-            [member for member in grown if member != 3] == first, f"ranks moved when node-3 came: {first} -> {grown}"
+            [member for member in grown if member != 3] == first,
+            f"ranks changed when node-3 joined: {first} -> {grown}",
         )
         job.wait_for_steps(STEPS_BETWEEN_EVENTS)
 
         victim = grown[0]
-        say(job, f"{name(victim)}, which has rank 0, is killed with SIGKILL, agent and worker")
+        say(job, f"{name(victim)}, which has rank 0, loses its agent and its worker by SIGKILL")
         job.kill(victim)
         shrunk = job.wait_for_world(f"a world without {name(victim)}", lambda world: set(world) == {1, 2, 3} - {victim})
-        # Whoever had a rank that still exists keeps it; the last one fills the hole.
-        expect(shrunk == [grown[2], grown[1]], f"ranks moved more than they had to: {grown} -> {shrunk}")
+        # A node keeps its rank if the rank still exists. The last node takes the free rank.
+        expect(shrunk == [grown[2], grown[1]], f"more ranks changed than necessary: {grown} -> {shrunk}")
         job.wait_for_steps(STEPS_BETWEEN_EVENTS)
 
-        say(job, "that is enough: the training ends")
+        say(job, "the training ends")
         (folder / "enough").touch()
         statuses = job.wait_for_end()
         expect(
             all(status == 0 for node, status in statuses.items() if node != victim),
-            f"an agent ended with another status than 0: {statuses}",
+            f"an agent did not exit with status 0: {statuses}",
         )
         seconds = job.seconds
         history = read_history(endpoint)
     worlds = [[name(member) for member in world] for world in job.worlds]
-    expect(contains(worlds, [entry["names"] for entry in history]), f"the service tells of other rounds: {history}")
+    expect(contains(worlds, [entry["names"] for entry in history]), f"the service recorded other rounds: {history}")
     print()
     print(picture(history, {name(node): status for node, status in statuses.items()}))
     print(f"\nThe job took {seconds:.0f} s; its loss went from {job.losses[0]:.3f} to {job.losses[-1]:.5f}.")
 
 
 def read_history(endpoint: str) -> list[dict[str, Any]]:
-    """The rounds as the service tells them."""
+    """Returns the rounds that the service recorded."""
     settings = _core.Settings({"run_id": RUN_ID, "endpoint": endpoint, "nnodes": NNODES, "node_name": "demo"}, {})
     history: list[dict[str, Any]] = json.loads(_core.status(settings)).get("history") or []
     return sorted(history, key=lambda entry: int(entry["round"]))
 
 
 def picture(history: list[dict[str, Any]], statuses: Mapping[str, int]) -> str:
-    """Who had which rank in which round, then why each round was formed and how long it took."""
+    """Returns a table of the ranks in each round, and a table of each round's reason and duration."""
     header = ["", *(f"round {entry['round']}" for entry in history), "end"]
     rows = [header]
     for node, status in statuses.items():
@@ -143,12 +144,12 @@ def picture(history: list[dict[str, Any]], statuses: Mapping[str, int]) -> str:
 
 
 def contains(parts: list[list[str]], whole: list[list[str]]) -> bool:
-    """Whether `parts` occur in `whole`, in their order."""
+    """Returns whether `parts` occur in `whole` in order."""
     rest = iter(whole)
     return all(part in rest for part in parts)
 
 
 def expect(condition: bool, otherwise: str) -> None:
-    """Ends the story if it goes another way."""
+    """Ends the scenario if the condition does not hold."""
     if not condition:
-        raise StoryError(otherwise)
+        raise ScenarioError(otherwise)

@@ -1,4 +1,4 @@
-"""The demo's agents, one `torchrun` for each node, and what their workers report in the folder of the demo."""
+"""The demo's agents, one `torchrun` for each node, and the events that their workers report in the folder of the demo."""
 
 import json
 import os
@@ -17,19 +17,19 @@ from .terminal import coloured
 
 RUN_ID = "demo"
 NNODES = "2:4"
-# Short waits, so that a person sees the whole story; a real job keeps the defaults.
+# Short waits keep the demo short. A real job keeps the defaults.
 RENDEZVOUS_CONF = "lease_ttl=3,grow_delay=0.5,last_call_timeout=1,join_timeout=60"
 STEP_DEADLINE_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
 
-class StoryError(Exception):
-    """What should have happened did not."""
+class ScenarioError(Exception):
+    """A step of the scenario failed."""
 
 
 @dataclass
 class Job:
-    """The agents, and what their workers reported."""
+    """The agents, and the events that their workers reported."""
 
     folder: Path
     endpoint: str
@@ -44,16 +44,16 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        """Since the story began."""
+        """Seconds since the demo started."""
         return time.monotonic() - self.started
 
     def start(self, node: int) -> None:
-        """One more agent, in a process group of its own."""
+        """Starts another agent in its own process group."""
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("PET_", "LATTICE_", "TORCHELASTIC_"))
         }
         environment.update(
-            # gloo looks for an address by the host's name, which some containers cannot resolve.
+            # gloo resolves the host's name to find an address, which fails in some containers.
             GLOO_SOCKET_IFNAME="lo",
             LATTICE_DEMO_NODE=str(node),
             LATTICE_RDZV_NODE_NAME=name(node),
@@ -81,36 +81,36 @@ class Job:
             )
 
     def kill(self, node: int) -> None:
-        """As if its machine had gone: the agent and its worker, which is in a session of its own."""
+        """Simulates the loss of a machine: kills the agent, and the worker, which is in its own session."""
         self.killed.add(node)
         self._end(node)
 
     def wait_for_world(self, what: str, wanted: Callable[[list[int]], bool]) -> list[int]:
-        """The nodes by rank, once the workers are in a new world that is the wanted one."""
+        """Waits until the workers are in a new world that satisfies `wanted`, and returns its nodes by rank."""
         seen = len(self.worlds)
         self._wait(what, lambda: len(self.worlds) > seen and wanted(self.worlds[-1]))
         return self.worlds[-1]
 
     def wait_for_steps(self, steps: int) -> None:
-        """Until the training is that much further."""
+        """Waits until the training has made that many more steps."""
         target = self.step + steps
         self._wait(f"step {target} of the training", lambda: self.step >= target)
 
     def wait_for_end(self) -> dict[int, int]:
-        """The exit status of every agent."""
+        """Waits for all agents and returns their exit statuses."""
         self._wait("the end of all agents", lambda: all(agent.poll() is not None for agent in self.agents.values()))
         return {node: agent.wait() for node, agent in sorted(self.agents.items())}
 
     def stop(self) -> None:
-        """Ends what is left."""
+        """Kills all remaining processes."""
         for node in self.agents:
             self._end(node)
         for agent in self.agents.values():
             agent.wait()
 
     def _end(self, node: int) -> None:
-        """Ends an agent, which would start its worker anew, and then that. Their numbers may be others' by now: an agent
-        that was waited for is left alone, and so is a process that is not of this job."""
+        """Kills an agent, which would restart its worker, and then the worker. PIDs can be reused, so it skips an agent
+        that has already ended and a process that does not belong to this job."""
         if self.agents[node].poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.agents[node].pid, signal.SIGKILL)
@@ -127,11 +127,11 @@ class Job:
                 return
             for node, agent in self.agents.items():
                 if node not in self.killed and agent.poll() not in (None, 0):
-                    raise StoryError(
-                        f"{name(node)} ended with status {agent.returncode} while this was awaited: {what}"
+                    raise ScenarioError(
+                        f"{name(node)} ended with status {agent.returncode} while the demo waited for {what}"
                     )
             if time.monotonic() > deadline:
-                raise StoryError(f"not within {STEP_DEADLINE_SECONDS:.0f} s: {what}")
+                raise ScenarioError(f"timeout after {STEP_DEADLINE_SECONDS:.0f} s while waiting for {what}")
             time.sleep(POLL_SECONDS)
 
     def _read_events(self) -> None:
@@ -153,7 +153,10 @@ class Job:
             case "world":
                 self.worlds.append(event["by_rank"])
                 ranks = ", ".join(f"{name(node)} has rank {rank}" for rank, node in enumerate(event["by_rank"]))
-                say(self, f"  a world of {len(event['by_rank'])}: {ranks}; training goes on from step {event['step']}")
+                say(
+                    self,
+                    f"  a world of {len(event['by_rank'])} nodes: {ranks}; training continues from step {event['step']}",
+                )
             case "step":
                 self.step = event["step"]
                 self.losses.append(event["loss"])
@@ -161,7 +164,7 @@ class Job:
 
 @contextmanager
 def training(folder: Path, endpoint: str) -> Iterator[Job]:
-    """A job without agents yet; none of them outlives it."""
+    """Provides a job without agents, and kills its agents at the end."""
     shutil.copy(Path(__file__).with_name("demo_job.py"), folder / "train.py")
     job = Job(folder, endpoint)
     try:
@@ -171,12 +174,12 @@ def training(folder: Path, endpoint: str) -> Iterator[Job]:
 
 
 def name(node: int) -> str:
-    """What people call it."""
+    """Returns the name of a node."""
     return f"node-{node}"
 
 
 def command_line(pid: int) -> str:
-    """What a process was started with; empty if it is gone."""
+    """Returns the command line of a process, or an empty text if the process is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -184,11 +187,11 @@ def command_line(pid: int) -> str:
 
 
 def torchrun() -> list[str]:
-    """The torchrun of this Python."""
+    """Returns the command of this Python's torchrun."""
     script = Path(sys.executable).with_name("torchrun")
     return [str(script)] if script.exists() else [sys.executable, "-m", "torch.distributed.run"]
 
 
 def say(job: Job, text: str) -> None:
-    """One line of the story, with its time."""
+    """Prints one line with the time since the start."""
     print(f"{coloured(f'{job.seconds:5.1f} s', 'grey')}  {text}", flush=True)

@@ -1,7 +1,7 @@
-"""The job that `lattice-rdzv demo` runs under torchrun: a line fitted by gradient descent over gloo.
+"""The job that `lattice-rdzv demo` runs with torchrun: it fits a line by gradient descent over gloo.
 
-It is written like any elastic job: after a change of the world every worker starts anew and goes on from the last
-checkpoint. Rank 0 tells the demo what happened, one JSON object a line.
+It has the structure of any elastic job: after a change of the world, every worker restarts and continues from the last
+checkpoint. Rank 0 reports events to the demo, one JSON object per line.
 """
 
 import json
@@ -17,14 +17,14 @@ import torch.distributed as dist
 LEARNING_RATE = 0.5
 SAMPLES_PER_STEP = 64
 STEP_SECONDS = 0.05
-# Real work would take this long, and without it the story would be over before anybody could follow it.
+# Simulates the duration of real work. Without it, the demo would be too fast to follow.
 
 
 def main() -> None:
-    """Trains until the demo has seen enough."""
+    """Trains until the demo asks it to end."""
     folder = Path(sys.argv[1])
     node = int(os.environ["LATTICE_DEMO_NODE"])
-    # Before anything that may wait for others: whoever is killed must be found.
+    # Report first, before a call that waits for other workers, so that the demo can kill this worker at any time.
     report(folder, {"event": "worker", "node": node, "pid": os.getpid()})
     dist.init_process_group("gloo", timeout=timedelta(seconds=30))
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -41,7 +41,7 @@ def main() -> None:
     while not enough:
         inputs = torch.rand(SAMPLES_PER_STEP, generator=generator)
         error = weights[0] * inputs + weights[1] - (3.0 * inputs - 1.0)
-        # The gradient, the loss, and whether the demo has seen enough, in one exchange: all ranks must stop together.
+        # One all-reduce transfers the gradient, the loss, and the request to end, so that all ranks stop at one step.
         asked_to_end = float((folder / "enough").exists())
         shared = torch.stack([(error * inputs).mean(), error.mean(), (error**2).mean(), torch.tensor(asked_to_end)])
         dist.all_reduce(shared)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def restore(path: Path) -> tuple[int, torch.Tensor]:
-    """The step and the weights of the last checkpoint."""
+    """Returns the step and the weights of the last checkpoint."""
     if not path.exists():
         return 0, torch.zeros(2)
     checkpoint = json.loads(path.read_text())
@@ -64,14 +64,14 @@ def restore(path: Path) -> tuple[int, torch.Tensor]:
 
 
 def save(path: Path, step: int, weights: torch.Tensor) -> None:
-    """Whole or not at all: a worker may be killed while it writes."""
+    """Writes a checkpoint atomically, because a worker can be killed while it writes."""
     draft = path.with_suffix(".part")
     draft.write_text(json.dumps({"step": step, "weights": [float(weight) for weight in weights]}))
     draft.replace(path)
 
 
 def report(folder: Path, event: dict[str, object]) -> None:
-    """One line in one write, so that the lines of several processes do not mix."""
+    """Appends an event in a single write, so that lines of several processes do not mix."""
     with (folder / "events.jsonl").open("a") as events:
         events.write(json.dumps(event) + "\n")
 

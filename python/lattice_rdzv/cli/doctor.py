@@ -1,6 +1,6 @@
-"""`lattice-rdzv doctor`: what would keep a job from meeting, and what to do about each thing.
+"""`lattice-rdzv doctor` finds problems that would keep nodes from forming a round, and prints a fix for each.
 
-This looks; what to make of it is in `judgements`.
+This module collects facts. `judgements` turns them into findings.
 """
 
 import argparse
@@ -28,35 +28,38 @@ from .terminal import coloured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the service is reached."""
+    """Adds the options of `doctor`."""
     service.add_arguments(parser)
     parser.add_argument(
-        "--nnodes", default="", help="how many nodes the job has, as for torchrun: `2:4` (default: LATTICE_NNODES)"
+        "--nnodes",
+        default="",
+        help="number of nodes of the job, as for torchrun, such as `2:4` (default: PET_NNODES, LATTICE_NNODES)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 if nothing failed, 1 otherwise; warnings do not count."""
+    """Returns 0 if no check failed, and 1 otherwise. Warnings do not count."""
     findings = gather(arguments)
     if arguments.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
         print(describe(findings))
-    failed = any(finding.status == "fail" for finding in findings)
+    failed = sum(finding.status == "fail" for finding in findings)
     if failed and not arguments.json:
-        print("A job would not meet here.", file=sys.stderr)
+        checks = "1 check" if failed == 1 else f"{failed} checks"
+        print(f"{checks} failed. A job started here cannot rendezvous.", file=sys.stderr)
     return 1 if failed else 0
 
 
 def gather(arguments: argparse.Namespace) -> list[Finding]:
-    """Looks at everything, the service last, because it may take a while."""
+    """Runs all checks. The service comes last, because it can take some seconds."""
     findings = judge_environment(os.environ)
     findings += [judge_plugin(find_plugin()), judge_torch(find_torch())]
     return findings + find_service(arguments)
 
 
 def find_plugin() -> Plugin:
-    """The entry point, loaded as torch would."""
+    """Loads the entry point as torch does."""
     entry_points = metadata.entry_points(group=ENTRY_POINT_GROUP, name=BACKEND)
     if not entry_points:
         return Plugin(registered="")
@@ -64,8 +67,8 @@ def find_plugin() -> Plugin:
     try:
         creator = entry_point.load()()
         if not callable(creator):
-            return Plugin(entry_point.value, f"it returns no callable: {creator!r}")
-    except BaseException as error:  # whatever it is, it is what the person needs to see
+            return Plugin(entry_point.value, f"it does not return a callable, but: {creator!r}")
+    except BaseException as error:  # the user needs to see every kind of error
         if isinstance(error, KeyboardInterrupt):
             raise
         return Plugin(entry_point.value, f"{type(error).__name__}: {error}")
@@ -73,7 +76,7 @@ def find_plugin() -> Plugin:
 
 
 def find_torch() -> str | None:
-    """The installed torch, without the seconds that importing it takes."""
+    """Returns the version of the installed torch without importing it, which takes seconds."""
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -81,15 +84,15 @@ def find_torch() -> str | None:
 
 
 def find_service(arguments: argparse.Namespace) -> list[Finding]:
-    """What an agent's settings would be here, and what the service that they name says."""
-    # What torchrun would pass on as `--nnodes`.
+    """Resolves the settings as an agent does, and probes the service that they name."""
+    # torchrun passes this variable on as `--nnodes`.
     nnodes = arguments.nnodes or os.environ.get("PET_NNODES", "")
     try:
         settings = service.settings(arguments, nnodes=nnodes)
-    except Exception as error:  # any failure is a finding, not an end
-        return [Finding("settings", "fail", str(error), "the message says which setting, and what it may be")]
+    except Exception as error:  # every failure becomes a finding
+        return [Finding("settings", "fail", str(error), "correct the setting that the message names")]
     endpoints = ", ".join(settings.endpoints)
-    # An endpoint without a port stands for two.
+    # An endpoint without a port stands for two ports.
     hosted_at = settings.hosted_at
     shown = f"{endpoints}, else {hosted_at}" if hosted_at and hosted_at not in settings.endpoints else endpoints
     findings = [Finding("settings", "ok", f"endpoint {shown} (from {settings.endpoints_source})")]
@@ -102,13 +105,13 @@ def find_service(arguments: argparse.Namespace) -> list[Finding]:
     )
     try:
         probe = Probe.from_json(_core.probe(settings, timeout_seconds=arguments.timeout), endpoint=endpoints)
-    except Exception as error:  # any failure is a finding, not an end
+    except Exception as error:  # every failure becomes a finding
         probe = Probe(endpoint=endpoints, error=str(error))
     return findings + judge_service(probe, hosted_at=hosted_at or "")
 
 
 def describe(findings: list[Finding]) -> str:
-    """The findings for a person, each with what to do about it. Pure."""
+    """Formats the findings, each with its fix. Pure."""
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     lines = []
     for finding in findings:

@@ -1,4 +1,4 @@
-"""What `doctor` makes of what it found: facts in, `Finding`s out. Nothing here looks at the world."""
+"""Turns the facts that `doctor` collects into `Finding`s. All functions are pure."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ OLDEST_TORCH = (2, 6)
 ENTRY_POINT_GROUP = "torchrun.handlers"
 BACKEND = "lattice"
 
-# What agents read, in the order in which they look for the service; then the rest, which is for settings and logs.
+# The variables that agents read: first those that name the service, in their order, then those for settings and logs.
 ENDPOINT_VARIABLES = (
     "LATTICE_RDZV_ENDPOINTS",
     "LATTICE_RDZV_CLIENT_SERVICE_HOST",
@@ -23,7 +23,7 @@ OTHER_VARIABLES = (*_core.Settings.variables(), "LATTICE_RDZV_LOG")
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     check: str
     status: Literal["ok", "warn", "fail"]
@@ -32,7 +32,7 @@ class Finding(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What the service said of itself, or why it said nothing."""
+    """The result of a probe of the service: its state, or the error."""
 
     endpoint: str
     version: str = ""
@@ -44,7 +44,7 @@ class Probe(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str, *, endpoint: str) -> "Probe":
-        """What `_core.probe` returned."""
+        """Parses the result of `_core.probe`."""
         document: dict[str, Any] = json.loads(text)
         write_error = document.get("write_error")
         return cls(
@@ -59,14 +59,14 @@ class Probe(NamedTuple):
 
 
 class Plugin(NamedTuple):
-    """What torch will find of ours."""
+    """The entry point that torch finds."""
 
     registered: str
     error: str = ""
 
 
 def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
-    """What an agent would read here, what hides it, and what nobody reads."""
+    """Checks the environment: the variables that an agent reads, those that override them, and those without effect."""
     findings = []
     known = ENDPOINT_VARIABLES + OTHER_VARIABLES
     found = {name: without_user(environment[name]) for name in known if environment.get(name)}
@@ -80,9 +80,9 @@ def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
             Finding(
                 "environment",
                 "ok",
-                f"{shown or 'none of our variables is set'}; no variable names the service",
-                "without `--rdzv-endpoint` agents look for the Service `lattice-rdzv-client` in a pod; elsewhere they use "
-                "localhost:2379, or host the service at localhost:29400, which no other machine can join",
+                f"{shown or 'no LATTICE_* variable is set'}; no variable names the service",
+                "without `--rdzv-endpoint`, agents in a pod use the Service `lattice-rdzv-client`; elsewhere they use localhost:2379 "
+                "or host the embedded server at localhost:29400, which no other machine can join",
             )
         )
 
@@ -97,8 +97,8 @@ def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
                 Finding(
                     "torchrun's own variables",
                     "warn",
-                    f"{name}={without_user(environment[name])} hides {', '.join(hidden)}",
-                    f"torchrun passes {name} to every backend as if it had been an option, and options win: `unset {name}`",
+                    f"{name}={without_user(environment[name])} overrides {', '.join(hidden)}",
+                    f"torchrun passes {name} to every backend as an option, and options override variables; run `unset {name}`",
                 )
             )
     backend = environment.get("PET_RDZV_BACKEND", "")
@@ -117,120 +117,119 @@ def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
                 "password",
                 "fail",
                 "LATTICE_RDZV_PASSWORD is set",
-                "put the password into a file that only the job can read, and name it in LATTICE_RDZV_PASSWORD_FILE",
+                "put the password into a file that only the job can read, and set LATTICE_RDZV_PASSWORD_FILE to its path",
             )
         )
     for name, meant in _core.Settings.unknown_variables(environment):
         found_unknown = f"{name} is set and has no effect, because no setting has that name"
-        advice = f"did you mean {meant}?" if meant else "docs/settings.md lists the known ones"
+        advice = f"did you mean {meant}?" if meant else "docs/settings.md lists the known variables"
         findings.append(Finding("unknown variables", "fail" if meant else "warn", found_unknown, advice))
     return findings
 
 
 def judge_reach(endpoints: str, source: str, *, only_this_machine: bool, max_nodes: int | None) -> list[Finding]:
-    """Whether nodes on other machines can join by these endpoints. `max_nodes` is `None` if it is not known."""
+    """Checks whether nodes on other machines can reach these endpoints. `max_nodes` is `None` if it is not known."""
     if not only_this_machine or max_nodes == 1:
         return []
     return [
         Finding(
             "nodes on other machines",
             "warn" if max_nodes is None else "fail",
-            f"{endpoints} (from {source}) is what each machine calls itself: no other machine can join"
-            + ("" if max_nodes is None else f" this job, which takes up to {max_nodes} nodes"),
-            "pass an address of one node, or of an etcd, that all nodes reach as `--rdzv-endpoint`, the same on every node, "
-            "or set LATTICE_RDZV_ENDPOINTS; no action is needed if all nodes run on this machine",
+            f"{endpoints} (from {source}) means the local machine on every machine, so no other machine can join"
+            + ("" if max_nodes is None else f" this job, which has up to {max_nodes} nodes"),
+            "pass one address to all nodes in `--rdzv-endpoint`: that of a node or of an etcd that all nodes can reach; or set "
+            "LATTICE_RDZV_ENDPOINTS; no action is needed if all nodes run on this machine",
         )
     ]
 
 
 def without_user(value: str) -> str:
-    """A value without what may be a user and a password in front of a host: what doctor prints goes into issues."""
+    """Masks a user and a password in front of a host, because users copy the output of doctor into issues."""
     before, at, host = value.rpartition("@")
     return f"***@{host}" if at and before else value
 
 
 WHAT_TO_DO = {
-    "refused": "start the service, or name it with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS)",
-    "unavailable": "start the service, or see in its log, and in what is between it and here, why it does not answer; or "
-    "name another with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS)",
-    "not_etcd": "name etcd's client port with `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS); 2379 by "
-    "default, while 2380 is for its peers",
-    "denied": "the service is there: look at LATTICE_RDZV_USER and LATTICE_RDZV_PASSWORD_FILE, or at LATTICE_RDZV_CACERT, "
-    "_CERT and _KEY, and at what that user may do",
-    "setting": "the message says which setting, and what it may be",
-    "other": "the message says what went wrong: see in the service's log what it has to say of that, and that it is etcd 3.4 "
-    "or newer",
+    "refused": "start the service, or pass its address in `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS)",
+    "unavailable": "start the service, or check its log and the network for the reason why it does not respond; or pass another "
+    "address in `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS)",
+    "not_etcd": "pass etcd's client port in `--endpoint` (agents: `--rdzv-endpoint`, LATTICE_RDZV_ENDPOINTS); its default is "
+    "2379, whereas 2380 is the port for peers",
+    "denied": "the service rejected the client: check LATTICE_RDZV_USER and LATTICE_RDZV_PASSWORD_FILE, or LATTICE_RDZV_CACERT, "
+    "_CERT and _KEY, and the permissions of that user",
+    "setting": "correct the setting that the message names",
+    "other": "check the service's log for the error in the message, and check that the service is etcd 3.4 or newer",
 }
 
 
 def judge_service(probe: Probe, *, hosted_at: str = "") -> list[Finding]:
-    """Whether it answers, which release it is, whether it lets us write; or, if it is not there, whether a node would
-    host it at `hosted_at`."""
+    """Checks the service: whether it responds, its release, and whether an agent can write. If it does not respond, checks
+    whether an agent would host it at `hosted_at`."""
     if probe.kind == "refused" and hosted_at:
         return [
             Finding(
                 "service",
                 "warn",
-                f"nobody serves yet at {hosted_at}: {probe.error}",
-                "the first agent on the machine whose address that is hosts it for all; if an etcd is meant, start it, "
-                "or name it with `--rdzv-endpoint`",
+                f"no server is running at {hosted_at} yet: {probe.error}",
+                "the first agent on the machine with that address hosts it for all nodes; if you use an etcd, start it, or pass its "
+                "address in `--rdzv-endpoint`",
             )
         ]
     if probe.error:
         return [Finding("service", "fail", probe.error, WHAT_TO_DO.get(probe.kind, WHAT_TO_DO["other"]))]
-    findings = [Finding("service", "ok", f"{probe.endpoint} answers"), judge_etcd(probe.version)]
+    findings = [Finding("service", "ok", f"{probe.endpoint} responds"), judge_etcd(probe.version)]
     if not probe.has_leader:
         findings.append(
             Finding(
                 "quorum",
                 "fail",
-                "the etcd member that answers knows no leader",
-                "see `etcdctl endpoint status --cluster`",
+                "the etcd member has no leader",
+                "check the members with `etcdctl endpoint status --cluster`",
             )
         )
     if probe.writable:
-        findings.append(Finding("permission to write", "ok", "a key of ours under a short lease was put and removed"))
+        findings.append(Finding("permission to write", "ok", "a test key with a short lease was written and removed"))
     else:
         findings.append(
             Finding(
                 "permission to write",
                 "fail",
-                "; ".join(probe.errors) or "a key of ours could not be put",
-                "give the user a role that may read and write under /lattice/rdzv/; if an alarm is raised, see "
-                "`etcdctl alarm list` and etcd's maintenance guide",
+                "; ".join(probe.errors) or "a test key could not be written",
+                "give the user a role that can read and write under /lattice/rdzv/; if an alarm is active, run "
+                "`etcdctl alarm list` and see etcd's maintenance guide",
             )
         )
     if probe.writable and probe.errors:
         findings.append(
-            Finding("the service's own alarms", "warn", "; ".join(probe.errors), "see `etcdctl alarm list`")
+            Finding("the service's own alarms", "warn", "; ".join(probe.errors), "run `etcdctl alarm list`")
         )
     return findings
 
 
 def judge_etcd(version: str) -> Finding:
-    """Whether a release of etcd is one to trust a run to."""
+    """Checks a release of etcd for known bugs."""
     check = "etcd's release"
     if "+lattice-rdzv" in version:
-        # What stands before the plus is the release whose API it serves; etcd's holes are not its own.
-        return Finding(check, "ok", f"none, the embedded store: {version}")
+        # The part before the plus is the release whose API the server implements. It does not have the bugs of that release.
+        return Finding(check, "ok", f"none, because this is the embedded server: {version}")
     parsed = etcd_versions.parse(version)
     if parsed is None:
-        return Finding(
-            check, "warn", f"not one that can be judged: {version or 'none was told'}", "expected like 3.5.33"
-        )
+        return Finding(check, "warn", f"unknown version: {version or '(none)'}", "expected a version such as 3.5.33")
     line = parsed[:2]
     if line < etcd_versions.OLDEST:
-        return Finding(check, "fail", version, "3.4 is the oldest that works; upgrade, one minor release at a time")
+        return Finding(
+            check, "fail", version, "the oldest supported release is 3.4; upgrade, one minor release at a time"
+        )
     holes = etcd_versions.open_holes(parsed)
     if not holes:
         return Finding(check, "ok", version)
     recommended = ".".join(str(number) for number in etcd_versions.RECOMMENDED[line])
-    told = "; ".join(f"{hole.what} ({hole.source})" for hole in holes)
-    return Finding(check, "warn", f"{version} has known holes: {told}", f"upgrade to {recommended} or newer")
+    listed = "; ".join(f"{hole.what} ({hole.source})" for hole in holes)
+    return Finding(check, "warn", f"{version} has known bugs: {listed}", f"upgrade to {recommended} or newer")
 
 
 def judge_plugin(plugin: Plugin) -> Finding:
-    """Whether torchrun will find our backend; torch itself only logs why not."""
+    """Checks whether torchrun finds the backend, because torch only logs the reason if it does not."""
     check = f"torchrun backend `{BACKEND}`"
     if not plugin.registered:
         return Finding(
@@ -245,15 +244,20 @@ def judge_plugin(plugin: Plugin) -> Finding:
             check,
             "fail",
             f"{plugin.registered} does not load: {plugin.error}",
-            "torch logs this and then says that the backend is not registered; install the package again",
+            "torch logs this error and then reports that the backend is not registered; reinstall the package",
         )
     return Finding(check, "ok", plugin.registered)
 
 
 def judge_torch(version: str | None) -> Finding:
-    """Whether this torch loads backends from entry points."""
+    """Checks whether this torch loads backends from entry points."""
     if version is None:
-        return Finding("torch", "warn", "not installed", "only needed for torchrun: `python -m pip install torch`")
+        return Finding(
+            "torch",
+            "warn",
+            "not installed",
+            "required only for torchrun; install it with `python -m pip install torch`",
+        )
     numbers = version.split("+")[0].split(".")
     line = tuple(int(number) if number.isdigit() else 0 for number in numbers[:2])
     if line < OLDEST_TORCH:
@@ -261,6 +265,6 @@ def judge_torch(version: str | None) -> Finding:
             "torch",
             "fail",
             f"{version} does not load backends from entry points",
-            "use torch 2.6 or newer; or import lattice_rdzv.torch in a launcher of your own and register it there",
+            "use torch 2.6 or newer, or import lattice_rdzv.torch in your own launcher and register the backend there",
         )
     return Finding("torch", "ok", version)

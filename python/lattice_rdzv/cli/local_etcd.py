@@ -1,4 +1,4 @@
-"""An etcd of one member on this machine, for a demonstration or a measurement. It holds nothing that is worth keeping."""
+"""Runs a temporary etcd with one member on this machine, for the demo and for benchmarks."""
 
 import json
 import socket
@@ -15,12 +15,12 @@ POLL_SECONDS = 0.02
 
 
 class LocalEtcdError(Exception):
-    """It did not start."""
+    """The local etcd did not start."""
 
 
 @contextmanager
 def serving_etcd(binary: Path, folder: Path) -> Iterator[str]:
-    """An etcd of one member on free ports; its client endpoint."""
+    """Runs an etcd with one member on free ports and yields its client endpoint."""
     client, peer = (f"127.0.0.1:{port}" for port in free_ports(2))
     command = [
         str(binary),
@@ -47,9 +47,9 @@ def serving_etcd(binary: Path, folder: Path) -> Iterator[str]:
 
 
 def is_healthy(endpoint: str) -> bool:
-    """Whether etcd says so itself."""
+    """Returns whether etcd reports that it is healthy."""
     try:
-        # Not through a proxy that the environment may name: this is our own machine.
+        # Bypass a proxy of the environment, because the endpoint is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{endpoint}/health", timeout=1) as answer:
             return str(json.load(answer).get("health")) == "true"
@@ -58,7 +58,7 @@ def is_healthy(endpoint: str) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Returns ports that are currently free."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

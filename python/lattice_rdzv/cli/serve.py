@@ -1,4 +1,4 @@
-"""`lattice-rdzv serve`: the embedded store, where there is no etcd. It lives in memory and ends with this command."""
+"""`lattice-rdzv serve` runs the embedded server. It keeps its data in memory and ends with this command."""
 
 import argparse
 import resource
@@ -11,23 +11,23 @@ from lattice_rdzv.errors import SettingsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where, and for whom."""
+    """Adds the options of `serve`."""
     parser.add_argument(
         "--listen",
         type=address,
         default=(DEFAULT_HOST, DEFAULT_PORT),
         metavar="HOST:PORT",
-        help=f"the address to listen on, and no other; port 0 is a free one ({DEFAULT_HOST}:{DEFAULT_PORT})",
+        help=f"address to listen on; port 0 selects a free port (default: {DEFAULT_HOST}:{DEFAULT_PORT})",
     )
-    parser.add_argument("--cert", metavar="FILE", help="speak TLS with this certificate")
-    parser.add_argument("--key", metavar="FILE", help="the certificate's key")
-    parser.add_argument("--client-ca", metavar="FILE", help="clients must have a certificate of this authority")
-    parser.add_argument("--user", metavar="NAME", help="clients must say this user's password")
-    parser.add_argument("--password-file", metavar="FILE", help="the file with that password")
+    parser.add_argument("--cert", metavar="FILE", help="certificate file; enables TLS")
+    parser.add_argument("--key", metavar="FILE", help="file with the private key of the certificate")
+    parser.add_argument("--client-ca", metavar="FILE", help="CA file; requires a client certificate of this CA")
+    parser.add_argument("--user", metavar="NAME", help="user name; requires clients to log in as this user")
+    parser.add_argument("--password-file", metavar="FILE", help="file with the password of that user")
 
 
 def address(text: str) -> tuple[str, int]:
-    """`host:port`, `host`, `:port` or `[::1]:port` as host and port. Pure."""
+    """Parses `host:port`, `host`, `:port` or `[::1]:port`. Pure."""
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
         host, port = text, str(DEFAULT_PORT)
@@ -37,33 +37,33 @@ def address(text: str) -> tuple[str, int]:
 
 
 def raise_open_files() -> None:
-    """Lets this process open as many files as its user may: each connection is one, and many systems begin with 1,024.
+    """Raises the soft limit of open files to the hard limit, because each connection is a file and a common default is 1,024.
 
-    Only this command does it. A process that hosts the server for a job keeps its limit, because its workers inherit it
-    and programs that use `select` fail with more than 1,024 files.
+    Only this command raises it. A process that hosts the server for a job keeps its limit, because its workers inherit it
+    and programs that use `select` fail above 1,024 files.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ValueError, OSError) as error:
-        print(f"the limit of open files stays as it is: {error}", file=sys.stderr)
+        print(f"cannot raise the limit of open files: {error}", file=sys.stderr)
 
 
-class _Told(BaseException):
-    """A signal says that it is time to stop."""
+class _StopRequested(BaseException):
+    """A signal requested a stop."""
 
 
-def _tell(number: int, _frame: FrameType | None) -> None:
-    raise _Told(signal.Signals(number).name)
+def _request_stop(number: int, _frame: FrameType | None) -> None:
+    raise _StopRequested(signal.Signals(number).name)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serves until SIGTERM or SIGINT; 0 then, 1 if it cannot serve."""
+    """Serves until SIGTERM or SIGINT and returns 0, or returns 1 if the server cannot start."""
     host, port = arguments.listen
     raise_open_files()
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _tell)
+            signal.signal(number, _request_stop)
         with serve(
             host,
             port,
@@ -73,15 +73,15 @@ def run(arguments: argparse.Namespace) -> int:
             user=arguments.user,
             password_file=arguments.password_file,
         ) as server:
-            # For whoever started it with port 0; what happens is in the log, on stderr.
+            # The only line on stdout: a caller that passed port 0 reads the port from it. The log goes to stderr.
             print(server.endpoint, flush=True)
             try:
                 server.wait()
             finally:
-                # A second signal may not end the stop half-way.
+                # A second signal must not interrupt the stop.
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, signal.SIG_IGN)
-    except _Told:
+    except _StopRequested:
         return 0
     except SettingsError as error:
         print(error, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Options and settings of the commands that look at a service without joining a run."""
+"""Options and settings of the commands that read from a service without joining a run."""
 
 import argparse
 import os
@@ -6,28 +6,30 @@ import socket
 
 from lattice_rdzv import _core
 
-# The run that a command looks at when it needs none: settings want a name.
+# The run id of commands that need no run, because settings require one.
 NO_RUN = "lattice-rdzv-doctor"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--endpoint` and what else says how a service is reached."""
+    """Adds `--endpoint` and the other options for reaching a service."""
     parser.add_argument(
-        "--endpoint", default="", help="the service; default: from the environment, as an agent finds it"
+        "--endpoint", default="", help="address of the service (default: from the environment, as for an agent)"
     )
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="how long to wait for it (5)")
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, metavar="SECONDS", help="time limit for the service (default: 5)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def settings(arguments: argparse.Namespace, *, run_id: str = "", tenant: str = "", nnodes: str = "") -> _core.Settings:
-    """The settings that an agent would have here. Raises what an agent would raise."""
+    """Returns the settings that an agent would have here. Raises the errors that an agent would raise."""
     given = {
-        # What torchrun would pass on as `--rdzv-endpoint`.
+        # torchrun passes this variable on as `--rdzv-endpoint`.
         "endpoint": arguments.endpoint or os.environ.get("PET_RDZV_ENDPOINT", ""),
         "run_id": run_id,
         "tenant": tenant,
         "nnodes": nnodes,
-        # `--timeout` bounds the whole of a command; a first connection has a least time of its own.
+        # `--timeout` limits the whole command, but `connect_timeout` has a minimum of 1 s.
         "connect_timeout": str(max(1.0, arguments.timeout)),
         "host_name": socket.gethostname(),
     }
