@@ -1,6 +1,6 @@
 """The native core, converted and forwarded. Public names live in `lattice_rdzv`; this module is private.
 
-Every blocking call releases the GIL, looks for signals at least every 100 ms (a handler that raises ends the call with
+Every blocking call releases the GIL, checks for signals every 50 ms (a handler that raises ends the call with
 its exception), and takes its limit as `timeout_seconds`.
 """
 

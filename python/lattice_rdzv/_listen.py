@@ -1,7 +1,7 @@
-"""The socket on which this node would serve as master, bound before anyone hears of its port.
+"""Binds the socket on which this node serves if it becomes the master, before its port is published.
 
-Problem: a port that is picked now and bound later can be taken in between. Choice: bind and listen first, publish the
-port with the node's record, and hand the very socket to whoever serves; clients that come early wait in its queue.
+Problem: another program can take a port between its selection and a later bind. Design: the node binds and listens
+first, publishes the port in its record, and passes this socket to the server. Early clients wait in the socket's queue.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import errno
 import socket
 
-# The kernel cuts this down to `net.core.somaxconn`; every worker of a run may knock before the first accept.
+# The kernel limits this to `net.core.somaxconn`. Every worker of a run may connect before the first accept.
 _BACKLOG = 4096
 
 
 def listen(port: int | None, port_range: tuple[int, int] | None) -> socket.socket:
-    """Binds and listens, for IPv4 and IPv6 alike where the machine has both.
+    """Binds a socket and listens on it, for IPv4 and IPv6 if the machine has both.
 
     Args:
-        port: The port to take. Default: one of `port_range`, else one that the system picks.
+        port: The port to bind. Default: a port of `port_range`, or a port that the system selects.
         port_range: First and last port to try.
 
     Raises:
@@ -37,8 +37,8 @@ def listen(port: int | None, port_range: tuple[int, int] | None) -> socket.socke
     what = "it is" if len(candidates) == 1 else "all of them are"
     raise OSError(
         errno.EADDRINUSE,
-        f"this node cannot serve on {which}, because {what} in use or not allowed; end what holds it, as "
-        "`ss -ltnp` shows, or change `port` or `port_range`",
+        f"this node cannot serve on {which}, because {what} in use or not allowed; end the process that uses it (see "
+        "`ss -ltnp`), or change `port` or `port_range`",
     )
 
 
@@ -56,7 +56,7 @@ def _listen(port: int) -> socket.socket:
         try:
             return socket.create_server(("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
         except OSError as error:
-            # IPv6 is compiled in but switched off on this machine.
+            # The kernel supports IPv6, but it is disabled on this machine.
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
     return socket.create_server(("", port), family=socket.AF_INET, backlog=_BACKLOG)

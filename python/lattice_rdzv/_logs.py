@@ -1,12 +1,13 @@
-"""The core's log records, handed to Python's `logging` by a thread of this module.
+"""Passes the core's log records to Python's `logging`.
 
-Problem: no task of the core may call into Python (it would need the interpreter at any moment, its exit included).
-Choice: the core queues its records and a daemon thread fetches them. Under stock torchrun nobody configures `logging`,
-so if neither the root logger nor ours has a handler, ours writes to stderr. `LATTICE_RDZV_LOG` (`off`, `debug`, `info`,
-`warning`, `error`) rules; unset, it is `info` where the handler is ours and the application's own level where not.
+Problem: tasks of the core cannot call into Python, because they would need the interpreter at any time, including its
+exit. Design: the core queues its records, and a daemon thread fetches them. Stock torchrun does not configure `logging`.
+If neither the root logger nor the logger `lattice_rdzv` has a handler, this module adds one that writes to stderr.
+`LATTICE_RDZV_LOG` (`off`, `debug`, `info`, `warning`, `error`) sets the level. If it is not set, the level is `info` with
+this module's handler, and the application's own level otherwise.
 
-The exit hook waits for that thread with a limit, and logs nothing itself: a handler of `logging` takes a lock, which an
-exception of a signal handler may have left locked.
+The exit hook waits for the thread with a time limit and logs nothing itself: a handler of `logging` takes a lock, which
+an exception in a signal handler may have left locked.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ LEVELS = {
     "debug": logging.DEBUG,
 }
 
-# How late a level that the application changes reaches the core; records themselves arrive at once.
+# Maximum delay until a level that the application changes reaches the core. Records arrive without this delay.
 _FETCH_SECONDS = 5.0
-# How long an exit waits for the records that are left.
+# How long an exit waits for the remaining records.
 _LAST_RECORDS_SECONDS = 1.0
 
-# The log thread of each process, by its identity: a forked child inherits the entry of its parent, but not the thread.
+# The log thread of each process, by process identity. A forked child inherits the entry of its parent, but not the thread.
 _started: dict[tuple[int, int], _LogThread] = {}
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to stderr for as long as the application has configured nothing of its own."""
+    """Writes to stderr as long as the application has not configured a handler."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
@@ -45,17 +46,17 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def start() -> None:
-    """Configures `logging` under `lattice_rdzv` and starts the thread, once in a process.
+    """Configures the logger `lattice_rdzv` and starts the thread, once per process.
 
     Raises:
-        SettingsError: `LATTICE_RDZV_LOG` holds something else than the five words.
+        SettingsError: `LATTICE_RDZV_LOG` is not one of the five levels.
         RendezvousError: The thread cannot be started.
     """
     identity = _core.process_identity()
     if identity in _started:
         return
     thread = _LogThread()
-    # One operation of the interpreter: of two threads that come here at the same time, one finds the other's entry.
+    # `setdefault` is atomic: if two threads call this in parallel, one of them finds the entry of the other.
     if _started.setdefault(identity, thread) is not thread:
         return
     try:
@@ -67,7 +68,7 @@ def start() -> None:
 
 
 def stop(shutdown: Callable[[], None]) -> None:
-    """Ends the core's runtime by `shutdown`, which also ends the pending fetch, and has the thread log what is left."""
+    """Stops the core's runtime with `shutdown`, which also ends the pending fetch, and lets the thread log the remaining records."""
     thread = _started.pop(_core.process_identity(), None)
     if thread is None:
         shutdown()
@@ -93,7 +94,7 @@ class _LogThread:
         threading.current_thread().name = "lattice-rdzv-logs"
         try:
             self._fetch()
-            # The end of the runtime may have logged something as well.
+            # The shutdown of the runtime may also have logged records.
             self._shut_down.wait(_FETCH_SECONDS)
             _emit(_core.log_records(timeout_seconds=0.0))
         finally:
@@ -111,10 +112,10 @@ class _LogThread:
 
 
 def level_from_environment() -> int | None:
-    """The level that `LATTICE_RDZV_LOG` asks for; `None` if it is not set or empty.
+    """Returns the level in `LATTICE_RDZV_LOG`, or `None` if the variable is not set or empty.
 
     Raises:
-        SettingsError: It holds something else than the five words.
+        SettingsError: The value is not one of the five levels.
     """
     from lattice_rdzv.errors import SettingsError
 
@@ -123,7 +124,7 @@ def level_from_environment() -> int | None:
         return None
     if word not in LEVELS:
         known = ", ".join(f"`{level}`" for level in LEVELS)
-        raise SettingsError(f"environment `{VARIABLE}` must be one of {known}, and is: `{word}`")
+        raise SettingsError(f"environment `{VARIABLE}` must be one of {known}, but is `{word}`")
     return LEVELS[word]
 
 

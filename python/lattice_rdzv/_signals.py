@@ -1,12 +1,12 @@
-"""How the peers of this process's nodes learn of a signal that ends this process.
+"""Notifies the peers of this process's nodes about a signal that ends this process.
 
-Problem: by default SIGTERM kills a process before it can tell its peers, and as process 1 of a container it does nothing.
-A handler in Python runs only when the main thread executes Python code. Choice: while a node of this process is in a run,
-the signals that are at their default disposition raise an exception instead. Python writes each signal's number to a
-descriptor of the core, which tells the peers within a millisecond. A handler of the application stays as it is, and the
-application's own descriptor still gets every signal.
+Problem: by default, SIGTERM kills a process before it can notify its peers, and the first process of a container ignores
+it. A handler in Python runs only when the main thread executes Python code. Design: while a node of this process is in a
+run, signals with their default disposition raise an exception instead. Python writes each signal's number to a
+descriptor of the core, which notifies the peers within a millisecond. Handlers of the application are not replaced, and
+the application's own descriptor still receives every signal.
 
-Only the main thread can set a handler. Elsewhere the functions of this module do nothing.
+Only the main thread can set a handler. In other threads, the functions of this module do nothing.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from lattice_rdzv.errors import RendezvousError
 
 logger = logging.getLogger("lattice_rdzv")
 
-# What each handler of this module raises.
+# The exception that the handler of each signal raises.
 _raised: dict[int, Callable[[int], BaseException]] = {}
-# For whom they are there, by identity. Nothing is restored while one of them is left.
+# The identities of the users of the handlers. The handlers are restored when the last user is released.
 _users: set[int] = set()
 _descriptor = -1
 _before = -1
 _hooked = False
-# The signals that each thread blocked before it began to fork.
+# The signals that each thread had blocked before it forked.
 _masks: dict[int, set[int | signal.Signals]] = {}
 
 
 def handle(number: int, frame: FrameType | None) -> None:
-    """The handler that `install` sets: raises the exception that belongs to the signal."""
+    """Raises the exception for the signal. `install` sets this handler."""
     raises = _raised.get(number)
     if _users and raises is not None:
         raise raises(number)
@@ -46,7 +46,7 @@ def handle(number: int, frame: FrameType | None) -> None:
 
 
 def install(user: object, numbers: Iterable[int], raises: Callable[[int], BaseException]) -> None:
-    """Handles those of the signals that are at their default, until `uninstall` was called for the last user."""
+    """Handles the signals that have their default disposition, until `uninstall` is called for the last user."""
     if not _is_main_thread():
         return
     _users.add(id(user))
@@ -57,7 +57,7 @@ def install(user: object, numbers: Iterable[int], raises: Callable[[int], BaseEx
 
 
 def tell(user: object, node: _core.Node, numbers: Collection[int]) -> None:
-    """Tells the peers of `node` when one of the signals arrives. Never raises: without it they learn of a signal when
+    """Notifies the peers of `node` when one of the signals arrives. Never raises. If it fails, the peers are notified when
     the node leaves."""
     global _descriptor, _before, _hooked
     if not _is_main_thread():
@@ -74,13 +74,13 @@ def tell(user: object, node: _core.Node, numbers: Collection[int]) -> None:
         try:
             _descriptor = _core.signal_descriptor(current)
         except OSError:
-            # Its owner has closed it without a word: nobody reads there any more.
+            # The owner closed the descriptor without resetting it, so no reader is left.
             current = -1
             _descriptor = _core.signal_descriptor(current)
         _before = current
         signal.set_wakeup_fd(_descriptor, warn_on_full_buffer=False)
     except (RendezvousError, OSError, ValueError) as error:
-        logger.warning("the peers will not learn of a signal before this node leaves: %s", error)
+        logger.warning("cannot notify the peers about signals before this node leaves: %s", error)
     if not _hooked:
         _hooked = True
         os.register_at_fork(
@@ -89,15 +89,15 @@ def tell(user: object, node: _core.Node, numbers: Collection[int]) -> None:
 
 
 def uninstall(user: int) -> None:
-    """Restores what was there before the first user, once this was the last one. It takes the user's `id`, because the
-    user may not exist any more."""
+    """Restores the previous handlers if this is the last user. It takes the user's `id`, because the user object may no
+    longer exist."""
     _users.discard(user)
     if not _users:
         release()
 
 
 def release() -> None:
-    """Restores the handlers and the descriptor, unless the application has replaced them since."""
+    """Restores the handlers and the descriptor, unless the application has replaced them in the meantime."""
     global _before
     if not _is_main_thread():
         return
@@ -115,7 +115,7 @@ def _set_descriptor(descriptor: int) -> None:
     try:
         signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
     except (OSError, ValueError) as error:
-        logger.debug("the wake-up descriptor that was set before is closed: %s", error)
+        logger.debug("the previous wake-up descriptor is closed: %s", error)
 
 
 def _is_main_thread() -> bool:
@@ -123,7 +123,7 @@ def _is_main_thread() -> bool:
 
 
 def _before_fork() -> None:
-    # A signal that the child gets before its handlers are restored would be told to the parent's peers.
+    # A signal that the child receives before its handlers are restored would be announced to the parent's peers.
     _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 

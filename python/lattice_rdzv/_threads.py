@@ -1,8 +1,8 @@
-"""Threads and locks of the operating system, also where a program has replaced those of Python.
+"""Provides threads and locks of the operating system, also if a library has replaced those of Python.
 
-Problem: after `gevent.monkey.patch_all()` a new thread is a coroutine of the thread that starts it. The log thread waits
-inside the core, so as a coroutine it would stop all others, silently and for good. Choice: take the original functions
-from gevent, and refuse any other library that replaced them.
+Problem: after `gevent.monkey.patch_all()`, a new thread is a coroutine of the thread that starts it. The log thread waits
+inside the core, so as a coroutine it would block all other coroutines forever. Design: use the original functions from
+gevent, and raise an error if another library has replaced them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def start(function: Callable[[], None]) -> None:
     """Starts a daemon thread.
 
     Raises:
-        RendezvousError: The system refuses another thread, or a library has replaced Python's threads.
+        RendezvousError: The system cannot start another thread, or a library has replaced Python's threads.
     """
     from lattice_rdzv.errors import RendezvousError
 
@@ -32,7 +32,7 @@ def start(function: Callable[[], None]) -> None:
 
 
 class Gate:
-    """Closed until one thread opens it, which lets one other thread pass."""
+    """A gate that lets one thread pass after another thread has opened it."""
 
     def __init__(self) -> None:
         self._lock = _original("allocate_lock")()
@@ -43,7 +43,7 @@ class Gate:
         self._lock.release()
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Waits until it is open; false if the time was over first."""
+        """Waits until the gate is open. Returns false if the time limit expires first."""
         return bool(self._lock.acquire(timeout=timeout_seconds))
 
 
@@ -57,6 +57,6 @@ def _original(name: str) -> Any:
     from lattice_rdzv.errors import RendezvousError
 
     raise RendezvousError(
-        "lattice_rdzv needs threads of the operating system, but this program has replaced `_thread`; leave threads out "
-        f"of the patch (for eventlet: `eventlet.monkey_patch(thread=False)`); replaced by: `{found.__module__}`"
+        "lattice_rdzv needs threads of the operating system, but this program has replaced `_thread`; exclude threads from "
+        f"the patch (for eventlet: `eventlet.monkey_patch(thread=False)`); replaced by: `{found.__module__}`"
     )

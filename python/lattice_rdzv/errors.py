@@ -1,6 +1,6 @@
-"""What can go wrong, as classes: one base, and a built-in beside it where one fits.
+"""Exceptions of this package. All derive from `RendezvousError`, and some also from a built-in exception.
 
-The native core raises these by name with one message; `ClosedError` also carries who closed the run and why.
+The native core raises them with one message. `ClosedError` also contains the node that closed the run and the reason.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ __all__ = [
 
 
 class RendezvousError(Exception):
-    """Anything that this package raises by itself."""
+    """Base class of all exceptions that this package raises."""
 
 
 class SettingsError(RendezvousError, ValueError):
-    """A setting is wrong, missing, unknown, or not the one that the run began with."""
+    """A setting is wrong, missing, unknown, or differs from the setting of the run."""
 
 
 class UnreachableError(RendezvousError, ConnectionError):
-    """The service could not be found, did not answer, or is not what the endpoint should lead to."""
+    """The rendezvous service could not be found, did not respond, or is not an etcd."""
 
 
 class JoinTimeoutError(RendezvousError, TimeoutError):
-    """No world included this node within the time that was given."""
+    """No world included this node within the time limit."""
 
 
 class ClosedError(RendezvousError):
     """The run is closed, which is final.
 
     Args:
-        message: What to tell a person.
+        message: The message for users.
         outcome: `succeeded`, `failed` or `ended`.
-        by: The name of the node that closed the run, or of the command.
-        why: What that node said.
+        by: The name of the node that closed the run.
+        why: The reason that this node gave.
     """
 
-    # All of it is in `args`. An `__init__` would be Python code that the core executes when it raises this error, also in a
+    # All values are in `args`. The core would execute the Python code of an `__init__` when it raises this error, also in a
     # daemon thread while the interpreter exits.
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -57,12 +57,12 @@ class ClosedError(RendezvousError):
 
     @property
     def by(self) -> str:
-        """The name of the node that closed the run, or of the command."""
+        """The name of the node that closed the run."""
         return self._argument(2, "")
 
     @property
     def why(self) -> str:
-        """What that node said."""
+        """The reason that this node gave."""
         return self._argument(3, "")
 
     def _argument(self, index: int, default: str) -> str:
@@ -70,7 +70,7 @@ class ClosedError(RendezvousError):
 
 
 class RecordError(RendezvousError):
-    """The service holds something under this run that this version cannot read."""
+    """The service contains a record of this run that this version cannot read."""
 
 
 class LeftError(RendezvousError):
@@ -78,12 +78,12 @@ class LeftError(RendezvousError):
 
 
 class StoreTimeoutError(RendezvousError, TimeoutError):
-    """A store call did not come to an end within the time that was given."""
+    """A store call did not complete within the time limit."""
 
 
 class StoreResetError(RendezvousError):
-    """The service came back empty: what the store held is gone."""
+    """The rendezvous service lost its data, including the content of the store."""
 
 
 class OutcomeUnknownError(RendezvousError):
-    """Whether a write was applied can no longer be found out."""
+    """It is unknown whether a write was applied."""

@@ -65,5 +65,5 @@ def test_other_libraries_that_replace_threads_are_refused(tmp_path: Path) -> Non
     """,
     )
     assert program.wait() == 0, program.output
-    assert "leave threads out of the patch" in program.output
+    assert "exclude threads from the patch" in program.output
     assert program.output.rstrip().endswith("replaced by: `other.green`")

@@ -210,7 +210,7 @@ def test_a_host_behind_a_virtual_address_that_leads_nowhere_says_so(make_job: Ma
 
 def test_an_empty_run_id_is_refused_where_nodes_must_share_it(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="")
-    ends_with(start(two[0], job), "`--rdzv-id`", "is empty, so torch drew a random id", "`LATTICE_RDZV_ID`")
+    ends_with(start(two[0], job), "`--rdzv-id`", "is empty, so torch generated a random id", "`LATTICE_RDZV_ID`")
 
 
 def test_an_empty_run_id_is_fine_for_one_node(make_job: MakeJob, two: list[Machine]) -> None:
@@ -233,7 +233,7 @@ def test_an_empty_run_id_gives_way_to_the_variable(make_job: MakeJob, two: list[
     trains_to_the_end(job, *NAMES)
 
 
-@pytest.mark.parametrize(("max_nodes", "expected"), [(1, "the worker ran"), (2, "so torch drew a random id")])
+@pytest.mark.parametrize(("max_nodes", "expected"), [(1, "the worker ran"), (2, "so torch generated a random id")])
 def test_a_launcher_without_a_run_id_is_fine_for_one_node_alone(
     tmp_path: Path, two: list[Machine], max_nodes: int, expected: str
 ) -> None:

@@ -1,9 +1,9 @@
-"""The backend `lattice` of torchrun, through the entry point group `torchrun.handlers` (torch 2.6 or newer).
+"""The backend `lattice` for torchrun, registered in the entry point group `torchrun.handlers` (torch 2.6 or newer).
 
     torchrun --rdzv-backend lattice --rdzv-id my-run --nnodes 2:4 train.py
 
-Nothing here imports torch before a handler is asked for: torch loads entry points while it is being imported itself,
-and `lattice-rdzv doctor` looks at this module where there is no torch.
+This module imports torch only when a handler is requested, because torch loads entry points while it is being imported,
+and `lattice-rdzv doctor` imports this module without torch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["create_handler", "entry_point"]
 
 
 def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
-    """Makes a handler from torchrun's parameters: validates them, and connects to nothing.
+    """Validates torchrun's parameters and returns a handler. Does not connect.
 
     Raises:
-        ValueError: A parameter is wrong, missing or unknown; as torch's own handlers do.
+        ValueError: A parameter is wrong, missing or unknown, as with torch's own handlers.
     """
     from lattice_rdzv.torch.handler import LatticeRendezvousHandler
     from lattice_rdzv.torch.settings import from_parameters
@@ -31,5 +31,5 @@ def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
 
 
 def entry_point() -> Callable[[RendezvousParameters], RendezvousHandler]:
-    """What torch calls to learn the creator: always the same object, or a second registration would be refused."""
+    """Returns the creator. torch calls this function, and rejects a second registration with another object."""
     return create_handler

@@ -1,7 +1,7 @@
-"""Which of torch's classes stands for which of ours: one table.
+"""Maps the exceptions of this package to those of torch.
 
-torch's agent, its launcher and whoever wrapped them know torch's classes only. The message is kept; raise with
-`from None`, since the cause would repeat it.
+torch's agent and launcher, and programs that use them, handle only torch's classes. The message is kept. Raise the result
+with `from None`, because the cause would repeat the message.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from lattice_rdzv import errors
 _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
 
-# The first that fits.
+# The first match applies.
 _TORCHS: tuple[tuple[type[Exception], type[RendezvousError]], ...] = (
     (errors.ClosedError, RendezvousClosedError),
     (errors.LeftError, RendezvousClosedError),
     (errors.JoinTimeoutError, RendezvousTimeoutError),
     (errors.StoreTimeoutError, RendezvousTimeoutError),
     (errors.UnreachableError, RendezvousConnectionError),
-    # By then the parameters were found to be in order by themselves: they disagree with the run's.
+    # The parameters were already validated, so they differ from those of the run.
     (errors.SettingsError, RendezvousStateError),
     (errors.RecordError, RendezvousStateError),
     (errors.StoreResetError, RendezvousStateError),
     (errors.OutcomeUnknownError, RendezvousStateError),
-    # The port to serve on could not be bound.
+    # The port could not be bound.
     (OSError, RendezvousConnectionError),
 )
 
 
 def as_torch_error(error: Exception) -> RendezvousError:
-    """What a rendezvous handler raises for one of our errors."""
+    """Returns the exception that a rendezvous handler raises for an error of this package."""
     for ours, torchs in _TORCHS:
         if isinstance(error, ours):
             return torchs(str(error))
@@ -50,14 +50,14 @@ def as_torch_error(error: Exception) -> RendezvousError:
 
 
 def raises_store_errors(call: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
-    """For a call of a `torch.distributed.Store`: ours are raised as `DistStoreError`."""
+    """Decorates a method of a `torch.distributed.Store` to raise `DistStoreError` for errors of this package."""
 
     @functools.wraps(call)
     def translated(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
         try:
             return call(*args, **kwargs)
         except errors.StoreTimeoutError as error:
-            # torch looks for the word.
+            # torch searches for this word.
             raise dist.DistStoreError(f"timeout: {error}") from None
         except errors.RendezvousError as error:
             raise dist.DistStoreError(str(error)) from None

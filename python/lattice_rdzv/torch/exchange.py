@@ -1,8 +1,9 @@
-"""What agents tell each other before their workers start: how many each has, and who gets which ranks.
+"""The worker rank exchange: agents share their worker counts and receive the workers' ranks before the workers start.
 
-Problem: torch's agent exchanges both outside every `try`, for minutes, also when the one it waits for is gone; and no
-exception of ours makes it re-form. Choice: in a round that has lost a member they are answered with stand-ins of the
-right form. The workers start, and a tenth of a second later the agent sees the change and re-forms.
+Problem: torch's agent runs this exchange outside of any `try`, and waits for minutes even if the agent that it waits for
+is gone. No exception from the store makes it rendezvous again. Design: in a round that has lost a member, the store
+returns placeholder values in the right form. The workers start, and a tenth of a second later the agent detects the
+change and rendezvous again.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from lattice_rdzv import _core
 
 logger = logging.getLogger("lattice_rdzv.torch")
 
-# The agent's own keys (torch/distributed/elastic/agent/server/api.py; the same from 2.6 to 2.15).
+# The agent's keys (torch/distributed/elastic/agent/server/api.py, unchanged from 2.6 to 2.15).
 ROLE_INFO = "torchelastic/role_info/"
 ASSIGNED_RANKS = "torchelastic/assigned_ranks/"
 
 
 class Exchange:
-    """One agent's part in it."""
+    """The exchange of one agent in one round."""
 
     def __init__(self, node: _core.Node, *, rank: int, size: int, round_number: int) -> None:
         self._node = node
@@ -31,7 +32,7 @@ class Exchange:
         self._role: tuple[str, int] | None = None
         self._stood_in = False
         self.on_local_size: Callable[[int], None] | None = None
-        """Told how many workers this agent has, as soon as the agent says so."""
+        """Called with the number of this agent's workers when the agent publishes it."""
 
     @property
     def is_used(self) -> bool:
@@ -39,26 +40,26 @@ class Exchange:
         return self._role is not None
 
     def note(self, key: str, content: bytes) -> None:
-        """Takes notice of what the agent puts."""
+        """Observes a value that the agent puts."""
         if key == f"{ROLE_INFO}{self._rank}":
             self._role = _role(content)
             if self._role is not None and self.on_local_size is not None:
                 self.on_local_size(self._role[1])
 
     def is_over(self, keys: Sequence[str]) -> bool:
-        """Whether these keys need no service any more, where the session has ended: the agent learns that a tenth of a
-        second after its workers have started, and before that an error would end the job."""
+        """Returns whether the exchange of these keys is abandoned because the session has ended. The agent detects the end a
+        tenth of a second after its workers have started. Before that, an error would end the job."""
         return are_exchanged(keys) and self._node.num_nodes_waiting() > 0
 
     def stand_in(self, key: str) -> bytes:
-        """What the agent reads instead of what nobody will put."""
+        """Returns a placeholder for a value that no agent will put."""
         role, local_size = self._role or ("default", 1)
         if not self._stood_in:
             self._stood_in = True
             change = self._node.change
             logger.info(
-                "round %d is over before its workers have started (%s); they start all the same, because the agent "
-                "can re-form only from there",
+                "round %d ended before its workers started (%s); the workers start anyway, because the agent can rendezvous "
+                "again only after that",
                 self._round_number,
                 change.why if change else "the run is closed",
             )
@@ -70,7 +71,7 @@ class Exchange:
 
 
 def are_exchanged(keys: Sequence[str]) -> bool:
-    """Whether all of these keys are of the exchange."""
+    """Returns whether all of these keys belong to the exchange."""
     return bool(keys) and all(key.startswith((ROLE_INFO, ASSIGNED_RANKS)) for key in keys)
 
 

@@ -1,9 +1,10 @@
-"""The store that a round's workers meet on: served by rank 0's agent, on a socket that was bound before the round.
+"""The workers' TCPStore of a round, served by the agent of rank 0 on a socket that was bound before the round.
 
-Problem: the workers need a fresh TCPStore each round, at an address that all nodes learn with their ranks. Choice: each
-node binds and listens when it seeks, and publishes that port; whoever becomes rank 0 hands the socket to torch. The one
-before serves until the next is there, since workers of the old round may still be ending. A port that is fixed (`port`) is
-known without a socket, so only the agent of rank 0 binds it, and several agents of one machine may have the same.
+Problem: the workers need a new TCPStore in each round, at an address that all nodes receive together with their ranks.
+Design: each node binds a socket and listens when it seeks, and publishes the port. The node that becomes rank 0 passes
+its socket to torch. The previous server runs until the next one exists, because workers of the previous round may still
+be stopping. A fixed port (`port`) is known without a socket, so only the agent of rank 0 binds it, and several agents of
+one machine can use one port.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from lattice_rdzv import _core, _listen
 from lattice_rdzv._membership import Membership
 
 if TYPE_CHECKING:
-    # torch exports it at run time and not in its types.
+    # torch exports this name at run time, but not in its types.
     from torch._C._distributed_c10d import TCPStore
 else:
     from torch.distributed import TCPStore
 
 logger = logging.getLogger("lattice_rdzv.torch")
 
-# Descriptors that an agent has open besides its workers' connections: logs, pipes, libraries.
+# Open descriptors of an agent in addition to its workers' connections: logs, pipes, libraries.
 _OTHER_DESCRIPTORS = 256
 _TIMEOUT = timedelta(seconds=60)
 
@@ -39,8 +40,7 @@ class Master:
         self._server: TCPStore | None = None
 
     def listen(self) -> int:
-        """Returns the port of the next round's store. Unless the port is fixed, binds the socket first, if that was not
-        done yet.
+        """Returns the port of the next round's store. Unless the port is fixed, binds the socket first if necessary.
 
         Raises:
             OSError: No port could be bound.
@@ -50,7 +50,7 @@ class Master:
         except OSError:
             if self._server is None:
                 raise
-        # The last round's server holds the only port that is allowed; this node's workers are gone by now.
+        # The previous round's server uses the only allowed port. This node's workers have stopped by now.
         self._server = None
         return self._membership.offer_port()
 
@@ -58,12 +58,12 @@ class Master:
         """Serves the workers of this world until the next one, on the socket bound before or at the fixed port.
 
         Raises:
-            RuntimeError: torch could not serve there, or it is not where the workers were told to look.
+            RuntimeError: torch could not serve on the port, or the port differs from the one in the world.
             OSError: The fixed port could not be bound.
         """
         listener = self._membership.take_listener()
         if listener is None and self._settings.port is not None:
-            # The last round's server may hold it; this node's workers are gone by now.
+            # The previous round's server may use the port. This node's workers have stopped by now.
             self._server = None
             listener = _listen.listen(self._settings.port, None)
         if listener is None:
@@ -72,16 +72,16 @@ class Master:
         if port != world.master_port:
             listener.close()
             raise RuntimeError(f"this agent's socket listens on another port: {port}")
-        # How many workers each node has is told to rank 0 only where nodes may differ.
+        # Rank 0 learns the number of workers of each node only if the numbers can differ.
         identical = os.environ.get("TORCH_ELASTIC_WORKER_IDENTICAL", "0") == "1"
         allow_open_files(None if identical else world.size)
-        # torch closes it.
+        # torch closes the descriptor.
         descriptor = listener.detach()
         ours = _identity(descriptor)
         try:
             self._server = _serve_on(port, descriptor)
         except BaseException:
-            # Unless it failed early. By now another thread may have got the number.
+            # If torch failed early, the descriptor is still open. Otherwise another thread may have reused the number.
             if _identity(descriptor) == ours:
                 os.close(descriptor)
             raise
@@ -90,15 +90,15 @@ class Master:
             raise RuntimeError(f"torch serves on another port: {served}")
 
     def release(self) -> None:
-        """Lets go of the socket, for a worker to bind its port or because this node is not rank 0; and of the server
-        of the round before."""
+        """Releases the socket, so that a worker can bind its port or because this node is not rank 0, and stops the server
+        of the previous round."""
         self._membership.release_port()
         self._server = None
 
 
 def _serve_on(port: int, descriptor: int) -> TCPStore:
     options: dict[str, Any] = {
-        # IPv4's loopback reaches a dual-stack socket too, and needs no route to the address that peers use.
+        # The IPv4 loopback also reaches a dual-stack socket, and needs no route to the address that peers use.
         "host_name": "127.0.0.1",
         "port": port,
         "is_master": True,
@@ -109,17 +109,17 @@ def _serve_on(port: int, descriptor: int) -> TCPStore:
     try:
         return TCPStore(**options)
     except RuntimeError as error:
-        # torch 2.6's libuv server takes no bound socket, says so before it touches it, and names the other server.
+        # The libuv server of torch 2.6 does not accept a bound socket. It raises before it uses the socket.
         if "libuv" not in str(error):
             raise
         return TCPStore(**options, use_libuv=False)
 
 
 def allow_open_files(connections: int | None) -> None:
-    """Raises this process's soft limit of open files to what that many connections need, as far as the hard one goes;
-    all the way where nobody knows how many there will be.
+    """Raises this process's soft limit of open files for this number of connections, up to the hard limit. If the number
+    is not known, raises it to the hard limit.
 
-    Workers inherit the limit, so it is raised only where it would not do.
+    Workers inherit the limit, so it is raised only if it is not sufficient.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = hard if connections is None else connections + _OTHER_DESCRIPTORS
@@ -129,12 +129,12 @@ def allow_open_files(connections: int | None) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     except (ValueError, OSError) as error:
-        logger.warning("this agent's limit of open files stays at %d, and it may need %d: %s", soft, allowed, error)
+        logger.warning("cannot raise this agent's limit of open files from %d to %d: %s", soft, allowed, error)
         return
     if connections is not None and allowed < needed:
         logger.warning(
             "this agent serves the workers' store and may need %d open files; raise the hard limit (`ulimit -Hn`), "
-            "which is: %d",
+            "which is %d",
             needed,
             hard,
         )

@@ -1,7 +1,7 @@
-"""From torchrun's parameters to the core's settings.
+"""Converts torchrun's parameters to the core's settings.
 
-The core knows every key, its unit and its bounds; here is only what is torch's own: how an absent run id looks, which
-ids torch cannot carry, and which class its callers expect when something is wrong.
+The core validates every key, its unit and its bounds. This module contains only the parts that are specific to torch: the
+form of a missing run id, the ids that torch does not support, and the exception class that torch's callers expect.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 ORIGIN = "--rdzv-conf"
 
-# What torchrun passes when nobody passed an id.
+# torchrun passes this id if the user passed none.
 _NO_RUN_ID = "none"
-# torch makes directories and file names of the id; a name has at most 255 bytes, and torch appends to it.
+# torch uses the id in names of directories and files, and appends to it. A file name has at most 255 bytes.
 _RUN_ID_MAX_BYTES = 200
 
 
 def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
-    """The settings that torchrun's parameters and the environment make together.
+    """Returns the settings from torchrun's parameters and the environment.
 
     Raises:
         ValueError: A parameter is wrong, missing or unknown.
     """
     drawn = _was_drawn(parameters.run_id)
     if "host_name" in parameters.config:
-        # The core takes it from us, as what to fall back on.
-        raise ValueError(f"`host_name` of `{ORIGIN}` is no known setting; a node is named by: `node_name`")
+        # Only this module passes this key to the core, as the default of `node_name`.
+        raise ValueError(f"`host_name` in `{ORIGIN}` is not a setting; to name a node, use `node_name`")
     arguments = {key: as_text(value) for key, value in parameters.config.items() if value is not None}
     from_environment = os.environ.get("LATTICE_RDZV_ID", "") if drawn else ""
     run_id = from_environment or parameters.run_id
     arguments["run_id"] = _run_id(run_id, own_service=bool(parameters.endpoint.strip()))
-    # torchrun passes 1:1 where nobody passed `--nnodes`: then the environment may still say it.
+    # torchrun passes 1:1 if the user did not pass `--nnodes`. The environment can then set it.
     if (parameters.min_nodes, parameters.max_nodes) != (1, 1) or not os.environ.get("LATTICE_NNODES", "").strip():
         arguments["min_nodes"] = str(parameters.min_nodes)
         arguments["max_nodes"] = str(parameters.max_nodes)
@@ -58,31 +58,31 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
         raise ValueError(str(error)) from None
     if drawn and not from_environment and settings.max_nodes > 1:
         raise ValueError(
-            f"`--rdzv-id` (`run_id` of a `LaunchConfig`) must be the same text on each of up to {settings.max_nodes} "
-            "nodes, and is empty, so torch drew a random id that no other node has; pass an id, another for every job, or "
-            "set `LATTICE_RDZV_ID`; if you pass a variable, such as `$JOB_ID`, see whether it is set"
+            f"`--rdzv-id` (`run_id` of a `LaunchConfig`) must be equal on each of up to {settings.max_nodes} nodes, "
+            "but is empty, so torch generated a random id that no other node has; pass an id that is different for every "
+            "job, or set `LATTICE_RDZV_ID`; if you pass a variable, such as `$JOB_ID`, check that it is set"
         )
     for name, file in settings.credential_files:
-        # Not opened: what is read from a pipe is gone.
+        # Checked without opening, because reading would consume the content of a pipe.
         if not os.access(file, os.R_OK):
             raise ValueError(f"`{name}` must be a file that this process can read, {_shown(name, file)}")
     return settings
 
 
 def _shown(name: str, file: Path) -> str:
-    """The value, unless it may be the password itself, which someone passed in place of a file."""
+    """Describes the value, unless it may be the password itself, passed instead of a file."""
     if name == "password_file" and not os.path.lexists(file):
-        return "never the password itself; nothing exists at its value, which may be a secret and is not repeated here"
+        return "not the password itself; no file exists at this path (the value may be a secret and is not repeated)"
     return f"but is `{file}`"
 
 
 def _was_drawn(run_id: str) -> bool:
-    """Whether torch's launcher drew this id, because the one that it was given is empty.
+    """Returns whether torch's launcher generated this id because the passed id is empty.
 
-    The id itself does not tell: a person may pass a number, too. But only where it draws one, `launch_agent` has it in a
-    variable of its own while it makes the handler.
+    The id itself does not show this, because a user can also pass a number. If the launcher generates an id,
+    `launch_agent` has it in its local variable `run_id` while it creates the handler.
     """
-    # Not imported where nobody launched anything: it takes a while.
+    # The module is not imported here, because its import takes long and is needed only by a launcher.
     launcher = sys.modules.get("torch.distributed.launcher.api")
     launch_agent = getattr(launcher, "launch_agent", None)
     if launch_agent is None:
@@ -102,30 +102,29 @@ def _run_id(passed: str, *, own_service: bool) -> str:
         source = "environment `LATTICE_RDZV_ID`"
         run_id = os.environ.get("LATTICE_RDZV_ID", "")
         if not run_id and passed and own_service:
-            # Where it is the service of this job alone, one that a node hosts, it needs no name; on an etcd the core
-            # refuses it.
+            # If a node of this job hosts the service, the run needs no id. With an etcd, the core rejects this id.
             return _NO_RUN_ID
         if not run_id:
             raise ValueError(
-                "the run has no id: pass `--rdzv-id`, the same on every node and another for every job, or set "
-                f"`LATTICE_RDZV_ID`; torchrun's default is one that every job would share, `none`; passed was: `{passed}`"
+                "the run has no id; pass `--rdzv-id`, equal on every node and different for every job, or set "
+                f"`LATTICE_RDZV_ID`; every job would share torchrun's default, `none`; the passed id is: `{passed}`"
             )
     too_long = len(run_id.encode("utf-8", "surrogateescape")) - _RUN_ID_MAX_BYTES
     if too_long > 0:
         raise ValueError(
             f"the run id ({source}) must have at most {_RUN_ID_MAX_BYTES} bytes, because torch names directories after "
-            f"it, and has {_RUN_ID_MAX_BYTES + too_long}: `{run_id[:40]}...`"
+            f"it, but has {_RUN_ID_MAX_BYTES + too_long}: `{run_id[:40]}...`"
         )
     for character in run_id:
         if character == "/" or _is_control(character):
             raise ValueError(
                 f"the run id ({source}) must not contain {character!a}, because torch names directories after "
-                f"it, and is: {run_id!a}"
+                f"it, but is {run_id!a}"
             )
     return run_id
 
 
 def _is_control(character: str) -> bool:
-    # Surrogates are what undecodable bytes of the command line become.
+    # Python represents undecodable bytes of the command line as surrogates.
     code = ord(character)
     return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 class Progress(enum.Enum):
-    """How far torch's agent is in the last round, as this node knows it."""
+    """The progress of torch's agent in the last round, as far as this node knows."""
 
     NO_ROUND = "this node has been in no round"
     NO_AGENT = "no agent of torch uses the round"
@@ -26,7 +26,7 @@ class Progress(enum.Enum):
 
 
 class Verdict(enum.Enum):
-    """What `shutdown` does."""
+    """The action of `shutdown`."""
 
     SUCCEEDED = "close the run as succeeded"
     FAILED = "close the run as failed"
@@ -34,7 +34,7 @@ class Verdict(enum.Enum):
 
 
 def verdict(progress: Progress, in_flight: BaseException | None, *, on_node_failure: str) -> Verdict:
-    """Returns what `shutdown` does while the exception `in_flight` is handled, if there is one."""
+    """Returns the action of `shutdown` while the exception `in_flight`, if any, is handled."""
     match progress:
         case Progress.ALL_ARRIVED:
             return Verdict.SUCCEEDED
