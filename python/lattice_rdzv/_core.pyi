@@ -273,10 +273,14 @@ class Server:
         client_ca: str | PathLike[str] | None = None,
         user: str | None = None,
         password_file: str | PathLike[str] | None = None,
+        metrics: tuple[str, int] | None = None,
     ) -> Server: ...
     @property
     def endpoint(self) -> str:
         """Where clients on this machine reach it, for example `http://127.0.0.1:29400`."""
+    @property
+    def metrics_endpoint(self) -> str | None:
+        """Where programs on this machine reach the port for probes and Prometheus, if there is one."""
     @property
     def member_id(self) -> int:
         """By which clients tell it from another."""

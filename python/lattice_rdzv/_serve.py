@@ -27,6 +27,7 @@ def serve(
     client_ca: str | PathLike[str] | None = None,
     user: str | None = None,
     password_file: str | PathLike[str] | None = None,
+    metrics: tuple[str, int] | None = None,
 ) -> Server:
     """Starts a server in this process, and returns it when it serves.
 
@@ -34,13 +35,15 @@ def serve(
             run = lattice_rdzv.join("my-run", nnodes=1, endpoint=server.endpoint)
 
     Args:
-        host: The address to listen on, and no other. Off this machine's own, give certificates or a user.
+        host: The address to listen on, and no other; `*` is every address of the machine. Off this machine's own, give certificates or a user.
         port: 0 for a free one.
         cert: The server's certificate, with `key`: it then speaks TLS.
         key: The certificate's key.
         client_ca: The authority that clients' certificates must be of.
         user: The one user that may ask, with `password_file`.
         password_file: The file with that user's password.
+        metrics: Host and port of a second listener, which serves `/metrics`, `/livez` and `/readyz` over plain HTTP and
+            without a password: for Prometheus and for probes, which have no certificate.
 
     Raises:
         SettingsError: The address is not one of this machine's or is taken, or a file cannot be used.
@@ -48,8 +51,9 @@ def serve(
 
     def start() -> _core.Server:
         return _core.Server.start(
-            host, port, cert=cert, key=key, client_ca=client_ca, user=user, password_file=password_file
-        )
+            host, port, cert=cert, key=key, client_ca=client_ca, user=user, password_file=password_file,
+            metrics=metrics,
+        )  # fmt: skip
 
     return Server(_process.serve(start))
 
@@ -64,6 +68,11 @@ class Server:
     def endpoint(self) -> str:
         """Where clients on this machine reach it, for example `http://127.0.0.1:29400`."""
         return self._native.endpoint
+
+    @property
+    def metrics_endpoint(self) -> str | None:
+        """Where programs on this machine reach the port for probes and Prometheus; `None` without `metrics`."""
+        return self._native.metrics_endpoint
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Waits until another thread stops it; false if the time was over first."""

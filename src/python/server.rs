@@ -24,6 +24,7 @@ use crate::{
 pub(super) struct Server {
     own: OfProcess<Own>,
     endpoint: String,
+    metrics_endpoint: Option<String>,
     member_id: u64,
 }
 
@@ -36,7 +37,7 @@ struct Own {
 #[pymethods]
 impl Server {
     #[staticmethod]
-    #[pyo3(signature = (host, port, *, cert = None, key = None, client_ca = None, user = None, password_file = None))]
+    #[pyo3(signature = (host, port, *, cert = None, key = None, client_ca = None, user = None, password_file = None, metrics = None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn start(
         py: Python<'_>,
@@ -47,6 +48,7 @@ impl Server {
         client_ca: Option<PathBuf>,
         user: Option<String>,
         password_file: Option<PathBuf>,
+        metrics: Option<(String, u16)>,
     ) -> PyResult<Self> {
         let tls = match (cert, key) {
             (Some(cert), Some(key)) => Some(ServerTls {
@@ -72,16 +74,30 @@ impl Server {
         };
         let listener = block_on(py, None, bind(host, port))??;
         let options = ServerOptions { tls, user, ..ServerOptions::default() };
-        let server = within(py, || Ok(py.detach(|| CoreServer::start(listener, options))?))?;
+        let metrics = match metrics {
+            Some((host, port)) => Some(block_on(py, None, bind(&host, port))??),
+            None => None,
+        };
+        let mut server = within(py, || Ok(py.detach(|| CoreServer::start(listener, options))?))?;
+        let metrics_endpoint = match metrics {
+            Some(listener) => Some(within(py, || Ok(server.serve_metrics(listener)?))?),
+            None => None,
+        };
         let (endpoint, member_id) = (server.endpoint().to_owned(), server.member_id());
         let own = Own { server: Mutex::new(Some(server)), stopped: watch::Sender::new(false) };
-        Ok(Self { own: OfProcess::new(own), endpoint, member_id })
+        Ok(Self { own: OfProcess::new(own), endpoint, metrics_endpoint, member_id })
     }
 
     /// Where clients on this machine reach it.
     #[getter]
     fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// Where programs on this machine reach the port for probes and Prometheus, if there is one.
+    #[getter]
+    fn metrics_endpoint(&self) -> Option<&str> {
+        self.metrics_endpoint.as_deref()
     }
 
     /// By which clients tell it from another.

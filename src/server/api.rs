@@ -68,6 +68,8 @@ pub(super) struct Api {
     /// Until it is admitted it only says who it is.
     pub(super) admitted: AtomicBool,
     pub(super) connections: AtomicUsize,
+    /// Connections to the port of [`super::observers`].
+    pub(super) observers: AtomicUsize,
     pub(super) streams: AtomicUsize,
     pub(super) began: Instant,
     /// Becomes true when the server stops.
@@ -103,11 +105,14 @@ pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
 #[derive(Debug)]
 pub(super) struct Counted {
     api: Arc<Api>,
-    counter: fn(&Api) -> &AtomicUsize,
+    counter: Counter,
 }
 
+/// Which of a server's counters.
+pub(super) type Counter = fn(&Api) -> &AtomicUsize;
+
 impl Counted {
-    pub(super) fn new(api: &Arc<Api>, counter: fn(&Api) -> &AtomicUsize) -> Self {
+    pub(super) fn new(api: &Arc<Api>, counter: Counter) -> Self {
         counter(api).fetch_add(1, Ordering::Relaxed);
         Self { api: Arc::clone(api), counter }
     }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    api::{Api, Counted, stopped},
+    api::{Api, Counted, Counter, stopped},
     bodies::Request,
     dispatch::dispatch,
     listener::Listener,
@@ -33,7 +33,7 @@ use tokio::{
 };
 
 /// How long a client may take to begin.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long clients may take to end.
 const GRACE: Duration = Duration::from_secs(1);
 /// How often a silent client is asked whether it is there, and how long it may take to say so.
@@ -52,15 +52,30 @@ const WINDOW_BYTES: u32 = 64 * 1024;
 /// What is handed to one HTTP/2 stream before the client has taken it.
 const SEND_BYTES: usize = 64 * 1024;
 /// HTTP/1 serves pages only.
-const PAGE_BYTES: usize = 16 * 1024;
+pub(super) const PAGE_BYTES: usize = 16 * 1024;
 /// Connections at once: more than a run of 10,000 nodes has. Beyond it, a new connection is closed.
 const MOST_CONNECTIONS: usize = 16_384;
 /// What a connection costs beside its calls: sockets' and frames' buffers, and [`WINDOW_BYTES`] of what a client has sent
 /// and nobody reads.
 pub(super) const CONNECTION_BYTES: usize = 128 * 1024;
 
-/// Serves until it is stopped, and is then done when the last client is gone or its grace is over.
-pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Option<Renewed>) {
+/// Serves clients until the server stops.
+pub(super) async fn serve(api: Arc<Api>, listener: impl Listener, tls: Option<Renewed>) {
+    let serve = |stream, counted| connection(Arc::clone(&api), stream, tls.clone(), counted);
+    accept(&api, listener, MOST_CONNECTIONS, |api| &api.connections, serve).await;
+}
+
+/// Accepts connections, as many at once as the limit says, and serves each until the server stops. Then it waits until the
+/// last one has ended, for [`GRACE`] at most.
+pub(super) async fn accept<L: Listener, F>(
+    api: &Arc<Api>,
+    mut listener: L,
+    most_connections: usize,
+    counter: Counter,
+    serve: impl Fn(L::Stream, Counted) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
     let mut stopping = api.stopping.clone();
     let mut connections = JoinSet::new();
     let mut failures = Failures::default();
@@ -70,15 +85,15 @@ pub(super) async fn serve(api: Arc<Api>, mut listener: impl Listener, tls: Optio
             () = stopped(&mut stopping) => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok(_) if api.connections.load(Ordering::Relaxed) >= MOST_CONNECTIONS => {
-                    let text = format!("{MOST_CONNECTIONS} connections are open");
+                Ok(_) if counter(api).load(Ordering::Relaxed) >= most_connections => {
+                    let text = format!("{most_connections} connections are open");
                     if failures.is_news(&text, Instant::now()) {
                         tracing::warn!("new connections are closed for now; logged once for as long as that lasts: {text}");
                     }
                 }
                 Ok(stream) => {
-                    let counted = Counted::new(&api, |api| &api.connections);
-                    connections.spawn(connection(Arc::clone(&api), stream, tls.clone(), counted));
+                    let counted = Counted::new(api, counter);
+                    connections.spawn(serve(stream, counted));
                 }
                 Err(error) => {
                     let text = error.to_string();

@@ -17,7 +17,10 @@ mod kv;
 mod lease;
 mod listener;
 mod member;
+mod metrics;
+mod observers;
 mod pages;
+mod process;
 mod refusals;
 mod requests;
 mod tls;
@@ -54,6 +57,8 @@ use crate::{
 
 /// Where it listens unless told otherwise: not 2379, which is where an etcd would be.
 pub use crate::discovery::HOSTING_PORT as DEFAULT_PORT;
+/// The host that stands for every address of the machine.
+const EVERYWHERE: &str = "*";
 /// For how long the name of an address to listen on is looked up. The system's resolver alone takes up to half a minute to
 /// say nothing.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
@@ -76,13 +81,24 @@ pub struct ServerOptions {
     pub hosted: Option<String>,
 }
 
-/// Binds the address that is named, and no other.
+/// Binds the address that is named, and no other; `*` is every address, of both families where the machine has both.
 ///
 /// # Errors
 /// [`Error::Setting`] if there is no such address here, another process has it, or nobody says in time what the name
 /// stands for.
 pub async fn bind(host: &str, port: u16) -> Result<TcpListener> {
+    if host == EVERYWHERE {
+        return listen_everywhere(port).map_err(|error| cannot_listen(host, port, &error));
+    }
     bind_found(host, port, lookup_host((host, port))).await
+}
+
+fn cannot_listen(host: &str, port: u16, error: &dyn std::fmt::Display) -> Error {
+    Error::Setting {
+        message: format!(
+            "cannot listen on port {port} of `{host}`; expected an address of this machine and a free port: {error}"
+        ),
+    }
 }
 
 async fn bind_found(
@@ -90,11 +106,7 @@ async fn bind_found(
     port: u16,
     addresses: impl Future<Output = std::io::Result<impl Iterator<Item = SocketAddr>>>,
 ) -> Result<TcpListener> {
-    let wrong = |error: &dyn std::fmt::Display| Error::Setting {
-        message: format!(
-            "cannot listen on port {port} of `{host}`; expected an address of this machine and a free port: {error}"
-        ),
-    };
+    let wrong = |error: &dyn std::fmt::Display| cannot_listen(host, port, error);
     let addresses = timeout(LOOKUP_LIMIT, addresses).await.map_err(|_| {
         wrong(&format!("what the name stands for was not answered within {} s", LOOKUP_LIMIT.as_secs()))
     })?;
@@ -141,7 +153,7 @@ pub struct Server {
     api: Arc<Api>,
     address: SocketAddr,
     stop: Sender<bool>,
-    task: Option<JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -153,15 +165,27 @@ impl Server {
         Self::start_on(Tcp::from(listener), options)
     }
 
+    /// Serves `/metrics`, `/livez`, `/readyz`, `/health` and `/version` on a listener of their own too, over plain HTTP and
+    /// without a password: for probes and Prometheus, which have no certificate. Returns where programs on this machine reach it.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the listener has no address.
+    pub fn serve_metrics(&mut self, listener: TcpListener) -> Result<String> {
+        let listener = Tcp::from(listener);
+        let address = address_of(&listener)?;
+        let endpoint = format!("http://{}", reachable(address));
+        tracing::info!(endpoint, "metrics are served on {address}");
+        self.tasks.push(tokio::spawn(observers::serve(Arc::clone(&self.api), listener)));
+        Ok(endpoint)
+    }
+
     /// The same on any listener.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub fn start_on(listener: impl Listener, options: ServerOptions) -> Result<Self> {
         let ServerOptions { tls, user, bounds, contents, hosted } = options;
-        let address = listener
-            .address()
-            .map_err(|error| Error::Setting { message: format!("the listener has no address: {error}") })?;
+        let address = address_of(&listener)?;
         let certificates = tls.clone().map(Renewed::new).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         if !address.ip().is_loopback() && tls.is_none() && user.is_none() {
@@ -187,6 +211,7 @@ impl Server {
             admitted: AtomicBool::new(hosted.is_none()),
             version: hosted.map_or_else(|| VERSION.to_owned(), |run| format!("{VERSION}{HOSTED}{run}")),
             connections: AtomicUsize::new(0),
+            observers: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             began: Instant::now(),
             stopping,
@@ -200,7 +225,7 @@ impl Server {
             "the embedded store serves on {address}"
         );
         let task = tokio::spawn(connections::serve(Arc::clone(&api), listener, certificates));
-        Ok(Self { api, address, stop, task: Some(task) })
+        Ok(Self { api, address, stop, tasks: vec![task] })
     }
 
     /// Where clients on this machine reach it.
@@ -241,7 +266,7 @@ impl Server {
     /// Tells its clients, and ends within two seconds.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        if let Some(task) = self.task.take() {
+        for task in self.tasks.drain(..) {
             // A task that panicked has stopped as well.
             let _ = task.await;
         }
@@ -252,10 +277,16 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        if let Some(task) = &self.task {
+        for task in &self.tasks {
             task.abort();
         }
     }
+}
+
+fn address_of(listener: &impl Listener) -> Result<SocketAddr> {
+    listener
+        .address()
+        .map_err(|error| Error::Setting { message: format!("the listener has no address: {error}") })
 }
 
 /// An address as a client would write it: one that is all of this machine's is reached as the local one.

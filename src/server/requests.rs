@@ -48,6 +48,11 @@ impl Call {
         let name = path.strip_prefix("/etcdserverpb.")?;
         Self::ALL.iter().copied().find(|call| call.name() == name)
     }
+
+    /// Whether both sides send several messages.
+    pub(super) fn streams(self) -> bool {
+        matches!(self, Self::Watch | Self::LeaseKeepAlive)
+    }
 }
 
 /// How often each call was made.

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -161,6 +162,7 @@ class Serve:
             )  # fmt: skip
         assert self.process.stdout is not None
         self.endpoint = self.process.stdout.readline().decode().strip()
+        self.metrics = self.process.stdout.readline().decode().strip() if "--listen-metrics" in arguments else ""
 
     @property
     def log(self) -> str:
@@ -195,6 +197,41 @@ def test_the_command_warns_once_where_everybody_may_come_in(tmp_path: Path) -> N
     assert urlsplit(serve.endpoint).hostname == "127.0.0.1", "this is how this machine reaches it"
 
 
+def read_page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as page:
+        return str(page.read().decode())
+
+
+def test_a_metrics_port_asks_for_no_certificate(certificates: Certificates, tmp_path: Path) -> None:
+    serve = Serve(
+        tmp_path,
+        *("--listen", "127.0.0.1:0", "--listen-metrics", "127.0.0.1:0", "--cert", str(certificates.server)),
+        *("--key", str(certificates.server_key), "--client-ca", str(certificates.authority)),
+    )
+    trusting = ssl.create_default_context(cafile=certificates.authority)
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate.required"):
+        urllib.request.urlopen(f"{serve.endpoint}/livez", timeout=5, context=trusting).close()
+    assert read_page(f"{serve.metrics}/livez") == "ok\n"
+    assert read_page(f"{serve.metrics}/readyz") == "ok\n"
+    assert "\netcd_server_has_leader 1\n" in read_page(f"{serve.metrics}/metrics")
+    files = {"cacert": certificates.authority, "cert": certificates.client, "key": certificates.client_key}
+    meet(serve.endpoint, **{name: str(file) for name, file in files.items()})
+    assert serve.end(signal.SIGTERM) == 0, serve.log
+
+
+def test_a_metrics_port_of_a_server_in_this_process() -> None:
+    with lattice_rdzv.serve(port=0) as server:
+        assert server.metrics_endpoint is None
+    with lattice_rdzv.serve(port=0, metrics=("127.0.0.1", 0)) as server:
+        endpoint = server.metrics_endpoint
+        assert endpoint is not None
+        assert read_page(f"{endpoint}/livez") == "ok\n"
+        port = urlsplit(endpoint).port
+        with pytest.raises(lattice_rdzv.SettingsError, match=str(port)):
+            lattice_rdzv.serve(port=0, metrics=("127.0.0.1", port or 0))
+    assert not answers(endpoint)
+
+
 def test_a_port_that_is_taken_ends_the_command(tmp_path: Path) -> None:
     with lattice_rdzv.serve(port=0) as server:
         port = urlsplit(server.endpoint).port
@@ -212,6 +249,11 @@ def test_addresses() -> None:
     for wrong in ("node0:x", "node0:70000", "node0:-1"):
         with pytest.raises(argparse.ArgumentTypeError, match=wrong):
             command.address(wrong)
+    assert command.address("*:7") == ("*", 7)
+    assert command.address_with_port(":7") == ("127.0.0.1", 7)
+    for wrong in ("node0", "[::1]"):
+        with pytest.raises(argparse.ArgumentTypeError, match="host:port"):
+            command.address_with_port(wrong)
 
 
 @pytest.mark.parametrize("read", ["password_file", "cert"])

@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help=f"address to listen on; port 0 selects a free port (default: {DEFAULT_HOST}:{DEFAULT_PORT})",
     )
+    parser.add_argument(
+        "--listen-metrics",
+        type=address_with_port,
+        metavar="HOST:PORT",
+        help="also serve /metrics, /livez and /readyz there, over plain HTTP, without a certificate or a password",
+    )
     parser.add_argument("--cert", metavar="FILE", help="certificate file; enables TLS")
     parser.add_argument("--key", metavar="FILE", help="file with the private key of the certificate")
     parser.add_argument("--client-ca", metavar="FILE", help="CA file; requires a client certificate of this CA")
@@ -34,6 +40,13 @@ def address(text: str) -> tuple[str, int]:
     if not port.isdecimal() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"expected `host:port`, for example `127.0.0.1:{DEFAULT_PORT}`: {text}")
     return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, int(port)
+
+
+def address_with_port(text: str) -> tuple[str, int]:
+    """An address whose port is named, because clients have the default one. Pure."""
+    if ":" not in text or text.endswith("]"):
+        raise argparse.ArgumentTypeError(f"expected `host:port` or `:port`, for example `127.0.0.1:29401`: {text}")
+    return address(text)
 
 
 def raise_open_files() -> None:
@@ -72,9 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
             client_ca=arguments.client_ca,
             user=arguments.user,
             password_file=arguments.password_file,
+            metrics=arguments.listen_metrics,
         ) as server:
-            # The only line on stdout: a caller that passed port 0 reads the port from it. The log goes to stderr.
+            # The only lines on stdout: a caller that passed port 0 reads the port from them. The log goes to stderr.
             print(server.endpoint, flush=True)
+            if server.metrics_endpoint is not None:
+                print(server.metrics_endpoint, flush=True)
             try:
                 server.wait()
             finally:
