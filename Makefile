@@ -51,7 +51,7 @@ with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LAT
 # Tests wait more than they compute. PYTEST="--numprocesses=0" runs them one after the other, as a debugger needs it.
 at_once := --numprocesses=3 --dist=worksteal
 
-.PHONY: help demo test test-rust test-python test-chart test-examples chart chart-golden chart-readme lint format bench wheel \
+.PHONY: help demo test test-rust test-python test-chart test-examples chart chart-golden chart-readme lint format docs bench wheel \
     image develop e2e release-check \
     clean distclean preflight lend
 
@@ -94,6 +94,9 @@ format: $(stamps)/lint-tools ## Format Rust and Python in place
 	cargo fmt
 	$(VENV)/bin/ruff check --fix --quiet
 	$(VENV)/bin/ruff format
+
+docs: $(stamps)/package $(stamps)/docs-tools ## Build the documentation site in target/site, with rustdoc; a warning is an error
+	@scripts/docs $(VENV)
 
 bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d, on lattice with etcd and with the embedded server, and on torchft if installed; then measure idle costs
 	$(with_etcd) TORCH_CPP_LOG_LEVEL=ERROR $(python) benches/race.py --etcd "$$LATTICE_TEST_ETCD" $(BENCH); $(python) benches/costs.py --etcd "$$LATTICE_TEST_ETCD"
@@ -157,6 +160,10 @@ $(stamps)/test-tools: pyproject.toml | $(python)
 # Kept outside VENV, so that existing tools are not installed again.
 $(stamps)/chart-tools: scripts/chart-tools | $(python)
 	@scripts/chart-tools $(python)
+	@mkdir -p $(stamps) && touch $@
+
+$(stamps)/docs-tools: pyproject.toml | $(python)
+	$(python) -m pip install --quiet $$($(python) scripts/extra.py pyproject.toml docs)
 	@mkdir -p $(stamps) && touch $@
 
 $(stamps)/lint-tools: pyproject.toml | $(python)

@@ -38,11 +38,7 @@ class JoinTimeoutError(RendezvousError, TimeoutError):
 class ClosedError(RendezvousError):
     """The run is closed, which is final.
 
-    Args:
-        message: The message for users.
-        outcome: `succeeded`, `failed` or `ended`.
-        by: The name of the node that closed the run.
-        why: The reason that this node gave.
+    Its arguments are the message for users, and the values of `outcome`, `by`, and `why`.
     """
 
     # All values are in `args`. The core would execute the Python code of an `__init__` when it raises this error, also in a
