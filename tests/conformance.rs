@@ -78,26 +78,26 @@ async fn compact(endpoint: &str, revision: Revision) {
 }
 
 macro_rules! conformance {
-    ($($behaviour:ident),+ $(,)?) => {
+    ($($behavior:ident),+ $(,)?) => {
         mod memory {
             $(#[tokio::test(start_paused = true)]
-            async fn $behaviour() {
-                super::$behaviour(super::Service::Memory(super::MemoryService::new())).await;
+            async fn $behavior() {
+                super::$behavior(super::Service::Memory(super::MemoryService::new())).await;
             })+
         }
 
         mod server {
             $(#[tokio::test]
-            async fn $behaviour() {
-                super::$behaviour(super::Service::Server(super::Embedded::start().await)).await;
+            async fn $behavior() {
+                super::$behavior(super::Service::Server(super::Embedded::start().await)).await;
             })+
         }
 
         mod etcd {
             $(#[tokio::test]
-            async fn $behaviour() {
+            async fn $behavior() {
                 if let Some(etcd) = super::Etcd::start().await {
-                    super::$behaviour(super::Service::Etcd(etcd)).await;
+                    super::$behavior(super::Service::Etcd(etcd)).await;
                 }
             })+
         }

@@ -68,7 +68,7 @@ impl Office {
     }
 
     /// Writes under the fence, trying again for the length of the return window. `round` is the value that the write puts
-    /// at `ctl/round`, by which an attempt is recognised whose answer was lost.
+    /// at `ctl/round`, by which an attempt is recognized whose answer was lost.
     ///
     /// # Errors
     /// What another attempt would not mend; [`Error::LeaseNotFound`] if the run's lease is gone.

@@ -77,7 +77,7 @@ def test_ranks_go_by_a_label_of_the_machine(cluster: Cluster, documented: Chart,
         ranked = dict(re.findall(r"^rank (\d) of 4 on (train-\d): starts", said, re.MULTILINE))
         in_rank_order = [machines[node] for _, node in sorted(ranked.items())]
         assert len(in_rank_order) == 4
-        assert len(list(groupby(in_rank_order))) == len(set(in_rank_order)), f"neighbours are apart: {in_rank_order}"
+        assert len(list(groupby(in_rank_order))) == len(set(in_rank_order)), f"neighbors are apart: {in_rank_order}"
     finally:
         kubernetes("delete", "clusterrolebinding,clusterrole", "lattice-train-node-labels")
 

@@ -101,7 +101,7 @@ def test_a_closed_run_shows_the_node_that_closed_it_and_the_reason() -> None:
 
 def test_unreadable_records_are_left_out_and_named(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
     node = {"version": 1, "address": "a", "port": 1, "topology": None, "min": 1, "max": 1, "seeks": 1, "world": None}
-    prefix = "/lattice/rdzv/default/spoilt/"
+    prefix = "/lattice/rdzv/default/spoiled/"
     for key, value in [
         ("ctl/round", b"rubbish"),
         ("nodes/00000000000000aa", b"rubbish"),
@@ -110,7 +110,7 @@ def test_unreadable_records_are_left_out_and_named(etcd: Service, capsys: pytest
     ]:
         etcd.put(prefix + key, value)
     try:
-        assert main(["status", "spoilt", "--endpoint", etcd.endpoint]) == 0
+        assert main(["status", "spoiled", "--endpoint", etcd.endpoint]) == 0
         told = capsys.readouterr().out
     finally:
         etcd.delete(prefix)
