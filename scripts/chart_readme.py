@@ -1,9 +1,9 @@
 """Writes the tables of values in the chart's README.md from the comments of its values.yaml.
 
-A comment that begins with `# --` describes the value under it, `# @section` begins a table. The tables stand between two
-marks in README.md; all else there is written by hand.
+A comment that begins with `# --` describes the value under it, `# @section` begins a table. The tables are between two
+marks in README.md. The other text there is written by hand.
 
-    chart_readme.py [--check]     with --check nothing is written, and the exit status tells whether they are as they should be
+    chart_readme.py [--check]     with --check, writes nothing; the exit status shows whether the tables are up to date
 """
 
 import json
@@ -20,7 +20,7 @@ BEGIN, END = "<!-- values: made by scripts/chart_readme.py -->", "<!-- /values -
 
 
 class Value(NamedTuple):
-    """One row."""
+    """A row of a table."""
 
     section: str
     key: str
@@ -29,7 +29,7 @@ class Value(NamedTuple):
 
 
 def rows(text: str) -> Iterator[Value]:
-    """Every described value of a values.yaml, in its order."""
+    """Yields every described value of a values.yaml in order."""
     values = yaml.safe_load(text)
     path: list[tuple[int, str]] = []
     section, description = "", ""
@@ -52,20 +52,20 @@ def rows(text: str) -> Iterator[Value]:
 
 
 def value_at(values: Any, key: str) -> Any:
-    """The value of a dotted key."""
+    """Returns the value of a dotted key."""
     for name in key.split("."):
         values = values[name]
     return values
 
 
 def kind(value: Any) -> str:
-    """What helm-docs calls its type."""
+    """Returns the type of a value as helm-docs names it."""
     names = {bool: "bool", int: "int", str: "string", list: "list", dict: "object", type(None): "int"}
     return names[type(value)]
 
 
 def tables(text: str) -> str:
-    """The tables of all sections."""
+    """Returns the tables of all sections."""
     out: list[str] = []
     section = None
     for row in rows(text):
@@ -80,7 +80,7 @@ def tables(text: str) -> str:
 
 
 def with_tables(readme: str, text: str) -> str:
-    """The README with the tables between its marks."""
+    """Returns the README with the tables between its marks."""
     head, _, rest = readme.partition(BEGIN)
     _, mark, tail = rest.partition(END)
     if not mark:

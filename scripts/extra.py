@@ -1,4 +1,4 @@
-"""Prints the requirements of one extra of a pyproject.toml, one a line.
+"""Prints the requirements of one extra of a pyproject.toml, one per line.
 
 Python 3.10 has no `tomllib`, so pip's own copy of its reader serves there.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The file's tables."""
+    """Returns the tables of the file."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
