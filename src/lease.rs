@@ -1,8 +1,9 @@
-//! Keeping one lease alive. A task renews it at a third of its TTL, and tries again quickly when that fails; what it
-//! learns is published, and nothing else is decided here.
+//! Keeps one etcd lease alive. A task renews the lease after each third of its TTL, retries failed renewals with
+//! backoff, and publishes the result as [`LeaseState`]. It decides nothing else.
 //!
-//! An acknowledgement proves little (etcd before 3.4.38 and 3.5.23 renewed leases that it had revoked), and its absence
-//! too: so the local deadline only warns, and what a break did to the node is read from the store by its owner.
+//! Neither an acknowledgment nor its absence is conclusive: etcd before 3.4.38 and 3.5.23 renewed leases that it had
+//! revoked, and responses can be lost. A missed deadline therefore only marks the node as uncertain. After an
+//! interruption, the owner of the lease reads from the service whether the node is still registered.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,37 +22,37 @@ use crate::{
     run::Context,
 };
 
-/// What is known of a lease.
+/// The state of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseState {
     /// The lease.
     pub lease: LeaseId,
-    /// False once the service has said that it does not exist.
+    /// False after the service has reported that the lease does not exist.
     pub alive: bool,
-    /// When the last renewal that was acknowledged had been sent.
+    /// When the last acknowledged renewal was sent.
     pub acknowledged: Instant,
-    /// The TTL that the service last gave.
+    /// The TTL that the service returned last.
     pub ttl: Duration,
-    /// How often it was renewed after a failure or on another connection than before.
+    /// How often it was renewed after a failure, or on another connection than before.
     pub breaks: u64,
-    /// The longest silence that ended with the last break.
+    /// The longest silence before the last interruption ended.
     pub silence: Duration,
-    /// When a silence of more than half the TTL ended last: others may still be returning from what caused it.
+    /// When the last silence of more than half the TTL ended. Other nodes may still be reconnecting after its cause.
     pub disturbed: Option<Instant>,
-    /// Why the last renewal failed, if it did.
+    /// The error of the last renewal, if it failed.
     pub trouble: Option<String>,
     /// The connection of the last acknowledgement.
     connection: u64,
 }
 
 impl LeaseState {
-    /// From when on the lease may be over.
+    /// The time from which the lease may have expired.
     pub fn uncertain_at(&self) -> Instant {
         self.acknowledged + self.ttl
     }
 }
 
-/// The task that renews a lease. Dropping it ends the renewing, and not the lease.
+/// The task that renews a lease. Dropping it stops the renewals, but does not revoke the lease.
 #[derive(Debug)]
 pub struct Keeper {
     state: watch::Receiver<LeaseState>,
@@ -60,7 +61,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps a lease whose grant was sent at `sent`.
+    /// Keeps a lease alive whose grant was sent at `sent`.
     pub fn start(context: &Arc<Context>, lease: LeaseId, ttl: Duration, sent: Instant) -> Self {
         let connection = context.backend.connection();
         let first = LeaseState {
@@ -80,12 +81,12 @@ impl Keeper {
         Self { state, renew, task }
     }
 
-    /// What is known now, and a way to wait for news.
+    /// Returns the current state and allows waiting for changes.
     pub fn state(&self) -> watch::Receiver<LeaseState> {
         self.state.clone()
     }
 
-    /// Asks for a renewal now.
+    /// Requests a renewal now.
     pub fn handle(&self) -> RenewHandle {
         RenewHandle(Arc::clone(&self.renew))
     }
@@ -97,12 +98,12 @@ impl Drop for Keeper {
     }
 }
 
-/// Asks a [`Keeper`] for a renewal now.
+/// Requests a renewal from a [`Keeper`] now.
 #[derive(Clone, Debug)]
 pub struct RenewHandle(Arc<Notify>);
 
 impl RenewHandle {
-    /// Asks; the acknowledgement shows in the lease's state.
+    /// Requests a renewal. The acknowledgment appears in the state of the lease.
     pub fn renew(&self) {
         self.0.notify_one();
     }
@@ -151,7 +152,7 @@ async fn keep(context: Arc<Context>, state: watch::Sender<LeaseState>, renew: Ar
                 if state.borrow().trouble.is_none() {
                     tracing::debug!(%error, "a renewal failed");
                 }
-                // Nobody acts on it, so nobody is woken.
+                // No receiver acts on this change, so none is woken.
                 state.send_if_modified(|state| {
                     state.trouble = Some(error.to_string());
                     false

@@ -1,23 +1,23 @@
-//! The rendezvous of elastic training jobs: the nodes of a run meet in etcd, agree on rounds, and each learns its
-//! rank, its world and when the world changes.
+//! Rendezvous for elastic training jobs: the nodes of a run agree on rounds through etcd, and each node receives its
+//! rank, its world, and changes of the world.
 //!
-//! The layers, each of which knows only those above it:
+//! The layers, each of which uses only those above it:
 //!
-//! | module | one idea |
+//! | module | purpose |
 //! |---|---|
-//! | [`error`] | the one error type |
-//! | [`discovery`] | which endpoints, from arguments and environment; pure |
-//! | [`settings`] | what a run is configured with, validated; pure |
-//! | [`backend`] | what the protocol needs of a store: transactions, ranges, watches, leases |
-//! | [`protocol`] | the rendezvous itself: records, keys, decisions, ranking; pure |
-//! | [`run`], [`lease`] | what the tasks of a node share, and the keeping of its lease |
-//! | [`store`] | a run's key-value space, in which every write applies once |
-//! | [`coordinator`] | the task that one node of a run carries, which decides its rounds |
-//! | [`server`], [`hosting`] | the memory backend behind etcd's API, and the node that serves it to the others |
-//! | [`node`] | one node's session: lease, membership, its view of the run, its next world |
-//! | [`status`] | what can be said of a service and of a run without joining it |
+//! | [`error`] | the error type |
+//! | [`discovery`] | the endpoints, from arguments and environment; pure |
+//! | [`settings`] | the validated configuration of a run; pure |
+//! | [`backend`] | the operations on the rendezvous service: transactions, ranges, watches, leases |
+//! | [`protocol`] | the rendezvous protocol: records, keys, decisions, ranking; pure |
+//! | [`run`], [`lease`] | the data that the tasks of a node share, and the renewal of its lease |
+//! | [`store`] | a run's key-value store, which applies every write exactly once |
+//! | [`coordinator`] | the task of one node of a run that decides its rounds |
+//! | [`server`], [`hosting`] | the embedded server, and the node that hosts it for the others |
+//! | [`node`] | the session of one node: lease, membership, its view of the run, its next world |
+//! | [`status`] | the state of a service and of a run, read without joining |
 //!
-//! `python` (feature `python`) converts and forwards; it decides nothing.
+//! `python` (feature `python`) converts values and forwards calls. It decides nothing.
 
 pub mod backend;
 pub mod coordinator;

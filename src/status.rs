@@ -1,4 +1,4 @@
-//! What can be said of a service and of a run without joining it: read once, as JSON for a person's tools.
+//! Reads the state of a service and of a run without joining it, and returns it as JSON.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,10 +21,10 @@ use crate::{
     settings::Connection,
 };
 
-/// What hangs on the trial's lease goes with it, should the trial be cut short.
+/// The TTL of the trial's lease. The trial's key is deleted with it if the trial is interrupted.
 const TRIAL_TTL: Duration = Duration::from_secs(5);
 
-/// What the service says of itself, and whether it lets us write; or `error`.
+/// Returns the state that the service reports, and whether the client can write; or `error`.
 pub async fn probe(
     connection: &Connection,
     tenant: &str,
@@ -34,7 +34,7 @@ pub async fn probe(
 ) -> Value {
     let deadline = Instant::now() + limit;
     let connection = &patient(connection, limit);
-    // A run of its own, that no job has.
+    // A run id that no job has.
     let trial = RunKeys::new(tenant, &format!("probe-{}", nonce(entropy.bits())));
     let asked = async {
         let search = Search {
@@ -87,13 +87,13 @@ pub async fn probe(
     })
 }
 
-/// Whether the machine answers and nobody listens there, by the system's own number for it: a proxy that says so of what
-/// is behind it is somebody.
+/// Whether the machine responds and no server listens there, by the system's error number. A proxy that reports this
+/// about a server behind it counts as a listener.
 fn is_refusal(cause: &str) -> bool {
     cause.contains(&format!("(os error {})", libc::ECONNREFUSED))
 }
 
-/// Puts one key under a short lease and gives the lease back, with which the key goes.
+/// Puts one key with a short lease and revokes the lease, which deletes the key.
 async fn try_writing(backend: &Arc<dyn Backend>, trial: &RunKeys, entropy: &Entropy) -> Result<()> {
     let lease = NodeId::from_random(entropy.bits()).first_lease();
     backend.lease_grant(lease, TRIAL_TTL).await?;
@@ -104,7 +104,7 @@ async fn try_writing(backend: &Arc<dyn Backend>, trial: &RunKeys, entropy: &Entr
     given_back
 }
 
-/// The run as the service has it. What is not there is null or empty.
+/// Returns the state of a run. Missing parts are null or empty.
 ///
 /// # Errors
 /// Those of connecting and reading. Records that cannot be read are left out, and `unreadable` says why.
@@ -185,7 +185,7 @@ async fn read_run(backend: &dyn Backend, keys: &RunKeys) -> Result<Value> {
     }))
 }
 
-/// What is wrong with each record that cannot be read. Whoever looks at a run wants to see the others all the same.
+/// The errors of records that cannot be read. The other records are still shown.
 #[derive(Default)]
 struct Unreadable(Vec<String>);
 
@@ -199,7 +199,7 @@ impl Unreadable {
     }
 }
 
-/// The records under a prefix that can be read, as they were at a revision, each with the last part of its key.
+/// Returns the readable records under a prefix at a revision, each with the last part of its key.
 async fn listing<R: Record>(
     backend: &dyn Backend,
     prefix: String,
@@ -218,7 +218,7 @@ async fn listing<R: Record>(
     Ok(records)
 }
 
-/// The same connection, whose own time-out, which says more than ours, comes first.
+/// Returns this connection with a shorter timeout, so that its error, which has more details, occurs first.
 fn patient(connection: &Connection, limit: Duration) -> Connection {
     Connection { connect_timeout: (limit * 3 / 4).min(connection.connect_timeout), ..connection.clone() }
 }

@@ -1,7 +1,7 @@
-//! Reads certificates and keys, and says which file cannot be used and why.
+//! Reads certificates and keys, and names the file that cannot be used and the reason.
 //!
-//! The TLS library reports a broken file as a failed handshake, if at all. Therefore each file is checked before a
-//! connection is opened or a port is served. Whether a certificate is trusted is decided by the verifiers, not here.
+//! The TLS library reports a broken file only as a failed handshake, if at all. Each file is therefore checked before
+//! a connection is opened or a port is served. The verifiers decide whether a certificate is trusted.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// A certificate or key in PEM form.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Pem {
-    /// In a file, which is read again for each connection, because certificates of long-running jobs are renewed.
+    /// A file, which is read again for each connection, because certificates of long-running jobs are renewed.
     File(PathBuf),
     /// The content itself.
     Bytes(Vec<u8>),
@@ -58,10 +58,10 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// The certificates in a PEM file, of which there is at least one.
+/// Returns the certificates in a PEM file, of which there is at least one.
 ///
 /// # Errors
-/// [`Error::Setting`] with the file and what it holds instead.
+/// [`Error::Setting`] with the file and its actual content.
 pub(crate) fn certificates(pem: &Pem, what: &str) -> Result<Vec<CertificateDer<'static>>> {
     let bytes = pem.read(what)?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
@@ -72,7 +72,7 @@ pub(crate) fn certificates(pem: &Pem, what: &str) -> Result<Vec<CertificateDer<'
     Ok(all)
 }
 
-/// The certificates of authorities in a PEM file, as given and as a store of trust anchors.
+/// Returns the CA certificates in a PEM file, as given and as a store of trust anchors.
 ///
 /// # Errors
 /// As [`certificates`], and if none of them is an X.509 certificate.
@@ -96,7 +96,7 @@ pub(crate) fn certified_key(cert: &Pem, key: &Pem, whose: &str) -> Result<Certif
     let bytes = key.read(&of_key)?;
     let der = PrivateKeyDer::from_pem_slice(&bytes)
         .map_err(|_| key.unusable(&of_key, &describe_instead(&bytes, Part::Key)))?;
-    // An encrypted key of the old form is still announced as a plain one.
+    // An encrypted key in the old format has the label of an unencrypted one.
     let signing =
         provider().key_provider.load_private_key(der).map_err(|_| {
             let why = match content(&bytes) {
@@ -125,7 +125,7 @@ pub(crate) fn certified_key(cert: &Pem, key: &Pem, whose: &str) -> Result<Certif
     Ok(certified)
 }
 
-/// Whether the certificate is known to hold another public key. The TLS library's own check refuses X.509 v1.
+/// Whether the certificate is known to contain another public key. The check of the TLS library rejects X.509 v1.
 fn is_of_another_key(certified: &CertifiedKey) -> bool {
     let own = certified.key.public_key();
     let own = own.and_then(|der| SubjectPublicKeyInfoOwned::from_der(&der).ok());
@@ -172,7 +172,7 @@ fn content(bytes: &[u8]) -> Content {
     }
 }
 
-/// What a file holds in place of the part that was looked for.
+/// Describes the content of a file that lacks the required part.
 fn describe_instead(bytes: &[u8], wanted: Part) -> String {
     let (wanted, convert) = match wanted {
         Part::Certificate => ("certificate", "openssl x509 -inform DER -in FILE -out FILE.pem"),

@@ -20,8 +20,8 @@ pub struct Policy {
     /// How long newcomers wait before a running world is asked to grow, so that nodes that arrive one by one cost one
     /// restart. Not waited for once the world would be full.
     pub grow_delay: Duration,
-    /// How long a node that is away may take to come back before it counts as lost, where it may merely be returning
-    /// from a break: the lease's TTL and the longest back-off.
+    /// How long an absent node can take to reconnect before it counts as lost, if it may be recovering from an
+    /// interruption: the lease's TTL, a quarter of it (one attempt), and the longest backoff.
     pub return_window: Duration,
     /// How old the last acknowledgement of the coordinator's own lease may be for a loss to be believed at once.
     pub trusted_silence: Duration,

@@ -1,4 +1,5 @@
-//! What was passed, read by key: passed or else from the environment, with the keys of torch's own backends among it.
+//! Reads the settings by key: the passed value, or otherwise the environment. Translates the keys of torch's own
+//! backends.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
@@ -15,7 +16,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What was passed, with foreign keys translated, and the environment to fall back on.
+/// The passed settings, with translated foreign keys, and the environment for missing ones.
 pub(super) struct Input<'a> {
     origin: Origin,
     passed: BTreeMap<&'static str, Given>,
@@ -75,7 +76,7 @@ impl<'a> Input<'a> {
         self.ignored.push(Ignored { key: key.to_owned(), reason: reason.to_owned() });
     }
 
-    /// A foreign key that is one of ours.
+    /// Translates a foreign key that corresponds to a key of this package.
     fn translate(&mut self, ours: &'static str, given: Given) -> Result<()> {
         match self.passed.get(ours) {
             Some(other) if other.value.trim() != given.value.trim() => Err(conflict(other, &given)),
@@ -87,8 +88,8 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// torch's `timeout`: the launcher adds 900 unasked; whoever wrote another number meant how long to wait for the
-    /// rendezvous.
+    /// torch's `timeout`: the launcher adds 900 by default. Another number comes from the user and means how long to
+    /// wait for the rendezvous.
     fn timeout(&mut self, given: Given) -> Result<()> {
         let duration = parse::duration(&given, &(1.0..=LONGEST_SECONDS))?;
         let injected =
@@ -109,7 +110,7 @@ impl<'a> Input<'a> {
         Some(Given { from: format!("environment variable `{variable}`"), value: value.clone() })
     }
 
-    /// What was passed, else what the environment holds.
+    /// Returns the passed value, or otherwise the value in the environment.
     pub(super) fn given(&self, key: &str) -> Option<Given> {
         let variable = keys::find(key).and_then(|key| key.variable);
         self.passed.get(key).cloned().or_else(|| self.variable(variable?))
@@ -128,7 +129,7 @@ impl<'a> Input<'a> {
         Ok(read.unwrap_or(Duration::from_secs_f64(default)))
     }
 
-    /// How a setting can be given, for the message that it is missing.
+    /// Describes how a setting can be passed, for the message that it is missing.
     fn ways(&self, key: &str) -> String {
         let passed = self.origin.describe(key);
         match keys::find(key).and_then(|key| key.variable) {
@@ -252,7 +253,7 @@ impl<'a> Input<'a> {
             }
             (None, Some(file)) => {
                 parse::path(&file)?;
-                // Without its value, which may be the password itself.
+                // The message omits the value, because it may be the password itself.
                 return Err(setting(format!(
                     "{} must be given together with a user; {}",
                     file.from,
@@ -263,7 +264,7 @@ impl<'a> Input<'a> {
         Ok(Credentials { cacert, certificate, login })
     }
 
-    /// The scheme that `protocol` and TLS credentials demand, if they agree.
+    /// The scheme that `protocol` and TLS credentials require, if they agree.
     fn scheme(&self) -> Result<Option<RequiredScheme>> {
         let tls = self.given("cacert").or_else(|| self.given("cert"));
         let because = tls.map(|given| format!("TLS credentials are given ({})", given.from));
@@ -332,7 +333,8 @@ fn secret(from: &str) -> Error {
     ))
 }
 
-/// Whether a key may be passed at all. Never says its value, which may be a secret under a misspelt name.
+/// Checks whether a key can be passed. The message never contains the value, which may be a secret under a misspelled
+/// key.
 fn check_key(key: &str, origin: Origin) -> Result<()> {
     if SECRETS.contains(&key.to_ascii_lowercase().as_str()) {
         return Err(secret(&origin.describe(key)));
@@ -341,7 +343,7 @@ fn check_key(key: &str, origin: Origin) -> Result<()> {
         return Ok(());
     }
     let meant = keys::nearest(key).map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
-    // `host_name` is for callers to pass, not for users.
+    // `host_name` is set by callers, not by users.
     let known: Vec<String> =
         KEYS.iter().filter(|key| key.name != "host_name").map(|key| format!("`{}`", key.name)).collect();
     Err(setting(format!(

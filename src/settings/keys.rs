@@ -1,12 +1,12 @@
-//! The keys that a setting can be passed under: ours, and those of torch's own backends, so that a job moves over by
-//! changing one word. A table, no code: what each means is in [`super::Settings`].
+//! The table of keys: those of this package, and those of torch's own backends, so that a job can switch backends by
+//! changing one word. [`super::Settings`] documents the meaning of each key.
 
-/// One of our keys.
+/// A key of this package.
 pub(super) struct Key {
     pub(super) name: &'static str,
-    /// The environment variable that holds it when it is not passed.
+    /// The environment variable that is read if the key is not passed.
     pub(super) variable: Option<&'static str>,
-    /// The option of torchrun that it comes from when it is not one of `--rdzv-conf`.
+    /// The option of torchrun that sets the key, if it is not a key of `--rdzv-conf`.
     pub(super) flag: Option<&'static str>,
 }
 
@@ -18,14 +18,14 @@ const fn with_variable(name: &'static str, variable: &'static str) -> Key {
     Key { name, variable: Some(variable), flag: None }
 }
 
-/// All of our keys, in the order that messages list them.
+/// All keys of this package, in the order in which messages list them.
 pub(super) const KEYS: &[Key] = &[
     Key { name: "run_id", variable: Some("LATTICE_RDZV_ID"), flag: Some("--rdzv-id") },
     with_variable("tenant", "LATTICE_RDZV_TENANT"),
     Key { name: "nnodes", variable: Some("LATTICE_NNODES"), flag: Some("--nnodes") },
     Key { name: "min_nodes", variable: None, flag: Some("--nnodes") },
     Key { name: "max_nodes", variable: None, flag: Some("--nnodes") },
-    // Its variable is looked at by discovery, with the other sources of endpoints.
+    // Discovery reads its variable together with the other sources of endpoints.
     Key { name: "endpoint", variable: None, flag: Some("--rdzv-endpoint") },
     key("is_host"),
     with_variable("backend", "LATTICE_RDZV_BACKEND"),
@@ -58,28 +58,28 @@ pub(super) const KEYS: &[Key] = &[
     key("leave_on_signal"),
 ];
 
-/// What a key of another backend comes to here.
+/// The meaning of another backend's key.
 pub(super) enum Foreign {
-    /// It is our key of that name.
+    /// It corresponds to this key of the package.
     Is(&'static str),
     /// It is accepted and has no effect, for this reason.
     NoEffect(&'static str),
-    /// It has no effect either, but must be what torch accepts, so that a script behaves alike with both: a positive
-    /// whole number.
+    /// It has no effect, but must be a positive whole number, as torch requires, so that a script behaves alike with
+    /// both backends.
     Number(&'static str),
-    /// See [`Foreign::Number`]: one of these words.
+    /// See [`Foreign::Number`]: must be one of these words.
     Word(&'static [(&'static str, ())], &'static str),
 }
 
-// torch documents them, and its handler takes both numbers from `--nnodes`.
+// torch documents these keys, and its handler takes both numbers from `--nnodes`.
 const WORKERS: Foreign =
     Foreign::NoEffect("how many nodes there are is `--nnodes`, as for torch's own handler");
 const LEASES: Foreign = Foreign::Number("how soon a silent node counts as lost is `lease_ttl`");
 
-/// The keys of torch's own backends that are not ours as well, from `c10d_rendezvous_backend.py`,
-/// `dynamic_rendezvous.py`, `etcd_rendezvous_backend.py` and `etcd_rendezvous.py` of torch 2.15. What they share with us
-/// means the same: `join_timeout`, `last_call_timeout`, `close_timeout`, `cert`, `key`, `cacert`. `protocol` and
-/// `timeout` are read on their own.
+/// The keys of torch's own backends that this package does not have, from `c10d_rendezvous_backend.py`,
+/// `dynamic_rendezvous.py`, `etcd_rendezvous_backend.py` and `etcd_rendezvous.py` of torch 2.15. Common keys have the
+/// meaning that torch gives them: `join_timeout`, `last_call_timeout`, `close_timeout`, `cert`, `key`, `cacert`.
+/// `protocol` and `timeout` are read separately.
 pub(super) const FOREIGN: &[(&str, Foreign)] = &[
     (
         "store_type",
@@ -90,7 +90,7 @@ pub(super) const FOREIGN: &[(&str, Foreign)] = &[
     ("ssl_cert_key", Foreign::Is("key")),
     ("ca_cert", Foreign::Is("cacert")),
     ("heartbeat_timeout", LEASES),
-    // torch documents this name, and reads the one above.
+    // torch documents this name, but reads the one above.
     ("heartbeat", LEASES),
     ("keep_alive_interval", LEASES),
     ("keep_alive_max_attempt", LEASES),
@@ -103,22 +103,22 @@ pub(super) const FOREIGN: &[(&str, Foreign)] = &[
     ("max_workers", WORKERS),
 ];
 
-/// etcd-v2's and the legacy etcd's: the scheme of the endpoints.
+/// A key of etcd-v2 and of the legacy etcd backend: the scheme of the endpoints.
 pub(super) const PROTOCOL: &str = "protocol";
 
-/// torch's own: the launcher adds `timeout=900` to every job.
+/// A key of torch: the launcher adds `timeout=900` to every job.
 pub(super) const TIMEOUT: &str = "timeout";
 
-/// What the launcher adds.
+/// The value that the launcher adds.
 pub(super) const INJECTED_TIMEOUT_SECONDS: f64 = 900.0;
 
-/// Keys that would carry a secret by value, whatever backend knows them.
+/// Keys that would pass a secret by value, in any backend.
 pub(super) const SECRETS: &[&str] = &["password", "passwd", "pass", "secret", "token", "username_password"];
 
-/// The variable that would carry one.
+/// The variable that would pass a secret by value.
 pub(super) const SECRET_VARIABLE: &str = "LATTICE_RDZV_PASSWORD";
 
-/// The environment variables that hold what is not passed. Those that name the service are discovery's.
+/// The environment variables of the keys. Discovery has those that name the service.
 pub fn variables() -> impl Iterator<Item = &'static str> {
     KEYS.iter().filter_map(|key| key.variable)
 }
@@ -136,10 +136,10 @@ fn all() -> impl Iterator<Item = &'static str> {
     KEYS.iter().map(|key| key.name).chain(foreign).chain([PROTOCOL, TIMEOUT])
 }
 
-/// The known key that somebody may have meant.
+/// Returns the known key that the user may have meant.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    // A third of it may be wrong: more, and any short word is near to any other.
+    // Up to a third of the letters may be wrong. With more, any short word would match another one.
     let limit = (name.chars().count() / 3).max(1);
     all()
         .map(|known| (distance(&name, known), known))
@@ -148,7 +148,7 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// Levenshtein's.
+/// The Levenshtein distance.
 pub(super) fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();

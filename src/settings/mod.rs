@@ -1,11 +1,11 @@
-//! What a run is configured with: from what was passed and the environment to one validated value. Pure.
+//! The configuration of a run: builds one validated value from the passed settings and the environment. Pure.
 //!
-//! A setting that is passed wins; one that is not passed, or is empty, comes from its environment variable; an empty
-//! variable counts as not set. Whatever is wrong is said at once, with where it came from, because the alternative is a
-//! job that waits for ten minutes on a misspelt key. What cannot be known here is not judged here: whether a file can
-//! be read and an endpoint answers is found when connecting.
+//! A passed setting takes precedence. A setting that is not passed, or is empty, comes from its environment variable.
+//! An empty variable counts as not set. Every mistake is reported at once, with its source, because otherwise a job
+//! could wait for ten minutes on a misspelled key. Connecting checks what this module cannot know: whether a file is
+//! readable and whether an endpoint responds.
 //!
-//! `keys` is the table of keys, `input` what was passed under them, `parse` turns texts into values.
+//! `keys` is the table of keys, `input` reads the passed values, and `parse` turns texts into values.
 
 mod input;
 mod keys;
@@ -26,28 +26,28 @@ use crate::{
     error::Result,
 };
 
-/// The longest run id, tenant, label or submission, in bytes: it stands percent-encoded in every key of the run, and
-/// torch makes a file name of the run id.
+/// The maximum length of a run id, tenant, label or submission, in bytes: every key of the run contains the id
+/// percent-encoded, and torch uses the run id in a file name.
 pub const LONGEST_NAME_BYTES: usize = 200;
 
-/// The longest node name, in bytes: that of a DNS name.
+/// The maximum length of a node name, in bytes: that of a DNS name.
 const LONGEST_NODE_NAME_BYTES: usize = 253;
 
 /// The default of `last_call_timeout`, in seconds.
 const LAST_CALL_SECONDS: f64 = 30.0;
 
-/// A year, in seconds: whoever means "for ever" gets it, and no sum of times overflows.
+/// A year, in seconds: a limit for values that mean "forever", so that sums of times do not overflow.
 pub const LONGEST_SECONDS: f64 = 31_536_000.0;
 
-/// Where the passed settings come from, for messages.
+/// The source of the passed settings, for messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
     /// Keyword arguments of the Python API.
     #[default]
     Argument,
-    /// Keys of `--rdzv-conf`, together with what torchrun has options of its own for (`--rdzv-id`, `--nnodes`, ...).
+    /// Keys of `--rdzv-conf`, and settings for which torchrun has options (`--rdzv-id`, `--nnodes`, ...).
     RdzvConf,
-    /// Options of our own command line: `--run-id`.
+    /// Options of the package's command line: `--run-id`.
     CommandLine,
 }
 
@@ -64,36 +64,37 @@ impl Origin {
     }
 }
 
-/// The settings that were passed, as texts.
+/// The passed settings, as texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
     /// By key. An empty text counts as not passed.
     pub values: BTreeMap<String, String>,
-    /// Where they come from.
+    /// The source of the settings.
     pub origin: Origin,
 }
 
-/// What the nodes do when something changes in a running world.
+/// The reaction of nodes to a change in a running world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reaction {
-    /// Tell the members, so that they form the next round.
+    /// Announce the change to the members, so that they form the next round.
     Restart,
-    /// Let the world run on; the change counts when the next round forms for another reason.
+    /// Keep the world running. The change takes effect when the next round forms for another reason.
     Ignore,
 }
 
-/// What a node's failure means for the run.
+/// The effect of a node's failure on the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeFailure {
-    /// The run is closed as failed, and every node ends: its workers would fail on the others as well.
+    /// The run is closed as failed, and every node ends, because the failure would probably occur on the other nodes
+    /// too.
     Close,
-    /// The node only leaves, the others form the next round without it.
+    /// Only the failed node leaves, and the other nodes form the next round without it.
     Leave,
 }
 
-/// What is behind the endpoints.
+/// The kind of service behind the endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendKind {
@@ -101,12 +102,12 @@ pub enum BackendKind {
     Etcd,
 }
 
-/// How we show the service who we are. Files are read when connecting, so that a renewed one is seen.
+/// The client's credentials. Files are read at each connection, so that renewed files take effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Credentials {
-    /// The authority that signed the service's certificate; none is the system's. `cacert`, `LATTICE_RDZV_CACERT`.
+    /// The CA that signed the service's certificate. None means the system's CAs. `cacert`, `LATTICE_RDZV_CACERT`.
     pub cacert: Option<PathBuf>,
-    /// Our certificate and its private key: `cert` and `key`, `LATTICE_RDZV_CERT` and `LATTICE_RDZV_KEY`.
+    /// The client certificate and its private key: `cert` and `key`, `LATTICE_RDZV_CERT` and `LATTICE_RDZV_KEY`.
     pub certificate: Option<Certificate>,
     /// User and password: `user` and `password_file`, `LATTICE_RDZV_USER` and `LATTICE_RDZV_PASSWORD_FILE`.
     pub login: Option<Login>,
@@ -126,144 +127,146 @@ pub struct Certificate {
 pub struct Login {
     /// The user's name.
     pub user: String,
-    /// The file that holds the password. Never the password itself: `ps` shows arguments, and torch logs its conf.
+    /// The file that contains the password. The password itself is never passed, because `ps` shows arguments and
+    /// torch logs its configuration.
     pub password_file: PathBuf,
 }
 
-/// How the service is reached: all that a command needs which looks at runs without joining one.
+/// How the service is reached. Commands that read runs without joining them need only these settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Connection {
-    /// The endpoint, or a comma list, that was passed; already checked. None leaves it to
-    /// [`crate::discovery::candidates`].
+    /// The passed endpoint, or a comma-separated list, already checked. If it is none,
+    /// [`crate::discovery::candidates`] finds the endpoint.
     pub endpoint: Option<String>,
-    /// What messages call the endpoint that was passed, or would have been.
+    /// The name of the endpoint setting in messages.
     pub endpoint_origin: String,
-    /// The scheme that `protocol` or TLS credentials demand.
+    /// The scheme that `protocol` or TLS credentials require.
     pub scheme: Option<RequiredScheme>,
-    /// Whether this node hosts the service at the endpoint, should nobody serve there: `is_host`. Default: if the one
-    /// endpoint that was passed is an address of this machine, with a port other than etcd's.
+    /// Whether this node hosts the embedded server at the endpoint if no server responds there: `is_host`. Default:
+    /// true if exactly one endpoint was passed, its address belongs to this machine, and its port is not etcd's.
     pub is_host: Option<bool>,
-    /// What is behind the endpoints: `backend`, `LATTICE_RDZV_BACKEND`. Default `etcd`.
+    /// The kind of service: `backend`, `LATTICE_RDZV_BACKEND`. Default `etcd`.
     pub backend: BackendKind,
-    /// Who we are.
+    /// The client's credentials.
     pub credentials: Credentials,
-    /// For how long a first connection is tried before it is an error, and for how long at a time the service may be
-    /// away while a node joins. Default 30 s: a pod may start before its service, and whoever mistyped an endpoint
+    /// How long a first connection is tried before it is an error, and how long the service can be unavailable at a
+    /// time while a node joins. Default 30 s: a pod can start before its Service, and a user with a wrong endpoint
     /// should not wait for `join_timeout`.
     #[serde(serialize_with = "seconds")]
     pub connect_timeout: Duration,
 }
 
-/// Which run.
+/// The identity of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RunName {
-    /// Keeps the runs of one group apart from another's: `tenant`, `LATTICE_RDZV_TENANT`. Default `default`.
+    /// Separates the runs of one group from those of another: `tenant`, `LATTICE_RDZV_TENANT`. Default `default`.
     pub tenant: String,
-    /// The run: `run_id`, `LATTICE_RDZV_ID`. torchrun's `none` is nobody's, and fit only for a service that this run
-    /// hosts for itself. At most [`LONGEST_NAME_BYTES`], no control characters.
+    /// The run: `run_id`, `LATTICE_RDZV_ID`. torchrun's default `none` does not identify a run, and is accepted only
+    /// if a node of this run hosts the service. At most [`LONGEST_NAME_BYTES`], no control characters.
     pub run_id: String,
 }
 
-/// A key that was accepted and has no effect.
+/// A key that is accepted and has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ignored {
     /// The key.
     pub key: String,
-    /// Why it has none, and what has.
+    /// The reason, and the setting to use instead.
     pub reason: String,
 }
 
-/// What a node joins a run with.
+/// The settings of a node that joins a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Settings {
-    /// Which run.
+    /// The identity of the run.
     pub run: RunName,
     /// How the service is reached.
     pub connection: Connection,
-    /// The smallest world: `nnodes` ("2:4") or `min_nodes`, `LATTICE_NNODES`. At least 1. No default: a wrong guess
-    /// trains at the wrong size.
+    /// The minimum number of nodes: `nnodes` ("2:4") or `min_nodes`, `LATTICE_NNODES`. At least 1. No default,
+    /// because with a wrong default the job would train at the wrong size.
     pub min_nodes: u32,
-    /// The largest world: `nnodes` or `max_nodes`. Nodes beyond it are spares. Default `min_nodes`.
+    /// The maximum number of nodes: `nnodes` or `max_nodes`. Additional nodes are spares. Default `min_nodes`.
     pub max_nodes: u32,
-    /// What tells one submission of a job from the next under the same run id, for example the Job's uid:
+    /// Distinguishes one submission of a job from the next under one run id, for example the UID of a Job:
     /// `submission`, `LATTICE_RDZV_SUBMISSION`.
     pub submission: Option<String>,
-    /// This node's name, by which it takes its rank again: `node_name`, `LATTICE_RDZV_NODE_NAME`, else the host name
-    /// that the caller passes as `host_name`. At most 253 bytes, without `#`.
+    /// The name of this node, by which it gets its rank again: `node_name`, `LATTICE_RDZV_NODE_NAME`, or the host
+    /// name that the caller passes as `host_name`. At most 253 bytes, without `#`.
     pub node_name: String,
-    /// The host's name, where the caller passed it as `host_name`.
+    /// The host's name, if the caller passed it as `host_name`.
     pub host_name: Option<String>,
-    /// The address that other nodes reach this one by: `local_addr`, `POD_IP`; of several the first. None: that of the
-    /// connection to the service.
+    /// The address at which other nodes reach this node: `local_addr`, `POD_IP`. If there are several, the first.
+    /// None means the local address of the connection to the service.
     pub local_address: Option<String>,
-    /// The port of the workers' store, should it run here: `port`. None, and no range: any free one.
+    /// The port of the workers' store if this node becomes rank 0: `port`. If neither a port nor a range is set, any
+    /// free port.
     pub port: Option<u16>,
-    /// The ports to choose it from, both ends included, for firewalls: `port_range` ("29500:29600").
+    /// The range from which that port is chosen, both ends included, for firewalls: `port_range` ("29500:29600").
     pub port_range: Option<(u16, u16)>,
-    /// Where this node is (a rack, a zone): nodes of one label get ranks beside each other. `topology`,
+    /// The location of this node (a rack, a zone). Nodes with one label get adjacent ranks. `topology`,
     /// `LATTICE_RDZV_TOPOLOGY`.
     pub topology: Option<String>,
-    /// How long the service keeps a silent node. Whole seconds, 2 s to an hour. Default 10 s: shorter mistakes a busy
-    /// machine for a dead one, longer has the others wait for a dead one.
+    /// How long the service keeps a silent node. Whole seconds, 2 s to an hour. Default 10 s: with a shorter TTL, a
+    /// busy machine looks dead; with a longer one, the other nodes wait longer for a dead node.
     #[serde(serialize_with = "seconds")]
     pub lease_ttl: Duration,
-    /// For how long a node waits for its first place and for `min_nodes`. Default 600 s, as torch's: images are pulled
-    /// meanwhile.
+    /// How long a node waits for its first place and for `min_nodes`. Default 600 s, as torch's, because images must
+    /// be pulled.
     #[serde(serialize_with = "seconds")]
     pub join_timeout: Duration,
-    /// How long a spare waits. Default `off`: as long as the run lasts, which is the purpose of a spare. The default is
-    /// `join_timeout` if that was passed, because torch's own handler applies it to spares, and if `max_nodes` is 1,
-    /// torchrun's default, where a second node is a mistake more often than a spare.
+    /// How long a spare waits. Default `off`: as long as the run lasts. The default is `join_timeout` if that was
+    /// passed, because torch's own handler applies it to spares, and if `max_nodes` is 1, torchrun's default, with
+    /// which a second node is more often a mistake than a spare.
     #[serde(serialize_with = "optional_seconds")]
     pub spare_timeout: Option<Duration>,
-    /// How long to wait for more nodes once `min_nodes` seek, one of the last world among them. Default 0.5 s: who
-    /// comes back comes back at once.
+    /// How long to wait for more nodes when `min_nodes` seek and one of them is a member of the last world. Default
+    /// 0.5 s, because members either return at once or not at all.
     #[serde(serialize_with = "seconds")]
     pub settle_time: Duration,
-    /// The same where all nodes are new. Default 30 s, as torch's, because pods start one by one; at most half of
-    /// `join_timeout`. A longer value that was passed is kept: then a round below `max_nodes` is not formed, and the
-    /// nodes give up after `join_timeout`.
+    /// How long to wait for more nodes when `min_nodes` seek and all of them are new. Default 30 s, as torch's,
+    /// because pods start one by one; at most half of `join_timeout`. A longer value that was passed is kept. A round
+    /// below `max_nodes` is then not formed, and the nodes give up after `join_timeout`.
     #[serde(serialize_with = "seconds")]
     pub last_call_timeout: Duration,
-    /// For how long the next round waits for a live member of the last world that does not seek. Default 90 s: torch
-    /// gives workers 30 s to stop, and saves a checkpoint then. The protocol adds 1 s for every 750 nodes.
+    /// How long the next round waits for a live member of the last world that does not seek. Default 90 s, because
+    /// torch gives workers 30 s to stop, and many save a checkpoint. The protocol adds 1 s for every 750 nodes.
     #[serde(serialize_with = "seconds")]
     pub rejoin_timeout: Duration,
-    /// How long newcomers wait before a running world below `max_nodes` is told of them. Default 30 s: pods that arrive
-    /// one by one then cost one restart.
+    /// How long new nodes wait before a running world below `max_nodes` is asked to grow. Default 30 s, so that pods
+    /// that arrive one by one cost one restart.
     #[serde(serialize_with = "seconds")]
     pub grow_delay: Duration,
-    /// How long a starter waits before it uses the run id of a closed run again. Default 30 s: the nodes of the closed
-    /// run are gone by then.
+    /// How long a starting node waits before it reuses the run id of a closed run. Default 30 s, because the nodes of
+    /// the closed run are gone by then.
     #[serde(serialize_with = "seconds")]
     pub reuse_delay: Duration,
-    /// How long shutting down may take. Default 30 s, as torch's: the grace period that Kubernetes gives a pod.
+    /// How long shutting down may take. Default 30 s, as torch's, which is the grace period of a Kubernetes pod.
     #[serde(serialize_with = "seconds")]
     pub close_timeout: Duration,
-    /// How long to wait for the node that hosts the service to come back under its name. Default 60 s: a process
-    /// restarts within that. No effect on an etcd.
+    /// How long to wait until the node that hosts the embedded server returns under its name. Default 60 s, because a
+    /// process restarts within that time. No effect with an etcd.
     #[serde(serialize_with = "seconds")]
     pub host_timeout: Duration,
-    /// When a member is lost. Default `restart`.
+    /// The reaction to the loss of a member. Default `restart`.
     pub on_member_loss: Reaction,
-    /// When newcomers wait and the world is below `max_nodes`. Default `restart`.
+    /// The reaction when new nodes wait and the world is below `max_nodes`. Default `restart`.
     pub on_newcomer: Reaction,
-    /// When a node fails for good. Default `close`.
+    /// The effect of a node that fails and has no restarts left. Default `close`.
     pub on_node_failure: NodeFailure,
-    /// Whether SIGTERM tells the others at once that this node is leaving. Default true: they need not wait for its
-    /// workers to stop.
+    /// Whether SIGTERM announces at once that this node is leaving. Default true, so that the other nodes do not wait
+    /// until its workers have stopped.
     pub leave_on_signal: bool,
     /// The keys of other backends that were passed and have no effect.
     pub ignored: Vec<Ignored>,
 }
 
 impl Settings {
-    /// The settings of a node that joins a run.
+    /// Returns the settings of a node that joins a run.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Setting`]: a key is unknown or a secret, two keys contradict each other, a value is missing or not
-    /// what it must be.
+    /// [`crate::Error::Setting`]: a key is unknown or a secret, two keys contradict each other, or a value is missing
+    /// or invalid.
     pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
         let input = Input::new(arguments, environment)?;
         let run = input.run()?;
@@ -273,7 +276,7 @@ impl Settings {
         let failures = [("close", NodeFailure::Close), ("leave", NodeFailure::Leave)];
         let join_timeout = input.duration("join_timeout", 1.0..=LONGEST_SECONDS, 600.0)?;
         let bounds_spares = max_nodes == 1 || input.given("join_timeout").is_some();
-        // Within `join_timeout`, or no node would wait until the end of the last call.
+        // Shorter than `join_timeout`. Otherwise no node would wait until the end of the last call.
         let last_call = LAST_CALL_SECONDS.min(join_timeout.as_secs_f64() / 2.0);
         input.one_way_to_say_the_port()?;
         Ok(Self {
@@ -288,7 +291,8 @@ impl Settings {
             port: input.read("port", parse::port)?,
             port_range: input.read("port_range", parse::port_range)?,
             topology: input.name("topology")?,
-            // etcd needs 2 s at least to tell a slow node from a dead one; after an hour nobody would learn of a loss.
+            // etcd needs at least 2 s to distinguish a slow node from a dead one. With more than an hour, a loss
+            // would be detected too late.
             lease_ttl: input
                 .read("lease_ttl", |given| parse::whole_seconds(given, &(2.0..=3600.0)))?
                 .unwrap_or(Duration::from_secs(10)),
@@ -317,27 +321,27 @@ impl Settings {
 }
 
 impl RunName {
-    /// Which run, for a command that looks at one without joining it.
+    /// Returns the identity of a run for a command that reads it without joining.
     ///
     /// # Errors
     ///
-    /// As [`Settings::resolve`], for what it reads.
+    /// As [`Settings::resolve`], for the settings that it reads.
     pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
         Input::new(arguments, environment)?.run()
     }
 }
 
 impl Connection {
-    /// How the service is reached, for a command that joins no run.
+    /// Returns how the service is reached, for a command that joins no run.
     ///
     /// # Errors
     ///
-    /// As [`Settings::resolve`], for what it reads.
+    /// As [`Settings::resolve`], for the settings that it reads.
     pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
         Input::new(arguments, environment)?.connection()
     }
 
-    /// What [`crate::discovery::candidates`] has to know.
+    /// Returns the input of [`crate::discovery::candidates`].
     pub fn asked(&self) -> Asked {
         Asked {
             endpoint: self.endpoint.clone(),

@@ -1,5 +1,5 @@
-//! From text to a value: every parser takes what was [`Given`] and answers with the value, or with a message that says
-//! what was expected, where the text came from, and the text.
+//! Parses texts. Every parser takes a [`Given`] and returns the value, or a message with the expected form, the
+//! source of the text, and the text.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     protocol::printable::printable,
 };
 
-/// A text, and where it came from as messages say it.
+/// A text, and its source as messages name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Given {
     pub(super) from: String,
@@ -17,12 +17,12 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// Whether a certificate or a private key stands where its path belongs: such a value is never repeated.
+    /// Whether the value is a certificate or a private key instead of its path. Such a value is never repeated.
     pub(super) fn holds_a_files_content(&self) -> bool {
         self.value.contains("-----BEGIN") || self.value.contains('\n')
     }
 
-    /// ``<where it came from> must be <expected>; <what to do>: `<value>` ``
+    /// Formats ``<source> must be <expected>; <fix>: `<value>` ``.
     pub(super) fn wrong(&self, expected: &str, advice: &str) -> Error {
         setting(format!("{} must be {expected}; {advice}: `{}`", self.from, excerpt(&self.value)))
     }
@@ -32,7 +32,7 @@ pub(super) fn setting(message: String) -> Error {
     Error::Setting { message }
 }
 
-/// Seconds, as a decimal number within bounds.
+/// Parses seconds, as a decimal number within bounds.
 pub(super) fn duration(given: &Given, bounds: &RangeInclusive<f64>) -> Result<Duration> {
     given
         .value
@@ -49,7 +49,7 @@ pub(super) fn duration(given: &Given, bounds: &RangeInclusive<f64>) -> Result<Du
         })
 }
 
-/// Whole seconds within bounds: etcd counts a lease's time so.
+/// Parses whole seconds within bounds, the unit of an etcd lease.
 pub(super) fn whole_seconds(given: &Given, bounds: &RangeInclusive<f64>) -> Result<Duration> {
     let duration = duration(given, bounds)?;
     if duration.subsec_nanos() == 0 {
@@ -58,7 +58,7 @@ pub(super) fn whole_seconds(given: &Given, bounds: &RangeInclusive<f64>) -> Resu
     Err(given.wrong("whole seconds", "etcd counts the time of a lease in whole seconds, write such as `10`"))
 }
 
-/// As torch reads one.
+/// Parses a truth value as torch does.
 pub(super) fn boolean(given: &Given) -> Result<bool> {
     match given.value.trim().to_ascii_lowercase().as_str() {
         "1" | "true" | "t" | "yes" | "y" => Ok(true),
@@ -67,7 +67,7 @@ pub(super) fn boolean(given: &Given) -> Result<bool> {
     }
 }
 
-/// One of a few words.
+/// Parses one of a few words.
 pub(super) fn word<T: Copy>(given: &Given, words: &[(&str, T)]) -> Result<T> {
     words.iter().find(|(word, _)| *word == given.value.trim()).map(|(_, value)| *value).ok_or_else(|| {
         let known: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
@@ -75,7 +75,7 @@ pub(super) fn word<T: Copy>(given: &Given, words: &[(&str, T)]) -> Result<T> {
     })
 }
 
-/// A number that torch itself refuses unless it is whole and positive.
+/// Parses a number for which torch itself requires a positive whole number.
 pub(super) fn positive_whole_number(given: &Given) -> Result<u64> {
     let number = given.value.trim().parse().ok().filter(|number| *number > 0);
     number.ok_or_else(|| {
@@ -83,13 +83,13 @@ pub(super) fn positive_whole_number(given: &Given) -> Result<u64> {
     })
 }
 
-/// A number of nodes.
+/// Parses a number of nodes.
 pub(super) fn count(given: &Given) -> Result<u32> {
     number_of_nodes(given.value.trim())
         .ok_or_else(|| given.wrong("a number of nodes of 1 or more", "write it in digits, such as `4`"))
 }
 
-/// "2:4" or "2".
+/// Parses "2:4" or "2".
 pub(super) fn nodes(given: &Given) -> Result<(u32, u32)> {
     let text = given.value.trim();
     let (least, most) = text.split_once(':').unwrap_or((text, text));
@@ -111,13 +111,13 @@ fn number_of_nodes(text: &str) -> Option<u32> {
     text.parse().ok().filter(|count| digits && *count > 0)
 }
 
-/// A port for the workers' store.
+/// Parses a port for the workers' store.
 pub(super) fn port(given: &Given) -> Result<u16> {
     parse_port(given.value.trim())
         .map_err(|_| given.wrong("a port from 1 to 65535", "leave it out to have any free port taken"))
 }
 
-/// "29500:29600", both ends included.
+/// Parses "29500:29600", both ends included.
 pub(super) fn port_range(given: &Given) -> Result<(u16, u16)> {
     given
         .value
@@ -132,7 +132,7 @@ pub(super) fn port_range(given: &Given) -> Result<(u16, u16)> {
         })
 }
 
-/// A name that stands in a key of the service or in a record: any text of some length that can be printed.
+/// Parses a name for a key of the service or a record: a printable text of limited length.
 pub(super) fn name(given: &Given, longest: usize) -> Result<String> {
     let value = &given.value;
     if *value != printable(value) {
@@ -150,10 +150,10 @@ pub(super) fn name(given: &Given, longest: usize) -> Result<String> {
     Ok(value.clone())
 }
 
-/// An address of this node that the others can connect to: an address or a host name, no port.
+/// Parses an address of this node to which other nodes can connect: an IP address or a host name, without a port.
 ///
-/// A pod of two address families has two addresses (`status.podIPs` is a comma list of them). The first is the one of the
-/// cluster's primary family, which every pod has, so peers are given that.
+/// A dual-stack pod has two addresses (`status.podIPs` is a comma-separated list). The first belongs to the primary
+/// family of the cluster, which every pod has, so peers receive the first.
 pub(super) fn address(given: &Given) -> Result<String> {
     let mut hosts = given.value.split(',').map(|text| one_address(given, text.trim()));
     let first = hosts.next().unwrap_or_else(|| one_address(given, ""))?;
@@ -181,7 +181,7 @@ fn one_address(given: &Given, text: &str) -> Result<Host> {
     Ok(host)
 }
 
-/// A path of a file; whether it can be read is found when it is.
+/// Parses the path of a file. The file is checked when it is read.
 pub(super) fn path(given: &Given) -> Result<std::path::PathBuf> {
     if given.holds_a_files_content() {
         return Err(setting(format!(
@@ -193,9 +193,9 @@ pub(super) fn path(given: &Given) -> Result<std::path::PathBuf> {
     Ok(given.value.trim().into())
 }
 
-/// A user's name alone.
+/// Parses a user name without a password.
 pub(super) fn user(given: &Given) -> Result<String> {
-    // `etcdctl --user name:password`: what follows the colon is the secret.
+    // In `etcdctl --user name:password`, the part after the colon is the secret.
     if given.value.contains(':') {
         return Err(setting(format!(
             "{} must be the user's name alone, but has a `:` as in `name:password`; put the password into a file that \
@@ -206,7 +206,7 @@ pub(super) fn user(given: &Given) -> Result<String> {
     name(given, 200)
 }
 
-/// http or https.
+/// Parses http or https.
 pub(super) fn scheme(given: &Given) -> Result<Scheme> {
     let lower = Given { value: given.value.to_ascii_lowercase(), from: given.from.clone() };
     word(&lower, &[("http", Scheme::Http), ("https", Scheme::Https)])

@@ -1,7 +1,8 @@
-//! Environment variables that look like settings and are read by nothing, such as `LATTICE_RDZV_ENDPOINT`. Pure.
+//! Finds environment variables that look like settings but have no effect, such as `LATTICE_RDZV_ENDPOINT`. Pure.
 //!
-//! A misspelt variable has no effect, and the job waits for nobody. So each one with this package's prefix is named, and
-//! each other one that begins with `LATTICE_` only if it is near to a known one: other programs may have that word, too.
+//! A misspelled variable has no effect, and the job waits for nodes that never join. Every unknown variable with this
+//! package's prefix is therefore reported. Other variables that begin with `LATTICE_` are reported only if they are
+//! similar to a known one, because other programs may use that prefix too.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,10 +12,10 @@ use crate::discovery::{CLIENT_PORT, ENDPOINTS, SERVICE_HOST, SERVICE_PORT};
 const COMMON_PREFIX: &str = "LATTICE_";
 const PREFIX: &str = "LATTICE_RDZV_";
 
-/// The level of the logs, which the Python package reads.
+/// The variable with the log level, which the Python package reads.
 const LOG: &str = "LATTICE_RDZV_LOG";
 
-/// By how many letters a misspelt name differs from the one that was meant.
+/// The maximum number of letters in which a misspelled name differs from the intended one.
 const FARTHEST: usize = 2;
 
 /// A variable that is set and has no effect.
@@ -22,7 +23,7 @@ const FARTHEST: usize = 2;
 pub struct UnknownVariable {
     /// Its name.
     pub name: String,
-    /// The known one that may be meant.
+    /// The known variable that may be meant.
     pub meant: Option<&'static str>,
 }
 
@@ -38,7 +39,7 @@ impl fmt::Display for UnknownVariable {
     }
 }
 
-/// The variables that are set, have no effect, and may be meant for this package.
+/// Returns the variables that are set, have no effect, and may be meant for this package.
 pub fn unknown_variables(environment: &BTreeMap<String, String>) -> Vec<UnknownVariable> {
     let set = environment.iter().filter(|(_, value)| !value.trim().is_empty());
     set.filter(|(name, value)| name.starts_with(COMMON_PREFIX) && !is_of_a_service(name, value))
@@ -61,9 +62,9 @@ fn nearest(name: &str) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// Whether Kubernetes made it of some Service, whose name may begin as this package's variables do:
-/// `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT`, `NAME_SERVICE_PORT_HTTP`, `NAME_PORT` with a URL in it, `NAME_PORT_80_TCP`,
-/// and that with `_PROTO`, `_PORT` or `_ADDR`.
+/// Whether Kubernetes sets this variable for a Service, whose name can begin like this package's variables:
+/// `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT`, `NAME_SERVICE_PORT_HTTP`, `NAME_PORT` with a URL, `NAME_PORT_80_TCP`,
+/// and the last one with `_PROTO`, `_PORT` or `_ADDR`.
 fn is_of_a_service(name: &str, value: &str) -> bool {
     const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
     let is_url =
