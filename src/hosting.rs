@@ -1,13 +1,13 @@
-//! Hosting the service, as c10d does: the node whose address the endpoint names serves it from its own process, and no
-//! etcd is needed.
+//! Hosts the embedded server in a node, as c10d does: the node whose address the endpoint names serves it from its
+//! own process, so that no etcd is needed.
 //!
-//! Which node that is, nobody has to say: it is the one that can listen on the named address. Whether it is the *only* one
-//! is not taken from that. A name may lead elsewhere than this machine thinks, and then two stores would split the job:
-//! so a host first serves nobody, dials the endpoint as written, and admits clients only when its own id answers there.
-//! Therefore a node may also listen on all of its addresses where it does not have the named one: where it was told to
-//! host (`is_host`) behind a virtual or translated address, and where a name is a loopback address on its own machine.
+//! By default, the host is the node that can bind the named address. This alone does not prove that there is only one
+//! host: a name can resolve to another machine elsewhere, and two servers would then split the job. A host therefore
+//! first accepts no clients, connects to the endpoint as written, and admits clients only if its own ID responds
+//! there. For this reason, a node may also listen on all of its addresses if it does not have the named one: if
+//! `is_host` is set behind a virtual or translated address, and if a name is a loopback address on its own machine.
 //!
-//! [`hosted_at`] is pure; [`Host`] binds, confirms, lingers and stops.
+//! [`hosted_at`] is pure. [`Host`] binds, confirms, keeps serving at the end, and stops.
 
 use std::{io::ErrorKind, time::Duration};
 

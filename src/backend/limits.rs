@@ -1,4 +1,4 @@
-//! How much at once and how long: every bound that the service or the protocol sets, in one place.
+//! All size and time limits of the service and the protocol.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
-//! What the protocol needs of a store: ranges, transactions, leases and watches, with etcd's meaning of each.
+//! The operations that the protocol needs from the rendezvous service: ranges, transactions, leases and watches, with
+//! the semantics of etcd.
 //!
-//! [`Backend`] is one attempt against one service: it has a deadline, it does not retry, and it says whether a failed
-//! write may have been applied ([`crate::error::Applied`]). What is tried again, and how often, is decided by
-//! [`retry`]; a watch that breaks is taken up again by [`watcher`]. Two implementations pass the same conformance
-//! suite: [`etcd`] is the real one, [`memory`] an engine inside the process.
+//! A call of [`Backend`] is one attempt on one service. It has a deadline, does not retry, and reports whether a
+//! failed write may have been applied ([`crate::error::Applied`]). [`retry`] defines what is retried and how often,
+//! and [`watcher`] reopens an interrupted watch. Two implementations pass the conformance suite: [`etcd`] is a client
+//! of an etcd, and [`memory`] is an in-process engine.
 
 pub mod etcd;
 pub mod limits;

@@ -1,9 +1,9 @@
-//! What is tried again, and how often, as data.
+//! Defines what is retried and how often, as data.
 //!
-//! A [`Backend`](super::Backend) makes one attempt. Whether another is allowed is the caller's to know: reads always
-//! are, writes only once they are repeatable (guarded by a revision, with a nonce), because an attempt that timed out
-//! may have been applied. Waiting times grow and are drawn at random, so that the nodes of a run do not come back to a
-//! restarted service all at once.
+//! A [`Backend`](super::Backend) makes one attempt. The caller knows whether another attempt is allowed: reads can
+//! always be repeated, writes only if they are repeatable (guarded by a revision, with a nonce), because an attempt
+//! that timed out may have been applied. Pauses grow and are random, so that the nodes of a run do not all reconnect
+//! to a restarted service at once.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! One endpoint of the service, as people write it: `host`, `host:port`, `https://host:port`, `[::1]:2379`, `::1`.
+//! An endpoint of the service, as users write it: `host`, `host:port`, `https://host:port`, `[::1]:2379`, `::1`.
 //!
-//! Parsing is strict where a slip would be silent later (a path, a user name, a port out of range), and what it
-//! returns is what it understood: [`Endpoint`]'s display form parses to the same endpoint. It does not look names up.
+//! Parsing is strict if a mistake would otherwise stay unnoticed (a path, a user name, a port out of range). The
+//! display form of an [`Endpoint`] parses to an equal endpoint. Names are not resolved here.
 
 use std::{
     fmt,

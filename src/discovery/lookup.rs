@@ -1,7 +1,7 @@
-//! Looking names up: which of the candidate sources is the one, and does its name exist.
+//! Resolves names: selects the first candidate source whose name exists.
 //!
-//! The rule that keeps a job in one piece: a name that does not exist is an answer, a look-up that failed is none. After
-//! the one the next source is looked at, after the other the same name is asked again.
+//! One rule keeps all nodes of a job on one service: a name that does not exist is a result, but a failed lookup is
+//! not. After a missing name, the next source is used. After a failed lookup, the lookup is repeated.
 
 use std::{net::SocketAddr, time::Duration};
 

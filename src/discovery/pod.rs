@@ -1,4 +1,4 @@
-//! Where this process runs, and what the chart's Service is called there.
+//! Describes where this process runs, and the name of the chart's Service there.
 
 use std::{collections::BTreeMap, path::Path};
 

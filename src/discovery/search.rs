@@ -1,4 +1,4 @@
-//! Which source is the first that is set, as a pure function of the argument, the environment and the pod.
+//! Selects the first source that is set, as a pure function of the argument, the environment and the pod.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! One source with its endpoints, and the comma lists in which they are written.
+//! A source with its endpoints, and the comma-separated lists that contain them.
 
 use serde::Serialize;
 

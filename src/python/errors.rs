@@ -1,4 +1,4 @@
-//! Which exception class stands for which error: one table. The classes are Python's, in `lattice_rdzv.errors`.
+//! Maps errors to exception classes. The classes are defined in Python, in `lattice_rdzv.errors`.
 
 use pyo3::{import_exception, prelude::*};
 

@@ -1,7 +1,7 @@
-//! The core's log records, kept until Python fetches them.
+//! Keeps the core's log records until Python fetches them.
 //!
-//! No native thread may call into Python, so records wait in a queue. It is bounded: if nobody fetches, the oldest go,
-//! and the next fetch says how many.
+//! Native threads cannot call into Python, so records wait in a queue. The queue is bounded: if Python does not fetch
+//! them, the oldest records are dropped, and the next fetch reports their number.
 
 use std::{
     collections::VecDeque,

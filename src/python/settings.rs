@@ -1,4 +1,4 @@
-//! `Settings`: what a run is configured with.
+//! `Settings`: the configuration of a run.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 

@@ -1,10 +1,10 @@
-//! The relay of signals: tells the nodes of this process of a signal within a millisecond, without Python.
+//! The relay of signals: notifies the nodes of this process of a signal within a millisecond, without Python.
 //!
-//! Problem: Python runs a signal's handler only between two bytecodes of its main thread, which may be in a long native
-//! call. Choice: Python's C handler writes each signal's number to the descriptor of `signal.set_wakeup_fd`. This module
-//! reads the other end and marks those nodes as leaving that asked for the signal. There is one relay per process, and
-//! its descriptor stays open until the process ends, so a late signal is never written to another file that got the
-//! same number.
+//! Problem: Python runs a signal's handler only between two bytecodes of its main thread, which may be in a long
+//! native call. Design: Python's C handler writes each signal's number to the descriptor of `signal.set_wakeup_fd`.
+//! This module reads the other end and marks the nodes that registered for the signal as leaving. There is one relay
+//! per process. Its descriptor stays open until the process ends, so a late signal is never written to another file
+//! that reuses the number.
 
 use std::{
     fs::File,

@@ -1,12 +1,12 @@
-//! Who may ask: anybody, or one user with a password.
+//! Authenticates clients: either every client is accepted, or one user with a password.
 //!
-//! A client that logs in with the password gets a token, which goes with every other call, as etcd's clients do it.
-//! There is one token for each password: the password is read at each login, and another one ends the token of the
-//! former. Texts and codes are etcd's (`rpctypes/error.go`).
+//! A client that logs in receives a token and sends it with every other call, as etcd's clients do. There is one
+//! token for each password. The password is read at each login, and a new password invalidates the token of the old
+//! one. Texts and codes are etcd's (`rpctypes/error.go`).
 //!
-//! A connection makes one login at a time, and a wrong one is answered after [`PAUSE`]: guessing takes a connection for
-//! that long. It delays nobody else, because the right password is taken at once on any other connection. Wrong logins are
-//! logged once in [`PAUSE`] at most, with their number.
+//! A connection handles one login at a time, and the response to a wrong login is delayed by [`PAUSE`], which limits
+//! the rate of guesses. Other connections are not delayed, because a correct password is accepted at once. Wrong
+//! logins are logged at most once per [`PAUSE`], with their number.
 
 use std::{
     fmt,

@@ -1,9 +1,9 @@
-//! Bodies of requests and answers, counted against the memory that their connection may use.
+//! Bodies of requests and responses, counted against the memory that their connection may use.
 //!
-//! - A request is charged for the largest message that it has shown so far, complete or not, and must complete each
-//!   message that it has begun, and the first in any case, within [`MESSAGE_LIMIT`].
-//! - An answer is charged from the moment it is made until its last byte has left the process's buffers: the bytes
-//!   themselves carry the permit, because the HTTP/2 layer keeps them after the body has ended.
+//! - A request is charged for the largest message that it has announced so far, complete or not. It must complete
+//!   each message that it has started, and the first message in any case, within [`MESSAGE_LIMIT`].
+//! - A response is charged from its creation until its last byte has left the process's buffers. The bytes carry the
+//!   permit, because the HTTP/2 layer keeps them after the body has ended.
 
 use std::{
     pin::Pin,

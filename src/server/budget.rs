@@ -1,10 +1,10 @@
-//! Bounds the memory that clients can make the server buffer: requests that are not complete, answers that are not sent,
-//! watched keys and open calls.
+//! Bounds the memory that clients can make the server buffer: incomplete requests, unsent responses, watched keys and
+//! open calls.
 //!
-//! Each kind has a total and, so that one connection cannot take it all, a share for each connection. Small messages have
-//! a pool of their own: clients that use up the pool of large ones do not stop the renewals and short reads of the others.
-//! A request that does not fit is refused with etcd's text for an overloaded server, which clients repeat later; a watch
-//! waits. A [`Permit`] gives its bytes back when it is dropped, so that no path can forget to.
+//! Each kind has a total and a share for each connection, so that one connection cannot use all of it. Small messages
+//! have a separate pool, so that clients that exhaust the pool of large messages do not block the renewals and short
+//! reads of other clients. A request that does not fit is rejected with etcd's text for an overloaded server, and
+//! clients repeat it later. A watch waits. A [`Permit`] returns its bytes when it is dropped.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
-//! From a path to what serves it: etcd's calls that are served, HTTP pages, and for all else a word of what it is.
+//! Maps a path to its implementation: the supported calls of etcd, HTTP pages, and an error for all other paths.
 //!
-//! Calls are served by hand instead of by generated service traits: two of `Auth`'s messages have no public name in
-//! etcd-client, 30 of its methods would be stubs, and the generated codecs take 16 KB of buffers for each stream.
+//! Calls are dispatched by hand and not by generated service traits, because two of `Auth`'s messages have no public
+//! name in etcd-client, 30 of its methods would be stubs, and the generated codecs allocate 16 KB of buffers for each
+//! stream.
 
 use std::{
     convert::Infallible,

@@ -1,6 +1,6 @@
-//! etcd's KV service: what a request means to the engine, and what the engine's answer is as a message.
+//! etcd's KV service: converts requests for the engine, and results of the engine to messages.
 //!
-//! The head of an answer within a transaction bears only a revision, as etcd's does.
+//! As in etcd, the header of a response within a transaction contains only a revision.
 
 use etcd_client::proto::{
     PbCompactionRequest, PbCompactionResponse, PbCompare, PbCompareTarget, PbDeleteRequest, PbDeleteResponse,

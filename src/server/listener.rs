@@ -1,4 +1,4 @@
-//! Where a server's connections come from: a socket of this machine, or whatever else yields streams.
+//! The source of a server's connections: a socket of this machine, or any other source of streams.
 
 use std::{
     future::Future,

@@ -1,5 +1,5 @@
-//! What the server says of itself in etcd's terms: `Maintenance.Status`, `Maintenance.Alarm` as far as it asks, and
-//! `Cluster.MemberList`. It is a cluster of one.
+//! The state that the server reports in etcd's terms: `Maintenance.Status`, the query part of `Maintenance.Alarm`,
+//! and `Cluster.MemberList`. The cluster has one member.
 
 use etcd_client::proto::{
     PbAlarmMember, PbAlarmRequest, PbAlarmResponse, PbMember, PbMemberListResponse, PbStatusResponse,

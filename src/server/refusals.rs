@@ -1,4 +1,4 @@
-//! The engine's refusals as etcd's gRPC codes (`api/v3rpc/rpctypes/error.go`); the texts are the engine's.
+//! Maps the engine's refusals to etcd's gRPC codes (`api/v3rpc/rpctypes/error.go`). The engine provides the texts.
 
 use tonic::{Code, Status};
 

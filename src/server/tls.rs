@@ -1,4 +1,4 @@
-//! TLS of the server: a certificate and its key, and if asked the authority that clients' certificates must be of.
+//! TLS of the server: a certificate and its key, and optionally the CA of client certificates.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,8 +1,9 @@
 //! etcd's Watch service: any number of watches on one stream.
 //!
-//! A stream has no task and no queue of events. It is polled while its client takes what it is sent, and reads the next
-//! batch from the engine's history then. So a client that is stuck costs its position in history, nobody waits for it,
-//! and when history was compacted past it, its watch is cancelled with the revision that it can go on from.
+//! A stream has no task and no queue of events. It is polled as fast as its client receives, and then reads the next
+//! batch from the engine's history. A stuck client therefore costs only its position in history and does not delay
+//! other clients. If history is compacted past that position, the watch is canceled with the revision from which it
+//! can continue.
 
 use std::{
     collections::{BTreeMap, VecDeque},

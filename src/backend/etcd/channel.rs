@@ -1,7 +1,8 @@
-//! Opens the gRPC channel of one endpoint, with TLS where the endpoint is `https`.
+//! Opens the gRPC channel of an endpoint, with TLS if the endpoint is `https`.
 //!
-//! The client library's own TLS takes no verifier, and its own login takes a token that it obtains itself. Therefore
-//! TLS and the token are added below and above tonic's channel, and the client library gets the result.
+//! The TLS of the client library does not accept a verifier, and its login accepts only a token that it obtains
+//! itself. Therefore TLS and the token are added below and above tonic's channel, and the client library gets the
+//! result.
 
 use std::{io, sync::Arc, time::Duration};
 

@@ -1,7 +1,8 @@
-//! What an error of the client means. Pure: an error in, a [`Failure`] out.
+//! Classifies an error of the client library as a [`Failure`]. Pure.
 //!
-//! Codes alone do not say it (a broken stream, an overloaded service and a write without quorum are all `Unknown`), so
-//! etcd's own texts decide first (`api/v3rpc/rpctypes/error.go`), then the causes below the transport, then the code.
+//! The code alone is not sufficient, because a broken stream, an overloaded service and a write without quorum are
+//! all `Unknown`. Therefore etcd's texts decide first (`api/v3rpc/rpctypes/error.go`), then the causes below the
+//! transport, then the code.
 
 use std::error::Error as StdError;
 

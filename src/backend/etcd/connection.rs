@@ -1,9 +1,9 @@
-//! One pinned endpoint at a time, and when to turn to the next.
+//! Uses one endpoint at a time, and fails over to the next one.
 //!
-//! With several endpoints the client library picks one per call, dead ones too, and neither fails over nor resumes. So
-//! each [`Connection`] is a client of exactly one endpoint. A failure of which [`health`](super::health) says that another
-//! connection is likely to do better gives it up. However many calls fail so, the pool turns once, and the watches of the
-//! old connection end.
+//! With several endpoints, the client library selects one per call, including dead ones, and neither fails over nor
+//! resumes. Each [`Connection`] is therefore a client of exactly one endpoint. It is given up after a failure for
+//! which [`health`](super::health) expects that another connection works better. If several calls fail, the pool
+//! fails over once, and the watches of the old connection end.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},

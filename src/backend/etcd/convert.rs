@@ -1,4 +1,4 @@
-//! This crate's requests in the terms of etcd's client, and its answers in ours.
+//! Converts this crate's requests to those of etcd's client, and its responses back.
 
 use std::time::Duration;
 

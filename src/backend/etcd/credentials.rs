@@ -1,4 +1,4 @@
-//! Who logs in: a user, and where the password comes from.
+//! The user of a login, and the source of the password.
 
 use std::{
     fmt,

@@ -1,8 +1,8 @@
-//! Whether to stay on a connection after a failure. Pure: what happened on it goes in, stay or turn comes out.
+//! Decides after a failure whether to keep a connection or to fail over. Pure.
 //!
-//! A turn ends all watches of the connection, and each of them has to be opened and read again. It pays off only if
-//! another connection is likely to do better. During an election no member of the cluster does, and one late answer may
-//! be no more than a busy moment.
+//! A failover ends all watches of the connection, and each of them must be opened and read again. It is useful only
+//! if another connection is likely to work better. During an election, no member of the cluster works better, and one
+//! late response may only show a short overload.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! One login, shared by all clients of this process that use the same service as the same user.
+//! One login, shared by all clients of this process that use one service as one user.
 //!
-//! etcd checks a password with bcrypt, which occupies a core for 50 ms or more, and it finishes that work even if the
-//! client is gone. A client that repeats an unanswered login therefore only makes the queue longer. So a login runs in
-//! a task and on a connection of its own, until it is answered or [`LOGIN_LIMIT`] has passed; attempts wait for it
-//! within their own limits. The token is kept over reconnects, and replaced only after the service refused it. Logins
-//! of many nodes are spread over a time that grows with their number, and failed ones are repeated with a growing,
-//! random pause.
+//! etcd checks a password with bcrypt, which occupies a core for 50 ms or more, and it completes the check even if
+//! the client has disconnected. A client that repeats an unanswered login only makes the queue longer. A login
+//! therefore runs in its own task and on its own connection until it is answered or [`LOGIN_LIMIT`] has passed.
+//! Attempts wait for it within their own limits. The token is kept across reconnects, and replaced only after the
+//! service rejected it. The logins of many nodes are spread over a time that grows with their number, and failed
+//! logins are repeated with a growing, random pause.
 
 use std::{
     sync::{Arc, Mutex, TryLockError, Weak},

@@ -1,8 +1,8 @@
-//! The real service: etcd 3.4 or newer, through its gRPC API.
+//! Client of etcd 3.4 or newer, through its gRPC API.
 //!
-//! The client library connects lazily and does nothing about failures. What is added here is what a [`Backend`]
-//! promises: a deadline on every attempt, one pinned endpoint and the turn to the next ([`connection`]), and errors
-//! that say what happened and whether a write may have been applied ([`mod@classify`]). Nothing is tried again here.
+//! The client library connects lazily and does not handle failures. This module adds the guarantees of a [`Backend`]:
+//! a deadline on every attempt, one endpoint at a time with failover ([`connection`]), and errors that describe the
+//! failure and whether a write may have been applied ([`mod@classify`]). It does not retry.
 
 mod channel;
 mod classify;

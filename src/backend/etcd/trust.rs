@@ -1,10 +1,10 @@
-//! TLS of a client: which servers are trusted, and what this client presents.
+//! TLS of a client: which servers are trusted, and which certificate the client presents.
 //!
-//! `webpki`, the usual verifier of rustls, refuses a server certificate that is marked as an authority, even if the
-//! user trusts exactly that certificate. `openssl req -x509` makes such certificates, and `etcdctl` accepts them: Go
-//! takes a certificate that is itself in the pool of trusted ones as a complete chain (`crypto/x509`,
-//! `Certificate.Verify`). [`Trust`] does the same. The validity period, the purpose, and the name are checked as for
-//! any other certificate, and a certificate that is not in the pool is left to `webpki`.
+//! `webpki`, the usual verifier of rustls, rejects a server certificate that is marked as a CA, even if the user
+//! trusts exactly this certificate. `openssl req -x509` creates such certificates, and `etcdctl` accepts them,
+//! because Go treats a certificate in the pool of trusted ones as a complete chain (`crypto/x509`,
+//! `Certificate.Verify`). [`Trust`] does so too. The validity period, the purpose, and the name are checked as for
+//! any other certificate. `webpki` checks a certificate that is not in the pool.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! One client of a service in this process, with what may happen on its way there.
+//! A client of an in-process service, with simulated faults between the client and the service.
 
 use std::{
     fmt,

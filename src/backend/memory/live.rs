@@ -1,8 +1,8 @@
-//! An engine that lives: on tokio's clock, shared, with leases that end by themselves and watches that are woken.
+//! Runs an engine on tokio's clock: it is shared, leases expire, and watches are woken.
 //!
-//! One lock, held for one request or for one batch of ended leases; nothing waits under it. What a watch is told it reads
-//! from the engine's log at its own pace ([`Live::look`]), so that a slow reader costs nobody anything: it is behind, and
-//! once history was compacted past it, it is told so.
+//! The engine has one lock, which is held for one request or one batch of expired leases. No task waits while it
+//! holds the lock. A watch reads its events from the engine's log at its own pace ([`Live::look`]), so a slow reader
+//! does not delay other clients. If history is compacted past its position, it receives an error.
 
 use std::{
     fmt,

@@ -1,12 +1,12 @@
-//! A service inside the process: the [`engine`] on tokio's clock, with as many clients as a test or a simulation wants.
+//! An in-process service: the [`engine`] on tokio's clock, with any number of clients.
 //!
-//! It exists so that whole runs can be tried without an etcd, thousands of times, with every fault that the protocol
-//! must survive: the service stopped, paused, wiped or compacted ([`MemoryService`]), and one client cut off, slow, or
-//! without the answers to its writes ([`MemoryBackend`]). On a current-thread runtime with paused time a schedule is
-//! repeatable: all maps are ordered, all selects biased, and no time but tokio's is read.
+//! With it, tests and simulations run whole runs without an etcd, thousands of times, with every fault that the
+//! protocol must survive: the service is stopped, paused, wiped or compacted ([`MemoryService`]), or one client is
+//! cut off, slow, or loses the responses to its writes ([`MemoryBackend`]). On a current-thread runtime with paused
+//! time, a schedule is repeatable: all maps are ordered, all selects are biased, and only tokio's time is read.
 //!
-//! A client behaves as one of a real etcd does towards its owner: an attempt has a deadline, a connection that an
-//! attempt failed on is given up, and the watches of a connection that was given up end.
+//! Towards its owner, a client behaves like a client of a real etcd: an attempt has a deadline, a connection on which
+//! an attempt failed is given up, and the watches of that connection end.
 
 mod client;
 mod convert;

@@ -1,4 +1,5 @@
-//! What etcd refuses before it looks at the store (`api/v3rpc/key.go`); of both branches, whichever will be taken.
+//! Checks requests as etcd does before it reads its data (`api/v3rpc/key.go`). Both branches of a transaction are
+//! checked.
 
 use std::collections::BTreeSet;
 

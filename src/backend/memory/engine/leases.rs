@@ -1,4 +1,4 @@
-//! Leases: who is there, when each ends, and which keys hang on it. Deleting those keys is the engine's.
+//! Leases: which exist, when each expires, and which keys are attached to it. The engine deletes those keys.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

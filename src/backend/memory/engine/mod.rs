@@ -1,13 +1,13 @@
-//! A store with etcd's semantics as a plain value: revisions, history, transactions, leases, compaction and the log
-//! that watches are served from.
+//! An in-memory store with etcd's semantics as a plain value: revisions, history, transactions, leases, compaction
+//! and the log from which watches are served.
 //!
-//! Everything is a function of what is passed in, the time included (`now`, since an origin of the owner's choice):
-//! no I/O, no clock, no randomness, and ordered maps only, so that a simulation is repeatable. What etcd does is from
-//! its sources (`server/etcdserver/apply.go`, `lease/lessor.go`, `storage/mvcc`). It is richer than
-//! [`crate::backend::Backend`] asks for where etcd's own API is, because the engine is also served behind that API
-//! ([`crate::server`]).
+//! Everything is a function of the arguments, including the time (`now`, since an origin that the owner chooses).
+//! There is no I/O, no clock and no randomness, and all maps are ordered, so that a simulation is repeatable. The
+//! behavior follows etcd's sources (`server/etcdserver/apply.go`, `lease/lessor.go`, `storage/mvcc`). It covers more
+//! of etcd's API than [`crate::backend::Backend`] needs, because [`crate::server`] serves the engine with that API.
 //!
-//! Its memory is bounded ([`Bounds`]): history compacts itself, and what would be too much to keep is refused.
+//! Its memory is bounded ([`Bounds`]): history is compacted automatically, and requests that would exceed a bound are
+//! rejected.
 
 mod check;
 mod leases;

@@ -1,4 +1,4 @@
-//! Why the engine does not do what was asked, in etcd's own words (`rpctypes/error.go`).
+//! The reasons for which the engine rejects a request, with etcd's texts (`rpctypes/error.go`).
 
 use super::Revision;
 use crate::backend::LeaseId;

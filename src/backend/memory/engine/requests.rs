@@ -1,4 +1,4 @@
-//! What can be asked of the engine, and what it answers: values without behavior.
+//! The engine's requests and results: values without behavior.
 
 use std::{cmp::Ordering, time::Duration};
 

@@ -1,5 +1,5 @@
-//! How large an answer will be, before it is made: so that one for which there is no room is never made, and a write whose
-//! answer has no room is not applied.
+//! Computes the size of a response before it is created, so that a response that does not fit is never created, and a
+//! write whose response does not fit is not applied.
 
 use super::{Action, Chosen, Delete, Engine, Put, Read, Span};
 use crate::backend::{KeyValue, Revision};
