@@ -29,14 +29,15 @@ use crate::{
     settings::{Connection, Credentials as Files},
 };
 
-/// Between two looks whether the others have gone.
+/// The interval at which a stopping host checks whether the other nodes have gone.
 const LINGER_PAUSE: Duration = Duration::from_millis(100);
 
-/// The endpoint that a node would host, if it is its own. `is_host` is what was set: none leaves it to the address.
+/// Returns the endpoint that a node would host, if it belongs to this node. `is_host` is the setting. If it is not
+/// set, the address decides.
 ///
 /// # Errors
-/// [`Error::Setting`] if this node is to be the host, and it is not said of which one endpoint; or if the port is 0, any
-/// free one, and other nodes would have to know it.
+/// [`Error::Setting`] if this node must host but there is not exactly one endpoint, or if the port is 0 (any free
+/// port) and other nodes would need to know it.
 pub fn hosted_at(source: &Source, is_host: Option<bool>, max_nodes: u32) -> Result<Option<&Endpoint>> {
     match (is_host, source.endpoints.as_slice()) {
         (_, [endpoint]) if endpoint.port == 0 && (max_nodes > 1 || is_host == Some(false)) => {
@@ -55,7 +56,7 @@ pub fn hosted_at(source: &Source, is_host: Option<bool>, max_nodes: u32) -> Resu
             })
         }
         (Some(true), [endpoint]) => Ok(Some(endpoint)),
-        // 2379 is where an etcd is: to take its place there must be asked for.
+        // 2379 is the port of etcd, so hosting there requires an explicit setting.
         (None, [endpoint]) if source.named_by != NamedBy::Cluster && endpoint.port != DEFAULT_PORT => {
             Ok(Some(endpoint))
         }
@@ -70,30 +71,30 @@ pub fn hosted_at(source: &Source, is_host: Option<bool>, max_nodes: u32) -> Resu
     }
 }
 
-/// What came of trying to host.
+/// The result of the attempt to host.
 #[derive(Debug)]
 pub enum Begun {
-    /// This node serves, so far only who it is.
+    /// This node serves, but so far only its ID.
     Host {
         /// The server.
         host: Host,
-        /// Where it is reached: the endpoint, with the port that was picked if that was 0.
+        /// The address: the endpoint, with the selected port if the port was 0.
         endpoint: Endpoint,
-        /// Why it may not be reached there, for the error of a node that was told to host.
+        /// Why the address may not be reachable, for the error of a node that must host.
         caveat: Option<String>,
     },
-    /// It is a client; the reason is told where it was to be the host.
+    /// This node is a client. Contains the reason if it was meant to host.
     Client(Option<String>),
 }
 
 /// A socket to host on.
 struct Bound {
     listener: TcpListener,
-    /// Why it is not the address of the endpoint that it listens on, but all.
+    /// Why it listens on all addresses and not on that of the endpoint.
     everywhere: Option<String>,
 }
 
-/// A service that this node serves to all nodes. Dropping it ends it at once.
+/// An embedded server that this node serves to all nodes. Dropping it stops it at once.
 #[derive(Debug)]
 pub struct Host {
     server: Server,
@@ -101,8 +102,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Serves at this endpoint if it is an address of this machine and nobody is there yet: still nobody but those who
-    /// ask who it is. `max_nodes` says whether other machines may have to reach it.
+    /// Serves at this endpoint if it is an address of this machine and no server is there yet. Until it is confirmed,
+    /// it returns only its ID. `max_nodes` shows whether other machines must be able to reach it.
     ///
     /// # Errors
     /// [`Error::Setting`]: credentials cannot be used.
@@ -142,7 +143,7 @@ impl Host {
         Ok(Begun::Host { host, endpoint, caveat: caveat.filter(|_| demanded) })
     }
 
-    /// The same on a listener that is there already.
+    /// Serves as [`Host::begin`] does, on an existing listener.
     ///
     /// # Errors
     /// [`Error::Setting`]: certificates cannot be used.
@@ -156,11 +157,11 @@ impl Host {
         Ok(Self { server, endpoint })
     }
 
-    /// Whether it is this one that answers at the endpoint, by `backend`, which dials it. If so it serves everybody from
-    /// now on; else it has stopped, for this node is a client like the others.
+    /// Checks through `backend`, which connects to the endpoint, whether this server responds there. If it does, it
+    /// serves all clients from now on. Otherwise it has stopped, because this node is a client like the others.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and its like if nobody answers there in time.
+    /// [`Error::Unavailable`] and similar errors if no server responds there in time.
     pub async fn confirm(self, backend: &dyn Backend, seed: u64, deadline: Instant) -> Result<Option<Self>> {
         let status = retry(RetryPolicy::default(), seed, deadline, || backend.status()).await?;
         if status.member_id == self.server.member_id() {
@@ -176,7 +177,7 @@ impl Host {
         Ok(None)
     }
 
-    /// Waits until no node of the run is left: who came to the end later still reads what the others wrote.
+    /// Waits until no node of the run is left, so that nodes that finish later can still read what the others wrote.
     pub async fn linger(&self, backend: &dyn Backend, keys: &RunKeys, limit: Duration) {
         let deadline = Instant::now() + limit;
         let mut told = false;
@@ -202,20 +203,20 @@ impl Host {
         }
     }
 
-    /// Ends it.
+    /// Stops the server.
     pub async fn stop(self) {
         self.server.stop().await;
     }
 }
 
-/// The mark of the run whose own a service of this version is, because a [`Host`] serves it. None of an etcd and of
-/// `lattice-rdzv serve`, which are for every job.
+/// Returns the mark of the run to which a server of this version belongs, if a [`Host`] serves it. An etcd and
+/// `lattice-rdzv serve` have none, because they are for every job.
 pub fn hosted_run(version: &str) -> Option<&str> {
     version.split_once("+lattice-rdzv")?.1.split_once(HOSTED).map(|(_, run)| run)
 }
 
-/// Listens where the endpoint says, or on all addresses if this node is to host and does not have that one; the error is
-/// none where another is there already, or nobody can know.
+/// Listens on the address of the endpoint, or on all addresses if this node must host and does not have that address.
+/// The error is none if another server is already there, or if this cannot be determined.
 async fn listen(
     endpoint: &Endpoint,
     demanded: bool,
@@ -223,14 +224,14 @@ async fn listen(
     deadline: Instant,
 ) -> Result<Bound, Option<std::io::Error>> {
     let (host, port) = (endpoint.host.to_string(), endpoint.port);
-    // A name that cannot be looked up is no business of hosting: connecting says what is wrong with it.
+    // A name that cannot be resolved is not an error here. Connecting reports it.
     let Ok(Ok(addresses)) = timeout_at(deadline, lookup_host((host.as_str(), port))).await else {
         return Err(None);
     };
     let mut refusal = None;
     for address in addresses {
         let bound = if max_nodes > 1 && address.ip().is_loopback() && endpoint.host.needs_dns() {
-            // Debian has a machine's own name stand for 127.0.1.1, which is not where others look for it.
+            // Debian maps a machine's own name to 127.0.1.1, which other machines cannot reach.
             let why = format!("`{host}` is {} on this machine", address.ip());
             server::listen_everywhere(port).map(|listener| Bound { listener, everywhere: Some(why) })
         } else {
@@ -254,7 +255,7 @@ async fn listen(
     Err(refusal)
 }
 
-/// What clients show is what a host asks for: all nodes have the same files.
+/// The host requires the credentials that clients present, because all nodes have equal files.
 fn credentials(files: &Files) -> Result<(Option<ServerTls>, Option<Credentials>)> {
     let tls = match (&files.certificate, &files.cacert) {
         (Some(certificate), cacert) => Some(ServerTls {

@@ -11,13 +11,13 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-/// The port of an endpoint that names none: etcd's client port.
+/// The default port of an endpoint: etcd's client port.
 pub const DEFAULT_PORT: u16 = 2379;
 
-/// What an endpoint may look like, for messages.
+/// The expected form of an endpoint, for messages.
 pub(crate) const EXPECTED: &str = "`host`, `host:port`, `http://host:port` or `https://host:port` (an IPv6 address with a port in brackets)";
 
-/// What is wrong with a port.
+/// The expected form of a port, for messages.
 pub(crate) const NO_PORT: &str = "the port is no number from 1 to 65535";
 
 /// Whether the connection is encrypted.
@@ -39,7 +39,7 @@ impl fmt::Display for Scheme {
     }
 }
 
-/// A host: an address, or a name that is looked up.
+/// A host: an IP address, or a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     /// An IPv4 address.
@@ -51,13 +51,13 @@ pub enum Host {
 }
 
 impl Host {
-    /// Whether it has to be looked up in DNS: a name other than `localhost`.
+    /// Whether it must be resolved in DNS: a name other than `localhost`.
     pub fn needs_dns(&self) -> bool {
         matches!(self, Self::Name(name) if name != "localhost")
     }
 
-    /// Whether it stands for the machine that uses it, whichever that is: `localhost`, a loopback address, or the
-    /// unspecified one.
+    /// Whether it means the local machine on every machine: `localhost`, a loopback address, or the unspecified
+    /// address.
     pub fn is_this_machine(&self) -> bool {
         match self {
             Self::V4(address) => address.is_loopback() || address.is_unspecified(),
@@ -66,7 +66,7 @@ impl Host {
         }
     }
 
-    /// A host alone: an address, IPv6 with or without brackets, or a name. The error says what is wrong with it.
+    /// Parses a host: an IP address, IPv6 with or without brackets, or a name. The error describes the problem.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(inside) = text.strip_prefix('[') {
             let Some(inside) = inside.strip_suffix(']') else {
@@ -117,18 +117,18 @@ impl fmt::Display for Host {
     }
 }
 
-/// Where one server of the service listens.
+/// The address of one server of the service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Plain or TLS.
     pub scheme: Scheme,
     /// Its host.
     pub host: Host,
-    /// Its port. 0 stands for any free port, at which the only node of a run hosts the service for itself.
+    /// Its port. 0 means any free port, on which the only node of a run hosts the embedded server.
     pub port: u16,
 }
 
-/// An endpoint as it was written: the scheme and the port may be missing, and the port may be 0.
+/// An endpoint as it was written. The scheme and the port can be missing, and the port can be 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) scheme: Option<Scheme>,
@@ -137,7 +137,8 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// The error says what is wrong and repeats nothing of the text, which may hold a password.
+    /// Parses an endpoint. The error describes the problem and repeats no part of the text, which may contain a
+    /// password.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let (scheme, rest) = match text.split_once("://") {
@@ -155,7 +156,7 @@ impl Written {
                     .to_owned(),
             );
         }
-        // What people copy from etcd's own URLs often ends in a slash, which says nothing.
+        // URLs copied from etcd often end in a slash, which has no meaning.
         let rest = if scheme.is_some() { rest.strip_suffix('/').unwrap_or(rest) } else { rest };
         if rest.contains(['/', '?', '#']) {
             return Err("it has a path".to_owned());
@@ -182,8 +183,8 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
         };
     }
     Ok(match text.split_once(':') {
-        // Several colons without brackets: an IPv6 address. c10d takes what follows the last colon for a port; that is
-        // done here only where the text is no address without it.
+        // Several colons without brackets: an IPv6 address. c10d reads the part after the last colon as a port. This
+        // parser does so only if the text is not an address without a port.
         Some((_, after)) if after.contains(':') => match text.rsplit_once(':') {
             Some((host, port)) if text.parse::<Ipv6Addr>().is_err() && host.parse::<Ipv6Addr>().is_ok() => {
                 (host, Some(port))
@@ -195,13 +196,13 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
     })
 }
 
-/// A port from 1 to 65535, digits only.
+/// Parses a port from 1 to 65535, digits only.
 pub(crate) fn parse_port(text: &str) -> Result<u16, String> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|port| digits && *port != 0).ok_or_else(|| NO_PORT.to_owned())
 }
 
-/// The text for a message: without what stands before an `@`, without control characters, and not endless.
+/// Formats a text for a message: without the part before an `@`, without control characters, and shortened.
 pub(crate) fn shown(text: &str) -> String {
     let redacted = match text.rsplit_once('@') {
         None => text.to_owned(),
@@ -223,7 +224,7 @@ impl fmt::Display for Endpoint {
 impl FromStr for Endpoint {
     type Err = String;
 
-    /// Without a scheme it is `http`.
+    /// Without a scheme, it is `http`.
     fn from_str(text: &str) -> Result<Self, String> {
         match Written::parse(text)? {
             Written { port: Some(0), .. } => Err(NO_PORT.to_owned()),
@@ -238,7 +239,7 @@ impl Serialize for Endpoint {
     }
 }
 
-/// A value for a message: control characters escaped, and cut where it gets long.
+/// Formats a value for a message: control characters are escaped, and a long value is shortened.
 pub(crate) fn excerpt(text: &str) -> String {
     const LONGEST: usize = 120;
     let mut out = String::new();

@@ -12,29 +12,29 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Discovery, Looked, Source, describe};
 use crate::error::{Applied, Error, Result};
 
-/// For how long one look-up is awaited. The system's resolver gives up after 5 s per server and try; with a second
-/// server it still has its answer within this.
+/// The time limit of one lookup. The system's resolver gives up after 5 s per server and attempt, so within this
+/// limit a second server can still respond.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The pause before a look-up is repeated: long enough to be no load on a cluster's DNS when a thousand pods start
-/// before their service.
+/// The pause before a lookup is repeated. It is long enough to put no load on a cluster's DNS when a thousand pods
+/// start before their Service.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a look-up ended with.
+/// The result of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The name exists and has these addresses.
     Found(Vec<SocketAddr>),
     /// The name does not exist.
     NotFound,
-    /// Nothing is known: the resolver failed, or did not answer in time. Worth another try.
+    /// The result is unknown because the resolver failed or did not respond in time. The lookup can be repeated.
     Failed(String),
 }
 
-/// Something that looks names up.
+/// A resolver.
 #[async_trait]
 pub trait Lookup: Send + Sync {
-    /// Looks one name up.
+    /// Resolves one name.
     async fn lookup(&self, host: &str, port: u16) -> Answer;
 }
 
@@ -59,8 +59,8 @@ impl Lookup for SystemLookup {
     }
 }
 
-/// The standard library keeps only the text of getaddrinfo's code. What is not known to mean "no such name" counts as
-/// failed: asking once more costs a second, going on wrongly splits a job.
+/// The standard library keeps only the text of getaddrinfo's error code. A text that does not clearly mean "no such
+/// name" counts as a failure: repeating a lookup costs a second, but a wrong decision splits a job.
 fn classify(error: &str) -> Answer {
     const NO_SUCH_NAME: [&str; 3] = [
         "Name or service not known",      // glibc, EAI_NONAME
@@ -74,23 +74,23 @@ fn classify(error: &str) -> Answer {
     }
 }
 
-/// The one source, after look-up.
+/// The selected source, after its lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Resolved {
     /// Where to connect to.
     pub source: Source,
-    /// Every source that was looked at, in order, with what it held or what came of its look-up.
+    /// Every source that was checked, in order, with its content or the result of its lookup.
     pub looked_at: Vec<Looked>,
 }
 
 impl Resolved {
-    /// Every source that was looked at and what it held, for the message of a connection that fails.
+    /// Returns every source that was checked with its content, for the message of a failed connection.
     pub fn describe(&self) -> String {
         describe(&self.looked_at)
     }
 }
 
-/// What looking up all names of one source came to.
+/// The combined result of resolving all names of one source.
 enum Outcome {
     Known,
     NotFound,
@@ -98,12 +98,13 @@ enum Outcome {
 }
 
 impl Discovery {
-    /// Settles on one source: the first whose name exists. Asks again while a look-up fails, and while no name exists
-    /// at all (a pod may start before its service), for `patience`.
+    /// Selects the first source whose name exists. Repeats a lookup that failed, and repeats all lookups while no
+    /// name exists (a pod can start before its Service), for `patience`.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if no name exists, [`Error::Unavailable`] if DNS did not say; both name every source.
+    /// [`Error::NotFound`] if no name exists, and [`Error::Unavailable`] if DNS gave no result. Both name every
+    /// source.
     pub async fn resolve(&self, lookup: &dyn Lookup, patience: Duration) -> Result<Resolved> {
         let deadline = Instant::now() + patience;
         loop {
@@ -130,7 +131,7 @@ impl Discovery {
     }
 }
 
-/// Writes down what came of looking a source up.
+/// Records the result of checking a source.
 fn note(looked_at: &mut Vec<Looked>, source: &Source, outcome: &Outcome) {
     let outcome = match outcome {
         Outcome::Known if !source.guessed => return,
@@ -164,8 +165,8 @@ fn gave_up(failure: Option<(&Source, String)>, looked_at: &[Looked], patience: D
     }
 }
 
-/// One name that exists is enough: the others may be of servers that are not up yet. Without one, a look-up that
-/// failed outweighs any that found nothing.
+/// One name that exists is sufficient, because the other names may belong to servers that have not started yet. If
+/// none exists, a failed lookup takes precedence over missing names.
 async fn look_up(source: &Source, lookup: &dyn Lookup, deadline: Instant) -> Outcome {
     let mut failed = None;
     for endpoint in &source.endpoints {

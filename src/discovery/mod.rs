@@ -31,59 +31,60 @@ pub(crate) use self::{
     source::parse_list,
 };
 
-/// The comma list of endpoints.
+/// The variable with the comma-separated list of endpoints.
 pub const ENDPOINTS: &str = "LATTICE_RDZV_ENDPOINTS";
-/// The host that Kubernetes makes from the chart's Service.
+/// The variable with the host of the chart's Service, set by Kubernetes.
 pub const SERVICE_HOST: &str = "LATTICE_RDZV_CLIENT_SERVICE_HOST";
-/// The port that Kubernetes makes from the chart's Service.
+/// The variable with the port of the chart's Service, set by Kubernetes.
 pub const SERVICE_PORT: &str = "LATTICE_RDZV_CLIENT_SERVICE_PORT";
-/// `tcp://host:port`, which Kubernetes makes from the chart's Service too.
+/// The variable with `tcp://host:port` of the chart's Service, set by Kubernetes.
 pub const CLIENT_PORT: &str = "LATTICE_RDZV_CLIENT_PORT";
 /// The chart's Service for clients.
 pub const SERVICE_NAME: &str = "lattice-rdzv-client";
-/// The namespace that the chart is installed in by its own instructions.
+/// The namespace in which the chart's documentation installs it.
 pub const SERVICE_NAMESPACE: &str = "lattice";
 
-/// Where a service is that a node hosts, or `lattice-rdzv serve`: c10d's port, and not etcd's.
+/// The port of the embedded server, hosted by a node or run by `lattice-rdzv serve`: c10d's port, and not etcd's.
 pub const HOSTING_PORT: u16 = 29400;
 
-/// What the caller knows before looking anywhere; [`crate::settings::Connection::asked`] makes it.
+/// The input of the discovery. [`crate::settings::Connection::asked`] creates it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// The endpoint, or a comma list of them, that was passed. Empty counts as not passed.
+    /// The endpoint that was passed, or a comma-separated list. Empty counts as not passed.
     pub endpoint: Option<String>,
-    /// What messages call it: argument `endpoint`, or `--rdzv-endpoint`.
+    /// Its name in messages: argument `endpoint`, or `--rdzv-endpoint`.
     pub origin: String,
-    /// The scheme that other settings demand.
+    /// The scheme that other settings require.
     pub scheme: Option<RequiredScheme>,
 }
 
-/// A scheme that other settings demand: endpoints without one get it, endpoints with the other are an error.
+/// A scheme that other settings require. Endpoints without a scheme get it. Endpoints with another scheme are an
+/// error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RequiredScheme {
     /// The scheme.
     pub scheme: Scheme,
-    /// Why, for the message: "TLS credentials are given (argument `cacert`)".
+    /// The reason, for messages: "TLS credentials are given (argument `cacert`)".
     pub because: String,
 }
 
-/// What was looked at for endpoints, and where they may be.
+/// The sources that were checked, and the candidates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Discovery {
-    /// Every source that was looked at, in order, and what it held.
+    /// Every source that was checked, in order, and its content.
     pub looked_at: Vec<Looked>,
-    /// Where the service may be. There is more than one only where the next is for a name that does not exist.
+    /// The candidates. There is more than one only if the next one is for a name that does not exist.
     pub sources: Vec<Source>,
 }
 
-/// A source that was looked at.
+/// A source that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Looked {
-    /// What it is called, as in messages.
+    /// Its name in messages.
     pub name: String,
-    /// What it held: fit for a message, so without anything secret; none if it is not set.
+    /// Its content without secrets, for messages. None if it is not set.
     pub held: Option<String>,
-    /// What came of looking its names up, where that was done.
+    /// The result of resolving its names, if they were resolved.
     pub outcome: Option<String>,
 }
 
@@ -99,7 +100,7 @@ impl fmt::Display for Looked {
 }
 
 impl Discovery {
-    /// Every source that was looked at and what it held, for a message or a report.
+    /// Returns every source that was checked with its content, for a message or a report.
     pub fn describe(&self) -> String {
         describe(&self.looked_at)
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// The chart's Service that gives each of several members a name.
+/// The chart's Service that gives each of several members a DNS name.
 const MEMBERS_SERVICE_NAME: &str = "lattice-rdzv-members";
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 const RESOLVER_FILE: &str = "/etc/resolv.conf";
@@ -19,16 +19,17 @@ const RESOLVER_FILE: &str = "/etc/resolv.conf";
 /// Where this process runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PodFacts {
-    /// In a pod of a Kubernetes cluster.
+    /// Whether the process runs in a pod of a Kubernetes cluster.
     pub in_pod: bool,
-    /// The pod's namespace, if it can be known.
+    /// The pod's namespace, if known.
     pub namespace: Option<String>,
     /// The domain of the cluster's names (`cluster.local`), if the pod's resolver searches it.
     pub cluster_domain: Option<String>,
 }
 
-/// Where this process runs: `KUBERNETES_SERVICE_HOST` is set in every pod; the namespace is `POD_NAMESPACE`, else
-/// what the service account's file says, else what the resolver searches first; the domain is what it searches too.
+/// Reads where this process runs. `KUBERNETES_SERVICE_HOST` is set in every pod. The namespace comes from
+/// `POD_NAMESPACE`, the file of the service account, or the first search domain of the resolver, in this order. The
+/// cluster's domain comes from the search domains too.
 pub fn pod_facts(environment: &BTreeMap<String, String>) -> PodFacts {
     pod_facts_with(environment, |file| std::fs::read_to_string(Path::new(file)).ok())
 }
@@ -46,10 +47,10 @@ fn pod_facts_with(environment: &BTreeMap<String, String>, read: impl Fn(&str) ->
     PodFacts { in_pod: true, namespace, cluster_domain }
 }
 
-/// The namespace and the cluster's domain in a resolver's file, to which a kubelet writes, unless `dnsPolicy` says
-/// otherwise, `search NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN` and then what the node itself searches.
+/// Returns the namespace and the cluster's domain from a resolver's file. Unless `dnsPolicy` changes this, a kubelet
+/// writes `search NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN`, followed by the search domains of the Kubernetes node.
 fn searched(resolver: &str) -> Option<(String, String)> {
-    // resolv.conf(5): of both kinds of line the last one counts.
+    // resolv.conf(5): the last line of each kind applies.
     let mut lines = resolver.lines().rev().map(|line| line.split_whitespace());
     let words = lines.find(|words| matches!(words.clone().next(), Some("search" | "domain")))?;
     let domains: Vec<&str> = words.skip(1).map(|domain| domain.trim_end_matches('.')).collect();
@@ -61,8 +62,8 @@ fn searched(resolver: &str) -> Option<(String, String)> {
     })
 }
 
-/// Whether the chart's `ConfigMap` names the Service of the pod's own namespace, which is the one that the service variables
-/// are about. A pod in its host's network cannot resolve the name, but has the address.
+/// Whether the chart's `ConfigMap` names the Service of the pod's own namespace, which the service variables
+/// describe. A pod in its host's network cannot resolve the name, but has the address.
 pub(super) fn names_own_service(source: &Source, pod: &PodFacts) -> bool {
     let is_own = |host: &str| {
         let labels: Vec<&str> = host.split('.').collect();
@@ -74,7 +75,7 @@ pub(super) fn names_own_service(source: &Source, pod: &PodFacts) -> bool {
     pod.in_pod && source.endpoints.iter().all(|Endpoint { host, .. }| is_own(&host.to_string()))
 }
 
-/// The chart's Service as a pod finds it in its own namespace.
+/// The name of the chart's Service in the pod's own namespace.
 pub(super) fn own_name(pod: &PodFacts) -> Result<String> {
     let Some(namespace) = &pod.namespace else { return Ok(SERVICE_NAME.to_owned()) };
     let name = name_in(namespace, pod);
@@ -90,9 +91,9 @@ pub(super) fn own_name(pod: &PodFacts) -> Result<String> {
     Ok(name)
 }
 
-/// The chart's Service in a namespace. With the cluster's domain it ends in a dot, which has the resolver ask for this
-/// name and no other: only the cluster's own DNS says whether it exists. A name without goes through the domains that
-/// the resolver searches, the last of them outside the cluster, where nobody may answer.
+/// The name of the chart's Service in a namespace. With the cluster's domain, the name ends in a dot, so that the
+/// resolver searches only this name, and only the cluster's own DNS decides whether it exists. A name without the
+/// domain is tried in all search domains, including ones outside the cluster, where no server may respond.
 pub(super) fn name_in(namespace: &str, pod: &PodFacts) -> String {
     match &pod.cluster_domain {
         Some(domain) => format!("{SERVICE_NAME}.{namespace}.svc.{domain}."),

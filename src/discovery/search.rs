@@ -11,11 +11,11 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Where the service may be: the first source that is set.
+/// Returns the candidates: the first source that is set.
 ///
 /// # Errors
 ///
-/// The first source that is set does not hold what it should, or its scheme is not the one that is demanded.
+/// The first source that is set is invalid, or its scheme differs from the required one.
 pub fn candidates(
     asked: &Asked,
     environment: &BTreeMap<String, String>,
@@ -65,7 +65,7 @@ pub fn candidates(
     }
     let mut sources = Vec::new();
     for name in names {
-        // The look-up itself notes the name as looked at, with what came of it.
+        // The lookup records the name and its result.
         let endpoint = search.endpoint(Host::Name(name.clone()), DEFAULT_PORT);
         let mut source = Source::new(format!("DNS name `{name}`"), vec![endpoint]);
         source.guessed = true;
@@ -153,8 +153,8 @@ impl Search<'_> {
         Ok(Some(source))
     }
 
-    /// The Service's DNS name, if the address is Kubernetes's own: somebody's own address or name may be of a service
-    /// elsewhere, and trying the pod's namespace instead would split the job.
+    /// Returns the Service's DNS name if Kubernetes set the address. An address or name that a user set may belong to
+    /// another service, and trying the pod's namespace instead would split the job.
     fn fallback(&self, pod: &PodFacts, host: &Host, port: u16) -> Result<Option<Box<Source>>> {
         let by_kubernetes = self
             .environment
@@ -170,7 +170,8 @@ impl Search<'_> {
     }
 }
 
-/// A number, or the number in `tcp://host:port`: what Kubernetes puts there for a Service whose name ends in `-service`.
+/// Parses a number, or the number in `tcp://host:port`, which Kubernetes sets for a Service whose name ends in
+/// `-service`.
 fn port_of(text: &str) -> Result<u16, String> {
     if text.starts_with("tcp://") { tcp(text).map(|(_, port)| port) } else { parse_port(text) }
 }

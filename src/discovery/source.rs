@@ -7,13 +7,13 @@ use super::{
     endpoint::{Endpoint, NO_PORT, Scheme, Written},
 };
 
-/// Who named the endpoints of a source.
+/// The origin of the endpoints of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NamedBy {
-    /// Somebody wrote them for this job, so a node may host the service there.
+    /// A user set them for this job, so a node may host the embedded server there.
     User,
-    /// Nothing names an endpoint, so `localhost` is assumed. A node may host the service there, too.
+    /// No endpoint is set, so `localhost` is assumed. A node may host the embedded server there too.
     Nobody,
     /// The cluster that this process runs in.
     Cluster,
@@ -22,26 +22,27 @@ pub enum NamedBy {
 /// One source with the endpoints it names, at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Source {
-    /// What it is called, as in messages.
+    /// Its name in messages.
     pub name: String,
     /// Its endpoints, in the order written, each once.
     pub endpoints: Vec<Endpoint>,
-    /// Whether a host of it is a name that DNS must know.
+    /// Whether one of its hosts must be resolved in DNS.
     pub needs_dns: bool,
-    /// Whether nobody wrote it: if its name does not exist, the next source is looked at.
+    /// Whether no user set it. If its name does not exist, the next source is used.
     pub guessed: bool,
-    /// Who named it.
+    /// The origin of the endpoints.
     pub named_by: NamedBy,
-    /// The same host at [`HOSTING_PORT`], where the one endpoint names no port: whichever of the two serves is the
-    /// service, and a node hosts it there if neither does.
+    /// The same host at [`HOSTING_PORT`], if the single endpoint has no port. The service is the server that responds
+    /// at either port. If neither responds, a node hosts it here.
     pub otherwise: Option<Box<Source>>,
-    /// The same Service by its DNS name, for when the address that a service variable holds is silent for
-    /// [`Source::SILENCE_SECONDS`]: such a variable is a snapshot of the container's start. Never another namespace's.
+    /// The same Service by its DNS name, in case the address in a service variable is silent for
+    /// [`Source::SILENCE_SECONDS`], because such a variable is a snapshot from the start of the container. It is
+    /// never the Service of another namespace.
     pub fallback: Option<Box<Source>>,
 }
 
 impl Source {
-    /// For how long an address from a service variable may be silent before [`Source::fallback`] is tried.
+    /// How long an address from a service variable may be silent before [`Source::fallback`] is tried.
     pub const SILENCE_SECONDS: u64 = 5;
 
     pub(crate) fn new(name: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
@@ -57,7 +58,7 @@ impl Source {
         }
     }
 
-    /// Of endpoints that somebody wrote.
+    /// Creates a source from endpoints that a user set.
     pub(super) fn written(name: impl Into<String>, listed: Listed) -> Self {
         let Listed { endpoints, without_port } = listed;
         let mut source = Self::new(name, endpoints);
@@ -70,21 +71,21 @@ impl Source {
         source
     }
 
-    /// Whether only the machine that uses it reaches what it names.
+    /// Whether only the local machine can reach these endpoints.
     pub fn is_this_machine(&self) -> bool {
         self.endpoints.iter().all(|endpoint| endpoint.host.is_this_machine())
     }
 }
 
-/// The endpoints of a comma list, each once.
+/// The endpoints of a comma-separated list, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     endpoints: Vec<Endpoint>,
-    /// There is one, and it names no port.
+    /// There is one endpoint, and it has no port.
     without_port: bool,
 }
 
-/// Reads a comma list. The error says what is wrong and repeats nothing of the text.
+/// Parses a comma-separated list. The error describes the problem and repeats no part of the text.
 pub(crate) fn parse_list(text: &str, required: Option<&RequiredScheme>) -> Result<Listed, String> {
     let mut endpoints = Vec::new();
     let mut without_port = false;
@@ -109,7 +110,7 @@ pub(crate) fn parse_list(text: &str, required: Option<&RequiredScheme>) -> Resul
     match endpoints.as_slice() {
         [] => Err("it names none".to_owned()),
         [_] => Ok(Listed { endpoints, without_port }),
-        // Any free port is the port of a service that one node hosts for itself.
+        // Port 0 means any free port, on which one node hosts the embedded server for itself.
         several if several.iter().any(|endpoint| endpoint.port == 0) => Err(NO_PORT.to_owned()),
         _ => Ok(Listed { endpoints, without_port: false }),
     }

@@ -15,8 +15,8 @@ import_exception!(lattice_rdzv.errors, StoreResetError);
 import_exception!(lattice_rdzv.errors, StoreTimeoutError);
 import_exception!(lattice_rdzv.errors, UnreachableError);
 
-/// Imports the classes now. The first use would import them otherwise, and with that execute Python code in a thread
-/// that may be a daemon thread while the interpreter exits.
+/// Imports the classes now. Otherwise the first use would import them and execute Python code, possibly in a daemon
+/// thread while the interpreter exits.
 pub(super) fn resolve(py: Python<'_>) -> PyResult<()> {
     py.import("lattice_rdzv.errors")?;
     let _ = (
@@ -36,7 +36,7 @@ pub(super) fn resolve(py: Python<'_>) -> PyResult<()> {
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
-        // A message may repeat names and keys that other processes wrote.
+        // A message may repeat names and keys from other processes.
         let message = printable(&error.to_string()).into_owned();
         match error {
             Error::Setting { .. } | Error::Mismatch { .. } => SettingsError::new_err(message),
@@ -60,7 +60,7 @@ impl From<Error> for PyErr {
     }
 }
 
-/// The same for a call of a store, whose time-outs are its own.
+/// Converts the errors of a store call, which has a separate exception for timeouts.
 pub(super) fn store_error(error: Error) -> PyErr {
     match error {
         Error::Timeout { .. } => StoreTimeoutError::new_err(printable(&error.to_string()).into_owned()),

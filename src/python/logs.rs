@@ -27,19 +27,19 @@ use tracing_subscriber::{
 use super::runtime::{Process, TICK};
 use crate::protocol::printable::printable;
 
-/// How many records wait at most: minutes of a busy node.
+/// The maximum number of waiting records, which is sufficient for minutes of a busy node.
 const LONGEST: usize = 4096;
 
 const CRATE: &str = "lattice_rdzv";
 
-/// `logging`'s number for a level.
+/// The level number of Python's `logging`.
 const INFO: i32 = 20;
 const WARNING: i32 = 30;
 
-/// The least level that is recorded.
+/// The lowest level that is recorded.
 static LEAST: AtomicI32 = AtomicI32::new(INFO);
 
-/// Level, target and message, as `logging` has them.
+/// Level, target and message, in the form of `logging`.
 type Entry = (i32, String, String);
 
 /// The records of one process.
@@ -58,7 +58,7 @@ struct Waiting {
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Whole at any time.
+        // The queue is consistent at any time.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -73,13 +73,14 @@ impl Queue {
         self.news.notify_one();
     }
 
-    /// From now on nobody waits for records.
+    /// Ends all waits for records.
     pub(super) fn end(&self) {
         self.lock().ended = true;
         self.news.notify_all();
     }
 
-    /// What there is; waits for the first record, and returns `None` if there was none for so long.
+    /// Returns the queued records. Waits for the first one, and returns `None` if there is none within the time
+    /// limit.
     fn fetch(&self, limit: Duration) -> Option<Vec<Entry>> {
         let idle = |waiting: &mut Waiting| waiting.records.is_empty() && !waiting.ended;
         let waited = self.news.wait_timeout_while(self.lock(), limit, idle);
@@ -113,14 +114,14 @@ pub(super) fn fetch(py: Python<'_>, limit: Duration) -> PyResult<Vec<Entry>> {
     }
 }
 
-/// Sets the least level.
+/// Sets the lowest level.
 pub(super) fn set_level(level: i32) {
     LEAST.store(level, Ordering::Relaxed);
 }
 
-/// Records what the core says from here on. Only the first call in a process counts.
+/// Records the core's log events from now on. Only the first call in a process has an effect.
 pub(super) fn record() {
-    // An error means that somebody else records already, and then it is theirs.
+    // An error means that another subscriber is already installed and receives the events.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(Recorder));
 }
 
@@ -135,7 +136,7 @@ impl Recorder {
 
 impl<S: Subscriber> Layer<S> for Recorder {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        // "Sometimes": the least level may move.
+        // "Sometimes", because the lowest level can change.
         if Self::is_ours(metadata) { Interest::sometimes() } else { Interest::never() }
     }
 
@@ -147,14 +148,14 @@ impl<S: Subscriber> Layer<S> for Recorder {
         let metadata = event.metadata();
         let mut text = Text::default();
         event.record(&mut text);
-        // A message may repeat names and keys that other processes wrote.
+        // A message may repeat names and keys from other processes.
         let message = printable(&(text.message + &text.fields)).into_owned();
         let entry = (number(*metadata.level()), logger(metadata.target()), message);
         Process::current().logs.push(entry);
     }
 }
 
-/// `logging`'s number for a level; what is below debug has half of debug's.
+/// Returns the level number of `logging`. Levels below debug get half of its number.
 fn number(level: Level) -> i32 {
     match level {
         Level::ERROR => 40,
@@ -165,12 +166,12 @@ fn number(level: Level) -> i32 {
     }
 }
 
-/// The logger's name for a target: the crate and the first module below it.
+/// Returns the logger's name for a target: the crate and the first module below it.
 fn logger(target: &str) -> String {
     target.split("::").take(2).collect::<Vec<_>>().join(".")
 }
 
-/// A message, and the fields beside it.
+/// Formats a message with its fields.
 #[derive(Default)]
 struct Text {
     message: String,
@@ -179,7 +180,7 @@ struct Text {
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a text does not fail.
+        // Writing to a string does not fail.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
             name => write!(self.fields, " {name}={value:?}"),

@@ -17,12 +17,12 @@ use crate::{
     },
 };
 
-/// What a run is configured with, validated and immutable.
+/// The configuration of a run, validated and immutable.
 #[derive(Debug)]
 #[pyclass(frozen, module = "lattice_rdzv._core")]
 pub(super) struct Settings {
     pub(super) core: CoreSettings,
-    /// Kept, because discovery looks at it when connecting.
+    /// Kept because discovery reads it when it connects.
     pub(super) environment: BTreeMap<String, String>,
     endpoints: Vec<String>,
     endpoints_source: String,
@@ -53,7 +53,7 @@ impl Settings {
         let core = CoreSettings::resolve(&Arguments { values: texts(arguments)?, origin }, &environment)?;
         let discovery = candidates(&core.connection.asked(), &environment, &pod_facts(&environment))?;
         let source = discovery.sources.into_iter().next();
-        // Where the default outside a cluster is not taken, it is its other half that a node would host.
+        // If the default outside a cluster does not respond, a node hosts at its other port.
         let hosted = source.as_ref().map(|source| source.otherwise.as_deref().unwrap_or(source));
         let (is_host, max_nodes) = (core.connection.is_host, core.max_nodes);
         let hosted = hosted.map(|source| hosted_at(source, is_host, max_nodes)).transpose()?.flatten();
@@ -65,14 +65,14 @@ impl Settings {
         Ok(Self { core, environment, endpoints, endpoints_source, hosted_at, only_this_machine })
     }
 
-    /// The environment variables that hold what is not passed.
+    /// The environment variables that are read for settings that are not passed.
     #[staticmethod]
     fn variables() -> Vec<&'static str> {
         variables().collect()
     }
 
-    /// The variables that are set, have no effect, and may be meant for this package, each with the known one that is
-    /// near.
+    /// The variables that are set, have no effect, and may be meant for this package, each with the most similar
+    /// known variable.
     #[staticmethod]
     fn unknown_variables(
         environment: &Bound<'_, PyMapping>,
@@ -160,25 +160,25 @@ impl Settings {
         self.endpoints.clone()
     }
 
-    /// The endpoint at which a node would host the service, should nobody serve there.
+    /// The endpoint at which a node would host the embedded server if no server responds there.
     #[getter]
     fn hosted_at(&self) -> Option<&str> {
         self.hosted_at.as_deref()
     }
 
-    /// Whether these endpoints stand for whichever machine uses them, so that no other machine can join.
+    /// Whether these endpoints mean the local machine on every machine, so that no other machine can join.
     #[getter]
     fn only_this_machine(&self) -> bool {
         self.only_this_machine
     }
 
-    /// Where they came from, for example `environment LATTICE_RDZV_ENDPOINTS`.
+    /// The source of the endpoints, for example `environment LATTICE_RDZV_ENDPOINTS`.
     #[getter]
     fn endpoints_source(&self) -> &str {
         &self.endpoints_source
     }
 
-    /// The files that credentials are read from when connecting, each with the setting that names it.
+    /// The files from which credentials are read when connecting, each with its setting.
     #[getter]
     fn credential_files(&self) -> Vec<(&'static str, PathBuf)> {
         let Credentials { cacert, certificate, login } = &self.core.connection.credentials;
@@ -207,8 +207,8 @@ impl Settings {
     }
 }
 
-/// The texts of a mapping. Bytes of the environment that are no UTF-8, which Python smuggles in as surrogates, become
-/// replacement characters: nothing that we read has any.
+/// Returns the texts of a mapping. Bytes of the environment that are not UTF-8, which Python represents as
+/// surrogates, become replacement characters. No variable that this package reads contains any.
 fn texts(mapping: &Bound<'_, PyMapping>) -> PyResult<BTreeMap<String, String>> {
     let text = |value: Bound<'_, PyAny>| -> PyResult<String> {
         Ok(value.cast::<PyString>()?.to_string_lossy().into_owned())

@@ -26,22 +26,22 @@ use super::{
 };
 use crate::node::Node;
 
-/// How long a node tries to tell its peers.
+/// How long a node tries to notify its peers.
 const MARK_LIMIT: Duration = Duration::from_secs(1);
 
 /// The relay of one process.
 #[derive(Debug, Default)]
 pub(super) struct Relay {
-    /// What Python writes to, once that was asked for.
+    /// The descriptor to which Python writes, after it was requested.
     descriptor: Mutex<Option<OwnedFd>>,
     routes: Arc<Mutex<Routes>>,
 }
 
 #[derive(Debug, Default)]
 struct Routes {
-    /// What had the signals before: it still gets every byte.
+    /// The previous owner of the signals. It still receives every byte.
     forward_to: Option<File>,
-    /// Which node is marked as leaving by which signals.
+    /// The nodes, each with the signals that mark it as leaving.
     nodes: Vec<(Weak<Node>, Vec<i32>)>,
 }
 
@@ -56,11 +56,12 @@ impl Relay {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every field is whole at any time.
+    // Every field is consistent at any time.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The descriptor that Python is to write signals to. The relay passes each byte on to `forward_to`, unless that is -1.
+/// Returns the descriptor to which Python must write signals. The relay forwards each byte to `forward_to`, unless
+/// that is -1.
 pub(super) fn descriptor(py: Python<'_>, forward_to: RawFd) -> PyResult<RawFd> {
     let relay = &Process::current().relay;
     lock(&relay.routes).forward_to = duplicate(forward_to)?;
@@ -82,8 +83,8 @@ fn duplicate(descriptor: RawFd) -> PyResult<Option<File>> {
     if descriptor < 0 {
         return Ok(None);
     }
-    // SAFETY: it is not -1, and it is borrowed for the next call only, during which the caller keeps it open. If it is
-    // closed nevertheless, duplicating it is an error.
+    // SAFETY: it is not -1, and it is borrowed only for the next call, during which the caller keeps it open. If it
+    // is closed anyway, duplicating it is an error.
     let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
     Ok(Some(theirs.try_clone_to_owned()?.into()))
 }
@@ -94,13 +95,13 @@ async fn follow_signals(mut stream: tokio::net::UnixStream, routes: Arc<Mutex<Ro
         let Some(received) = bytes.get(..count) else { return };
         let mut routes = lock(&routes);
         if let Some(forward_to) = &mut routes.forward_to {
-            // Non-blocking, as `signal.set_wakeup_fd` demands: a byte is lost if its reader has no room for it.
+            // Non-blocking, as `signal.set_wakeup_fd` requires: a byte is lost if its reader has no room for it.
             let _ = forward_to.write(received);
         }
         for (node, signals) in &routes.nodes {
             let signal = received.iter().map(|byte| i32::from(*byte)).find(|signal| signals.contains(signal));
             if let (Some(signal), Some(node)) = (signal, node.upgrade()) {
-                // A task of its own: the next byte must not wait for the service.
+                // A separate task, because the next byte must not wait for the service.
                 tokio::spawn(async move {
                     say_leaving(&node, &name_of(signal));
                     node.mark_leaving(MARK_LIMIT).await;
@@ -110,7 +111,7 @@ async fn follow_signals(mut stream: tokio::net::UnixStream, routes: Arc<Mutex<Ro
     }
 }
 
-/// What a person calls a signal.
+/// Returns the name of a signal.
 fn name_of(signal: i32) -> String {
     match signal {
         libc::SIGTERM => "SIGTERM".to_owned(),

@@ -21,7 +21,7 @@ use tonic::{Status, body::Body, codegen::http};
 use super::api::Api;
 use crate::{backend::etcd::Credentials, run::Entropy};
 
-/// What a wrong login costs its connection, and the interval between two log lines about wrong logins.
+/// The delay of the response to a wrong login, and the interval between two log lines about wrong logins.
 const PAUSE: Duration = Duration::from_secs(1);
 
 fn token() -> String {
@@ -29,7 +29,7 @@ fn token() -> String {
     format!("{:016x}{:016x}", entropy.bits(), entropy.bits())
 }
 
-/// Judges who asks.
+/// Authenticates clients and authorizes their calls.
 pub(super) struct Gatekeeper(Option<Lock>);
 
 struct Lock {
@@ -39,7 +39,7 @@ struct Lock {
     denials: Mutex<Denials>,
 }
 
-/// The password that was read last, and the token for it.
+/// The password that was read last, and its token.
 struct Known {
     password: String,
     token: String,
@@ -53,7 +53,7 @@ struct Denials {
 }
 
 impl Denials {
-    /// One more. Returns how many there were since the last log line, if it is time for another one.
+    /// Counts a wrong login. Returns the number since the last log line if another line is due.
     fn add(&mut self, now: Instant) -> Option<u64> {
         self.since += 1;
         if self.logged.is_some_and(|logged| now.duration_since(logged) < PAUSE) {
@@ -65,21 +65,21 @@ impl Denials {
 }
 
 impl Gatekeeper {
-    /// Lets everybody in, or one user.
+    /// Accepts every client, or one user.
     pub(super) fn new(credentials: Option<Credentials>) -> Self {
         let new = |credentials| Lock { credentials, known: Mutex::default(), denials: Mutex::default() };
         Self(credentials.map(new))
     }
 
-    /// Whether it asks for a password.
+    /// Whether a password is required.
     pub(super) fn asks(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Refuses a call without the token.
+    /// Rejects a call without the token.
     pub(super) fn admit(&self, headers: &http::HeaderMap) -> Result<(), Status> {
         let Some(lock) = &self.0 else { return Ok(()) };
-        // Clients of before 3.3 name it `authorization`, and etcd still takes that.
+        // Clients before 3.3 use the header `authorization`, which etcd still accepts.
         let shown = headers.get("token").or_else(|| headers.get("authorization"));
         let known = lock.known();
         let is_right =
@@ -101,7 +101,7 @@ impl Gatekeeper {
             Ok(now) => {
                 *known = Some(Known { password: now, token: token() });
             }
-            // It may be missing while it is replaced: the one that was read last counts.
+            // The file can be missing while it is replaced. The password that was read last then stays valid.
             Err(error) => tracing::warn!("the password that was read last still counts: {error}"),
         }
         if let Some(Known { password: expected, token }) = &*known {
@@ -111,7 +111,7 @@ impl Gatekeeper {
                 return Ok(token.clone());
             }
         }
-        // A count is whole at any time.
+        // A counter is consistent at any time.
         let logins = lock.denials.lock().unwrap_or_else(PoisonError::into_inner).add(Instant::now());
         if let Some(logins) = logins {
             tracing::warn!(logins, "clients were refused: wrong user or password");
@@ -123,7 +123,7 @@ impl Gatekeeper {
 
 impl Lock {
     fn known(&self) -> MutexGuard<'_, Option<Known>> {
-        // It is replaced whole.
+        // The value is always replaced as a whole.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,21 +134,22 @@ impl fmt::Debug for Gatekeeper {
     }
 }
 
-/// Makes a login once the connection's others are answered; one that fails is answered later.
+/// Performs a login after the connection's previous logins have been answered. The response to a failed login is
+/// delayed.
 pub(super) async fn in_turn(
     turn: &tokio::sync::Mutex<()>,
     login: impl Future<Output = http::Response<Body>>,
 ) -> http::Response<Body> {
     let _turn = turn.lock().await;
     let reply = login.await;
-    // An answer that is only a status stands in the head.
+    // A response that consists only of a status has it in the header.
     if reply.headers().contains_key("grpc-status") {
         sleep(PAUSE).await;
     }
     reply
 }
 
-/// Compares in a time that does not tell where the first difference is.
+/// Compares in constant time, so that the duration does not reveal the position of the first difference.
 fn same(shown: &[u8], expected: &[u8]) -> bool {
     let difference = shown.iter().zip(expected).fold(0, |difference, (a, b)| difference | (a ^ b));
     shown.len() == expected.len() && difference == 0

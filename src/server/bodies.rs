@@ -20,18 +20,18 @@ use super::budget::{Permit, Share};
 
 /// How long a client may take to complete a message.
 pub(super) const MESSAGE_LIMIT: Duration = Duration::from_secs(60);
-/// Before each message of gRPC: a flag, and the length.
+/// The prefix of each gRPC message: a flag, and the length.
 const PREFIX_BYTES: usize = 5;
 
-/// Where the messages of a gRPC body begin and end.
+/// Tracks where the messages of a gRPC body begin and end.
 #[derive(Debug, Default)]
 struct Messages {
     prefix: [u8; PREFIX_BYTES],
-    /// How much of the present message has arrived, its prefix included.
+    /// How many bytes of the current message have arrived, including its prefix.
     arrived: usize,
-    /// Messages that are complete.
+    /// The number of complete messages.
     complete: usize,
-    /// The most bytes that an incomplete or complete message has shown.
+    /// The size of the largest message that was announced, complete or not.
     largest: usize,
 }
 
@@ -60,7 +60,7 @@ impl Messages {
         PREFIX_BYTES + usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX - PREFIX_BYTES)
     }
 
-    /// Whether the client owes something: the rest of a message, or the first one.
+    /// Whether data is still expected from the client: the rest of a message, or the first message.
     fn owes(&self) -> bool {
         self.arrived > 0 || self.complete == 0
     }
@@ -87,10 +87,10 @@ impl<B> Request<B> {
         if self.messages.complete > complete {
             self.limit = None;
         }
-        // Twice at a time, so that a large message does not take a permit for each of its frames.
+        // Twice the size at a time, so that a large message does not take a permit for each of its frames.
         if self.messages.largest > self.charged {
             let bytes = self.messages.largest.max(self.charged * 2);
-            // A buffer that grows is not counted twice.
+            // Growth of a buffer is not counted twice.
             self.permit = None;
             self.permit = Some(self.share.message(bytes)?);
             self.charged = bytes;
@@ -141,7 +141,7 @@ where
     }
 }
 
-/// Permits of answers that were made, for the next bytes that are sent.
+/// Permits of created responses, for the next bytes that are sent.
 #[derive(Clone, Debug)]
 pub(super) struct Meter {
     pub(super) share: Arc<Share>,
@@ -153,7 +153,7 @@ impl Meter {
         Self { share, made: Arc::default() }
     }
 
-    /// Counts an answer of so many bytes, which is made next.
+    /// Counts a response of this size, which is created next.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED` if there is no room for it.
@@ -162,18 +162,18 @@ impl Meter {
         Ok(())
     }
 
-    /// Holds a permit until the next bytes are sent.
+    /// Keeps a permit until the next bytes are sent.
     pub(super) fn hold(&self, permit: Permit) {
         self.lock().push(permit);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Permit>> {
-        // Permits are pushed and taken whole.
+        // Permits are pushed and taken as a whole.
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The body of an answer.
+/// The body of a response.
 pub(super) struct Answer {
     body: Body,
     meter: Meter,
@@ -186,7 +186,7 @@ impl Answer {
     }
 }
 
-/// Bytes with the permits that they were made under.
+/// Bytes with the permits under which they were created.
 struct Charged {
     bytes: Bytes,
     _permits: Vec<Permit>,

@@ -11,19 +11,19 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-/// A message of at most so many bytes is small.
+/// A message of at most this many bytes is small.
 const SMALL_BYTES: usize = 4096;
-/// What an open call costs: its stream, headers, buffers and tasks.
+/// The cost of an open call: its stream, headers, buffers and tasks.
 const CALL_BYTES: usize = 8 * 1024;
 
-/// What memory is used for.
+/// The purposes for which memory is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Messages of at most [`SMALL_BYTES`].
     Small,
     /// Larger ones.
     Large,
-    /// What watches remember.
+    /// The state of watches.
     Watches,
     /// Open calls.
     Calls,
@@ -32,8 +32,8 @@ enum Kind {
 impl Kind {
     const ALL: [Self; 4] = [Self::Small, Self::Large, Self::Watches, Self::Calls];
 
-    /// Bytes of all connections, and of one. One connection may read what a client takes in one answer (64 MiB), and have
-    /// 10,000 calls open, because each wait of a run's store is one.
+    /// Bytes of all connections, and of one. One connection can read the maximum that a client accepts in one
+    /// response (64 MiB), and have 10,000 calls open, because each wait of a run's store is one.
     const fn bounds(self) -> (usize, usize) {
         const MIB: usize = 1 << 20;
         match self {
@@ -53,8 +53,8 @@ impl Kind {
     }
 }
 
-/// The most that clients can make a server buffer, beside what it keeps and [`super::connections::CONNECTION_BYTES`] for
-/// each connection.
+/// The maximum that clients can make a server buffer, in addition to its data and
+/// [`super::connections::CONNECTION_BYTES`] for each connection.
 pub(super) const MOST_BYTES: usize = {
     let (mut sum, mut index) = (0, 0);
     while index < Kind::ALL.len() {
@@ -75,7 +75,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// A part of it for one connection.
+    /// Returns the share of one connection.
     pub(super) fn share(self: &Arc<Self>) -> Arc<Share> {
         let own = Kind::ALL.map(|kind| Arc::new(Semaphore::new(kind.bounds().1)));
         Arc::new(Share { total: Arc::clone(self), own, login: tokio::sync::Mutex::default() })
@@ -88,7 +88,7 @@ impl Budget {
     }
 }
 
-/// What one connection may use.
+/// The memory that one connection can use.
 #[derive(Debug)]
 pub(super) struct Share {
     total: Arc<Budget>,
@@ -97,7 +97,7 @@ pub(super) struct Share {
     pub(super) login: tokio::sync::Mutex<()>,
 }
 
-/// Bytes that are in use until it is dropped.
+/// Bytes that are in use until the permit is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     _own: OwnedSemaphorePermit,
@@ -113,22 +113,22 @@ impl Share {
         self.take(kind_of(bytes), bytes)
     }
 
-    /// Whether a message of so many bytes can ever have room.
+    /// Whether a message of this size can ever fit.
     pub(super) fn can_hold(bytes: usize) -> bool {
         bytes <= Kind::Large.bounds().1
     }
 
-    /// Waits until a message of so many bytes would fit. Cancel-safe.
+    /// Waits until a message of this size would fit. Cancel-safe.
     pub(super) async fn room_for_message(&self, bytes: usize) {
         let kind = kind_of(bytes);
         let (total, own) = kind.bounds();
         let wanted = permits(bytes.min(total).min(own));
-        // The pools are never closed. Both are given back at once: who waited tries again.
+        // The pools are never closed. Both permits are returned at once, and the waiting task tries again.
         let _own = self.own[kind as usize].acquire_many(wanted).await;
         let _total = self.total.0[kind as usize].acquire_many(wanted).await;
     }
 
-    /// Takes bytes for what a watch remembers.
+    /// Takes bytes for the state of a watch.
     ///
     /// # Errors
     /// As [`Self::message`].
@@ -136,7 +136,7 @@ impl Share {
         self.take(Kind::Watches, bytes)
     }
 
-    /// Takes what one open call costs.
+    /// Takes the cost of one open call.
     ///
     /// # Errors
     /// As [`Self::message`].

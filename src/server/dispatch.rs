@@ -34,18 +34,18 @@ use super::{
 };
 use crate::backend::memory::engine::MAX_REQUEST_BYTES;
 
-/// What etcd takes on the wire: the largest request, and half a MiB around it.
+/// The maximum message size that etcd accepts: the largest request plus half a MiB.
 const MOST_MESSAGE_BYTES: usize = MAX_REQUEST_BYTES + 512 * 1024;
-/// Of a request that is taken in before it is known who asks.
+/// The maximum size of a request that is read before the client is authenticated.
 const MOST_BYTES_OF_ANYBODY: usize = 4096;
-/// Buffers begin this small: most messages are, and most streams are silent.
+/// Initial buffer size. It is small, because most messages are small and most streams are silent.
 const BUFFER_BYTES: usize = 256;
 const YIELD_BYTES: usize = 32 * 1024;
 
 type Reply = http::Response<Body>;
 type Incoming = http::Request<bodies::Request>;
 
-/// Serves one request, with what its connection may use.
+/// Serves one request within the limits of its connection.
 pub(super) async fn dispatch(
     api: Arc<Api>,
     share: Arc<Share>,
@@ -91,12 +91,13 @@ async fn reply(api: Arc<Api>, meter: &Meter, request: Incoming) -> Reply {
     }
 }
 
-/// What is taken in before it is known who asks.
+/// The requests that are read before the client is authenticated.
 fn is_of_anybody(call: Call) -> bool {
     matches!(call, Call::Status | Call::Authenticate)
 }
 
-/// Who it is it says to everybody, as etcd does; all else only once it is admitted, and to those who may.
+/// The version is available to every client, as in etcd. All other calls are available only after admission and only
+/// to authorized clients.
 fn admit(api: &Api, call: Call, headers: &http::HeaderMap) -> Result<(), Status> {
     if is_of_anybody(call) {
         return Ok(());
@@ -107,7 +108,7 @@ fn admit(api: &Api, call: Call, headers: &http::HeaderMap) -> Result<(), Status>
     api.gatekeeper.admit(headers)
 }
 
-/// What answers to all that only an etcd does.
+/// Responds to calls that only etcd supports.
 pub(super) fn unserved(call: &str) -> Status {
     let call = call.trim_start_matches('/');
     Status::unimplemented(format!(
@@ -115,7 +116,7 @@ pub(super) fn unserved(call: &str) -> Status {
     ))
 }
 
-/// A request, whom it was made to, how large its messages may be, and what counts the answers.
+/// A request, its path, the limit of its messages, and the budget of its responses.
 struct Asked {
     api: Arc<Api>,
     request: Incoming,
@@ -123,7 +124,7 @@ struct Asked {
     meter: Meter,
 }
 
-/// Answers one message with one, which the method counts before it makes it.
+/// Serves a unary call whose method counts the response before it creates it.
 async fn unary<Q, A>(asked: Asked, answer: impl Fn(&Api, Q, &Meter) -> Result<A, Status>) -> Reply
 where
     Q: Message + Default + 'static,
@@ -134,7 +135,7 @@ where
     grpc(most_bytes).unary(Handler(answer), request).await
 }
 
-/// Answers one message with one, whose size does not depend on values and is counted afterwards.
+/// Serves a unary call whose response size does not depend on values and is counted afterwards.
 async fn small<Q, A>(asked: Asked, answer: impl Fn(&Api, Q) -> Result<A, Status>) -> Reply
 where
     Q: Message + Default + 'static,
@@ -142,7 +143,8 @@ where
 {
     unary(asked, |api: &Api, request, meter: &Meter| {
         let answer = answer(api, request)?;
-        // A lease's answer must not be lost for want of a few bytes: what is small enough rides with its call.
+        // The response of a lease call must not be lost because of a few bytes, so a small response is covered by the
+        // cost of its call.
         if answer.encoded_len() > BUFFER_BYTES {
             meter.count(answer.encoded_len())?;
         }
@@ -151,7 +153,7 @@ where
     .await
 }
 
-/// Answers a stream of messages with one.
+/// Serves a stream of requests with a stream of responses.
 async fn streaming<Q, A, S>(asked: Asked, answer: fn(Arc<Api>, Streaming<Q>, Meter) -> S) -> Reply
 where
     Q: Message + Default + 'static,
@@ -173,7 +175,7 @@ where
     Grpc::new(SmallBuffers(PhantomData)).max_decoding_message_size(most_bytes)
 }
 
-/// What tonic asks of a method: a service that is always ready.
+/// Adapts a method to the service trait of tonic. It is always ready.
 struct Handler<F>(F);
 
 impl<F, Q, A> Service<Request<Q>> for Handler<F>
@@ -193,7 +195,7 @@ where
     }
 }
 
-/// Protobuf, with buffers that begin small.
+/// A protobuf codec with small initial buffers.
 struct SmallBuffers<A, Q>(PhantomData<(A, Q)>);
 
 impl<A, Q> Codec for SmallBuffers<A, Q>
@@ -215,7 +217,7 @@ where
     }
 }
 
-/// An encoder that takes as much memory as a message needs; a buffer that doubles would take up to twice of it.
+/// An encoder that allocates exactly the size of a message. A doubling buffer would allocate up to twice as much.
 struct Exact<A>(ProstEncoder<A>);
 
 impl<A: Message> Encoder for Exact<A> {

@@ -79,7 +79,7 @@ impl Api {
     }
 }
 
-/// What goes through raft has a bound in etcd.
+/// etcd bounds the size of requests that go through raft.
 fn check_size(request: &impl Message) -> Answer<()> {
     if request.encoded_len() > MAX_REQUEST_BYTES { Err(Refusal::TooLarge) } else { Ok(()) }
 }
@@ -156,7 +156,7 @@ impl From<PbTxnRequestOp> for Action {
 }
 
 impl From<PbCompare> for Condition {
-    /// A value of another kind than the target counts as none, as in etcd.
+    /// A value of another kind than the target counts as missing, as in etcd.
     fn from(compare: PbCompare) -> Self {
         let PbCompare { result, target, key, range_end, target_union } = compare;
         let target = match (PbCompareTarget::try_from(target).unwrap_or_default(), target_union) {

@@ -40,7 +40,7 @@ impl Api {
         Ok(PbLeaseRevokeResponse { header: self.header_at(revision) })
     }
 
-    /// Renews for each request, and says with a TTL of 0 that a lease is over.
+    /// Renews the lease for each request. A TTL of 0 in the response means that the lease has expired.
     pub(super) fn lease_keep_alive(
         self: Arc<Self>,
         requests: Streaming<PbLeaseKeepAliveRequest>,
@@ -52,7 +52,7 @@ impl Api {
             let (ttl, revision) = self.access(|engine, now| (engine.keep_alive(now, id), engine.revision()));
             let ttl = ttl.map_or(0, seconds);
             let answer = PbLeaseKeepAliveResponse { header: self.header_at(revision), id, ttl };
-            // Of a client that asks without end and takes no answers.
+            // For a client that sends requests continuously and reads no responses.
             meter.count(answer.encoded_len()).map(|()| answer)
         };
         requests.map(move |request| request.and_then(&renew)).take_until(Box::pin(until))

@@ -14,15 +14,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// What a server accepts connections from. It ends when it is dropped.
+/// A source of connections. It is closed when it is dropped.
 pub trait Listener: Send + 'static {
-    /// One connection. It ends when it is dropped.
+    /// A connection. It is closed when it is dropped.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Waits for the next connection. May be dropped at any time, and then must not have taken one: no handshakes here.
+    /// Waits for the next connection. The future can be dropped at any time without losing a connection, so it must
+    /// not perform handshakes.
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
-    /// Where it listens.
+    /// The address on which it listens.
     fn address(&self) -> io::Result<SocketAddr>;
 }
 
@@ -60,10 +61,10 @@ impl Drop for Tcp {
     }
 }
 
-/// Ends a socket for all who have it: a process that was forked from this one has a copy, which would keep the port
-/// taken and the peer waiting.
+/// Shuts a socket down for all processes that have it. A forked process has a copy, which would keep the port
+/// occupied and the peer waiting.
 fn end(socket: &SockRef<'_>) {
-    // It may have ended already.
+    // The connection may already be closed.
     let _ = socket.shutdown(Shutdown::Both);
 }
 

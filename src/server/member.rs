@@ -13,7 +13,7 @@ use super::{
 };
 use crate::backend::memory::engine::{Bounds, Usage};
 
-/// etcd's alarm of a full store.
+/// etcd's alarm for a full database.
 const NO_SPACE: i32 = 1;
 
 impl Api {
@@ -37,7 +37,7 @@ impl Api {
         }
     }
 
-    /// Lists what is wrong; nothing can be raised or cleared by hand.
+    /// Lists the active alarms. Clients cannot raise or clear alarms.
     pub(super) fn alarm(&self, request: &PbAlarmRequest) -> Result<PbAlarmResponse, Status> {
         if request.action != 0 {
             return Err(unserved("Maintenance/Alarm, but to list"));
@@ -59,7 +59,7 @@ impl Api {
     }
 }
 
-/// Whether there is hardly room for one more key.
+/// Whether there is almost no room for another key.
 fn is_full(usage: Usage, bounds: Bounds) -> bool {
     usage.live_bytes > bounds.live_bytes / 100 * 99
 }

@@ -13,19 +13,19 @@ use crate::{
     tls::{Pem, authorities, certified_key, provider},
 };
 
-/// What the server shows, and what it asks for.
+/// The server's certificate, and the requirements for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
-    /// The server's certificate, with those that it was signed by.
+    /// The server's certificate and its chain.
     pub cert: Pem,
-    /// Its key.
+    /// Its private key.
     pub key: Pem,
-    /// Clients must show a certificate of this authority.
+    /// The CA of the certificates that clients must have.
     pub client_ca: Option<Pem>,
 }
 
-/// Makes handshakes with the files as they are now, so that renewed certificates count without a restart; or as they last
-/// were of use, for they may be half written.
+/// Performs handshakes with the current files, so that renewed certificates take effect without a restart. If the
+/// current files are invalid, for example half written, the last valid ones are used.
 #[derive(Clone, Debug)]
 pub(super) struct Renewed {
     files: Arc<ServerTls>,
@@ -34,7 +34,7 @@ pub(super) struct Renewed {
 
 struct Last {
     acceptor: TlsAcceptor,
-    /// Whether it was told that they are of no use.
+    /// Whether the invalid files were already logged.
     told: bool,
 }
 
@@ -55,7 +55,7 @@ impl Renewed {
     pub(super) async fn acceptor(&self) -> TlsAcceptor {
         let files = Arc::clone(&self.files);
         let read = spawn_blocking(move || files.acceptor()).await;
-        // Replaced whole, so that a poisoned one is still a sound one.
+        // The value is always replaced as a whole, so a poisoned lock still protects a valid one.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             Ok(Ok(acceptor)) => *last = Last { acceptor, told: false },
@@ -64,7 +64,7 @@ impl Renewed {
                     tracing::warn!("the server goes on with the certificate that it had: {error}");
                 }
             }
-            // The runtime ends.
+            // The runtime is stopping.
             Err(_) => {}
         }
         last.acceptor.clone()

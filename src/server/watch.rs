@@ -36,22 +36,22 @@ use crate::backend::{
     },
 };
 
-/// How much is read from history at once.
+/// How many bytes are read from history at once.
 const BATCH_BYTES: usize = 512 * 1024;
 const BATCH_REVISIONS: usize = 1000;
-/// Beyond it an answer is cut where the client asked for that.
+/// A response above this size is split into fragments if the client requested that.
 const FRAGMENT_BYTES: usize = 1024 * 1024;
-/// etcd's interval of unasked progress notes.
+/// etcd's interval of unsolicited progress notifications.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
-/// A client with more is broken, and each costs memory.
+/// Maximum number of watches of a client. Each of them costs memory.
 const MOST_WATCHES: usize = 100_000;
-/// What a watch remembers beside its keys, which are there twice: in the watch and for its bell.
+/// The memory of a watch in addition to its keys, which are stored twice: in the watch and in its notifier.
 const WATCH_BYTES: usize = 512;
 const KEY_COPIES: usize = 2;
-/// etcd's number for what is about no watch, or about all of them.
+/// The watch ID that etcd uses in responses about no watch, or about all watches.
 const NO_WATCH: i64 = -1;
 
-/// One watch of a stream.
+/// A watch of a stream.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "etcd's options of a watch, none of which depends on another"
@@ -66,7 +66,7 @@ struct Watch {
     _permit: Permit,
 }
 
-/// One stream.
+/// The state of a stream.
 struct Session {
     api: Arc<Api>,
     requests: Streaming<PbWatchRequest>,
@@ -74,16 +74,16 @@ struct Session {
     bell: Arc<Bell>,
     watches: BTreeMap<i64, Watch>,
     next_id: i64,
-    /// Watches whose history is to be looked at, and since when there are news for them.
+    /// Watches whose history must be read, and the time of their oldest notification.
     due: News,
-    /// The client asked how far all its watches are.
+    /// The client requested the progress of all its watches.
     progress_asked: bool,
-    /// The client has ended its side.
+    /// The client closed its side of the stream.
     requests_over: bool,
     progress: Interval,
     answers: VecDeque<PbWatchResponse>,
     meter: Meter,
-    /// An answer of so many bytes has no room yet.
+    /// There is no room yet for a response of this size.
     held_up: Option<usize>,
     _counted: Counted,
 }
@@ -132,11 +132,12 @@ enum Turn {
 }
 
 impl Session {
-    /// The next answer. A client that has ended its side has asked for all it wants, and is told on, as by an etcd.
+    /// Returns the next response. A client that closed its side sends no more requests, but still receives events, as
+    /// with etcd.
     async fn next(&mut self) -> Option<Result<PbWatchResponse, Status>> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
-                // What has events was counted before it was made.
+                // Responses with events were counted before they were created.
                 if answer.events.is_empty() {
                     let bytes = answer.encoded_len();
                     while let Err(status) = self.meter.count(bytes) {
@@ -172,7 +173,8 @@ impl Session {
         }
     }
 
-    /// Takes in what the bell was rung for. What is due already is so for older news.
+    /// Collects the watches that were notified. A watch that is already due keeps the time of its oldest
+    /// notification.
     fn hear(&mut self) {
         for (id, revision) in self.bell.take() {
             self.due.entry(id).or_insert(revision);
@@ -199,7 +201,7 @@ impl Session {
                     let start = if start > 0 { start } else { revision + 1 };
                     let watch = Watch {
                         watching: self.api.contents.live.watch(span, start, &self.bell, id),
-                        // etcd's filters: 0 leaves puts out, 1 deletes.
+                        // etcd's filters: 0 excludes puts, 1 excludes deletes.
                         puts: !request.filters.contains(&0),
                         deletes: !request.filters.contains(&1),
                         previous: request.prev_kv,
@@ -236,7 +238,7 @@ impl Session {
         }
     }
 
-    /// The number of a new watch, or etcd's reason why there is none.
+    /// Returns the ID of a new watch, or etcd's reason for rejecting it.
     fn number(&mut self, asked: i64, span: &Span) -> Result<i64, &'static str> {
         if span.is_empty() {
             return Err("mvcc: watcher range is empty");
@@ -259,7 +261,7 @@ impl Session {
         Ok(self.next_id - 1)
     }
 
-    /// Reads one batch of a watch from history. If there is more, it stays due.
+    /// Reads one batch of a watch from history. If there is more, the watch stays due.
     fn look(&mut self, id: i64, since: Revision) {
         let Some(watch) = self.watches.get_mut(&id) else { return };
         let (share, mut permit, mut no_room) = (&self.meter.share, None, None);
@@ -279,7 +281,7 @@ impl Session {
         let Ok(read) = self.api.contents.live.look(read) else {
             let compact_revision = self.api.contents.live.look(|engine, _| engine.compacted());
             self.watches.remove(&id);
-            // As etcd's, this head bears no revision.
+            // As in etcd, this header contains no revision.
             let header = self.api.header_at(0);
             let answer = PbWatchResponse {
                 header,
@@ -324,9 +326,9 @@ impl Session {
         }
     }
 
-    /// Says how far all watches are, once they are all as far.
+    /// Reports the progress of all watches when all of them have reached it.
     fn tell_progress(&mut self) {
-        // A change rings under the engine's lock, so that what has not rung by then comes later.
+        // A change notifies watches under the engine's lock, so a change without a notification by then is later.
         let revision = self.api.contents.live.look(|engine, _| engine.revision());
         self.hear();
         if !self.due.is_empty() {
@@ -336,7 +338,7 @@ impl Session {
         self.answers.push_back(self.progress_note(NO_WATCH, revision));
     }
 
-    /// What etcd says unasked every ten minutes to whoever wants it.
+    /// Sends the progress notification that etcd sends every ten minutes to watches that requested it.
     fn tell_unasked(&mut self) {
         let revision = self.api.contents.live.look(|engine, _| engine.revision());
         self.hear();
@@ -353,7 +355,7 @@ impl Session {
 }
 
 impl Watch {
-    /// What it reports of these changes.
+    /// Returns the events that this watch reports for these changes.
     fn messages(&self, engine: &Engine, events: Vec<Event>) -> Vec<PbEvent> {
         let wanted = |event: &Event| if matches!(event, Event::Put(_)) { self.puts } else { self.deletes };
         events.into_iter().filter(wanted).map(|event| self.message(engine, event)).collect()
@@ -374,12 +376,12 @@ impl Watch {
     }
 }
 
-/// What a request to watch means: without a key it is all of them.
+/// Converts the key range of a watch request. Without a key, it covers all keys.
 fn watched(key: Vec<u8>, range_end: Vec<u8>) -> Span {
     Span::of_request(if key.is_empty() { vec![0] } else { key }, range_end)
 }
 
-/// Events in pieces of a bounded size; one event is never cut.
+/// Splits events into pieces of a bounded size. A single event is never split.
 fn fragments(events: Vec<PbEvent>) -> Vec<Vec<PbEvent>> {
     let mut pieces = vec![Vec::new()];
     let mut bytes = 0;
