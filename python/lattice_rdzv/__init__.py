@@ -1,22 +1,22 @@
-"""Gives each node of an elastic job its rank, its world, and word of every change.
+"""Rendezvous for elastic jobs: gives each node its rank and its world, and reports every change of the world.
 
     import lattice_rdzv
 
     with lattice_rdzv.join("my-run", nnodes="2:4") as run:
         while True:
-            world = run.next_world()  # blocks until a world with this node in it has formed
+            world = run.next_world()  # blocks until a world with this node forms
             print(f"round {world.round}: rank {world.rank} of {world.size}, master at {world.master_address}")
-            if train(world, until=lambda: run.changing):  # `changing` costs nothing: ask as often as you like
+            if train(world, until=lambda: run.changing):  # reading `changing` is cheap
                 run.close("succeeded")
                 break
-            print(run.change)  # who was lost, or who wants to come in
+            print(run.change)  # for example lost or new nodes
 
-What is not passed comes from the environment: `LATTICE_RDZV_ENDPOINTS`, `LATTICE_RDZV_ID`, `LATTICE_NNODES` and the
-others. Leaving the `with` block leaves the run and never closes it. `world.store` is a key-value space of that round,
-`run.store` one that outlives rounds. Everything that goes wrong is a `RendezvousError`.
+Settings that are not passed are read from the environment: `LATTICE_RDZV_ENDPOINTS`, `LATTICE_RDZV_ID`, `LATTICE_NNODES`
+and others. The end of the `with` block leaves the run, but does not close it. `world.store` is a key-value store of one
+round, and `run.store` is one that outlives rounds. All errors are subclasses of `RendezvousError`.
 
-Without an etcd at hand, `with lattice_rdzv.serve() as server:` is one in this process' memory, at `server.endpoint`.
-`lattice_rdzv.aio` is the same to be awaited; `torchrun --rdzv-backend lattice` uses the same core.
+Without an etcd, use `with lattice_rdzv.serve() as server:`, which runs an embedded server at `server.endpoint`.
+`lattice_rdzv.aio` is the asyncio version of this API. `torchrun --rdzv-backend lattice` uses the same native core.
 """
 
 from lattice_rdzv import errors

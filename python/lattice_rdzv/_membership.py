@@ -1,9 +1,10 @@
-"""One node's membership in a run: its node, the socket that it offers, its signals, and that it leaves once.
+"""The membership of one node in a run: the node, the socket that it offers, its signals, and its departure.
 
-Problem: a program may drop its `Run` or its handler without leaving: an exception that it catches, a notebook cell that
-runs twice, an agent that ends by a signal. The node would stay a member forever. Choice: `Run` and torch's handler each
-own one `Membership` and nothing else refers to it, so that its finalizer runs when the owner is dropped. The finalizer
-releases the socket and lets the node leave in the background. In a forked child it does nothing to the parent's node.
+Problem: a program can drop its `Run` or its handler without leaving, for example because of an exception that it catches,
+a notebook cell that runs twice, or an agent that ends by a signal. The node would stay a member forever. Design: `Run` and
+torch's handler each own one `Membership`, and nothing else refers to it, so that its finalizer runs when the owner is
+dropped. The finalizer releases the socket and lets the node leave in the background. In a forked child, it does not affect
+the parent's node.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 class _Parts:
-    """What the finalizer needs, without the membership itself."""
+    """The state that the finalizer needs, without a reference to the membership."""
 
     def __init__(self) -> None:
         self.node: _core.Node | None = None

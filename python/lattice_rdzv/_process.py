@@ -1,12 +1,12 @@
-"""What this process does once: it starts the logs, and at its exit its nodes leave and its servers stop.
+"""Performs the actions that a process needs once: it starts the logs, and at exit it lets nodes leave and stops servers.
 
-Problem: a node that disappears without a message costs its peers a lease TTL. Choice: one exit hook. The core knows the
-nodes of this process without keeping them alive, and this module knows its servers. The hook ends the calls of other
-threads, lets the nodes leave, then stops the servers, which a node may need to leave, and stops the runtime, all within
-bounds. It takes no lock: an exception that a signal handler raised could have left one locked.
+Problem: if a node disappears without notifying its peers, they wait for a lease TTL. Design: one exit hook. The core
+lists the nodes of this process by weak references, and this module lists its servers. The hook ends the calls of other
+threads, lets the nodes leave, stops the servers, which a node may need in order to leave, and stops the runtime. Each step
+has a time limit. The hook takes no lock, because an exception in a signal handler could have left one locked.
 
-A child of `multiprocessing` ends by `os._exit`, which skips exit hooks, so the hook is also registered there. A forked
-child starts with nothing: its parent's nodes and servers are not its own.
+A child of `multiprocessing` ends with `os._exit`, which skips exit hooks, so the hook is also registered there. A forked
+child starts without nodes and servers, because those of its parent do not belong to it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from collections.abc import Callable
 
 from lattice_rdzv import _core
 
-# Leaving is a courtesy to the peers, so a service that does not answer may delay the exit by this much only.
+# Maximum delay of the exit by a service that does not respond. Leaving is optional, because the lease expires anyway.
 LEAVE_AT_EXIT_SECONDS = 3.0
 LEAVE_AFTER_SIGNAL_SECONDS = 0.5
 
-# After the finalizers of the application, which have a priority of at least 0.
+# Runs after the finalizers of the application, which have a priority of at least 0.
 _MULTIPROCESSING_PRIORITY = -100
 
-# Each operation on them is one bytecode of the interpreter, so they need no lock.
+# Each operation on these collections is one bytecode of the interpreter, so they need no lock.
 _serving: dict[int, _core.Server] = {}
-# The processes that have the hook, by their identity: a pid can repeat in a new pid namespace.
+# The identities of processes with the hook. A PID can repeat in a new PID namespace.
 _hooked: set[tuple[int, int]] = set()
 
 
@@ -91,12 +91,12 @@ def _at_exit(identity: tuple[int, int]) -> None:
 
     try:
         _signals.release()
-        # Leaving would end what daemon threads wait for, and each would print a traceback.
+        # Leaving would end the waits of daemon threads, and each would print a traceback.
         _core.end_calls()
         try:
             _core.leave_all(timeout_seconds=LEAVE_AT_EXIT_SECONDS)
         except BaseException:
-            # A signal, such as a second Ctrl-C, shortens leaving, but does not prevent it.
+            # A signal, such as a second Ctrl-C, shortens the time for leaving, but does not prevent it.
             _core.leave_all(timeout_seconds=LEAVE_AFTER_SIGNAL_SECONDS)
             raise
         while _serving:

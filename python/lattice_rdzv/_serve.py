@@ -1,7 +1,7 @@
-"""The embedded store as a server of this process: what an etcd would be, without one. For tests, laptops, small clusters.
+"""Runs the embedded, etcd-compatible server in this process. For tests, laptops, and small clusters.
 
-It holds everything in memory and has no files: when it stops, all is gone. Thin over the core's `Server`: it remembers
-that a server is stopped once, at the end of its `with` block or of the process.
+The server keeps all data in memory and writes no files, so the data is lost when it stops. This module wraps the core's
+`Server` and stops each server at the end of its `with` block or of the process.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ def serve(
     password_file: str | PathLike[str] | None = None,
     metrics: tuple[str, int] | None = None,
 ) -> Server:
-    """Starts a server in this process, and returns it when it serves.
+    """Starts a server in this process, and returns it when it accepts connections.
 
         with lattice_rdzv.serve(port=0) as server:  # a free port
             run = lattice_rdzv.join("my-run", nnodes=1, endpoint=server.endpoint)
 
     Args:
-        host: The address to listen on, and no other; `*` is every address of the machine. Off this machine's own, give certificates or a user.
-        port: 0 for a free one.
-        cert: The server's certificate, with `key`: it then speaks TLS.
-        key: The certificate's key.
-        client_ca: The authority that clients' certificates must be of.
-        user: The one user that may ask, with `password_file`.
-        password_file: The file with that user's password.
+        host: The address to listen on. `*` means every address of the machine. If other machines can reach the address, pass
+            certificates or a user.
+        port: The port to listen on. 0 selects a free port.
+        cert: File with the server's certificate. Enables TLS and requires `key`.
+        key: File with the private key of the certificate.
+        client_ca: File with the CA of the certificates that clients must have.
+        user: The user as whom clients must log in. Requires `password_file`.
+        password_file: File with the password of that user.
         metrics: Host and port of a second listener, which serves `/metrics`, `/livez` and `/readyz` over plain HTTP and
             without a password: for Prometheus and for probes, which have no certificate.
 
     Raises:
-        SettingsError: The address is not one of this machine's or is taken, or a file cannot be used.
+        SettingsError: The address does not belong to this machine or is in use, or a file cannot be used.
     """
 
     def start() -> _core.Server:
@@ -59,14 +60,14 @@ def serve(
 
 
 class Server:
-    """A server that runs. Made by `serve`; use it with `with`, which stops it at the end."""
+    """A running server. Created by `serve`. Use it in a `with` statement, which stops it at the end."""
 
     def __init__(self, native: _core.Server) -> None:
         self._native = native
 
     @property
     def endpoint(self) -> str:
-        """Where clients on this machine reach it, for example `http://127.0.0.1:29400`."""
+        """The endpoint for clients on this machine, for example `http://127.0.0.1:29400`."""
         return self._native.endpoint
 
     @property
@@ -75,12 +76,12 @@ class Server:
         return self._native.metrics_endpoint
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Waits until another thread stops it; false if the time was over first."""
+        """Waits until another thread stops the server. Returns false if the time limit expires first."""
         return self._native.wait(timeout_seconds=timeout_seconds)
 
     def stop(self) -> None:
-        """Tells its clients and ends, within two seconds. What it held is gone. Again, or in a forked child, it does
-        nothing."""
+        """Notifies the clients and stops within two seconds. All data is lost. A second call, or a call in a forked child,
+        does nothing."""
         _process.stopped(self._native)
         self._native.stop()
 

@@ -1,10 +1,10 @@
-"""The exit barrier: where agents whose workers have all succeeded wait for each other.
+"""The exit barrier, at which agents whose workers have all succeeded wait for each other.
 
-Problem: torch's agents count themselves and then wait, for minutes, for a key that the last of them puts; also when
-whoever is missing is gone, or died between the count and the key. Choice: the count marks this node as finished, so
-that the others go on without it if they have to, and the wait also ends when nobody is left who could end it, or when
-all have counted. `exit_barrier_timeout` of torch's agent binds every node, also the node that hosts the embedded
-server. If that node stops waiting, it says that the other nodes lose the server with it.
+Problem: torch's agents increase a count and then wait for minutes for a key that the last agent puts, even if the missing
+agent is gone or failed between the count and the key. Design: the count marks this node as finished, so that the other
+nodes can continue without it. The wait also ends when no unfinished node is left, or when the count is complete.
+`exit_barrier_timeout` of torch's agent limits every node, also the node that hosts the embedded server. If that node
+stops waiting, it warns that the other nodes lose the server.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from lattice_rdzv.errors import RendezvousError, StoreTimeoutError
 
 logger = logging.getLogger("lattice_rdzv.torch")
 
-# The agent's own keys (torch/distributed/elastic/agent/server/api.py and utils/store.py; the same from 2.6 to 2.15).
+# The agent's keys (torch/distributed/elastic/agent/server/api.py and utils/store.py, unchanged from 2.6 to 2.15).
 EXIT_BARRIER_COUNT = "torchelastic/agent/terminal_state/num_members"
 EXIT_BARRIER_FULL = "torchelastic/agent/terminal_state/last_member"
 
-# How often the wait looks whether anybody is left to wait for, once a change was told: at most once a second, and less
-# often in a large round, since a look reads a record of every node.
+# How often the wait checks for unfinished nodes after a change was announced: at most once a second, and less often in a
+# large round, because a check reads a record of every node.
 _LOOK_SECONDS = 1.0
 _LOOK_SECONDS_PER_NODE = 1.0 / 50.0
-# And whether all have come to it while no change was told: one key, but every node reads it.
+# How often the wait checks the count while no change was announced. It reads only one key, but every node reads it.
 _COUNT_SECONDS = 10.0
-# Each process draws its own numbers: a forked child, or a program that seeds `random`, must not look when others do.
+# Each process needs its own random numbers: a forked child, or a program that seeds `random`, must not check at the same
+# time as other processes.
 _RANDOM = random.SystemRandom()
-# Whatever the service needs for one answer, so that a look never takes the place of the wait.
+# Time limit of one check, so that a slow service does not delay the wait.
 _LOOK_LIMIT_SECONDS = 2.0
 
 
 class ExitBarrier:
-    """One agent's part in the barrier of one round."""
+    """The exit barrier of one agent in one round."""
 
     def __init__(self, store: _core.Store, node: _core.Node, *, size: int, round_number: int) -> None:
         self._store = store
@@ -51,8 +52,7 @@ class ExitBarrier:
         return self._asked
 
     def is_full(self, *, timeout_seconds: float) -> bool:
-        """Whether every agent of the round has asked: by what the service says, where this agent did not hear the end
-        of it."""
+        """Returns whether every agent of the round has arrived. Reads the service if this agent's wait did not complete."""
         if self._asked and not self._full:
             try:
                 keys = [EXIT_BARRIER_FULL, EXIT_BARRIER_COUNT]
@@ -63,25 +63,25 @@ class ExitBarrier:
         return self._full
 
     def add(self, amount: int, *, timeout_seconds: float) -> int:
-        """Adds to the number of those who have asked, and returns it."""
-        # Also if the call fails: the workers have succeeded, and the service may have counted it.
+        """Adds to the number of agents that have arrived, and returns it."""
+        # Set even if the call fails, because the workers have succeeded, and the service may have applied the write.
         self._asked = True
         count = self._store.add(EXIT_BARRIER_COUNT, amount, timeout_seconds=timeout_seconds, finished=True)
         self._full = count >= self._size
         return count
 
     def wait(self, *, timeout_seconds: float) -> None:
-        """Waits for the others, as long as there are any.
+        """Waits for the other agents, as long as unfinished ones exist.
 
         Raises:
-            StoreTimeoutError: They have not all arrived within the limit.
+            StoreTimeoutError: Not all agents arrived within the limit.
         """
         deadline = time.monotonic() + timeout_seconds
         between_seconds = max(_LOOK_SECONDS, self._size * _LOOK_SECONDS_PER_NODE)
         changed = False
         while True:
             left_seconds = deadline - time.monotonic()
-            # Or all would look at the same moment, that of the change.
+            # Random, because otherwise all nodes would check at the moment of the change.
             look_seconds = (between_seconds if changed else _COUNT_SECONDS) * _RANDOM.uniform(1.0, 1.5)
             wait_seconds = max(0.0, min(left_seconds, look_seconds))
             try:
@@ -104,10 +104,13 @@ class ExitBarrier:
                 changed = True
                 continue
             if self.is_full(timeout_seconds=_LOOK_LIMIT_SECONDS):
-                logger.info("round %d: all have come to the exit, and the last did not say so", self._round_number)
+                logger.info(
+                    "round %d: all agents have arrived at the exit barrier, but the last one did not announce it",
+                    self._round_number,
+                )
                 return
             if changed and self._nobody_is_left():
-                logger.info("round %d: nobody is left to wait for at the exit", self._round_number)
+                logger.info("round %d: no unfinished node is left at the exit barrier", self._round_number)
                 return
 
     def _nobody_is_left(self) -> bool:
@@ -116,5 +119,5 @@ class ExitBarrier:
         try:
             return not self._node.unfinished()
         except RendezvousError:
-            # The service is away: then nobody can be said to be gone.
+            # Without the service, it is unknown which nodes are left.
             return False

@@ -1,11 +1,12 @@
-"""The rendezvous handler: what torch's agent asks for, in terms of one node of a run.
+"""The rendezvous handler: implements the interface of torch's agent with one node of a run.
 
-What torch leaves open is settled here:
+This module defines the behavior that torch leaves open:
 
-- `num_nodes_waiting` is the only lever on a running agent: above 0 it restarts its workers, at no cost of a restart.
-- `shutdown` is called after success, failure, timeouts, and Ctrl-C alike and means "this agent is done". The module
-  `verdict` decides whether the run has succeeded, has failed, or continues without this node.
-- A spare that is not needed any more ends with `SystemExit(0)`: torch's own graceful exit breaks torchrun up to 2.15.
+- `num_nodes_waiting` is the only way to influence a running agent. Above 0, the agent restarts its workers, and this does
+  not count against `--max-restarts`.
+- torch calls `shutdown` after success, failure, timeouts, and Ctrl-C alike, and it means that this agent is done. The
+  module `verdict` decides whether the run has succeeded, has failed, or continues without this node.
+- A spare that is no longer needed ends with `SystemExit(0)`, because torch's own graceful exit breaks torchrun up to 2.15.
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ logger = logging.getLogger("lattice_rdzv.torch")
 
 BACKEND = "lattice"
 
-# How long `shutdown` asks whether the exit barrier is full, where the barrier itself did not tell.
+# Time limit of `shutdown` for reading whether the exit barrier is full, if the barrier itself has not returned.
 _BARRIER_CHECK_SECONDS = 2.0
-# How long `set_closed` before the first round asks whether the run is closed already.
+# Time limit of `set_closed` before the first round for reading whether the run is already closed.
 _STATUS_SECONDS = 5.0
 
 
 class LatticeRendezvousHandler(RendezvousHandler):
-    """A node of a run, as torch's agent drives it. Connects with the first `next_rendezvous`."""
+    """Rendezvous handler for torch's agent. Connects with the first `next_rendezvous`."""
 
     def __init__(self, settings: _core.Settings) -> None:
         self._settings = settings
         self._membership = Membership(settings)
-        # torch's `PrefixStore` keeps only the C++ half of a store alive: the Python half lives as long as the round.
+        # torch's `PrefixStore` keeps only the C++ part of a store alive, so the handler keeps the Python part for the round.
         self._store: LatticeStore | None = None
         self._master = Master(settings, self._membership)
         self._told_change = False
         self._done: bool | None = None
-        # A program may launch again while it handles the failure of an earlier launch.
+        # A program can launch again while it handles the failure of an earlier launch.
         earlier = sys.exc_info()[1]
         self._earlier = weakref.ref(earlier) if isinstance(earlier, ChildFailedError) else None
 
@@ -60,16 +61,16 @@ class LatticeRendezvousHandler(RendezvousHandler):
         return self._membership.node
 
     def get_backend(self) -> str:
-        """The name of the backend: `lattice`."""
+        """Returns the name of the backend: `lattice`."""
         return BACKEND
 
     def get_run_id(self) -> str:
-        """Which run."""
+        """Returns the run id."""
         return self._settings.run_id
 
     @property
     def use_agent_store(self) -> bool:
-        """Whether the workers meet on a store that rank 0's agent serves, and not one of them."""
+        """Whether the agent of rank 0 serves the workers' store, and not the worker of rank 0."""
         return os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0") != "1"
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -77,17 +78,17 @@ class LatticeRendezvousHandler(RendezvousHandler):
 
         Raises:
             RendezvousClosedError: The run is closed, by the node and for the reason that the message names.
-            RendezvousConnectionError: The service was not found, does not answer, or is no etcd.
-            RendezvousTimeoutError: There was no place within `join_timeout`.
-            RendezvousStateError: This node disagrees with the run, or cannot read its records.
-            SystemExit: With status 0: the run succeeded without this node.
+            RendezvousConnectionError: The service was not found, does not respond, or is not an etcd.
+            RendezvousTimeoutError: No world included this node within `join_timeout`.
+            RendezvousStateError: The settings of this node differ from those of the run, or a record cannot be read.
+            SystemExit: The run succeeded without this node. The status is 0.
         """
         self._told_change = False
         try:
             world = self._next_world()
         except ClosedError as error:
             if error.outcome == "succeeded":
-                logger.info("%s; this node was not needed and ends with status 0", error)
+                logger.info("%s; this node was not needed and exits with status 0", error)
                 raise SystemExit(0) from None
             raise as_torch_error(error) from None
         except (RendezvousError, OSError) as error:
@@ -95,27 +96,27 @@ class LatticeRendezvousHandler(RendezvousHandler):
         return self._enter(world)
 
     def num_nodes_waiting(self) -> int:
-        """1 if the agent must restart its workers, because the world is about to change or was closed without success;
-        else 0. One atomic read."""
+        """Returns 1 if the agent must restart its workers, because the world is about to change or the run was closed
+        without success, and 0 otherwise. Costs one atomic read."""
         node = self._node
         if node is None:
             return 0
         waiting = node.num_nodes_waiting()
         if waiting and not self._told_change:
             self._told_change = True
-            # torch's own line calls everything "new nodes".
+            # torch's own log line reports every change as "new nodes".
             logger.info("the workers restart: %s", _why(node))
         return waiting
 
     def is_closed(self) -> bool:
-        """Whether the run is closed, as far as this node knows."""
+        """Returns whether the run is closed, as far as this node knows."""
         return self._done is not None or (self._node is not None and self._node.closed is not None)
 
     def set_closed(self) -> None:
         """Closes the run for every node.
 
         Raises:
-            RendezvousConnectionError: The service could not be told within `close_timeout`.
+            RendezvousConnectionError: The service did not acknowledge the closing within `close_timeout`.
         """
         if self._done is not None:
             return
@@ -130,8 +131,8 @@ class LatticeRendezvousHandler(RendezvousHandler):
             self._membership.release()
         if not self._done:
             raise RendezvousConnectionError(
-                f"run `{self.get_run_id()}` was not closed: either this node is not in it any more, or the service did "
-                f"not acknowledge it within `close_timeout`, which is {self._settings.close_timeout_seconds:g} s"
+                f"run `{self.get_run_id()}` was not closed: either this node is no longer in it, or the service did not "
+                f"acknowledge the closing within `close_timeout`, which is {self._settings.close_timeout_seconds:g} s"
             )
 
     def shutdown(self) -> bool:
@@ -140,16 +141,16 @@ class LatticeRendezvousHandler(RendezvousHandler):
         Closes the run as succeeded if all nodes have arrived at the exit barrier. Closes it as failed if
         `on_node_failure` is `close` and the workers of this node failed: a `ChildFailedError` is being handled, or
         torch's agent ends without an exception before the exit barrier. Otherwise only this node leaves. Idempotent,
-        takes at most `close_timeout` (30 s), and raises for nothing but a signal.
+        takes at most `close_timeout` (30 s), and raises only because of a signal.
 
         Returns:
-            Whether the service acknowledged it.
+            Whether the service acknowledged the closing or the departure.
         """
         if self._done is None and self._membership.is_of_this_process:
             try:
                 self._done = self._shutdown(self._in_flight())
             except RendezvousError as error:
-                logger.warning("leaving run `%s` failed: %s", self.get_run_id(), error)
+                logger.warning("cannot leave run `%s`: %s", self.get_run_id(), error)
                 self._done = False
             finally:
                 self._master.release()
@@ -158,12 +159,12 @@ class LatticeRendezvousHandler(RendezvousHandler):
 
     def _next_world(self) -> _core.World:
         if self._done is not None:
-            raise ClosedError(f"this node is done with run `{self.get_run_id()}`: its handler was shut down")
+            raise ClosedError(f"this node has left run `{self.get_run_id()}`, because its handler was shut down")
         self._membership.handle_signals(torch_signals(), as_exception)
         port = self._master.listen()
         node = self._node or self._join()
         if self._settings.leave_on_signal:
-            # Each time, because torch sets handlers of its own when it starts workers.
+            # Each time, because torch sets its own handlers when it starts workers.
             self._membership.tell_signals(ending_signals())
         return node.next_world(port=port)
 
@@ -176,7 +177,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
     def _set_closed(self) -> bool:
         node = self._node
         if node is None:
-            # Joining a closed run would begin a new life of it.
+            # Joining a closed run would begin a new life.
             if self._is_closed_already():
                 return True
             node = self._join()
@@ -184,7 +185,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
         return node.close("ended", why="closed by the program")
 
     def _wait_for_a_life(self, node: _core.Node) -> None:
-        # A node closes the life that it is in: until it knows one there is nothing to close.
+        # A node closes the life that it is in. Before it knows its life, it cannot close the run.
         try:
             node.store(timeout_seconds=self._settings.close_timeout_seconds)
         except JoinTimeoutError:
@@ -195,7 +196,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
         try:
             run = json.loads(_core.status(self._settings, timeout_seconds=limit_seconds))
         except UnreachableError as error:
-            # If this node is to host the embedded server, there is none yet. Otherwise joining fails as well.
+            # If this node hosts the embedded server, the server does not run yet. Otherwise, joining fails as well.
             logger.debug("run `%s` could not be read before it is closed: %s", self.get_run_id(), error)
             return False
         return run["closed"] is not None and run["closed"]["life"] == run["life"]
@@ -204,7 +205,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
         node = self._node
         assert node is not None
         store = LatticeStore(world.store_put_back(), node, rank=world.rank, size=world.size, round_number=world.round)
-        # The one before serves until here: workers of the old round may have been ending on it.
+        # The previous store was kept until now, because workers of the previous round may have used it while they stopped.
         self._store = store
         if world.rank == 0 and self.use_agent_store:
             store.exchange.on_local_size = lambda local_size: allow_open_files(world.size * local_size)

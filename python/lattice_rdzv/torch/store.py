@@ -1,9 +1,9 @@
-"""The round's key-value space as a `torch.distributed.Store`.
+"""The store of a round as a `torch.distributed.Store`.
 
-The calls go to the core unchanged, but for the agent's own keys, which are known by name: those of the exchange before
-the workers start (`exchange`), and those of the exit barrier (`exit_barrier`).
+Calls are forwarded to the core unchanged, except for keys of torch's agent, which are known by name: those of the worker
+rank exchange (`exchange`), and those of the exit barrier (`exit_barrier`).
 
-Queues and `list_keys` work here but not through a `PrefixStore`: torch does not forward them to a Python store.
+Queues and `list_keys` work directly, but not through a `PrefixStore`, because torch does not forward them to a Python store.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from lattice_rdzv.torch.exchange import Exchange, are_exchanged
 from lattice_rdzv.torch.exit_barrier import EXIT_BARRIER_COUNT, EXIT_BARRIER_FULL, ExitBarrier
 
 if TYPE_CHECKING:
-    # torch exports it at run time and not in its types.
+    # torch exports this name at run time, but not in its types.
     from torch._C._distributed_c10d import Store
 else:
     from torch.distributed import Store
 
 
 class LatticeStore(Store):
-    """torch's whole store surface over the store of one round.
+    """Implements torch's whole `Store` interface with the store of one round.
 
-    Waits for `timeout` (300 s, `set_timeout`), retrying whatever the network does until then, and then raises
-    `torch.distributed.DistStoreError` with `timeout` in its message. Every write applies once.
+    Calls wait for up to `timeout` (300 s, `set_timeout`) and retry network errors until then. Afterwards they raise
+    `torch.distributed.DistStoreError` with `timeout` in the message. Every write is applied exactly once.
 
-    Whoever wraps it in a `PrefixStore` must hold on to it: torch keeps only the C++ half alive.
+    Keep a reference to the store if you wrap it in a `PrefixStore`, because torch keeps only the C++ part alive.
     """
 
     if TYPE_CHECKING:
-        # torch's own types have the setter only.
+        # torch's types have only the setter.
         @property
         def timeout(self) -> timedelta: ...
 
@@ -50,7 +50,7 @@ class LatticeStore(Store):
         self._round_number = round_number
         self.exchange = Exchange(node, rank=rank, size=size, round_number=round_number)
         self.exit_barrier = ExitBarrier(store, node, size=size, round_number=round_number)
-        # torch holds only the C++ half of a clone, too.
+        # torch keeps only the C++ part of a clone alive, too.
         self._clones: list[LatticeStore] = []
 
     @raises_store_errors
@@ -85,8 +85,8 @@ class LatticeStore(Store):
 
     @raises_store_errors
     def compare_set(self, key: str, expected_value: str | bytes, desired_value: str | bytes) -> bytes:
-        """Puts `desired_value` if the key holds `expected_value`, or is absent and that is empty; returns what it
-        holds afterwards."""
+        """Puts `desired_value` if the key holds `expected_value`, or if the key is absent and `expected_value` is empty.
+        Returns the value afterwards."""
         expected, desired = _bytes(expected_value), _bytes(desired_value)
         return self._store.compare_set(key, expected, desired, timeout_seconds=self._timeout_seconds())
 
@@ -138,20 +138,20 @@ class LatticeStore(Store):
 
     @raises_store_errors
     def delete_key(self, key: str) -> bool:
-        """Deletes a key; whether there was one."""
+        """Deletes a key. Returns whether it existed."""
         return self._store.delete(key, timeout_seconds=self._timeout_seconds())
 
     @raises_store_errors
     def num_keys(self) -> int:
-        """How many keys there are."""
+        """Returns the number of keys."""
         return self._store.count(timeout_seconds=self._timeout_seconds())
 
-    # The names by which a `PrefixStore` calls the two.
+    # The names that a `PrefixStore` calls.
     deleteKey = delete_key  # noqa: N815
     getNumKeys = num_keys  # noqa: N815
 
     def has_extended_api(self) -> bool:
-        """Whether `append`, `multi_get` and `multi_set` are there."""
+        """Returns whether `append`, `multi_get` and `multi_set` are supported."""
         return True
 
     @raises_store_errors
@@ -161,26 +161,26 @@ class LatticeStore(Store):
 
     @raises_store_errors
     def queue_pop(self, key: str, block: bool = True) -> bytes:
-        """Takes the first value of a queue; if there is none, waits for one with `block` or raises."""
+        """Takes the first value of a queue. If the queue is empty, waits with `block`, and raises otherwise."""
         value = self._store.queue_pop(key, block=block, timeout_seconds=self._timeout_seconds())
         if value is None:
-            # A class of its own since 2.8.
+            # A separate class since torch 2.8.
             empty: type[Exception] = getattr(dist, "QueueEmptyError", dist.DistStoreError)
             raise empty(f"the queue is empty: {key}")
         return value
 
     @raises_store_errors
     def queue_len(self, key: str) -> int:
-        """How many values a queue holds."""
+        """Returns the number of values in a queue."""
         return self._store.queue_len(key, timeout_seconds=self._timeout_seconds())
 
     @raises_store_errors
     def list_keys(self) -> list[str]:
-        """The keys."""
+        """Returns all keys."""
         return self._store.list(timeout_seconds=self._timeout_seconds())
 
     def clone(self) -> LatticeStore:
-        """Another store over the same keys, with a time-out of its own."""
+        """Returns another store with these keys and a separate timeout."""
         clone = LatticeStore(self._store, self._node, rank=self._rank, size=self._size, round_number=self._round_number)
         clone.set_timeout(self.timeout)
         self._clones.append(clone)
