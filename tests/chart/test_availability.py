@@ -26,7 +26,7 @@ def test_several_members_have_one_of_their_own(kubernetes: str, version: str) ->
     assert budget["spec"]["selector"]["matchLabels"].items() <= objects.pod["metadata"]["labels"].items()
 
 
-def test_several_members_are_kept_apart_where_that_is_possible() -> None:
+def test_several_members_are_spread_if_possible() -> None:
     spec = Renderer().objects(MEMBERS).pod["spec"]
     terms = spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
     keys = [term["podAffinityTerm"]["topologyKey"] for term in terms]
@@ -69,7 +69,7 @@ def test_openshift_assigns_users_and_groups() -> None:
     assert Renderer().objects().pod["spec"]["securityContext"]["runAsUser"] == 10001
 
 
-def test_a_cluster_of_several_members_has_an_identity_of_its_own() -> None:
+def test_a_cluster_of_several_members_has_a_unique_identity() -> None:
     """Kubernetes assigns the addresses of the Services anew after a reinstallation. Every render is the same nevertheless."""
     values = merged(MEMBERS, {"clientService": {"name": "clients"}})
     objects = Renderer().objects(values)

@@ -7,7 +7,7 @@ import re
 from chart.render import AUTH, Renderer, merged
 
 
-def test_the_same_is_told_in_every_namespace_of_agents() -> None:
+def test_every_namespace_of_agents_gets_the_configmap() -> None:
     authority = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     values = {
         "agents": {"namespaces": ["team-a", "lattice"], "tenant": "vision"},

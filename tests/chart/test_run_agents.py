@@ -39,7 +39,7 @@ def test_every_metric_of_an_alert_is_one_that_etcd_has(cluster: MakeCluster, ver
     assert float(quota[1]) == float(one.objects.flags["quota-backend-bytes"])
 
 
-def test_agents_read_what_they_are_told() -> None:
+def test_agents_use_the_configmap() -> None:
     """The package's own sources know every name in the ConfigMap."""
     sources = (ROOT / "src" / "discovery" / "mod.rs").read_text() + (ROOT / "src" / "settings" / "keys.rs").read_text()
     known = set(re.findall(r'"(LATTICE_[A-Z_]+)"', sources))

@@ -160,7 +160,7 @@ def test_probes_are_served_on_both_ip_families(address: str) -> None:
         ({**PASSWORDS, "lattice": ""}, "is empty: `lattice`"),
     ],
 )
-def test_a_secret_that_lacks_something_is_told_and_keeps_the_store_out(
+def test_an_incomplete_secret_is_reported_and_keeps_the_pod_unready(
     cluster: MakeCluster, passwords: dict[str, str], words: str
 ) -> None:
     one = cluster(AUTH, "3.6.16", secrets={"rdzv-auth": passwords})
@@ -169,7 +169,7 @@ def test_a_secret_that_lacks_something_is_told_and_keeps_the_store_out(
     assert not pod.ready()
 
 
-def test_another_root_password_is_told(cluster: MakeCluster) -> None:
+def test_a_different_root_password_is_reported(cluster: MakeCluster) -> None:
     one = started(cluster(AUTH, "3.6.16", secrets=SECRETS))
     old = one.pods[0]
     old.terminate()

@@ -31,7 +31,7 @@ def test_it_starts_and_serves(cluster: MakeCluster, version: str, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_starts_where_no_name_can_be_looked_up(cluster: MakeCluster, version: str, kind: str) -> None:
+def test_it_starts_without_dns(cluster: MakeCluster, version: str, kind: str) -> None:
     """A cluster's DNS may come up later than a store on one of its machines."""
     one = cluster(KINDS[kind], version)
     pod = one.add("lattice-rdzv-0")
@@ -100,7 +100,7 @@ def test_a_member_that_lost_its_volume_is_another_cluster(cluster: MakeCluster, 
     assert header(new)["cluster_id"] != before["cluster_id"]
 
 
-def test_it_ends_when_it_is_told_to(cluster: MakeCluster, version: str) -> None:
+def test_it_ends_on_sigterm(cluster: MakeCluster, version: str) -> None:
     pod = started(cluster({}, version))
     pod.terminate()
     assert not pod.etcd.running

@@ -67,7 +67,7 @@ def test_a_member_that_waits_for_the_others_is_not_killed(cluster: MakeCluster, 
 
 
 @pytest.mark.parametrize("newest", ["3.5.35", "3.6.16", "3.7.3"])
-def test_a_member_that_lost_its_volume_comes_back_by_the_runbook(cluster: MakeCluster, newest: str) -> None:
+def test_a_member_that_lost_its_volume_rejoins_by_the_runbook(cluster: MakeCluster, newest: str) -> None:
     one = started(cluster(MEMBERS, newest))
     put(member(one, 0), "x", "1")
     lost = member(one, 1)

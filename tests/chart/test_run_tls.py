@@ -180,7 +180,7 @@ def write_as_stranger(pod: Pod, scheme: str, port: int) -> bool:
     )
 
 
-def test_without_client_certificates_tls_serves_whoever_trusts_it(
+def test_without_client_certificates_tls_serves_every_client_that_trusts_it(
     cluster: MakeCluster, authority: Authority, version: str, tmp_path: Path
 ) -> None:
     served = {"rdzv-client-tls": authority.secret(addresses=("10.213.7.1",)), "rdzv-peer-tls": authority.secret()}

@@ -46,7 +46,7 @@ def address_of(chart: Chart) -> str:
 
 
 @pytest.mark.addresses
-def test_a_network_policy_lets_in_agents_and_prometheus_and_nobody_else(
+def test_a_network_policy_admits_only_agents_and_prometheus(
     cluster: Cluster, chart: Chart, namespaces: MakeNamespace, agent_pod: MakePod
 ) -> None:
     team, monitoring, elsewhere = (namespaces(purpose) for purpose in ("team", "monitoring", "elsewhere"))

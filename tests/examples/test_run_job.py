@@ -63,7 +63,7 @@ def test_the_job_survives_a_pod_and_its_successor_has_nothing_left_to_do(pod: Ma
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("controller", ["pytorchjob", "trainjob"])
-def test_what_a_controller_adds_is_in_nobodys_way(controller: str, pod: MakePod, etcd: Service) -> None:
+def test_additions_of_a_controller_have_no_effect(controller: str, pod: MakePod, etcd: Service) -> None:
     """Two of four nodes are enough, over the service that the chart runs."""
     few = {"TRAIN_STEPS": "20", "TRAIN_STEP_SECONDS": "0", "PET_RDZV_CONF": "last_call_timeout=1"}
     if controller == "pytorchjob":

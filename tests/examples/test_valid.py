@@ -85,7 +85,7 @@ def test_torchrun_is_the_first_process_and_has_time_to_end(example: str) -> None
 
 
 @each_example
-def test_an_agent_is_told_its_run_and_finds_the_service(example: str) -> None:
+def test_an_agent_gets_its_run_and_finds_the_service(example: str) -> None:
     for agent in agents(example):
         assert {"configMapRef": {"name": "lattice-rdzv-config"}} in agent["envFrom"]
         assert "LATTICE_RDZV_ID" in variables(agent)
@@ -94,7 +94,7 @@ def test_an_agent_is_told_its_run_and_finds_the_service(example: str) -> None:
 
 
 @each_example
-def test_a_pod_that_is_retried_after_the_success_is_told_so(example: str) -> None:
+def test_a_pod_that_is_retried_after_success_gets_the_submission(example: str) -> None:
     """By the submission. The training operator knows of nothing that differs between two jobs of one name."""
     for agent in agents(example):
         assert ("LATTICE_RDZV_SUBMISSION" in variables(agent)) is (example != "pytorchjob")
@@ -112,7 +112,7 @@ def test_there_is_one_place_to_say_which_image(example: str) -> None:
     assert images == {"lattice-rdzv-agent:0.2.0"}
 
 
-def test_the_operator_is_told_the_service_that_it_names_to_torchrun() -> None:
+def test_the_operator_passes_the_service_to_torchrun() -> None:
     """Else it would be the first worker."""
     policy = one_of("pytorchjob", "PyTorchJob")["spec"]["elasticPolicy"]
     assert (policy["rdzvBackend"], policy["rdzvHost"], policy["rdzvPort"]) == (

@@ -65,7 +65,7 @@ def test_a_third_node_comes_in_and_ranks_stay(join: JoinNode) -> None:
     assert after[0].round > before[0].round
 
 
-def test_a_node_that_leaves_is_told_at_once(join: JoinNode) -> None:
+def test_a_departure_is_announced_at_once(join: JoinNode) -> None:
     # A lease that nobody waits for.
     runs = [join(f"node-{number}", nnodes="2:3", lease_ttl=300, last_call_timeout=60) for number in (1, 2, 3)]
     together(*(run.next_world for run in runs))
@@ -193,7 +193,7 @@ def test_a_store_call_is_bounded(join: JoinNode) -> None:
         world.store.get("nobody-writes-this", timeout_seconds=0.3)
 
 
-def test_two_nodes_of_one_name_are_told_apart(join: JoinNode) -> None:
+def test_two_nodes_with_one_name_are_distinguished(join: JoinNode) -> None:
     first, second = join("twin"), join("twin")
     one, _ = together(first.next_world, second.next_world)
     assert sorted(member.name for member in one.members()) == ["twin", "twin#2"]
@@ -207,7 +207,7 @@ def test_topology_brings_newcomers_together(join: JoinNode) -> None:
     assert by_rank in (["rack-a", "rack-a", "rack-b", "rack-b"], ["rack-b", "rack-b", "rack-a", "rack-a"])
 
 
-def test_a_node_with_another_size_is_refused_and_harms_nobody(join: JoinNode) -> None:
+def test_a_node_with_another_size_is_refused_without_effect_on_others(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     together(first.next_world, second.next_world)
     with pytest.raises(lattice_rdzv.SettingsError, match="3"):

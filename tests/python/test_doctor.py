@@ -154,7 +154,7 @@ def test_an_entry_point_that_does_not_load_is_reported_with_its_exception(monkey
     assert "ModuleNotFoundError" in finding.found
 
 
-def test_an_entry_point_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_entry_point_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "entry_points", lambda **_: metadata.EntryPoints())
     finding = judgements.judge_plugin(doctor.find_plugin())
     assert finding.status == "fail"
@@ -163,5 +163,5 @@ def test_an_entry_point_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatc
     assert command in (ROOT / "README.md").read_text()
 
 
-def test_nothing_is_coloured_where_a_program_reads() -> None:
+def test_output_for_programs_has_no_colors() -> None:
     assert "\x1b" not in doctor.describe([judgements.Finding("a check", "fail", "found", "advice")])

@@ -153,7 +153,7 @@ def test_an_argument_that_cannot_be_served(join: JoinNode) -> None:
         store.add("text")
 
 
-def test_an_interrupt_is_no_error_of_ours(join: JoinNode) -> None:
+def test_an_interrupt_is_not_an_error_of_the_package(join: JoinNode) -> None:
     node = join("node-1")
     ended = threading.Event()
 

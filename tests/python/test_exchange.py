@@ -38,7 +38,7 @@ def test_a_round_that_lost_a_member_answers_with_stand_ins(make: MakeHandler) ->
     assert staying.num_nodes_waiting() == 1
 
 
-def test_the_exchange_goes_on_where_the_session_has_ended(make: MakeHandler) -> None:
+def test_the_exchange_continues_after_the_session_has_ended(make: MakeHandler) -> None:
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
     info = meet(first, second)[1]
     store = info.store

@@ -203,7 +203,7 @@ def train():
 
 
 @on_each_python
-def test_sigterm_ends_the_program_and_is_told(
+def test_sigterm_ends_the_program_and_is_announced(
     tmp_path: Path, etcd: Service, run_id: str, join: JoinNode, python: str
 ) -> None:
     then = """
@@ -231,7 +231,7 @@ def test_sigterm_ends_the_program_and_is_told(
 
 
 @on_each_python
-def test_sigterm_is_told_while_python_cannot_run_a_handler(
+def test_sigterm_is_announced_while_python_cannot_run_a_handler(
     tmp_path: Path, etcd: Service, run_id: str, join: JoinNode, python: str
 ) -> None:
     # One native call of the main thread, which holds the interpreter's lock and never returns.
@@ -254,7 +254,7 @@ def test_sigterm_is_told_while_python_cannot_run_a_handler(
     assert (change.kind, change.nodes) == ("leaving", ["node-1"])
 
 
-def test_sigterm_kills_where_leave_on_signal_is_off(tmp_path: Path, etcd: Service, run_id: str) -> None:
+def test_sigterm_kills_if_leave_on_signal_is_off(tmp_path: Path, etcd: Service, run_id: str) -> None:
     source = f"""
     import lattice_rdzv, signal
     run = lattice_rdzv.join({run_id!r}, nnodes=2, endpoint={etcd.endpoint!r}, leave_on_signal=False, lease_ttl=3)
@@ -293,7 +293,7 @@ def test_handler_of_the_application_keeps_its_signal(join: JoinNode) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def test_forked_child_dies_of_its_own_sigterm(tmp_path: Path, etcd: Service, run_id: str, join: JoinNode) -> None:
+def test_a_forked_child_is_ended_by_its_sigterm(tmp_path: Path, etcd: Service, run_id: str, join: JoinNode) -> None:
     then = """
     run.next_world()
     child = os.fork()

@@ -18,7 +18,7 @@ from torch.distributed.elastic.rendezvous import (
 import lattice_rdzv
 
 
-def test_nobody_listens(make: MakeHandler) -> None:
+def test_a_refused_connection_is_an_error(make: MakeHandler) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     _is_unreachable(make(endpoint=endpoint, connect_timeout="2", is_host="0"), endpoint, 10)
 

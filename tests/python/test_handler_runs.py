@@ -17,7 +17,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 
-def test_a_run_without_an_id_is_refused_where_others_would_meet_it(make: MakeHandler) -> None:
+def test_a_run_without_an_id_is_refused_on_a_shared_service(make: MakeHandler) -> None:
     with pytest.raises(RendezvousStateError, match="--rdzv-id") as caught:
         make(run_id="none").next_rendezvous()
     assert is_alone(caught.value)
@@ -56,7 +56,7 @@ def test_a_record_that_cannot_be_read(
         service.delete(f"/lattice/rdzv/default/{run_id}/")
 
 
-def test_a_node_record_that_cannot_be_read_harms_nobody(make: MakeHandler, service: Service, run_id: str) -> None:
+def test_an_unreadable_node_record_affects_only_its_writer(make: MakeHandler, service: Service, run_id: str) -> None:
     service.put(f"/lattice/rdzv/default/{run_id}/nodes/00000000000000aa", b"rubbish")
     try:
         assert make().next_rendezvous().world_size == 1
@@ -93,7 +93,7 @@ def test_a_time_out_while_waiting(make: MakeHandler) -> None:
     assert 0.9 < time.monotonic() - began < 5
 
 
-def test_a_second_node_where_one_is_enough_is_told_the_option(make: MakeHandler) -> None:
+def test_a_second_node_of_a_run_of_one_is_pointed_to_nnodes(make: MakeHandler) -> None:
     first = make("node-1")
     meet(first)
     with pytest.raises(RendezvousTimeoutError, match="--nnodes"):

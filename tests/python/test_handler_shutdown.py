@@ -104,7 +104,7 @@ def test_a_finished_node_is_not_waited_for(make: MakeHandler) -> None:
     finishing.result(timeout_seconds=20)
 
 
-def test_who_came_last_and_died_before_it_said_so_holds_up_nobody(
+def test_a_last_node_that_fails_at_the_exit_barrier_does_not_block_the_others(
     make: MakeHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exit_barrier, "_COUNT_SECONDS", 0.5)
@@ -134,7 +134,7 @@ def test_the_host_serves_until_the_others_have_left(make: MakeHandler) -> None:
 
 
 @on_etcd  # as above
-def test_whoever_does_not_host_waits_at_the_exit_for_its_time(make: MakeHandler) -> None:
+def test_a_node_that_does_not_host_waits_at_the_exit_for_its_timeout(make: MakeHandler) -> None:
     settings = {"endpoint": f"127.0.0.1:{free_port()}", "min_nodes": 2, "max_nodes": 2}
     host, other = make("node-1", is_host="1", **settings), make("node-2", is_host="0", **settings)
     infos = meet(host, other)
@@ -143,7 +143,7 @@ def test_whoever_does_not_host_waits_at_the_exit_for_its_time(make: MakeHandler)
     leave(other)
 
 
-def test_with_losses_ignored_the_exit_barrier_ends_all_the_same(
+def test_the_exit_barrier_ends_although_losses_are_ignored(
     make: MakeHandler, service: Service, run_id: str, tmp_path: Path
 ) -> None:
     mortal = Program(

@@ -42,7 +42,7 @@ def test_a_handler_of_the_application_is_left_alone(make: MakeHandler) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def test_a_signal_that_the_application_handles_is_not_told(make: MakeHandler) -> None:
+def test_a_signal_that_the_application_handles_is_not_announced(make: MakeHandler) -> None:
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
     heard: list[int] = []
 
@@ -62,7 +62,7 @@ def test_a_signal_that_the_application_handles_is_not_told(make: MakeHandler) ->
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def test_which_signals_are_told_is_seen_anew_each_round(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_announced_signals_are_updated_each_round(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     # torch's own handler, which it puts in when it starts workers, and whose exception must not end this test.
     from torch.distributed.elastic.multiprocessing import api
 
@@ -110,7 +110,7 @@ def test_a_listener_for_wakeups_that_was_gone_before_ends_no_rendezvous(make: Ma
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_descriptor_that_somebody_replaced_is_put_in_again(make: MakeHandler) -> None:
+def test_a_replaced_descriptor_is_set_again(make: MakeHandler) -> None:
     handler = make()
     handler.next_rendezvous()
     ours = signal.set_wakeup_fd(-1)
@@ -128,7 +128,7 @@ def test_two_handlers_may_end_in_the_order_in_which_they_were_made(make: MakeHan
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_whoever_listened_for_wakeups_still_hears_them(make: MakeHandler) -> None:
+def test_an_earlier_wakeup_descriptor_still_receives_signals(make: MakeHandler) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     os.set_blocking(reading, False)

@@ -67,14 +67,14 @@ def test_only_rank_0_binds_a_fixed_port(make: MakeHandler) -> None:
         client.set("key", "value")
 
 
-def test_a_fixed_port_is_free_while_nobody_is_rank_0(make: MakeHandler) -> None:
+def test_a_fixed_port_is_free_while_no_node_has_rank_0(make: MakeHandler) -> None:
     port = free_port()
     waiting = make(port=port, min_nodes=2, max_nodes=2, join_timeout=2)
     with socket.create_server(("", port)), pytest.raises(RendezvousTimeoutError):
         waiting.next_rendezvous()
 
 
-def test_open_files_are_raised_all_the_way_where_nobody_says_how_many(
+def test_open_files_are_raised_to_the_hard_limit_if_their_number_is_unknown(
     make: MakeHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import resource

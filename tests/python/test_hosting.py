@@ -87,12 +87,12 @@ def test_nodes_that_start_together_on_one_machine_have_one_host(endpoint: str, r
     assert together(*[lambda name=f"node-{n}": node(name) for n in range(4)]) == [4, 4, 4, 4]
 
 
-def test_a_node_that_is_not_to_host_says_that_nobody_serves(endpoint: str, run_id: str) -> None:
+def test_a_node_that_must_not_host_reports_a_missing_server(endpoint: str, run_id: str) -> None:
     with pytest.raises(lattice_rdzv.UnreachableError, match=endpoint):
         lattice_rdzv.join(run_id, nnodes=1, endpoint=endpoint, is_host=False, connect_timeout=1)
 
 
-def test_a_node_that_is_to_host_and_cannot_says_so_where_nobody_else_does(run_id: str) -> None:
+def test_a_node_that_must_host_and_cannot_is_an_error_without_another_server(run_id: str) -> None:
     # An address for documentation, which no machine has and nothing forwards.
     endpoint = f"192.0.2.1:{free_port()}"
     with pytest.raises(lattice_rdzv.UnreachableError, match=r"is_host.*`192\.0\.2\.1` is no address of this machine"):
@@ -101,7 +101,7 @@ def test_a_node_that_is_to_host_and_cannot_says_so_where_nobody_else_does(run_id
         lattice_rdzv.join(run_id, nnodes=1, endpoint="127.0.0.1:1,127.0.0.1:2", is_host=True, connect_timeout=2)
 
 
-def test_without_an_endpoint_the_local_service_is_hosted_where_there_is_no_etcd(run_id: str) -> None:
+def test_without_an_endpoint_or_a_local_etcd_the_node_hosts_the_server(run_id: str) -> None:
     with lattice_rdzv.join(run_id, nnodes=1, **SETTINGS) as run:  # type: ignore[arg-type]
         assert run.endpoint == "http://localhost:29400"
         assert run.next_world().size == 1
@@ -127,7 +127,7 @@ def test_the_host_waits_at_the_end_until_the_others_have_left(join_hosted: JoinH
     assert closing.result(timeout_seconds=20)
 
 
-def test_survivors_are_told_of_a_lost_host_and_go_on_when_it_is_back(
+def test_survivors_detect_a_lost_host_and_continue_when_it_returns(
     tmp_path: Path, endpoint: str, run_id: str, join_hosted: JoinHosted
 ) -> None:
     host = node_program(tmp_path, endpoint, run_id, "node-1", "time.sleep(600)")

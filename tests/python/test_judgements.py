@@ -16,7 +16,7 @@ def by_check(findings: list[judgements.Finding]) -> dict[str, judgements.Finding
     return {finding.check: finding for finding in findings}
 
 
-def test_variables_that_agents_read_are_told_with_their_values() -> None:
+def test_variables_of_agents_are_shown_with_their_values() -> None:
     findings = by_check(
         judgements.judge_environment({"LATTICE_RDZV_ENDPOINTS": "etcd-1:2379", "LATTICE_RDZV_ID": "job"})
     )
@@ -40,7 +40,7 @@ def test_an_endpoint_of_torchruns_own_hides_our_variables() -> None:
     assert "unset PET_RDZV_ENDPOINT" in finding.advice
 
 
-def test_an_endpoint_of_torchruns_own_hides_nothing_where_nothing_of_ours_is_set() -> None:
+def test_an_endpoint_of_torchruns_own_overrides_nothing_if_no_variable_is_set() -> None:
     findings = by_check(judgements.judge_environment({"PET_RDZV_ENDPOINT": "head:29400"}))
     assert findings.keys() == {"environment"}
     assert "PET_RDZV_ENDPOINT=head:29400" in findings["environment"].found
@@ -61,7 +61,7 @@ def test_a_password_by_value_fails_and_is_not_repeated() -> None:
     assert "s3cret" not in doctor.describe(findings)
 
 
-def test_a_misspelt_variable_is_told_and_those_of_kubernetes_are_not() -> None:
+def test_a_misspelled_variable_is_reported_and_those_of_kubernetes_are_not() -> None:
     environment = {"LATTICE_RDZV_ENDPOINT": "etcd:2379", "LATTICE_RDZV_SERVER_SERVICE_PORT_CLIENT": "2379"}
     finding = by_check(judgements.judge_environment(environment))["unknown variables"]
     assert finding.status == "fail"

@@ -200,7 +200,7 @@ def test_ctrl_c_ends_a_join_that_hangs(tmp_path: Path, capsys: pytest.CaptureFix
     took_to_be_interrupted(Program(tmp_path, source), capsys, "a join that hangs")
 
 
-def test_what_is_decided_shows_on_stderr_where_nobody_configured_logging(
+def test_decisions_are_logged_to_stderr_if_logging_is_not_configured(
     tmp_path: Path, etcd: Service, run_id: str
 ) -> None:
     talking = program(tmp_path, etcd, run_id, "    run.next_world()\n")
@@ -282,7 +282,7 @@ def test_logs_can_be_started_again_after_a_signal_interrupted_their_start(tmp_pa
     assert "interrupted" in starting.output
 
 
-def test_a_child_has_logs_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_child_has_its_own_logs(tmp_path: Path) -> None:
     forking = Program(
         tmp_path,
         """
@@ -324,7 +324,9 @@ def test_a_node_that_is_killed_is_lost_within_its_lease(
     assert "node-1" in change.why
 
 
-def test_waiting_says_who_is_here_and_how_many_are_missing(tmp_path: Path, etcd: Service, run_id: str) -> None:
+def test_a_waiting_node_logs_who_is_present_and_how_many_are_missing(
+    tmp_path: Path, etcd: Service, run_id: str
+) -> None:
     waiting = program(
         tmp_path,
         etcd,

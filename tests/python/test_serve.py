@@ -59,7 +59,7 @@ def test_nodes_meet_without_an_etcd() -> None:
     assert server.wait(timeout_seconds=0)
 
 
-def test_it_listens_where_it_was_told_and_is_another_one_each_time() -> None:
+def test_it_listens_on_the_given_address_with_a_new_id_each_time() -> None:
     with lattice_rdzv.serve(port=free_port()) as server:
         port = urlsplit(server.endpoint).port or 0
         with pytest.raises(lattice_rdzv.SettingsError, match=str(port)):
@@ -189,7 +189,7 @@ def test_the_command_serves_until_a_signal(tmp_path: Path, number: signal.Signal
     assert "has stopped" in lines[1]
 
 
-def test_the_command_warns_once_where_everybody_may_come_in(tmp_path: Path) -> None:
+def test_the_command_warns_once_if_every_client_is_accepted(tmp_path: Path) -> None:
     serve = Serve(tmp_path, "--listen", "0.0.0.0:0")
     wait_for("a warning", lambda: "WARNING" in serve.log, detail=lambda: serve.log)
     assert serve.end(signal.SIGTERM) == 0

@@ -122,7 +122,7 @@ def test_port_0_is_for_a_single_node_as_torchx_passes_it(make_job: MakeJob, two:
     assert ONLY_HERE not in agent.log
 
 
-def test_port_0_is_refused_where_other_nodes_would_have_to_know_it(make_job: MakeJob, two: list[Machine]) -> None:
+def test_port_0_is_refused_for_several_nodes(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job("localhost:0")
     ends_with(start(two[0], job), "`--rdzv-endpoint` must name a port", "up to 2 nodes", "`localhost:0`")
 
@@ -156,7 +156,7 @@ def etcd_on(machine: Machine, folder: Path) -> Iterator[None]:
         process.wait()
 
 
-def test_an_endpoint_without_a_port_where_nobody_serves_names_both_ports(make_job: MakeJob, two: list[Machine]) -> None:
+def test_an_endpoint_without_a_port_and_server_names_both_ports(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(two[0].address)
     agent = start(two[1], job, conf={"connect_timeout": "2"})
     ends_with(agent, "RendezvousConnectionError", f"http://{two[0].address}:2379", f"http://{two[0].address}:29400")
@@ -208,7 +208,7 @@ def test_a_host_behind_a_virtual_address_that_leads_nowhere_says_so(make_job: Ma
     ends_with(agent, "`is_host` is set", f"listens on port {PORT} of all its addresses", "forward that port")
 
 
-def test_an_empty_run_id_is_refused_where_nodes_must_share_it(make_job: MakeJob, two: list[Machine]) -> None:
+def test_an_empty_run_id_is_refused_for_several_nodes(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="")
     ends_with(start(two[0], job), "`--rdzv-id`", "is empty, so torch generated a random id", "`LATTICE_RDZV_ID`")
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.parametrize("fault", ["killed", "paused", "wiped"])
-def test_the_service_is_lost_and_nobody_restarts(job: MakeJob, own_service: Service, fault: str) -> None:
+def test_the_service_loses_its_data_and_no_worker_restarts(job: MakeJob, own_service: Service, fault: str) -> None:
     run = job(nnodes="2:3", endpoint=own_service.endpoint)
     run.start("node-1")
     run.start("node-2")
