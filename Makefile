@@ -72,13 +72,13 @@ test-rust: $(stamps)/tools $(stamps)/etcd ## Run the core's tests: protocol, sim
 test-python: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools ## Run the package's tests, with real torchrun and etcd
 	$(with_etcd) $(python) -m pytest $(at_once) $(PYTEST)
 
-test-chart: $(stamps)/test-tools $(stamps)/chart-tools ## Run the chart's tests: renders, refusals, and the rendered pods with real etcds
+test-chart: $(stamps)/package $(stamps)/test-tools $(stamps)/chart-tools ## Run the chart's tests: renders, refusals, and the rendered pods with real etcds
 	$(python) -m pytest tests/chart $(at_once) $(PYTEST)
 
 test-examples: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools $(stamps)/chart-tools ## Validate and run the examples, and test the agents' image
 	$(with_etcd) $(python) -m pytest tests/examples tests/image $(PYTEST)
 
-chart: $(stamps)/test-tools $(stamps)/chart-tools ## Lint, test, package and index the chart
+chart: $(stamps)/package $(stamps)/test-tools $(stamps)/chart-tools ## Lint, test, package and index the chart
 	@scripts/chart $(VENV) "$(CHART)" $(at_once) $(PYTEST)
 
 chart-golden: $(stamps)/test-tools $(stamps)/chart-tools ## Update the golden renders of the chart; review the diff

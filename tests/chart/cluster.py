@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import http.client
+import importlib.util
 import json
 import os
 import re
@@ -56,6 +57,14 @@ mount -t proc proc "$root/proc"
 mount -o remount,bind,ro "$root"
 exec /usr/sbin/chroot --userspec="$user:$group" --groups="$group" "$root" "$@"
 """
+
+
+def package() -> Path:
+    """The folder of the package `lattice_rdzv`."""
+    spec = importlib.util.find_spec("lattice_rdzv")
+    assert spec is not None, "the package is not installed"
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def missing() -> str | None:
@@ -369,7 +378,7 @@ class Container:
         for link in ("lib", "lib64", "bin"):
             with contextlib.suppress(FileExistsError):
                 (self._root / link).symlink_to(f"usr/{link}")
-        variables = {"PATH": PATH, **self.environment}
+        variables = {"PATH": self._path, **self.environment}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -420,7 +429,7 @@ class Container:
         """`kubectl exec`: a program of the container's root, in its network and with its variables."""
         return subprocess.run(
             ["nsenter", "--target", str(self._first()), "--mount", "--net", "--root", "--wd=/", "--", *command],
-            env={"PATH": PATH, **self.environment, **variables},
+            env={"PATH": self._path, **self.environment, **variables},
             capture_output=True,
             text=True,
             timeout=60,
@@ -431,6 +440,15 @@ class Container:
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(children[0])
+
+    @property
+    def _has_package(self) -> bool:
+        """Whether the image is one with the package `lattice-rdzv`. It then has the Python of these tests."""
+        return "lattice-rdzv:" in self.spec["image"]
+
+    @property
+    def _path(self) -> str:
+        return f"{sys.prefix}/bin:{PATH}" if self._has_package else PATH
 
     def _mounts(self) -> Iterator[tuple[str, str, str]]:
         image = self.spec["image"]
@@ -445,6 +463,11 @@ class Container:
             yield "ro", "/usr", "/usr"
             if not Path("/usr/bin/python3").exists():
                 yield "ro", sys.base_prefix, "/usr/local"
+            if self._has_package:
+                # The virtual environment, its Python, and the sources, where the package is installed in place.
+                for folder in {sys.prefix, sys.base_prefix, str(package().parent)}:
+                    if not folder.startswith("/usr"):
+                        yield "ro", folder, folder
         for mount in self.spec.get("volumeMounts", []):
             mode = "ro" if mount.get("readOnly") else "rw"
             yield mode, str(self.pod.volume(mount["name"])), mount["mountPath"]

@@ -160,6 +160,7 @@ def default_values() -> dict[str, Any]:
     return dict(yaml.safe_load((CHART / "values.yaml").read_text()))
 
 
+EMBEDDED = {"engine": "embedded", "image": "lattice-rdzv:0.2.0"}
 MEMBERS = {"replicaCount": 3, "persistence": {"enabled": True}}
 MTLS = {
     "tls": {

@@ -21,6 +21,7 @@ V36 = {"image": "quay.io/coreos/etcd:v3.6.16"}
 
 # A value: what it is set to, the values around it, and a text that is rendered then and was not before.
 EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "engine": ("embedded", {"image": "lattice-rdzv:1"}, "--listen=*:2379"),
     "replicaCount": (5, MEMBERS, "replicas: 5"),
     "image": ("mirror.example/etcd:v3.5.9", {}, "image: mirror.example/etcd:v3.5.9"),
     "imagePullPolicy": ("Always", {}, "imagePullPolicy: Always"),
@@ -198,6 +199,7 @@ ALLOWED_ONLY_WITH = {
     "tls.client.issuerRef": "`tls.client.issuerRef` instead",
     "tls.peer.issuerRef": "`tls.peer.issuerRef` instead",
     "external.existingSecret": "set `external.existingSecret`",
+    "engine": "set `etcd.version`",
 }
 
 NO_RENDERED_EFFECT = {

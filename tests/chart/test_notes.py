@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chart.render import AUTH, MEMBERS, MTLS, Objects, Renderer, merged, parse
+from chart.render import AUTH, EMBEDDED, MEMBERS, MTLS, Objects, Renderer, merged, parse
 from chart.tools import CHART
 
 
@@ -67,6 +67,8 @@ def test_a_production_install_has_no_warnings(notes: Any) -> None:
     [
         ({"ephemeral": {"medium": "Memory"}}, "one member in memory"),
         ({"persistence": {"enabled": True}}, "one member on a volume"),
+        (EMBEDDED, "the embedded server, one pod without a disk"),
+        (merged(EMBEDDED, {"auth": AUTH["auth"]}), "served over plain HTTP, with a password."),
         (merged(MTLS, {"tls": {"client": {"requireClientCert": False}}}), "served over TLS."),
         (merged(MEMBERS, AUTH), "with users and roles"),
         (AUTH, "a Secret of their namespace with the key `lattice` mounted at /etc/lattice-rdzv/auth"),
@@ -82,6 +84,12 @@ def test_a_production_install_has_no_warnings(notes: Any) -> None:
 )
 def test_each_mode_is_described(notes: Any, values: dict[str, Any], words: str) -> None:
     assert words in notes(values)
+
+
+def test_the_embedded_server_is_not_warned_of_etcds_versions(notes: Any) -> None:
+    text = notes(merged(EMBEDDED, {"resources": {"limits": {"memory": "1Gi"}}}))
+    assert "WARNING" not in text
+    assert "etcd 3" not in text
 
 
 @pytest.mark.parametrize("version", ["3.5.33", "3.6.14", "3.7.1", "3.7.3"])

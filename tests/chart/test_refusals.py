@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chart.render import AUTH, MEMBERS, MTLS, Refused, Renderer, default_values, merged
+from chart.render import AUTH, EMBEDDED, MEMBERS, MTLS, Refused, Renderer, default_values, merged
 from chart.test_contract import PROMISED
 from chart.tools import CHART, HELM_VERSIONS
 
@@ -291,6 +291,45 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
         ({"external": EXTERNAL, "metrics": {"podMonitor": {"enabled": True}}}, ["`metrics`"], NOW),
         ({"external": EXTERNAL, "metrics": {"prometheusRule": {"enabled": True}}}, ["`metrics`"], NOW),
     ],
+    "external-with-engine": [({**EMBEDDED, "external": EXTERNAL}, ["`engine` is `embedded`", "runs no server"], NOW)],
+    "embedded-image-of-etcd": [
+        (
+            {"engine": "embedded"},
+            ["contains the package `lattice-rdzv`", "--set image=", "quay.io/coreos/etcd:v3.5.5"],
+            NOW,
+        ),
+        ({"engine": "embedded", "image": "mirror.example:5000/etcd@sha256:" + "0" * 64}, ["`lattice-rdzv`"], NOW),
+    ],
+    # Each of these values has a test in test_embedded.py.
+    "embedded-values-of-etcd": [
+        (
+            merged(EMBEDDED, MEMBERS, {"etcd": {"quotaBackendBytes": 1073741824}}),
+            [
+                "`engine: embedded`",
+                "`replicaCount` (the embedded server is one process and has no peers)",
+                "`persistence.enabled` (the embedded server keeps everything in memory)",
+                "`etcd.quotaBackendBytes` (the limit of the embedded server is 1 GiB",
+            ],
+            NOW,
+        )
+    ],
+    "embedded-several-users": [
+        (
+            merged(EMBEDDED, {"auth": {**AUTH["auth"], "users": [{"name": "jobs"}, {"name": "team-a"}]}}),
+            ["has one user", "`auth.users` has 2", "`jobs`, `team-a`"],
+            NOW,
+        )
+    ],
+    "embedded-tenants": [
+        (
+            merged(EMBEDDED, {"auth": {**AUTH["auth"], "users": [{"name": "jobs", "tenant": "vision"}]}}),
+            ["has no roles", "`auth.users`", "`vision`"],
+            NOW,
+        )
+    ],
+    "embedded-ports": [
+        (merged(EMBEDDED, {"etcd": {"metricsPort": 2379}}), ["`etcd.metricsPort` must differ", "Both are: 2379"], NOW)
+    ],
     "external-test-without-tls-secret": [
         (
             {
@@ -355,7 +394,7 @@ def test_refused(name: str, version: str) -> None:
 
 def test_every_refusal_of_the_table_is_tested() -> None:
     """tests/e2e covers the refusals that need a running StatefulSet."""
-    source = (CHART / "templates" / "_refusals.tpl").read_text()
+    source = "".join((CHART / "templates" / name).read_text() for name in ("_refusals.tpl", "_embedded.tpl"))
     names: set[str] = set()
     for name in re.findall(r"^([^ \n]+|{{ \$\w+ }}-[a-z-]+):\n(?:  {{.*\n)*  when:", source, re.MULTILINE):
         sides = {"{{ $side }}": ("client", "peer"), "{{ $key }}": ("clientService", "serverService")}

@@ -29,6 +29,9 @@ spec:
   runtimeClassName: {{ . }}
   {{- end }}
   containers:
+    {{- if include "lattice.embedded" . }}
+    {{- include "lattice.embeddedContainer" . | nindent 4 }}
+    {{- else }}
     - name: etcd
       image: {{ include "lattice.image" . | quote }}
       imagePullPolicy: {{ .Values.imagePullPolicy }}
@@ -80,10 +83,11 @@ spec:
     {{- if .Values.auth.enabled }}
     {{- include "lattice.authContainer" . | nindent 4 }}
     {{- end }}
+    {{- end }}
     {{- with .Values.extraContainers }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with (include "lattice.volumes" . | trim) }}
+  {{- with (include (ternary "lattice.embeddedVolumes" "lattice.volumes" (eq (include "lattice.embedded" .) "true")) . | trim) }}
   volumes:
     {{- . | nindent 4 }}
   {{- end }}
@@ -92,7 +96,7 @@ spec:
 {{/* The pod's annotations. They contain the script's checksum, so that a change of the script replaces the pod. */}}
 {{- define "lattice.podAnnotations" -}}
 {{- $annotations := deepCopy (default dict .Values.podAnnotations) -}}
-{{- if .Values.auth.enabled -}}
+{{- if and .Values.auth.enabled (not (include "lattice.embedded" .)) -}}
 {{- $_ := set $annotations "lattice-rdzv/auth-script" (.Files.Get "files/auth.py" | sha256sum | trunc 16) -}}
 {{- end -}}
 {{- if $annotations -}}{{- toYaml $annotations -}}{{- end -}}
@@ -113,7 +117,7 @@ spec:
 
 {{/* The container port to which the server Service forwards clients. */}}
 {{- define "lattice.serverClientPort" -}}
-{{- if eq (int .Values.clientService.internalPort) (int .Values.serverService.clientPort.internalPort) -}}client{{- else -}}server-client{{- end -}}
+{{- if or (include "lattice.embedded" .) (eq (int .Values.clientService.internalPort) (int .Values.serverService.clientPort.internalPort)) -}}client{{- else -}}server-client{{- end -}}
 {{- end -}}
 
 {{/*

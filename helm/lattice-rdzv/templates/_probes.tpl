@@ -4,7 +4,7 @@ members. Otherwise, a lost quorum would make Kubernetes restart the remaining me
 */}}
 
 {{- define "lattice.livePath" -}}
-{{- if include "lattice.hasLivez" . -}}/livez
+{{- if or (include "lattice.embedded" .) (include "lattice.hasLivez" .) -}}/livez
 {{- else if include "lattice.versionIs" (list . ">=3.5.3") -}}/health?serializable=true&exclude=NOSPACE
 {{- else -}}
 {{- /* Older ones overlook `serializable`, and ask the other members. */ -}}
@@ -14,7 +14,7 @@ members. Otherwise, a lost quorum would make Kubernetes restart the remaining me
 
 {{/* A full database still serves reads and deletes, so it stays in the Services. */}}
 {{- define "lattice.readyPath" -}}
-{{- if include "lattice.hasLivez" . -}}/readyz{{- else -}}/health?exclude=NOSPACE{{- end -}}
+{{- if or (include "lattice.embedded" .) (include "lattice.hasLivez" .) -}}/readyz{{- else -}}/health?exclude=NOSPACE{{- end -}}
 {{- end -}}
 
 {{/* (list root path "startup") */}}

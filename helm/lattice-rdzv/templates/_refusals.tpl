@@ -1,11 +1,13 @@
 {{/*
 Values that cannot work together fail at render time. "lattice.refusals" is a table: for each refusal its condition and its text, which names
-the value, what it must be, and how to fix it. tests/chart/test_refusals.py reads the names of the table and has a case for each.
+the value, what it must be, and how to fix it. tests/chart/test_refusals.py reads the names of the table and has a case for each. The table for
+`engine: embedded` is in _embedded.tpl.
 */}}
 
 {{- define "lattice.refuse" -}}
 {{- include "lattice.refuseOldValues" . -}}
-{{- $table := ternary "lattice.externalRefusals" "lattice.refusals" (eq (include "lattice.external" .) "true") -}}
+{{- $table := ternary "lattice.embeddedRefusals" "lattice.refusals" (eq (include "lattice.embedded" .) "true") -}}
+{{- if include "lattice.external" . -}}{{- $table = "lattice.externalRefusals" -}}{{- end -}}
 {{- range $name, $refusal := include $table . | fromYaml -}}
 {{- if eq $name "Error" -}}{{- fail $refusal -}}{{- end -}}
 {{- if $refusal.when -}}{{- fail (trim $refusal.text) -}}{{- end -}}
@@ -18,7 +20,7 @@ this first, because Helm may render any of them first.
 */}}
 {{- define "lattice.refuseOldValues" -}}
 {{- $missing := list -}}
-{{- range $key := list "agents" "auth" "cluster" "defragmentation" "ephemeral" "etcd" "external" "metrics" "networkPolicy" "pdb" "persistence" "probes" "serviceAccount" "tests" "tls" -}}
+{{- range $key := list "agents" "auth" "cluster" "defragmentation" "engine" "ephemeral" "etcd" "external" "metrics" "networkPolicy" "pdb" "persistence" "probes" "serviceAccount" "tests" "tls" -}}
 {{- if not (hasKey $.Values $key) -}}{{- $missing = append $missing $key -}}{{- end -}}
 {{- end -}}
 {{- if $missing -}}
@@ -39,6 +41,10 @@ external-with-own-etcd:
   text: >-
     with `external.endpoints` the chart does not run etcd, so `replicaCount`, `persistence.enabled`, `auth.enabled`, `networkPolicy.enabled`, and
     `metrics` have no effect; remove these values, or remove `external.endpoints`
+external-with-engine:
+  when: {{ ne .Values.engine "etcd" }}
+  text: >-
+    `engine` is `{{ .Values.engine }}`, but with `external.endpoints` the chart runs no server; remove one of the two
 external-test-without-tls-secret:
   when: {{ and (ne .Values.agents.image "") .Values.tls.client.enabled (not .Values.tls.client.existingSecret) }}
   text: >-
@@ -64,10 +70,6 @@ external-scheme:
 {{- $inMemory := include "lattice.inMemory" . | eq "true" -}}
 {{- $version := include "lattice.version" . -}}
 {{- $spare := div (sub $count 1) 2 | int -}}
-external-user-without-endpoints:
-  when: {{ or (ne .Values.external.user "") (ne .Values.external.existingSecret "") }}
-  text: >-
-    `external.user` and `external.existingSecret` are for your own etcd, but `external.endpoints` is empty; set it, or use `auth.users`
 even-members:
   when: {{ and (gt $count 1) (eq (mod $count 2) 0) }}
   text: >-
@@ -131,6 +133,51 @@ v2-on-volume:
   text: >-
     `etcd.enableV2` is `true`, but etcd 3.6 does not start on a volume with v2 data, so this etcd could never be upgraded; set it to `auto` or `false`,
     or remove `persistence.enabled`
+
+mtls-with-plain-peers:
+  when: {{ and $several $values.tls.client.enabled (not $values.tls.peer.enabled) (semverCompare "<3.6.0" $version) }}
+  text: >-
+    `tls.client.enabled` does not protect several members while `tls.peer.enabled` is false: up to 3.5 etcd serves the client API on the peer port too, and
+    requires no certificate there. For a new cluster, add --set tls.peer.enabled=true with `tls.peer.existingSecret`. For a running one, use an image of
+    etcd 3.6 or newer, which does not serve clients there, or recreate the cluster with TLS between peers (UPGRADING.md). The version is: `{{ $version }}`
+auth-on-ephemeral:
+  when: {{ and $values.auth.enabled (not $values.persistence.enabled) }}
+  text: >-
+    `auth.enabled` needs `persistence.enabled`: users and passwords are part of the data, so each new pod would accept every client. Add --set
+    persistence.enabled=true, or use client certificates instead: --set tls.client.enabled=true with `tls.client.requireClientCert` and
+    `tls.client.existingSecret`
+container-ports:
+  {{- $ports := list (int $values.clientService.internalPort) (int $values.serverService.clientPort.internalPort) | uniq }}
+  {{- $ports = concat $ports (list (int $values.serverService.serverPort.internalPort) (int $values.etcd.metricsPort)) }}
+  {{- if $values.auth.enabled }}{{ $ports = concat $ports (list (int $values.auth.port) (int $values.auth.loopbackPort)) }}{{ end }}
+  when: {{ ne (len $ports) (len (uniq $ports)) }}
+  text: >-
+    `clientService.internalPort`, `serverService.clientPort.internalPort`, `serverService.serverPort.internalPort`, `etcd.metricsPort`, `auth.port`, and
+    `auth.loopbackPort` must differ (except the first two). In this order they are: {{ join ", " $ports }}
+server-ports:
+  when: {{ eq (int $values.serverService.clientPort.externalPort) (int $values.serverService.serverPort.externalPort) }}
+  text: >-
+    `serverService.clientPort.externalPort` and `serverService.serverPort.externalPort` must differ. Both are:
+    {{ int $values.serverService.serverPort.externalPort }}
+serverService-plain-peers:
+  when: {{ and $several (ne $values.serverService.type "ClusterIP") (not $values.serverService.allowUnauthenticated) (include "lattice.closed" . | eq "true") (not $values.tls.peer.enabled) }}
+  text: >-
+    `serverService.type` is `{{ $values.serverService.type }}`, which publishes the peer port, which client certificates and passwords do not protect. Set the
+    type to `ClusterIP`, or add --set tls.peer.enabled=true with `tls.peer.existingSecret`. If only trusted clients can reach it, add --set
+    serverService.allowUnauthenticated=true
+{{ include "lattice.sharedRefusals" . }}
+{{ include "lattice.liveRefusals" . }}
+{{- end -}}
+
+{{/* With every engine. */}}
+{{- define "lattice.sharedRefusals" -}}
+{{- $values := .Values -}}
+{{- $auth := $values.auth -}}
+{{- $first := first $auth.users -}}
+external-user-without-endpoints:
+  when: {{ or (ne .Values.external.user "") (ne .Values.external.existingSecret "") }}
+  text: >-
+    `external.user` and `external.existingSecret` are for your own etcd, but `external.endpoints` is empty; set it, or use `auth.users`
 {{ range $side := list "client" "peer" }}
 {{- $tls := index $values.tls $side }}
 {{ $side }}-tls-without-secret:
@@ -156,20 +203,7 @@ ca-without-tls:
   when: {{ and (not $values.tls.client.enabled) (ne $values.tls.client.caCertificate "") }}
   text: >-
     `tls.client.caCertificate` is set, but TLS is off; add --set tls.client.enabled=true, or remove the certificate
-mtls-with-plain-peers:
-  when: {{ and $several $values.tls.client.enabled (not $values.tls.peer.enabled) (semverCompare "<3.6.0" $version) }}
-  text: >-
-    `tls.client.enabled` does not protect several members while `tls.peer.enabled` is false: up to 3.5 etcd serves the client API on the peer port too, and
-    requires no certificate there. For a new cluster, add --set tls.peer.enabled=true with `tls.peer.existingSecret`. For a running one, use an image of
-    etcd 3.6 or newer, which does not serve clients there, or recreate the cluster with TLS between peers (UPGRADING.md). The version is: `{{ $version }}`
-{{ $auth := $values.auth }}
-{{- $first := first $auth.users }}
-auth-on-ephemeral:
-  when: {{ and $auth.enabled (not $values.persistence.enabled) }}
-  text: >-
-    `auth.enabled` needs `persistence.enabled`: users and passwords are part of the data, so each new pod would accept every client. Add --set
-    persistence.enabled=true, or use client certificates instead: --set tls.client.enabled=true with `tls.client.requireClientCert` and
-    `tls.client.existingSecret`
+
 auth-without-secret:
   when: {{ and $auth.enabled (not $auth.existingSecret) }}
   text: >-
@@ -218,19 +252,6 @@ service-names:
   when: {{ ne (len $services) (len (uniq $services)) }}
   text: >-
     two Services would have one name; change `clientService.name` or `serverService.name`. The names are: `{{ join "`, `" $services }}`
-container-ports:
-  {{- $ports := list (int $values.clientService.internalPort) (int $values.serverService.clientPort.internalPort) | uniq }}
-  {{- $ports = concat $ports (list (int $values.serverService.serverPort.internalPort) (int $values.etcd.metricsPort)) }}
-  {{- if $auth.enabled }}{{ $ports = concat $ports (list (int $auth.port) (int $auth.loopbackPort)) }}{{ end }}
-  when: {{ ne (len $ports) (len (uniq $ports)) }}
-  text: >-
-    `clientService.internalPort`, `serverService.clientPort.internalPort`, `serverService.serverPort.internalPort`, `etcd.metricsPort`, `auth.port`, and
-    `auth.loopbackPort` must differ (except the first two). In this order they are: {{ join ", " $ports }}
-server-ports:
-  when: {{ eq (int $values.serverService.clientPort.externalPort) (int $values.serverService.serverPort.externalPort) }}
-  text: >-
-    `serverService.clientPort.externalPort` and `serverService.serverPort.externalPort` must differ. Both are:
-    {{ int $values.serverService.serverPort.externalPort }}
 {{ $closed := include "lattice.closed" . | eq "true" }}
 {{- range $key := list "clientService" "serverService" }}
 {{- $service := index $values $key }}
@@ -270,12 +291,6 @@ server-ports:
     `{{ $key }}.externalTrafficPolicy` needs a Service of type `NodePort` or `LoadBalancer`, but `{{ $key }}.type` is `{{ $service.type }}`; remove the
     policy, or change the type
 {{ end }}
-serverService-plain-peers:
-  when: {{ and $several (ne $values.serverService.type "ClusterIP") (not $values.serverService.allowUnauthenticated) $closed (not $values.tls.peer.enabled) }}
-  text: >-
-    `serverService.type` is `{{ $values.serverService.type }}`, which publishes the peer port, which client certificates and passwords do not protect. Set the
-    type to `ClusterIP`, or add --set tls.peer.enabled=true with `tls.peer.existingSecret`. If only trusted clients can reach it, add --set
-    serverService.allowUnauthenticated=true
 
 two-monitors:
   when: {{ and $values.metrics.serviceMonitor.enabled $values.metrics.podMonitor.enabled }}
@@ -302,7 +317,6 @@ policy-without-ip-blocks:
   text: >-
     `networkPolicy.enabled` blocks all clients from outside of the cluster, but a Service of type `NodePort` or `LoadBalancer` is meant for them; set
     `networkPolicy.ipBlocks` to their addresses. Example: --set networkPolicy.ipBlocks[0].cidr=10.0.0.0/8
-{{ include "lattice.liveRefusals" . }}
 {{- end -}}
 
 {{/*

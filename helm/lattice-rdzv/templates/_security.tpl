@@ -30,6 +30,11 @@ securityContext:
 {{- (index .root.Values.tls .side).existingSecret | default (printf "%s-%s-tls" (include "lattice.name" .root) .side) -}}
 {{- end -}}
 
+{{/* How clients are served, in words. */}}
+{{- define "lattice.clientProtection" -}}
+{{- if not .Values.tls.client.enabled }}plain HTTP{{ else if .Values.tls.client.requireClientCert }}mTLS{{ else }}TLS{{ end -}}
+{{- end -}}
+
 {{/* Whether clients without a certificate or a password are rejected. */}}
 {{- define "lattice.closed" -}}
 {{- if or .Values.auth.enabled (and .Values.tls.client.enabled .Values.tls.client.requireClientCert) -}}true{{- end -}}
