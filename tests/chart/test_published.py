@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import os
 import subprocess
@@ -11,16 +12,18 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 from harness.ports import free_port
 from harness.wait import wait_for
 
-from chart.render import parse
+from chart.render import default_values, parse
 from chart.tools import CHART, HELM_VERSIONS, ROOT, helm, tool
 
 Run = Callable[..., str]
+SOURCE = "https://example.com/lattice-rendezvous"
 
 
 @pytest.fixture(params=HELM_VERSIONS)
@@ -47,8 +50,19 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make chart` puts into dist/chart: the package and the index."""
     folder = tmp_path_factory.mktemp("published")
-    subprocess.run([ROOT / "scripts" / "chart-package", helm(), folder], check=True, capture_output=True)
+    assert package(folder, SOURCE).returncode == 0
     return folder
+
+
+def package(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script that packages the chart."""
+    return subprocess.run(
+        [ROOT / "scripts" / "chart-package", helm(), folder],
+        env={**os.environ, "SOURCE": source},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -94,6 +108,7 @@ def test_helm_repo_add_finds_and_renders_it(run: Run, web: str) -> None:
     assert "lattice/lattice-rdzv" in run("search", "repo", "lattice")
     rendered = parse(run("template", "rdzv", "lattice/lattice-rdzv", "--namespace", "lattice"))
     assert sorted(one["kind"] for one in rendered) == ["ConfigMap", "Deployment", "Pod", "Service", "Service"]
+    check_metadata(run("show", "chart", "lattice/lattice-rdzv"))
 
 
 def test_helm_push_and_pull_by_oci(run: Run, published: Path, registry: str, request: pytest.FixtureRequest) -> None:
@@ -103,6 +118,46 @@ def test_helm_push_and_pull_by_oci(run: Run, published: Path, registry: str, req
     run("push", published / "lattice-rdzv-0.2.0.tgz", f"oci://{registry}/charts", *insecure)
     rendered = run("template", "rdzv", f"oci://{registry}/charts/lattice-rdzv", "--version", "0.2.0", *insecure)
     assert "name: lattice-rdzv-client" in rendered
+    check_metadata(run("show", "chart", f"oci://{registry}/charts/lattice-rdzv", "--version", "0.2.0", *insecure))
+
+
+def check_metadata(shown: str) -> None:
+    """What a registry's page of a chart shows."""
+    # Helm 3.8 prints what it pulls before the chart's own text.
+    chart = yaml.safe_load(shown[shown.index("annotations:") :])
+    assert chart["home"] == SOURCE
+    assert chart["sources"] == [SOURCE]
+    assert [one["name"] for one in chart["maintainers"]] == ["Lattice Rendezvous maintainers"]
+    assert chart["description"]
+    assert "rendezvous" in chart["keywords"]
+    head, _, data = chart["icon"].partition(",")
+    assert head == "data:image/svg+xml;base64"
+    icon = ElementTree.fromstring(base64.b64decode(data, validate=True))
+    assert icon.tag == "{http://www.w3.org/2000/svg}svg"
+    annotations = {key.removeprefix("artifacthub.io/"): value for key, value in chart["annotations"].items()}
+    assert annotations.keys() == {"category", "changes", "images", "license"}
+    assert (annotations["category"], annotations["license"]) == ("ai-machine-learning", "Apache-2.0")
+    # A registry scans the images that it finds here.
+    images = {one["name"]: one["image"] for one in yaml.safe_load(annotations["images"])}
+    defaults = default_values()
+    assert images == {"etcd": defaults["image"], "auth": defaults["auth"]["image"]}
+    kinds = {"added", "changed", "deprecated", "removed", "fixed", "security"}
+    changes = yaml.safe_load(annotations["changes"])
+    assert changes
+    assert all(one["kind"] in kinds and one["description"] for one in changes)
+
+
+def test_a_package_has_no_home_that_is_not_named(tmp_path: Path, run: Run) -> None:
+    assert package(tmp_path / "out", "").returncode == 0
+    shown = yaml.safe_load(run("show", "chart", tmp_path / "out" / "lattice-rdzv-0.2.0.tgz"))
+    assert not shown.keys() & {"home", "sources"}
+
+
+@pytest.mark.parametrize("source", ["example.com/lattice", 'https://example.com/"', "https://example.com/ x"])
+def test_a_source_that_is_no_url_is_refused(tmp_path: Path, source: str) -> None:
+    done = package(tmp_path / "out", source)
+    assert done.returncode == 1
+    assert f"SOURCE must be a URL that begins with https:// or http://, but is: {source}" in done.stderr
 
 
 def test_the_command_of_the_readme_renders_from_the_checkout(run: Run) -> None:
