@@ -1,0 +1,214 @@
+"""Replacing the authority of all certificates by the procedure of the chart's README, step by step, while two agents train."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.wait import wait_for
+
+from chart.authority import Authority
+from chart.cluster import Cluster, Pod
+from chart.conftest import MakeCluster
+from chart.render import EMBEDDED, MEMBERS, MTLS, Renderer, merged
+from chart.test_run_tls import Caller
+from chart.tools import CHART
+
+pytestmark = [pytest.mark.namespaces, pytest.mark.timeout(400)]
+
+CLIENT_TLS = {"tls": {"client": MTLS["tls"]["client"]}}
+SERVERS = ("rdzv-client-tls", "rdzv-peer-tls")
+AGENTS = "agent-tls"
+# Those of the pods here, so that a client can come by address.
+ADDRESSES = tuple(f"10.213.7.{number}" for number in range(1, 30))
+# An agent that writes to the store of its round until SIGTERM.
+AGENT = """
+import signal, threading
+import lattice_rdzv
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+with lattice_rdzv.join("rotation", nnodes=2, lease_ttl=10) as run:
+    world = run.next_world(timeout_seconds=60)
+    count = 0
+    while not stop.wait(0.1):
+        count = world.store.add(f"count-{world.rank}", 1)
+        print(f"round {world.round} rank {world.rank} count {count}", flush=True)
+"""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "old")
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "new")
+
+
+def secret(leaf: Authority, *trusted: Authority) -> dict[str, str]:
+    """A Secret with a certificate of one authority, which trusts these."""
+    return {**leaf.secret(addresses=ADDRESSES), "ca.crt": "".join(one.certificate for one in trusted)}
+
+
+def write(one: Cluster, name: str, files: Mapping[str, str]) -> None:
+    """Changes a Secret, and its files in every running pod, as a kubelet does."""
+    one.secrets[name] = dict(files)
+    for pod in (pod for pod in one.pods if pod.running):
+        for volume in pod.spec["volumes"]:
+            if volume.get("secret", {}).get("secretName") == name:
+                pod.volume(volume["name"])
+
+
+def agents(one: Cluster, values: Mapping[str, Any]) -> Pod:
+    """A pod with two agents, which have no more than the rendered pod of `helm test`, but a Secret of their own."""
+    (pod,) = [
+        hook
+        for hook in Renderer().hooks(merged(values, {"agents": {"image": "lattice-rdzv:agent"}})).all
+        if hook["metadata"]["name"] == "lattice-rdzv-test-rendezvous"
+    ]
+    for container in pod["spec"]["containers"]:
+        container["args"] = [AGENT]
+    for volume in pod["spec"]["volumes"]:
+        volume["secret"]["secretName"] = AGENTS
+    pod["spec"]["terminationGracePeriodSeconds"] = 20
+    made = one.add("agents", pod)
+    made.start()
+    return made
+
+
+def lines(container: Any) -> list[tuple[int, int, int]]:
+    """Round, rank and count of each line."""
+    found = re.findall(r"^round (\d+) rank (\d+) count (\d+)$", container.log, re.MULTILINE)
+    return [(int(round_), int(rank), int(count)) for round_, rank, count in found]
+
+
+def progress(pod: Pod) -> None:
+    """Waits until each agent has written ten times more."""
+    before = {name: len(lines(container)) for name, container in pod.containers.items()}
+
+    def went_on() -> bool:
+        assert all(container.running for container in pod.containers.values()), pod.describe()
+        return all(len(lines(container)) >= before[name] + 10 for name, container in pod.containers.items())
+
+    wait_for("both agents write", went_on, timeout_seconds=60, detail=pod.describe)
+
+
+def roll_out(one: Cluster, training: Pod) -> None:
+    """`kubectl rollout restart` of the StatefulSet: one member after the other, each once the one before is ready."""
+    for name in sorted((pod.name for pod in one.pods if pod.is_store), reverse=True):
+        (pod,) = [pod for pod in one.pods if pod.name == name]
+        pod.terminate()
+        again = one.add(name)
+        again.start()
+        again.wait_ready()
+        progress(training)
+
+
+def check_ended_well(training: Pod) -> None:
+    """Neither agent saw another round, lost a write, or failed."""
+    training.terminate()
+    ranks = set()
+    for container in training.containers.values():
+        told = lines(container)
+        ranks |= {rank for _, rank, _ in told}
+        assert {round_ for round_, _, _ in told} == {1}
+        assert [count for _, _, count in told] == list(range(1, len(told) + 1))
+        assert "Traceback" not in container.log
+    assert ranks == {0, 1}
+
+
+class Strangers:
+    """Clients with a certificate of each authority, who trust both."""
+
+    def __init__(self, folder: Path, old: Authority, new: Authority) -> None:
+        self._folder = folder
+        self._authorities = {"old": old, "new": new}
+
+    def served(self, one: Cluster) -> set[str]:
+        """Those whom every member serves."""
+        both = "".join(authority.certificate for authority in self._authorities.values())
+        clients = {name: {**authority.secret("agent"), "ca.crt": both} for name, authority in self._authorities.items()}
+        callers = [Caller(pod, self._folder) for pod in one.pods if pod.is_store]
+        return {name for name, files in clients.items() if all(caller.put(files).returncode == 0 for caller in callers)}
+
+
+def trust(one: Cluster, *authorities: Authority) -> None:
+    """Changes `ca.crt` of every Secret, and nothing else."""
+    text = "".join(authority.certificate for authority in authorities)
+    for name, files in list(one.secrets.items()):
+        write(one, name, {**files, "ca.crt": text})
+
+
+def certify(one: Cluster, leaf: Authority) -> None:
+    """Changes `tls.crt` and `tls.key` of every Secret, and nothing else."""
+    for name, files in list(one.secrets.items()):
+        write(one, name, {**leaf.secret(addresses=ADDRESSES), "ca.crt": files["ca.crt"]})
+
+
+def test_the_readme_has_these_steps() -> None:
+    readme = (CHART / "README.md").read_text()
+    steps = readme.split("### Rotating certificates")[1].split("## See also")[0]
+    numbered = re.split(r"^\d\. ", steps, flags=re.MULTILINE)[1:]
+    wanted = [
+        ("Put both CAs", "into `ca.crt`"),
+        ("rollout restart statefulset/lattice-rdzv", "kubectl rollout status"),
+        ("Replace `tls.crt` and `tls.key` by certificates of the new CA",),
+        ("Remove the old CA from `ca.crt`", "repeat step 2"),
+    ]
+    assert len(numbered) == len(wanted)
+    for step, words in zip(numbered, wanted, strict=True):
+        assert all(word in step for word in words), step
+
+
+@pytest.mark.parametrize("version", ["3.5.35", "3.6.16"])
+def test_agents_train_on_while_the_authority_of_three_members_is_replaced(
+    cluster: MakeCluster, tmp_path: Path, old: Authority, new: Authority, version: str
+) -> None:
+    values = merged(MTLS, MEMBERS)
+    one = cluster(values, version, secrets={name: secret(old, old) for name in (*SERVERS, AGENTS)})
+    one.start()
+    one.wait_ready()
+    training = agents(one, values)
+    progress(training)
+    strangers = Strangers(tmp_path, old, new)
+
+    # 1. Both authorities everywhere. 2. The members read `ca.crt` when they start.
+    trust(one, old, new)
+    progress(training)
+    assert strangers.served(one) == {"old"}
+    roll_out(one, training)
+    assert strangers.served(one) == {"old", "new"}
+    # 3. Certificates of the new authority.
+    certify(one, new)
+    progress(training)
+    # 4. The new authority alone, and step 2 again.
+    trust(one, new)
+    roll_out(one, training)
+    assert strangers.served(one) == {"new"}
+    check_ended_well(training)
+
+
+def test_agents_train_on_while_the_authority_of_the_embedded_server_is_replaced(
+    cluster: MakeCluster, tmp_path: Path, old: Authority, new: Authority
+) -> None:
+    """It reads all three files at each handshake, so no step needs a restart."""
+    values = merged(EMBEDDED, CLIENT_TLS)
+    one = cluster(values, "3.6.16", secrets={name: secret(old, old) for name in ("rdzv-client-tls", AGENTS)})
+    one.start()
+    one.wait_ready()
+    training = agents(one, values)
+    progress(training)
+    strangers = Strangers(tmp_path, old, new)
+    for step, served in (
+        (lambda: trust(one, old, new), {"old", "new"}),
+        (lambda: certify(one, new), {"old", "new"}),
+        (lambda: trust(one, new), {"new"}),
+    ):
+        step()
+        progress(training)
+        assert strangers.served(one) == served
+    check_ended_well(training)
