@@ -71,7 +71,7 @@ pub(super) async fn accept<L: Listener, F>(
     api: &Arc<Api>,
     mut listener: L,
     most_connections: usize,
-    counter: Counter,
+    open: Counter,
     serve: impl Fn(L::Stream, Counted) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
@@ -85,14 +85,14 @@ pub(super) async fn accept<L: Listener, F>(
             () = stopped(&mut stopping) => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok(_) if counter(api).load(Ordering::Relaxed) >= most_connections => {
+                Ok(_) if open(api).load(Ordering::Relaxed) >= most_connections => {
                     let text = format!("{most_connections} connections are open");
                     if failures.is_news(&text, Instant::now()) {
                         tracing::warn!("new connections are closed for now; logged once for as long as that lasts: {text}");
                     }
                 }
                 Ok(stream) => {
-                    let counted = Counted::new(api, counter);
+                    let counted = Counted::new(api, open);
                     connections.spawn(serve(stream, counted));
                 }
                 Err(error) => {

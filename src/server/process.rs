@@ -47,7 +47,7 @@ fn ticks_per_second() -> f64 {
     u32::try_from(ticks).map_or(100.0, f64::from)
 }
 
-/// Fields 14, 15, 22 and 23 of proc_pid_stat(5).
+/// Fields 14, 15, 22 and 23 of `proc_pid_stat(5)`.
 fn usage(stat: &str, ticks_per_second: f64) -> Option<Usage> {
     // The command's name is the second field. It may contain spaces and brackets.
     let (_, rest) = stat.rsplit_once(')')?;
