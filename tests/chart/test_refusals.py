@@ -13,6 +13,7 @@ from chart.tools import CHART, HELM_VERSIONS
 V36 = {"image": "quay.io/coreos/etcd:v3.6.16"}
 V37 = {"image": "quay.io/coreos/etcd:v3.7.3"}
 PERSISTENT = {"persistence": {"enabled": True}}
+PASSWORD = {"auth": AUTH["auth"]}
 EXTERNAL = {"endpoints": ["etcd-1:2379"]}
 NOW = "1.30.0"
 
@@ -315,14 +316,14 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     ],
     "embedded-several-users": [
         (
-            merged(EMBEDDED, {"auth": {**AUTH["auth"], "users": [{"name": "jobs"}, {"name": "team-a"}]}}),
+            merged(EMBEDDED, PASSWORD, {"auth": {"users": [{"name": "jobs"}, {"name": "team-a"}]}}),
             ["has one user", "`auth.users` has 2", "`jobs`, `team-a`"],
             NOW,
         )
     ],
     "embedded-tenants": [
         (
-            merged(EMBEDDED, {"auth": {**AUTH["auth"], "users": [{"name": "jobs", "tenant": "vision"}]}}),
+            merged(EMBEDDED, PASSWORD, {"auth": {"users": [{"name": "jobs", "tenant": "vision"}]}}),
             ["has no roles", "`auth.users`", "`vision`"],
             NOW,
         )

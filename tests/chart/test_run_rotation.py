@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -203,11 +203,12 @@ def test_agents_train_on_while_the_authority_of_the_embedded_server_is_replaced(
     training = agents(one, values)
     progress(training)
     strangers = Strangers(tmp_path, old, new)
-    for step, served in (
+    steps: list[tuple[Callable[[], None], set[str]]] = [
         (lambda: trust(one, old, new), {"old", "new"}),
         (lambda: certify(one, new), {"old", "new"}),
         (lambda: trust(one, new), {"new"}),
-    ):
+    ]
+    for step, served in steps:
         step()
         progress(training)
         assert strangers.served(one) == served

@@ -75,10 +75,10 @@ def test_it_listens_on_the_given_address_with_a_new_id_each_time() -> None:
 def test_half_of_a_pair_is_an_error() -> None:
     for half in ({"cert": "a.pem"}, {"key": "a.key"}, {"client_ca": "a.pem"}):
         with pytest.raises(lattice_rdzv.SettingsError, match="`cert` and `key`"):
-            lattice_rdzv.serve(port=0, **half)
+            lattice_rdzv.serve(port=0, **half)  # type: ignore[arg-type]
     for half in ({"user": "me"}, {"password_file": "file"}):
         with pytest.raises(lattice_rdzv.SettingsError, match="`password_file`"):
-            lattice_rdzv.serve(port=0, **half)
+            lattice_rdzv.serve(port=0, **half)  # type: ignore[arg-type]
     # The value may be a password by mistake, so the error does not repeat it.
     with pytest.raises(lattice_rdzv.SettingsError, match=r"`password_file`.*has 17 bytes") as refused:
         lattice_rdzv.serve(port=0, user="me", password_file="/nowhere/password")
