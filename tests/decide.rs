@@ -11,6 +11,7 @@ use lattice_rdzv::{
         policy::Policy,
         records::{NodeRecord, Phase, RoundRecord},
         roster::{Moment, Roster},
+        submission::RefusalRecord,
     },
     settings::Reaction,
 };
@@ -19,7 +20,7 @@ use proptest::prelude::*;
 /// What happens to a run. A number picks one of the nodes that are there.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Arrives,
+    Arrives(Option<u8>),
     Seeks(usize),
     IsAboutToLeave(usize),
     Goes(usize),
@@ -30,7 +31,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => Just(Step::Arrives),
+        4 => prop_oneof![4 => Just(None), 3 => Just(Some(1)), 1 => Just(Some(2))].prop_map(Step::Arrives),
         5 => any::<usize>().prop_map(Step::Seeks),
         1 => any::<usize>().prop_map(Step::IsAboutToLeave),
         2 => any::<usize>().prop_map(Step::Goes),
@@ -80,7 +81,7 @@ impl Run {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Arrives => {
+            Step::Arrives(submission) => {
                 self.arrived += 1;
                 let record = NodeRecord {
                     name: format!("n{}", self.arrived % 5),
@@ -93,6 +94,7 @@ impl Run {
                     world: None,
                     leaving: false,
                     hosts: false,
+                    submission: submission.map(|number| number.to_string()),
                 };
                 // Ids are random: their order is not that of arrival.
                 let id = NodeId::from_random(self.arrived.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -149,6 +151,12 @@ impl Run {
                     let world = self.roster.world.values().cloned().collect();
                     self.roster.set_round(self.now, RoundRecord { change: Some(change), ..round }, world);
                 }
+                Action::Refuse(refusal) => {
+                    self.check_refusal(&refusal)?;
+                    let world = self.roster.world.values().cloned().collect();
+                    let round = RoundRecord { refused: Some(refusal), ..round.unwrap() };
+                    self.roster.set_round(self.now, round, world);
+                }
                 Action::Form(form) => {
                     self.check(&round.unwrap(), &form)?;
                     self.formed += 1;
@@ -163,6 +171,7 @@ impl Run {
                         world: format!("w{}", form.round),
                         size: u32::try_from(form.members.len()).unwrap(),
                         phase: Phase::Running,
+                        submission: form.submission,
                         ..blank
                     };
                     self.roster.set_round(self.now, round, form.members);
@@ -175,6 +184,19 @@ impl Run {
         }
         prop_assert!(false, "it decides on and on");
         Ok(true)
+    }
+
+    fn check_refusal(&self, refusal: &RefusalRecord) -> Result<(), TestCaseError> {
+        let refused = |id: &NodeId| {
+            let node = &self.roster.nodes[id];
+            refusal.refuses(node.record.submission.as_deref(), node.created)
+        };
+        prop_assert!(self.roster.nodes.keys().any(refused), "nobody is refused");
+        prop_assert!(!self.roster.world.keys().any(|id| self.roster.nodes.contains_key(id) && refused(id)));
+        let stays =
+            |record: &NodeRecord| !record.leaving && record.submission.as_ref() == Some(&refusal.submission);
+        prop_assert!(self.roster.nodes.values().any(|node| stays(&node.record)), "the run is nobody's");
+        Ok(())
     }
 
     fn check(&self, round: &RoundRecord, form: &Form) -> Result<(), TestCaseError> {
@@ -191,6 +213,10 @@ impl Run {
             prop_assert!(node.is_some_and(|node| !node.record.leaving), "{} is not here to stay", id);
             prop_assert!(!roster.finished.contains(id), "{} has finished", id);
         }
+        let submissions: BTreeSet<_> =
+            ids.iter().filter_map(|id| roster.nodes[id].record.submission.as_ref()).collect();
+        prop_assert!(submissions.len() <= 1, "a world of the submissions {:?}", submissions);
+        prop_assert!(submissions.first().is_none_or(|one| form.submission.as_ref() == Some(one)));
         let deadline = roster.change_told.unwrap_or_default() + policy.rejoin_time(round.size);
         for id in roster.world.keys().filter(|id| !roster.finished.contains(id)) {
             let Some(node) = roster.nodes.get(id).filter(|node| !node.record.leaving) else { continue };
@@ -225,7 +251,7 @@ fn ordinary_runs_form_world_after_world() {
     let mut run = Run::new(2, 3, Reaction::Restart, Reaction::Restart);
     for turn in 0..20 {
         if turn < 3 {
-            run.step(Step::Arrives);
+            run.step(Step::Arrives(Some(1)));
         }
         for step in [Step::Seeks(0), Step::Seeks(1), Step::Seeks(2), Step::Waits(40_000)] {
             run.step(step);

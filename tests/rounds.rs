@@ -598,3 +598,104 @@ async fn newcomers_that_are_ignored_wait_for_the_next_round() {
     assert!(agents[0].node.wait_change(Some(TTL * 20)).await.is_none(), "{:?}", agents[0].node.change());
     assert_eq!(ranks(&agents).await, [0, 1, 2]);
 }
+
+/// Settings of a node of this submission.
+fn of(name: &str, nnodes: &str, submission: &str) -> lattice_rdzv::settings::Settings {
+    settings(name, nnodes, &[("last_call_timeout", "2"), ("submission", submission)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_job_with_the_id_of_a_running_one_is_refused_and_the_first_is_not_disturbed() {
+    for nnodes in ["2", "2:4"] {
+        let service = MemoryService::new();
+        let mut agents = Vec::new();
+        for (name, seed) in [("a", 1), ("b", 2)] {
+            agents.push(Agent::join(&service, of(name, nnodes, "one"), seed).await.unwrap());
+        }
+        assert_eq!(ranks(&agents).await, [0, 1]);
+        let second = Agent::join(&service, of("x", nnodes, "two"), 30).await.unwrap();
+        assert!(!second.node.close(Outcome::Failed, "", None).await, "it closes no run of another job");
+        let began = Instant::now();
+        let error = second.node.next_world(None, None).await.unwrap_err();
+        assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+        let message = error.to_string();
+        for part in ["run `run`", "submission `one` with the nodes a, b", "submission `two`", "--rdzv-id"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(began.elapsed() >= TTL, "the first job might have been about to end");
+        sleep(TTL * 2).await;
+        assert_eq!(agents[0].node.num_nodes_waiting(), 0, "{:?}", agents[0].node.change());
+        assert!(second.node.id().is_none(), "it keeps no record");
+        // Each later attempt has its own time to wait for the end of the first job.
+        let again = Agent::join(&service, of("y", nnodes, "two"), 31).await.unwrap();
+        let began = Instant::now();
+        again.node.next_world(None, None).await.unwrap_err();
+        assert!(began.elapsed() >= TTL);
+        let _same = Agent::join(&service, of("c", nnodes, "one"), 32).await.unwrap();
+        let change = agents[0].node.wait_change(Some(TTL)).await;
+        assert_eq!(change.is_some(), nnodes == "2:4", "a newcomer of the first job is welcome");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resubmission_gets_the_run_when_the_pods_of_the_first_have_ended() {
+    for ends in ["leave", "die", "close"] {
+        let service = MemoryService::new();
+        let mut first = Vec::new();
+        for (name, seed) in [("a", 1), ("b", 2)] {
+            first.push(Agent::join(&service, of(name, "2", "one"), seed).await.unwrap());
+        }
+        assert_eq!(ranks(&first).await, [0, 1]);
+        if ends == "die" {
+            // Their leases are as young as they can be when the others come.
+            first.clear();
+        }
+        let mut second = Vec::new();
+        for (name, seed) in [("a", 11), ("b", 12)] {
+            second.push(Agent::join(&service, of(name, "2", "two"), seed).await.unwrap());
+        }
+        let next = ranks(&second);
+        let end = async {
+            sleep(TTL / 2).await;
+            match ends {
+                "leave" => {
+                    for agent in &first {
+                        assert!(agent.node.mark_leaving(TTL).await);
+                    }
+                    sleep(TTL * 3).await;
+                    join_all(first.iter().map(|agent| agent.node.leave(None))).await;
+                }
+                "close" => assert!(first[0].node.close(Outcome::Succeeded, "", None).await),
+                _ => {}
+            }
+        };
+        let (mut ranks, ()) = tokio::join!(next, end);
+        ranks.sort_unstable();
+        assert_eq!(ranks, [0, 1], "{ends}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_ends_every_lease_leaves_the_run_with_its_own_submission() {
+    let service = MemoryService::new();
+    let mut agents = Vec::new();
+    for (name, seed) in [("a", 1), ("b", 2)] {
+        agents.push(Agent::join(&service, of(name, "2", "one"), seed).await.unwrap());
+    }
+    assert_eq!(ranks(&agents).await, [0, 1]);
+    let second = Agent::join(&service, of("x", "2", "two"), 30).await.unwrap();
+    let third = Agent::join(&service, of("y", "2", "two"), 31).await.unwrap();
+    // The members are back last, when their leases are long over.
+    agents.iter().for_each(|agent| agent.link.cut());
+    service.pause();
+    sleep(TTL * 3).await;
+    service.resume();
+    sleep(TTL).await;
+    agents.iter().for_each(|agent| agent.link.mend());
+    let refused = join_all([&second, &third].map(|agent| agent.node.next_world(None, None))).await;
+    assert!(refused.iter().all(|end| matches!(end, Err(Error::Mismatch { .. }))), "{refused:?}");
+    for agent in &agents {
+        let seen = agent.node.subscribe().borrow().clone();
+        assert_eq!((seen.state, agent.node.num_nodes_waiting()), (State::Member, 0), "{seen:?}");
+    }
+}

@@ -17,6 +17,7 @@ use crate::{
             ChangeRecord, HistoryRecord, LastWorld, NAMES, Phase, PlanEntry, PlanShard, Record, RoundRecord,
             some_names,
         },
+        submission::RefusalRecord,
     },
 };
 
@@ -97,6 +98,7 @@ impl Term {
         &mut self,
         world: LastWorld,
         members: Vec<PlanEntry>,
+        submission: Option<String>,
         why: &str,
     ) -> Result<Written> {
         let lease = self.grant_run_lease().await?;
@@ -104,6 +106,7 @@ impl Term {
         record.world = world.world;
         record.size = world.size;
         record.phase = Phase::Restoring;
+        record.submission = submission;
         why.clone_into(&mut record.why);
         self.name_master(&mut record, &members);
         let written = self.commit(record, members, lease, Vec::new()).await?;
@@ -143,9 +146,25 @@ impl Term {
 
     pub(super) async fn tell(&mut self, change: ChangeRecord) -> Result<Written> {
         let Some(round) = self.roster.round.clone() else { return Ok(Written::Stale) };
-        let why = change.why.clone();
-        let number = round.round;
-        let record = RoundRecord { change: Some(change), ..round };
+        let (why, number) = (change.why.clone(), round.round);
+        let written = self.amend(RoundRecord { change: Some(change), ..round }).await?;
+        if matches!(written, Written::Done(_)) {
+            tracing::info!("coordinator: round {number} is over: {why}");
+        }
+        Ok(written)
+    }
+
+    pub(super) async fn refuse(&mut self, refusal: RefusalRecord, why: &str) -> Result<Written> {
+        let Some(round) = self.roster.round.clone() else { return Ok(Written::Stale) };
+        let written = self.amend(RoundRecord { refused: Some(refusal), ..round }).await?;
+        if matches!(written, Written::Done(_)) {
+            tracing::warn!("coordinator: {why}");
+        }
+        Ok(written)
+    }
+
+    /// Says something more of the round that is committed.
+    async fn amend(&mut self, record: RoundRecord) -> Result<Written> {
         let value = record.encode();
         let put = vec![Operation::put(self.context.keys.round(), value.clone(), self.run_lease)];
         let written = self.office.write(&self.context, self.round_revision, Some(&value), put).await?;
@@ -154,13 +173,12 @@ impl Term {
             let now = self.moment(Instant::now());
             let world = self.roster.world.values().cloned().collect();
             self.roster.set_round(now, record, world);
-            tracing::info!("coordinator: round {number} is over: {why}");
         }
         Ok(written)
     }
 
     pub(super) async fn form(&mut self, form: Form, why: String) -> Result<Written> {
-        let Form { round, members, newcomers, took } = form;
+        let Form { round, members, submission, newcomers, took } = form;
         let Some(life) = self.roster.round.as_ref().map(|round| round.life.clone()) else {
             return Ok(Written::Stale);
         };
@@ -169,6 +187,7 @@ impl Term {
         record.size = u32::try_from(members.len()).unwrap_or(u32::MAX);
         record.world = nonce(self.context.entropy.bits());
         record.phase = Phase::Running;
+        record.submission = submission;
         record.why.clone_from(&why);
         self.name_master(&mut record, &members);
         let history = HistoryRecord {

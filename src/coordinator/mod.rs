@@ -244,7 +244,10 @@ impl Term {
             }
             Action::Close => return Ok(Some(End::Close(decision.reason))),
             Action::BeginLife => self.begin_life().await?,
-            Action::Restore { world, members } => self.restore(world, members, &decision.reason).await?,
+            Action::Restore { world, members, submission } => {
+                self.restore(world, members, submission, &decision.reason).await?
+            }
+            Action::Refuse(refusal) => self.refuse(refusal, &decision.reason).await?,
             Action::EndRestoring => self.end_restoring(&decision.reason).await?,
             // Two watches have no common order: that it had finished may be heard after that it went.
             Action::Tell(change) if change.kind == ChangeKind::Lost && self.hear_of_finished().await? => {

@@ -8,6 +8,7 @@ use super::{
     ranking,
     records::{ChangeKind, ChangeRecord, LastWorld, NAMES, Phase, PlanEntry, RoundRecord, some_names},
     roster::{Moment, Roster},
+    submission::{RefusalRecord, refuse},
 };
 use crate::settings::Reaction;
 
@@ -27,9 +28,13 @@ pub enum Action {
         world: LastWorld,
         /// Those of its nodes that are back.
         members: Vec<PlanEntry>,
+        /// The submission that they are of, if they name one.
+        submission: Option<String>,
     },
     /// The world that was put back has waited for its nodes for long enough.
     EndRestoring,
+    /// Refuse nodes of another submission.
+    Refuse(RefusalRecord),
     /// Tell the world's nodes to form again.
     Tell(ChangeRecord),
     /// Commit a world.
@@ -45,6 +50,8 @@ pub struct Form {
     pub round: u64,
     /// The world by rank.
     pub members: Vec<PlanEntry>,
+    /// The submission that they are of, if they name one.
+    pub submission: Option<String>,
     /// How many of them were not in the last world.
     pub newcomers: u32,
     /// How long nodes waited for it.
@@ -70,6 +77,11 @@ impl Decision {
     fn wait(reason: impl Into<String>, wake: Option<Moment>) -> Self {
         Self { action: Action::Wait, reason: reason.into(), wake }
     }
+
+    fn or_at(mut self, moment: Option<Moment>) -> Self {
+        self.wake = self.wake.into_iter().chain(moment).min();
+        self
+    }
 }
 
 /// Decides.
@@ -78,13 +90,16 @@ pub fn decide(roster: &Roster, now: Moment, policy: &Policy) -> Decision {
         return decision;
     }
     let Some(round) = &roster.round else { return Decision::now(Action::BeginLife, "the run is new") };
-    if !round.has_world() {
-        return form(roster, round, now, policy);
-    }
-    if round.phase == Phase::Restoring {
+    if round.has_world() && round.phase == Phase::Restoring {
         return end_restoring(roster, now);
     }
-    if round.change.is_some() { form(roster, round, now, policy) } else { tell(roster, round, now, policy) }
+    let look_at = match refuse(roster, now, policy) {
+        Ok(refusal) => return refusal,
+        Err(look_at) => look_at,
+    };
+    let forms = !round.has_world() || round.change.is_some();
+    let next = if forms { form(roster, round, now, policy) } else { tell(roster, round, now, policy) };
+    next.or_at(look_at)
 }
 
 /// A world that is newer than what stands in the store: the store has lost it, with everything or back to a backup.
@@ -114,8 +129,10 @@ fn restore(roster: &Roster) -> Option<Decision> {
         label: record.topology.clone(),
         rank: own.rank,
     });
+    let members: Vec<PlanEntry> = members.collect();
+    let submission = roster.submission_of(members.iter().map(|entry| &entry.id)).map(str::to_owned);
     Some(Decision::now(
-        Action::Restore { world: world.clone(), members: members.collect() },
+        Action::Restore { world: world.clone(), members, submission },
         match round {
             Some(older) if older.phase != Phase::Restoring => format!(
                 "the service went back to round {}; round {} of {} nodes is put back",
@@ -291,7 +308,9 @@ fn form(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> D
         reason = format!("{reason}; dropped for not seeking again in time: {names}");
     }
     let number = roster.highest_round.max(round.round) + 1;
-    Decision::now(Action::Form(Form { round: number, members, newcomers, took }), reason)
+    let named = roster.submission_of(members.iter().map(|entry| &entry.id)).map(str::to_owned);
+    let submission = named.or_else(|| round.submission.clone().filter(|_| !kept.is_empty()));
+    Decision::now(Action::Form(Form { round: number, members, submission, newcomers, took }), reason)
 }
 
 #[cfg(test)]
@@ -337,6 +356,7 @@ mod tests {
             world: None,
             leaving: false,
             hosts: false,
+            submission: None,
         }
     }
 
@@ -587,7 +607,8 @@ mod tests {
         let older = LastWorld { round: 6, ..world(0) };
         roster.put_node(id(3), NodeRecord { world: Some(older), ..record(3) }, 11);
         roster.observe(seconds(2.0), &policy());
-        let Action::Restore { world: restored, members } = decide(&roster, seconds(2.0), &policy()).action
+        let Action::Restore { world: restored, members, .. } =
+            decide(&roster, seconds(2.0), &policy()).action
         else {
             panic!("expected a restore");
         };
@@ -616,7 +637,7 @@ mod tests {
             roster
         };
         let restored = |roster: &Roster| match decide(roster, seconds(1.0), &policy()).action {
-            Action::Restore { world, members } => Some((world.round, members.len())),
+            Action::Restore { world, members, .. } => Some((world.round, members.len())),
             _ => None,
         };
         assert_eq!(restored(&with(world("l", 3))), Some((3, 1)));

@@ -17,6 +17,7 @@
 //! | [`plan`] | how a world is cut into shards |
 //! | [`standing`] | what a node is in the round that it sees |
 //! | [`returning`] | what a node does after a break |
+//! | [`submission`] | which submission a run belongs to, and which nodes it refuses |
 //! | [`closing`] | what a starter does about a run that is closed |
 
 pub mod closing;
@@ -31,3 +32,4 @@ pub mod records;
 pub mod returning;
 pub mod roster;
 pub mod standing;
+pub mod submission;

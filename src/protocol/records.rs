@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{identity::NodeId, printable::printable};
+use super::{identity::NodeId, printable::printable, submission::RefusalRecord};
 use crate::error::{Error, Result};
 
 /// The major version of everything that this code writes.
@@ -183,6 +183,12 @@ pub struct RoundRecord {
     /// The node that hosts the service, if one does: the world is lost with it, whoever else is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// The submission of the world's nodes, if they name one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submission: Option<String>,
+    /// That nodes of other submissions are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusalRecord>,
     /// That the world is about to be replaced.
     pub change: Option<ChangeRecord>,
 }
@@ -205,6 +211,8 @@ impl RoundRecord {
             phase: Phase::Forming,
             why: String::new(),
             host: None,
+            submission: None,
+            refused: None,
             change: None,
         }
     }
@@ -328,6 +336,9 @@ pub struct NodeRecord {
     /// It hosts the service.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hosts: bool,
+    /// Which submission of the job it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submission: Option<String>,
 }
 impl Record for NodeRecord {}
 

@@ -57,6 +57,8 @@ pub struct Roster {
     pub absences: BTreeMap<NodeId, Absence>,
     /// Lives that are over, each with the revision at which it was put away. What was there before is not of this one.
     pub past_lives: BTreeMap<String, Revision>,
+    /// The submission that the run belongs to.
+    pub owner: Option<String>,
     /// When the last renewal of the coordinator's own lease that was acknowledged had been sent.
     pub acknowledged: Moment,
     /// When a silence between the coordinator and the service ended that was longer than is trusted.
@@ -75,6 +77,8 @@ pub struct Roster {
     pub enough_since: Option<Moment>,
     /// Since when a newcomer waits that would fit in.
     pub newcomers_since: Option<Moment>,
+    /// Since when nodes of another submission wait while nodes of the run's own mean to stay.
+    pub contested_since: Option<Moment>,
     /// Since when the run has no world that holds, and somebody wants one.
     pub wanted_since: Option<Moment>,
 }
@@ -178,11 +182,14 @@ impl Roster {
         let since = |clock: &mut Option<Moment>, holds: bool| {
             *clock = if holds { Some(clock.unwrap_or(now)) } else { None };
         };
+        self.owner = self.find_owner(now);
+        let contested = self.is_contested();
         let seekers = self.seekers(policy);
         let enough = seekers.len() >= policy.min_nodes as usize;
         let newcomer = seekers.iter().any(|id| !self.world.contains_key(id));
         let room = self.room(policy) > 0;
         let wanted = self.change_told.is_some() || (!seekers.is_empty() && !self.has_world());
+        since(&mut self.contested_since, contested);
         since(&mut self.enough_since, enough);
         since(&mut self.newcomers_since, newcomer && room);
         since(&mut self.wanted_since, wanted);
@@ -231,6 +238,7 @@ impl Roster {
                 && !node.record.leaving
                 && !self.finished.contains(id)
                 && !self.left_out.contains(id)
+                && !self.is_rival(*id, &node.record)
                 && self.is_of_this_life(node);
             (eligible && self.seeks(*id, &node.record)).then_some(*id)
         };

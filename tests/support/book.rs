@@ -5,7 +5,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use lattice_rdzv::{Error, node::WorldFacts, protocol::records::LastWorld};
+use lattice_rdzv::{
+    Error,
+    node::{Snapshot, WorldFacts},
+    protocol::records::LastWorld,
+};
 use tokio::time::Instant;
 
 /// What its nodes say of a world: size, master, and who has which rank.
@@ -18,6 +22,8 @@ pub(crate) struct Ledger {
     pub(crate) broken: Vec<String>,
     /// By life, round and name.
     pub(crate) worlds: BTreeMap<(String, u64, String), World>,
+    /// Of which submission each agent is.
+    pub(crate) submissions: BTreeMap<String, String>,
     /// How many agents of a world began to count themselves in its store, and the numbers that they were given.
     counts: BTreeMap<(String, u64, String), (i64, BTreeSet<i64>)>,
     /// The last round of each life that was closed, and not wiped since.
@@ -27,6 +33,8 @@ pub(crate) struct Ledger {
     pub(crate) wiped: bool,
     /// Whether somebody has asked for the run to be closed: only then may an agent's life end by itself.
     closing: bool,
+    /// How many nodes were refused.
+    pub(crate) refusals: usize,
     /// Who has ended.
     pub(crate) ends: BTreeSet<String>,
 }
@@ -84,6 +92,12 @@ impl Book {
             if ranks.insert(*rank, identity.clone()).is_some_and(|old| old != identity) {
                 wrong.push(format!("rank {rank} of round {round} was given twice"));
             }
+            let submission = ledger.submissions.get(name).cloned();
+            let members = ledger.members_of(&world.place).into_iter();
+            let mut others = members.filter(|other| ledger.submissions.get(other) != submission.as_ref());
+            if let Some(other) = others.next() {
+                wrong.push(format!("round {round} has {name} and {other}, which are of two submissions"));
+            }
             if *rank >= *size || *size < self.min || *size > self.max {
                 wrong.push(format!("rank {rank} of {size} in a run of {}:{}", self.min, self.max));
             }
@@ -135,8 +149,11 @@ impl Book {
         ledger.closed.clear();
     }
 
-    pub(crate) fn ended(&self, name: &str, error: &Error) {
+    pub(crate) fn ended(&self, name: &str, error: &Error, seen: &Snapshot) {
         self.write(format!("{name}: ends: {error}"));
+        if matches!(error, Error::Mismatch { .. }) {
+            return self.refused(name, seen);
+        }
         let closing = {
             let mut ledger = self.ledger();
             ledger.ends.insert(name.to_owned());
@@ -145,6 +162,43 @@ impl Book {
         if !(closing && matches!(error, Error::Closed { .. })) {
             self.broken(format!("{name} ended, and nobody had closed the run: {error}"));
         }
+    }
+
+    /// A node was refused: it is of another submission than the run and than every member of its world.
+    fn refused(&self, name: &str, seen: &Snapshot) {
+        let wrong = {
+            let mut ledger = self.ledger();
+            ledger.ends.insert(name.to_owned());
+            ledger.refusals += 1;
+            let own = ledger.submissions.get(name);
+            let round = seen.round.as_ref();
+            let of_run = round.and_then(|round| round.refused.as_ref()).map(|refused| &refused.submission);
+            let world = round.map(|round| (round.life.clone(), round.round, round.world.clone()));
+            let members = world.map(|world| ledger.members(&world)).unwrap_or_default();
+            let alike = members.into_iter().find(|member| ledger.submissions.get(member) == own);
+            match (of_run, alike) {
+                (Some(of_run), None) if Some(of_run) != own => None,
+                (of_run, alike) => {
+                    Some(format!("{name} of {own:?} was refused by {of_run:?}, with the member {alike:?}"))
+                }
+            }
+        };
+        if let Some(wrong) = wrong {
+            self.broken(wrong);
+        }
+    }
+}
+
+impl Ledger {
+    fn members_of(&self, world: &LastWorld) -> Vec<String> {
+        self.members(&key(world))
+    }
+
+    /// The names of the nodes that were given a place in a world.
+    fn members(&self, world: &(String, u64, String)) -> Vec<String> {
+        let ranks = self.worlds.get(world).map(|(_, _, ranks)| ranks);
+        let names = ranks.into_iter().flat_map(BTreeMap::values);
+        names.filter_map(|identity| identity.split(' ').next()).map(str::to_owned).collect()
     }
 }
 

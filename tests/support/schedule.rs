@@ -139,7 +139,10 @@ impl<L> Living<L> {
                         sleep(Duration::from_secs(1)).await;
                         continue;
                     }
-                    Err(error) => return book.ended(&named, &error),
+                    Err(error) => {
+                        let seen = own.subscribe().borrow().clone();
+                        return book.ended(&named, &error, &seen);
+                    }
                 }
                 if let Some((_, change)) = own.wait_change(None).await {
                     book.write(format!("{named}: {:?}: {}", change.kind, change.why));
@@ -187,12 +190,18 @@ impl<G: Ground> Schedule<G> {
     }
 
     pub(crate) async fn start(&mut self) {
+        self.start_of(self.submission).await;
+    }
+
+    /// A node of this submission starts.
+    async fn start_of(&mut self, submission: u64) {
         self.started += 1;
         let name = format!("n{}", self.started);
         let seed = self.random.next_u64();
         let labels = [("topology", "x"), ("topology", "y")];
         let label = labels[usize::try_from(self.below(2)).unwrap()];
-        let submission = self.submission.to_string();
+        let submission = submission.to_string();
+        self.book.ledger().submissions.insert(name.clone(), submission.clone());
         let times = [
             ("last_call_timeout", "2"),
             ("rejoin_timeout", "8"),
@@ -207,6 +216,9 @@ impl<G: Ground> Schedule<G> {
         let joining = Node::join(G::backend(&link), settings, Entropy::seeded(seed), place);
         match timeout(Duration::from_secs(60), joining).await {
             Ok(Ok(node)) => self.agents.push(Living::start(&self.book, &name, node, link)),
+            Ok(Err(Error::Mismatch { message })) => {
+                self.book.write(format!("{name}: is refused at once: {message}"));
+            }
             Ok(Err(error)) => self.book.broken(format!("{name} did not join: {error}")),
             Err(_) => self.book.broken(format!("{name}: joining hangs")),
         }
@@ -221,8 +233,8 @@ impl<G: Ground> Schedule<G> {
         let pause = self.seconds(4.0);
         sleep(pause).await;
         let kind = match self.weather {
-            Weather::Stormy => self.below(15),
-            Weather::ServiceOnly => 7 + self.below(5),
+            Weather::Stormy => self.below(16),
+            Weather::ServiceOnly => [7, 8, 9, 10, 11, 15][usize::try_from(self.below(6)).unwrap()],
         };
         match kind {
             2 => {
@@ -273,6 +285,7 @@ impl<G: Ground> Schedule<G> {
                 }
             }
             13 => self.close_by_somebody().await,
+            15 => self.start_another_job().await,
             _ => self.start().await,
         }
     }
@@ -326,6 +339,57 @@ impl<G: Ground> Schedule<G> {
         self.start().await;
     }
 
+    /// The same run id is used for another submission, while the first one runs. Where nobody dies, an outage ends the
+    /// leases of both, and then the second one is refused.
+    async fn start_another_job(&mut self) {
+        self.happened("other jobs");
+        let before = self.agents.len();
+        self.start_of(self.submission + 1).await;
+        if self.weather == Weather::Stormy || self.agents.len() == before {
+            return;
+        }
+        let kind = 2 + 2 * self.below(2);
+        G::befall(self, kind).await;
+        let rival = self.agents.pop().expect("a node that has just started");
+        let Living { name, node, mut task, .. } = rival;
+        if timeout(Duration::from_secs(60), &mut task).await.is_err() {
+            self.book.broken(format!("{name} is not refused: {:?}", *node.subscribe().borrow()));
+            task.abort();
+        }
+        node.leave(None).await;
+    }
+
+    /// Takes out the agents that have ended.
+    fn remove_ended(&mut self) {
+        let ended = self.book.ledger().ends.clone();
+        while let Some(index) = self.agents.iter().position(|living| ended.contains(&living.name)) {
+            drop(self.take(index));
+        }
+    }
+
+    /// Waits until the nodes that are left are of one submission, of which more may start.
+    async fn settle_submissions(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            self.remove_ended();
+            let submissions: BTreeSet<String> = {
+                let ledger = self.book.ledger();
+                self.agents.iter().map(|living| ledger.submissions[&living.name].clone()).collect()
+            };
+            if submissions.len() < 2 {
+                if let Some(one) = submissions.first() {
+                    self.submission = one.parse().expect("a number");
+                }
+                return;
+            }
+            if Instant::now() > deadline {
+                self.book.broken(format!("nodes of the submissions {submissions:?} wait for each other"));
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// What stands at `ctl/round` now.
     async fn stored_round(&self) -> Option<RoundRecord> {
         let key = keys().round();
@@ -370,10 +434,7 @@ impl<G: Ground> Schedule<G> {
         self.book.write("all faults end");
         // Who is to learn of a closing has done so when what happened last was noticed.
         sleep(TTL * 3).await;
-        let ended = self.book.ledger().ends.clone();
-        while let Some(index) = self.agents.iter().position(|living| ended.contains(&living.name)) {
-            drop(self.take(index));
-        }
+        self.settle_submissions().await;
         // What they had open is closed by then.
         sleep(Duration::from_millis(1)).await;
         while (self.agents.len() as u64) < u64::from(self.book.min) || !self.ground.is_served() {
@@ -644,6 +705,7 @@ async fn run<G: Ground>(seed: u64, weather: Weather) -> Report {
     let ledger = std::mem::take(&mut *book.ledger());
     let mut tally = schedule.tally;
     tally.insert("schedules", 1);
+    tally.insert("refusals", ledger.refusals);
     tally.insert("rounds", ledger.worlds.len());
     tally.insert("places", ledger.worlds.values().map(|(_, _, ranks)| ranks.len()).sum());
     let mut hasher = DefaultHasher::new();

@@ -12,6 +12,7 @@ use crate::{
     protocol::{
         records::{ChangeKind, ChangeRecord, ClosedRecord, NodeRecord, Phase, Record, RoundRecord},
         returning::CLOSED_LIFETIME,
+        submission::are_rivals,
     },
 };
 
@@ -70,6 +71,12 @@ impl Session {
             } else {
                 answer(self, false);
             }
+            return Ok(());
+        }
+        let submission = control.round_record().and_then(|round| round.submission.as_deref());
+        if self.world.is_none() && are_rivals(submission, self.context.settings.submission.as_deref()) {
+            // It waits in a run of another job, which is not its own to close.
+            answer(self, false);
             return Ok(());
         }
         let moved_on =

@@ -36,6 +36,7 @@ impl Session {
             world: self.world.as_ref().map(|world| world.place.clone()),
             leaving: self.leaving,
             hosts: self.context.hosts,
+            submission: settings.submission.clone(),
         }
     }
 
@@ -87,7 +88,11 @@ impl Session {
             Joined::Closed(closed, lease) => {
                 self.give_back(joining.id.first_lease());
                 self.joining = None;
-                self.be_closed(closed, lease);
+                if self.is_of_another_job(&closed) {
+                    self.start_over(&closed);
+                } else {
+                    self.be_closed(closed, lease);
+                }
                 Ok(())
             }
             Joined::AlreadyDone(closed) => {
@@ -121,6 +126,7 @@ impl Session {
             keeper,
             record,
             record_revision: revision,
+            created: revision,
             saw_office: false,
             breaks: 0,
         });
@@ -266,6 +272,19 @@ impl Session {
     /// The world has moved on without this node.
     pub(super) fn drop_out(&mut self, why: String) {
         tracing::warn!("no longer a member: {why}");
+        self.retire();
+        if let Some(world) = self.world.take() {
+            if self.shared.returned().is_some_and(|had| had.is_same_world(&world.place)) {
+                self.dropped = Some(why);
+            } else {
+                // Its owner still waits for a world, and never had this one.
+                self.seeking = true;
+            }
+        }
+    }
+
+    /// Gives up its place in the run, with its lease. What joins next is another node.
+    pub(super) fn retire(&mut self) {
         self.stop_serving();
         if let Some(identity) = self.identity.take() {
             let lease = identity.lease.borrow().lease;
@@ -281,14 +300,6 @@ impl Session {
         self.read_world = None;
         self.run_lease = 0;
         self.past_life = self.life.take();
-        if let Some(world) = self.world.take() {
-            if self.shared.returned().is_some_and(|had| had.is_same_world(&world.place)) {
-                self.dropped = Some(why);
-            } else {
-                // Its owner still waits for a world, and never had this one.
-                self.seeking = true;
-            }
-        }
     }
 
     /// Revokes a lease that nobody needs any more; if that fails it lapses.

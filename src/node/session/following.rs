@@ -10,8 +10,9 @@ use crate::{
     backend::{LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
     error::{Error, Result},
     node::shared::{HostLost, WorldFacts},
-    protocol::records::ClosedRecord,
+    protocol::{records::ClosedRecord, submission::are_rivals},
     run::mismatch,
+    settings::Settings,
 };
 
 impl Session {
@@ -64,6 +65,10 @@ impl Session {
                         return;
                     }
                     self.examine();
+                    if self.watcher.is_none() {
+                        // It has retired: what came after concerns the node that it becomes, which reads again.
+                        return;
+                    }
                 }
             }
             Ok(Watched::Compacted) => {
@@ -99,12 +104,22 @@ impl Session {
             .as_ref()
             .filter(|closed| self.life.as_ref().is_none_or(|life| *life == closed.record.life));
         if let Some(closed) = closed.cloned() {
-            self.be_closed(closed.record, closed.lease);
+            if self.is_of_another_job(&closed.record) {
+                self.start_over(&closed.record);
+            } else {
+                self.be_closed(closed.record, closed.lease);
+            }
             return;
         }
         if self.world.is_none()
             && let Some(error) = self.other_settings()
         {
+            self.end = Some(error);
+            return;
+        }
+        if let Some(error) = self.refusal() {
+            // The record goes too: a node that is refused neither decides nor waits.
+            self.retire();
             self.end = Some(error);
             return;
         }
@@ -170,6 +185,29 @@ impl Session {
             self.control.round_record().map(|round| (round.min, round.max, "an earlier node".to_owned()));
         let (min, max, by) = of_round.or(of_office)?;
         mismatch(settings, min, max, &by)
+    }
+
+    /// Why this node is refused: it is of another submission than the run.
+    fn refusal(&self) -> Option<Error> {
+        let identity = self.identity.as_ref().filter(|_| self.world.is_none())?;
+        let refused = self.control.round_record()?.refused.as_ref()?;
+        let Settings { run, submission, .. } = &self.context.settings;
+        let own = submission.as_deref().filter(|own| refused.refuses(Some(own), identity.created))?;
+        Some(Error::Mismatch { message: refused.message(&run.run_id, own) })
+    }
+
+    /// Whether this is the closing of another submission, whose run this node only waited in.
+    pub(super) fn is_of_another_job(&self, closed: &ClosedRecord) -> bool {
+        let own = self.context.settings.submission.as_deref();
+        self.world.is_none() && are_rivals(closed.submission.as_deref(), own)
+    }
+
+    /// The run of another submission is over: joins again, to begin a run of this one.
+    pub(super) fn start_over(&mut self, closed: &ClosedRecord) {
+        let other = closed.submission.as_deref().unwrap_or_default();
+        tracing::info!("the run of submission `{other}` is closed; this node begins a new one");
+        self.retire();
+        self.past_life = None;
     }
 
     pub(super) fn be_closed(&mut self, closed: ClosedRecord, lease: LeaseId) {

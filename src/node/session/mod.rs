@@ -101,6 +101,8 @@ struct Identity {
     /// The mod revision of its record. Every write of the record compares it: an attempt that was given up may still
     /// land, and would bring an old record back.
     record_revision: Revision,
+    /// The revision at which its record was put first.
+    created: Revision,
     /// Whether a coordinator was seen under this lease: then an absent member is not merely returning from a break that
     /// ended this lease too.
     saw_office: bool,

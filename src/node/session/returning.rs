@@ -77,6 +77,7 @@ impl Session {
                 self.control = control;
                 self.drop_out(why.to_owned());
             }
+            Return::Closed(Some(record)) if self.is_of_another_job(&record) => self.start_over(&record),
             Return::Closed(record) => {
                 let lease = control.closed.as_ref().map_or(0, |closed| closed.lease);
                 self.doubt = false;

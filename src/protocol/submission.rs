@@ -1,0 +1,353 @@
+//! Which submission of a job a run belongs to, and which nodes it refuses because they are of another one.
+//!
+//! A run serves one submission at a time. Nodes of another one are never given a place while the run belongs to the
+//! first: it may be a second job that was started with the same run id by mistake. But it may also be the same job,
+//! submitted again while the pods of the first submission still end. So the coordinator refuses these nodes only if
+//! nodes of the first submission are still there after a while. Nodes without a submission are never refused.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    decide::{Action, Decision},
+    identity::NodeId,
+    policy::Policy,
+    records::{NAMES, NodeRecord, Phase, RoundRecord, some_names},
+    roster::{Moment, Present, Roster},
+};
+use crate::backend::Revision;
+
+/// Whether two nodes are of different submissions.
+pub fn are_rivals(one: Option<&str>, other: Option<&str>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if one != other)
+}
+
+/// That nodes of other submissions are refused, in `ctl/round`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalRecord {
+    /// The submission that the run belongs to.
+    pub submission: String,
+    /// Nodes whose records were created at this revision or before are refused; later ones may wait for their turn.
+    pub until: Revision,
+    /// The first names of the nodes of that submission.
+    pub names: Vec<String>,
+}
+
+impl RefusalRecord {
+    /// Whether it is about a node of this submission whose record was created at this revision.
+    pub fn refuses(&self, submission: Option<&str>, created: Revision) -> bool {
+        created <= self.until && are_rivals(Some(&self.submission), submission)
+    }
+
+    /// The message for a node of the submission `own` that is refused.
+    pub fn message(&self, run_id: &str, own: &str) -> String {
+        format!(
+            "run `{run_id}` belongs to submission `{}` with the nodes {}, and this node is of submission `{own}`; one run \
+             id serves one job at a time: end the other job, or start this one with another run id (`--rdzv-id`, \
+             `run_id`), or, if both are one job, with the same `submission` (LATTICE_RDZV_SUBMISSION) on all nodes",
+            self.submission,
+            some_names(self.names.iter().map(String::as_str)),
+        )
+    }
+}
+
+impl Roster {
+    /// The submission that the run belongs to. A world keeps the run for its own submission for as long as a node of
+    /// that is here, or a member may still return from a break. After that, and before the first world, the run belongs
+    /// to the submission of the node that arrived first.
+    pub(super) fn find_owner(&self, now: Moment) -> Option<String> {
+        let round = self.round.as_ref().filter(|round| round.has_world());
+        let known = round.and_then(|round| {
+            let submission = round.submission.as_deref().or_else(|| self.submission_of(self.world.keys()));
+            submission.filter(|submission| self.is_held(round, submission, now))
+        });
+        known.or_else(|| self.first_submission()).map(str::to_owned)
+    }
+
+    /// The submission of the first of these nodes that names one.
+    pub fn submission_of<'id>(&self, ids: impl IntoIterator<Item = &'id NodeId>) -> Option<&str> {
+        ids.into_iter().find_map(|id| self.nodes.get(id)?.record.submission.as_deref())
+    }
+
+    fn is_held(&self, round: &RoundRecord, submission: &str, now: Moment) -> bool {
+        // Whose absence is not told, or not believed yet, may return as the member that it was.
+        let mut absences = self.absences.values();
+        let returning = absences.any(|one| !one.announced && (round.change.is_none() || now < one.believed));
+        round.phase == Phase::Restoring || returning || self.nodes_of(submission).next().is_some()
+    }
+
+    /// The nodes of a submission that mean to stay.
+    fn nodes_of<'a>(&'a self, submission: &'a str) -> impl Iterator<Item = &'a NodeRecord> {
+        let stays = |node: &&Present| !node.record.leaving && self.is_of_this_life(node);
+        let records = self.nodes.values().filter(stays).map(|node| &node.record);
+        records.filter(move |record| record.submission.as_deref() == Some(submission))
+    }
+
+    fn first_submission(&self) -> Option<&str> {
+        let nodes = self.nodes.iter().filter(|(_, node)| !node.record.leaving && self.is_of_this_life(node));
+        let named =
+            nodes.filter_map(|(id, node)| Some((node.created, id, node.record.submission.as_deref()?)));
+        named.min().map(|(_, _, submission)| submission)
+    }
+
+    /// Whether this node is of another submission than the one that the run belongs to. A member never is: a world that
+    /// an earlier version formed may be of several submissions.
+    pub fn is_rival(&self, id: NodeId, record: &NodeRecord) -> bool {
+        !self.world.contains_key(&id) && are_rivals(self.owner.as_deref(), record.submission.as_deref())
+    }
+
+    /// The nodes of other submissions that wait and were not refused yet.
+    fn rivals(&self) -> impl Iterator<Item = &Present> {
+        let refused = self.round.as_ref().and_then(|round| round.refused.as_ref());
+        let waits = move |(id, node): &(&NodeId, &Present)| {
+            let submission = node.record.submission.as_deref();
+            !node.record.leaving
+                && self.is_rival(**id, &node.record)
+                && self.is_of_this_life(node)
+                && refused.is_none_or(|refused| !refused.refuses(submission, node.created))
+        };
+        self.nodes.iter().filter(waits).map(|(_, node)| node)
+    }
+
+    /// Whether nodes of another submission wait while nodes of the run's own mean to stay.
+    pub(super) fn is_contested(&self) -> bool {
+        let owner = self.owner.as_deref();
+        owner.is_some_and(|owner| self.nodes_of(owner).next().is_some()) && self.rivals().next().is_some()
+    }
+}
+
+/// Refuses nodes of another submission, or says when to look again.
+///
+/// They are refused after the return window, which is longer than a lease lives: the record of a node that was killed
+/// before they arrived is gone by then.
+pub fn refuse(roster: &Roster, now: Moment, policy: &Policy) -> Result<Decision, Option<Moment>> {
+    let Some(since) = roster.contested_since else {
+        // The run may pass to those who wait when it is certain that no member returns.
+        let waits = roster.rivals().next().is_some();
+        let believed = roster.absences.values().map(|absence| absence.believed).filter(|at| now < *at);
+        return Err(believed.min().filter(|_| waits));
+    };
+    let due = since + policy.return_window;
+    let Some(owner) = roster.owner.as_deref().filter(|_| now >= due) else { return Err(Some(due)) };
+    let until = roster.rivals().map(|node| node.created).max().unwrap_or(0);
+    let rivals = some_names(roster.rivals().map(|node| node.record.name.as_str()));
+    let mut names: Vec<String> = roster.nodes_of(owner).map(|record| record.name.clone()).collect();
+    names.sort_unstable();
+    names.truncate(NAMES);
+    let reason = format!(
+        "refused {rivals}: the run belongs to submission `{owner}` with the nodes {}",
+        some_names(names.iter().map(String::as_str))
+    );
+    let refusal = RefusalRecord { submission: owner.to_owned(), until, names };
+    Ok(Decision { action: Action::Refuse(refusal), reason, wake: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        protocol::{
+            decide::decide,
+            records::{ChangeKind, ChangeRecord, PlanEntry},
+        },
+        settings::Reaction,
+    };
+
+    fn policy() -> Policy {
+        let (return_window, trusted_silence) = Policy::lease_times(Duration::from_secs(10));
+        Policy {
+            min_nodes: 1,
+            max_nodes: 4,
+            settle_time: Duration::ZERO,
+            last_call_timeout: Duration::ZERO,
+            rejoin_timeout: Duration::from_secs(90),
+            grow_delay: Duration::ZERO,
+            return_window,
+            trusted_silence,
+            on_member_loss: Reaction::Restart,
+            on_newcomer: Reaction::Restart,
+        }
+    }
+
+    fn id(number: u64) -> NodeId {
+        NodeId::from_random(number << 1)
+    }
+
+    fn seconds(number: u64) -> Moment {
+        Duration::from_secs(number)
+    }
+
+    /// Puts a node of a submission, or of none.
+    fn put(roster: &mut Roster, now: Moment, number: u64, submission: &str, leaving: bool) {
+        let record = NodeRecord {
+            name: format!("n{number}"),
+            address: "h".into(),
+            port: 1,
+            topology: None,
+            min: 1,
+            max: 4,
+            seeks: 0,
+            world: None,
+            leaving,
+            hosts: false,
+            submission: Some(submission.to_owned()).filter(|submission| !submission.is_empty()),
+        };
+        roster.put_node(id(number), record, i64::try_from(number).unwrap());
+        observe(roster, now);
+    }
+
+    fn observe(roster: &mut Roster, now: Moment) {
+        roster.acknowledged = now;
+        roster.observe(now, &policy());
+    }
+
+    /// A run whose nodes 1 and 2 are in round 1, whose record names this submission.
+    fn running(nodes: [&str; 2], named: Option<&str>) -> Roster {
+        let mut roster = Roster::default();
+        let mut world = Vec::new();
+        for (number, submission) in (1..).zip(nodes) {
+            put(&mut roster, Moment::ZERO, number, submission, false);
+            let rank = u32::try_from(number - 1).unwrap();
+            world.push(PlanEntry { id: id(number), name: format!("n{number}"), label: None, rank });
+        }
+        let round = RoundRecord {
+            round: 1,
+            world: "w".into(),
+            size: 2,
+            phase: Phase::Running,
+            submission: named.map(str::to_owned),
+            ..RoundRecord::forming("l".into(), 1, 4, "a".into())
+        };
+        roster.set_round(Moment::ZERO, round, world);
+        observe(&mut roster, Moment::ZERO);
+        roster
+    }
+
+    #[test]
+    fn only_nodes_that_both_name_a_submission_can_be_rivals() {
+        for (one, other, rivals) in [
+            (None, None, false),
+            (None, Some("a"), false),
+            (Some("a"), Some("a"), false),
+            (Some("a"), Some("b"), true),
+        ] {
+            assert_eq!(
+                (are_rivals(one, other), are_rivals(other, one)),
+                (rivals, rivals),
+                "{one:?} {other:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn another_submission_is_refused_if_nodes_of_the_first_remain_for_a_return_window() {
+        // Also where an earlier version formed the world, which names no submission in the round.
+        for named in [Some("one"), None] {
+            let mut roster = running(["one", "one"], named);
+            put(&mut roster, seconds(5), 3, "two", false);
+            let waiting = decide(&roster, seconds(5), &policy());
+            let due = seconds(5) + policy().return_window;
+            assert_eq!(
+                (waiting.action, waiting.wake),
+                (Action::Wait, Some(due)),
+                "and it does not grow the world"
+            );
+            observe(&mut roster, due);
+            let Decision { action: Action::Refuse(refusal), reason, .. } = decide(&roster, due, &policy())
+            else {
+                panic!("expected a refusal");
+            };
+            assert_eq!(reason, "refused n3: the run belongs to submission `one` with the nodes n1, n2");
+            assert!(refusal.refuses(Some("two"), 3) && !refusal.refuses(Some("two"), 4));
+            assert!(!refusal.refuses(Some("one"), 3) && !refusal.refuses(None, 3));
+            let message = refusal.message("the-run", "two");
+            for part in ["`the-run`", "`one`", "n1, n2", "`two`", "--rdzv-id"] {
+                assert!(message.contains(part), "{message}");
+            }
+            let refused = RoundRecord { refused: Some(refusal), ..roster.round.clone().unwrap() };
+            let world = roster.world.values().cloned().collect();
+            roster.set_round(due, refused, world);
+            observe(&mut roster, due);
+            assert_eq!(decide(&roster, due, &policy()).action, Action::Wait, "once is enough");
+            assert!(roster.seekers(&policy()).is_empty(), "nor does it get a place until it is gone");
+        }
+    }
+
+    #[test]
+    fn a_resubmission_waits_while_the_first_submission_ends_and_then_has_the_run() {
+        let mut roster = running(["one", "one"], Some("one"));
+        put(&mut roster, seconds(5), 3, "two", false);
+        put(&mut roster, seconds(6), 1, "one", true);
+        put(&mut roster, seconds(6), 2, "one", true);
+        assert_eq!((roster.owner.as_deref(), roster.contested_since), (Some("two"), None));
+        roster.remove_node(seconds(7), id(1), &policy());
+        roster.remove_node(seconds(7), id(2), &policy());
+        observe(&mut roster, seconds(60));
+        assert!(matches!(decide(&roster, seconds(60), &policy()).action, Action::Tell(_)));
+        let change =
+            ChangeRecord { kind: ChangeKind::Leaving, why: "n1, n2 leaving".into(), names: Vec::new() };
+        let told = RoundRecord { change: Some(change), ..roster.round.clone().unwrap() };
+        let world = roster.world.values().cloned().collect();
+        roster.set_round(seconds(60), told, world);
+        observe(&mut roster, seconds(62));
+        let Action::Form(form) = decide(&roster, seconds(62), &policy()).action else { panic!("no world") };
+        assert_eq!((form.members.len(), form.submission.as_deref()), (1, Some("two")));
+    }
+
+    #[test]
+    fn the_run_passes_to_nobody_while_members_may_return_from_an_outage() {
+        let mut roster = running(["one", "one"], Some("one"));
+        roster.acknowledged = Moment::ZERO;
+        roster.remove_node(seconds(40), id(1), &policy());
+        roster.remove_node(seconds(40), id(2), &policy());
+        put(&mut roster, seconds(40), 3, "two", false);
+        let believed = seconds(40) + policy().return_window;
+        for (now, told) in [(seconds(40), false), (seconds(41), true), (believed, true)] {
+            let mut roster = roster.clone();
+            if told {
+                let change = ChangeRecord {
+                    kind: ChangeKind::Seeking,
+                    why: "told before the outage".into(),
+                    names: Vec::new(),
+                };
+                let told = RoundRecord { change: Some(change), ..roster.round.clone().unwrap() };
+                let world = roster.world.values().cloned().collect();
+                roster.set_round(now, told, world);
+            }
+            observe(&mut roster, now);
+            let decision = decide(&roster, now, &policy());
+            if now < believed {
+                assert_eq!((decision.action, decision.wake), (Action::Wait, Some(believed)), "told: {told}");
+                assert_eq!(roster.owner.as_deref(), Some("one"));
+                assert_eq!(roster.contested_since, None, "and nobody is refused for nodes that are away");
+            } else {
+                assert!(matches!(decision.action, Action::Form(_)), "{decision:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn before_the_first_world_the_run_belongs_to_the_first_who_names_a_submission() {
+        let mut roster = Roster::default();
+        roster.set_round(Moment::ZERO, RoundRecord::forming("l".into(), 1, 4, "a".into()), Vec::new());
+        put(&mut roster, seconds(1), 3, "two", false);
+        put(&mut roster, seconds(1), 2, "one", false);
+        put(&mut roster, seconds(1), 1, "", false);
+        let Action::Form(form) = decide(&roster, seconds(2), &policy()).action else { panic!("no world") };
+        let names: Vec<_> = form.members.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!((names.as_slice(), form.submission.as_deref()), (["n1", "n2"].as_slice(), Some("one")));
+    }
+
+    #[test]
+    fn a_restored_world_is_of_the_submission_that_its_nodes_name() {
+        let mut roster = running(["one", "one"], Some("one"));
+        let world = roster.world.values().cloned().collect();
+        let restoring =
+            RoundRecord { phase: Phase::Restoring, submission: None, ..roster.round.clone().unwrap() };
+        roster.set_round(Moment::ZERO, restoring, world);
+        put(&mut roster, seconds(1), 3, "two", false);
+        assert_eq!(roster.owner.as_deref(), Some("one"));
+        assert!(roster.newcomers(&policy()).is_empty());
+    }
+}
