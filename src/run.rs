@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rand::{
@@ -49,6 +49,14 @@ impl Entropy {
             Source::System => UnwrapErr(SysRng).next_u64(),
             // A generator is whole at any time, even after a panic elsewhere.
             Source::Seeded(generator) => generator.lock().unwrap_or_else(PoisonError::into_inner).next_u64(),
+        }
+    }
+
+    /// The wall clock, for messages only: seconds since 1970. A simulation has none.
+    pub fn unix_seconds(&self) -> Option<u64> {
+        match &self.0 {
+            Source::System => Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs()),
+            Source::Seeded(_) => None,
         }
     }
 

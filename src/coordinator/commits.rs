@@ -198,6 +198,7 @@ impl Term {
             newcomers,
             coordinator: self.office.record.name.clone(),
             names: members.iter().take(NAMES).map(|entry| entry.name.clone()).collect(),
+            formed_at: self.context.entropy.unix_seconds(),
         };
         let mut also =
             vec![Operation::put(keys.history_round(&life, round), history.encode(), self.run_lease)];

@@ -177,14 +177,22 @@ impl Node {
                 }
                 () = sleep_until(speak_at) => {
                     speak_at = Instant::now() + waiting::NEXT_LINES;
-                    let who = waiting::describe(&self.context).await;
                     let until = match deadline {
                         Some(deadline) => {
                             format!("for another {:.0} s", deadline.saturating_duration_since(Instant::now()).as_secs_f64())
                         }
                         None => "without limit".to_owned(),
                     };
-                    tracing::info!("waiting for a world in run `{}` {until}: {who}", self.run_id());
+                    match seen.round.as_ref().filter(|_| spare) {
+                        Some(round) => {
+                            let full = waiting::describe_full(&self.context, round).await;
+                            tracing::warn!("{full}; waiting {until}");
+                        }
+                        None => {
+                            let who = waiting::describe(&self.context).await;
+                            tracing::info!("waiting for a world in run `{}` {until}: {who}", self.run_id());
+                        }
+                    }
                 }
             }
         }

@@ -380,6 +380,9 @@ pub struct HistoryRecord {
     pub coordinator: String,
     /// The first names, by rank.
     pub names: Vec<String>,
+    /// When it was formed, in seconds since 1970 by the clock of the coordinator's machine. For messages only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub formed_at: Option<u64>,
 }
 impl Record for HistoryRecord {}
 
