@@ -151,6 +151,11 @@ impl Run {
                     let world = self.roster.world.values().cloned().collect();
                     self.roster.set_round(self.now, RoundRecord { change: Some(change), ..round }, world);
                 }
+                Action::Forgive(failures) => {
+                    let world = self.roster.world.values().cloned().collect();
+                    let round = RoundRecord { failures, ..round.unwrap() };
+                    self.roster.set_round(self.now, round, world);
+                }
                 Action::Refuse(refusal) => {
                     self.check_refusal(&refusal)?;
                     let world = self.roster.world.values().cloned().collect();
@@ -172,6 +177,7 @@ impl Run {
                         size: u32::try_from(form.members.len()).unwrap(),
                         phase: Phase::Running,
                         submission: form.submission,
+                        failures: form.failures,
                         ..blank
                     };
                     self.roster.set_round(self.now, round, form.members);

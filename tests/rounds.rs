@@ -699,3 +699,67 @@ async fn an_outage_that_ends_every_lease_leaves_the_run_with_its_own_submission(
         assert_eq!((seen.state, agent.node.num_nodes_waiting()), (State::Member, 0), "{seen:?}");
     }
 }
+
+/// Takes every world as it comes, until the test ends.
+fn trains(agent: Agent) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        while agent.node.next_world(Some(29500), None).await.is_ok() {
+            agent.node.wait_change(None).await;
+        }
+    })
+}
+
+/// A node joins, is given a place, and goes; how long it waited for the place, and why the world was formed.
+async fn fails(
+    service: &MemoryService,
+    settings: lattice_rdzv::settings::Settings,
+    seed: u64,
+) -> (f64, String) {
+    let agent = Agent::join(service, settings, seed).await.expect("joined");
+    let began = Instant::now();
+    let world = world(&agent).await;
+    agent.node.leave(None).await;
+    // Until the others have a world without it.
+    sleep(Duration::from_secs(3)).await;
+    (began.elapsed().as_secs_f64() - 3.0, world.why.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joins_and_fails_in_a_loop_waits_longer_each_time() {
+    let service = MemoryService::new();
+    let mut training: Vec<_> = joined(&service, "2:4", &["a", "b"]).await.into_iter().map(trains).collect();
+    sleep(Duration::from_secs(5)).await;
+    let bad = |seed| fails(&service, settings("bad", "2:4", &[]), seed);
+    for (seed, expected) in [(20, 0.0), (21, 0.0), (22, 0.0), (23, 10.0), (24, 20.0), (25, 40.0)] {
+        let (waited, _) = bad(seed).await;
+        // The count begins when the going is told; up to a second of `grow_delay` follows.
+        assert!((expected - 3.5..expected + 2.0).contains(&waited), "attempt {seed} waited {waited} s");
+    }
+    // Another name does not wait, and neither the count nor the wait is lost with the coordinator.
+    let (waited, why) = fails(&service, settings("good", "2:4", &[]), 30).await;
+    assert!(waited < 2.0, "{waited}: {why}");
+    training.push(trains(Agent::join(&service, settings("c", "2:4", &[]), 31).await.unwrap()));
+    sleep(Duration::from_secs(5)).await;
+    training.remove(0).abort();
+    sleep(TTL * 3).await;
+    let (waited, _) = bad(26).await;
+    assert!((60.0..85.0).contains(&waited), "{waited}");
+    // Who stays for five minutes has not failed.
+    let back = Agent::join(&service, settings("bad", "2:4", &[]), 27).await.unwrap();
+    world(&back).await;
+    sleep(Duration::from_secs(301)).await;
+    back.node.leave(None).await;
+    sleep(Duration::from_secs(3)).await;
+    let (waited, _) = bad(28).await;
+    assert!(waited < 2.0, "{waited}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_where_the_run_would_have_too_few_nodes_without_it() {
+    let service = MemoryService::new();
+    let _training = joined(&service, "2", &["a"]).await.into_iter().map(trains).collect::<Vec<_>>();
+    for seed in 20..26 {
+        let (waited, _) = fails(&service, settings("bad", "2", &[]), seed).await;
+        assert!(waited < 3.0, "attempt {seed} waited {waited} s");
+    }
+}

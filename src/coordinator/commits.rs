@@ -10,6 +10,7 @@ use crate::{
     },
     error::{Error, Result},
     protocol::{
+        cooldown::FailureRecord,
         decide::Form,
         identity::{NodeId, nonce},
         plan,
@@ -163,6 +164,17 @@ impl Term {
         Ok(written)
     }
 
+    pub(super) async fn forgive(&mut self, failures: Vec<FailureRecord>) -> Result<Written> {
+        let Some(round) = self.roster.round.clone() else { return Ok(Written::Stale) };
+        let forgiven = round.failures.iter().filter(|failure| !failures.contains(failure));
+        let names = some_names(forgiven.map(|failure| failure.name.as_str()));
+        let written = self.amend(RoundRecord { failures, ..round }).await?;
+        if matches!(written, Written::Done(_)) {
+            tracing::info!("coordinator: earlier failures of {names} no longer count");
+        }
+        Ok(written)
+    }
+
     /// Says something more of the round that is committed.
     async fn amend(&mut self, record: RoundRecord) -> Result<Written> {
         let value = record.encode();
@@ -178,7 +190,7 @@ impl Term {
     }
 
     pub(super) async fn form(&mut self, form: Form, why: String) -> Result<Written> {
-        let Form { round, members, submission, newcomers, took } = form;
+        let Form { round, members, submission, failures, newcomers, took } = form;
         let Some(life) = self.roster.round.as_ref().map(|round| round.life.clone()) else {
             return Ok(Written::Stale);
         };
@@ -188,7 +200,12 @@ impl Term {
         record.world = nonce(self.context.entropy.bits());
         record.phase = Phase::Running;
         record.submission = submission;
+        record.failures = failures;
         record.why.clone_from(&why);
+        let known = self.roster.round.as_ref().map_or(&[][..], |round| round.failures.as_slice());
+        let fails = |failure: &&FailureRecord| !known.contains(failure) && !failure.cooldown().is_zero();
+        let cooldowns: Vec<String> =
+            record.failures.iter().filter(fails).map(FailureRecord::message).collect();
         self.name_master(&mut record, &members);
         let history = HistoryRecord {
             round,
@@ -216,6 +233,9 @@ impl Term {
         let written = self.commit(record, members, self.run_lease, also).await?;
         if matches!(written, Written::Done(_)) {
             self.roster.committed = true;
+            for cooldown in cooldowns {
+                tracing::warn!("coordinator: {cooldown}: each time a round ended with it");
+            }
             let took = took.as_secs_f64();
             tracing::info!(
                 "coordinator: round {round} formed after {took:.1} s, {size} nodes by rank: {names}; {why}"

@@ -247,6 +247,7 @@ impl Term {
             Action::Restore { world, members, submission } => {
                 self.restore(world, members, submission, &decision.reason).await?
             }
+            Action::Forgive(failures) => self.forgive(failures).await?,
             Action::Refuse(refusal) => self.refuse(refusal, &decision.reason).await?,
             Action::EndRestoring => self.end_restoring(&decision.reason).await?,
             // Two watches have no common order: that it had finished may be heard after that it went.

@@ -38,6 +38,7 @@ use crate::{
     error::{Applied, Error, Result},
     hosting::Host,
     protocol::{
+        cooldown::wait_of,
         identity::NodeId,
         records::{ChangeRecord, LastWorld, Outcome},
     },
@@ -190,7 +191,8 @@ impl Node {
                         }
                         None => {
                             let who = waiting::describe(&self.context).await;
-                            tracing::info!("waiting for a world in run `{}` {until}: {who}", self.run_id());
+                            let cooldown = self.cooldown(&seen);
+                            tracing::info!("waiting for a world in run `{}` {until}: {who}{cooldown}", self.run_id());
                         }
                     }
                 }
@@ -221,7 +223,15 @@ impl Node {
         }
     }
 
+    /// That this node waits because it has failed before.
+    fn cooldown(&self, seen: &Snapshot) -> String {
+        let round = seen.round.as_ref().filter(|_| seen.world.is_none());
+        let wait = round.and_then(|round| wait_of(round, &self.context.settings.node_name));
+        wait.map_or_else(String::new, |wait| format!("; {wait}"))
+    }
+
     async fn timed_out(&self, began: Instant, seen: Snapshot) -> Error {
+        let cooldown = self.cooldown(&seen);
         if let Some(HostLost { host, .. }) = seen.host_lost.filter(|_| seen.state == State::Uncertain) {
             let cause = format!(
                 "`{host}`, which hosted it, is lost and has not come back within {:.0} s (`host_timeout`); an etcd, or \
@@ -234,7 +244,7 @@ impl Node {
             return trouble;
         }
         let who = waiting::describe(&self.context).await;
-        let what = format!("no world in run `{}`: {who}", self.run_id());
+        let what = format!("no world in run `{}`: {who}{cooldown}", self.run_id());
         Error::Timeout { what, after: began.elapsed() }
     }
 

@@ -3,12 +3,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
+    cooldown::{self, FailureRecord},
     identity::NodeId,
     policy::{GATHER_LIMIT, GATHER_QUIET, Policy},
     ranking,
     records::{ChangeKind, ChangeRecord, LastWorld, NAMES, Phase, PlanEntry, RoundRecord, some_names},
     roster::{Moment, Roster},
-    submission::{RefusalRecord, refuse},
+    submission::{self, RefusalRecord, refuse},
 };
 use crate::settings::Reaction;
 
@@ -35,6 +36,8 @@ pub enum Action {
     EndRestoring,
     /// Refuse nodes of another submission.
     Refuse(RefusalRecord),
+    /// Count only these failures from now on: the nodes of the others have stayed long enough.
+    Forgive(Vec<FailureRecord>),
     /// Tell the world's nodes to form again.
     Tell(ChangeRecord),
     /// Commit a world.
@@ -52,6 +55,8 @@ pub struct Form {
     pub members: Vec<PlanEntry>,
     /// The submission that they are of, if they name one.
     pub submission: Option<String>,
+    /// How often in a row nodes have failed.
+    pub failures: Vec<FailureRecord>,
     /// How many of them were not in the last world.
     pub newcomers: u32,
     /// How long nodes waited for it.
@@ -99,7 +104,13 @@ pub fn decide(roster: &Roster, now: Moment, policy: &Policy) -> Decision {
     };
     let forms = !round.has_world() || round.change.is_some();
     let next = if forms { form(roster, round, now, policy) } else { tell(roster, round, now, policy) };
-    next.or_at(look_at)
+    match cooldown::forgive(roster, now) {
+        Ok(failures) if next.action == Action::Wait => {
+            Decision::now(Action::Forgive(failures), "nodes that had failed have stayed long enough")
+        }
+        Ok(_) => next.or_at(look_at),
+        Err(forgive_at) => next.or_at(look_at).or_at(forgive_at),
+    }
 }
 
 /// A world that is newer than what stands in the store: the store has lost it, with everything or back to a backup.
@@ -213,7 +224,9 @@ fn tell(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> D
         let why = format!("{} asked for another round", listed(&seeking));
         return tell(ChangeKind::Seeking, why, names(&seeking));
     }
-    let newcomers = roster.newcomers(policy);
+    let cooling = cooldown::cooling(roster, policy, now);
+    let mut newcomers = roster.newcomers(policy);
+    newcomers.retain(|newcomer| !cooling.contains_key(&newcomer.id));
     let room = roster.room(policy);
     // Nobody is asked to start again beside nodes that are done; unless they all went without closing the run.
     let ending = roster.is_finishing() && (members > 0 || roster.finished_here().next().is_some());
@@ -226,11 +239,16 @@ fn tell(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> D
         }
         wake_at(due);
     }
-    Decision::wait(format!("round {} runs with {members} nodes", round.round), wake)
+    let waits = cooldown::describe(&cooling);
+    let wake = wake.into_iter().chain(cooling.values().map(|wait| wait.until)).min();
+    Decision::wait(format!("round {} runs with {members} nodes{waits}", round.round), wake)
 }
 
 fn form(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> Decision {
-    let seekers = roster.seekers(policy);
+    let cooling = cooldown::cooling(roster, policy, now);
+    let waits = cooldown::describe(&cooling);
+    let mut seekers = roster.seekers(policy);
+    seekers.retain(|id| !cooling.contains_key(id));
     let (min, max) = (policy.min_nodes as usize, policy.max_nodes as usize);
     let staying: Vec<NodeId> =
         roster.active_members().filter(|(_, record)| record.seeks <= round.round).map(|(id, _)| id).collect();
@@ -282,13 +300,16 @@ fn form(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> D
         let patience = if member_seeks { policy.settle_time } else { policy.last_call_timeout };
         let due = roster.enough_since.unwrap_or(now) + patience;
         if now < due {
-            return Decision::wait(format!("{} of at most {max} nodes are here", seekers.len()), Some(due));
+            let here = format!("{} of at most {max} nodes are here{waits}", seekers.len());
+            return Decision::wait(here, Some(due));
         }
     }
 
     let last: Vec<PlanEntry> = roster.world.values().cloned().collect();
     let kept: BTreeSet<NodeId> = seekers.iter().filter(|id| roster.world.contains_key(id)).copied().collect();
-    let members = ranking::rank(&last, &kept, roster.newcomers(policy), policy.max_nodes);
+    let mut newcomers = roster.newcomers(policy);
+    newcomers.retain(|newcomer| seekers.contains(&newcomer.id));
+    let members = ranking::rank(&last, &kept, newcomers, policy.max_nodes);
     let newcomers = u32::try_from(members.len() - kept.len()).unwrap_or(u32::MAX);
     let took = now.saturating_sub(roster.wanted_since.unwrap_or(now));
     let mut reason = match &round.change {
@@ -307,10 +328,15 @@ fn form(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> D
         let names = some_names(dropped.iter().map(|id| roster.name(*id)));
         reason = format!("{reason}; dropped for not seeking again in time: {names}");
     }
+    reason.push_str(&waits);
     let number = roster.highest_round.max(round.round) + 1;
     let named = roster.submission_of(members.iter().map(|entry| &entry.id)).map(str::to_owned);
     let submission = named.or_else(|| round.submission.clone().filter(|_| !kept.is_empty()));
-    Decision::now(Action::Form(Form { round: number, members, submission, newcomers, took }), reason)
+    // Another submission begins anew.
+    let same_job = !submission::are_rivals(round.submission.as_deref(), submission.as_deref());
+    let failures = if same_job { cooldown::failures(roster, now) } else { Vec::new() };
+    let form = Form { round: number, members, submission, failures, newcomers, took };
+    Decision::now(Action::Form(form), reason)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! | [`roster`] | what a coordinator knows of the run's nodes, and since when |
 //! | [`decide`] | what a coordinator does next, and why |
 //! | [`ranking`] | who is in the next world, with which rank |
+//! | [`cooldown`] | how long a node that fails again and again waits for its next place |
 //! | [`plan`] | how a world is cut into shards |
 //! | [`standing`] | what a node is in the round that it sees |
 //! | [`returning`] | what a node does after a break |
@@ -21,6 +22,7 @@
 //! | [`closing`] | what a starter does about a run that is closed |
 
 pub mod closing;
+pub mod cooldown;
 pub mod decide;
 pub mod identity;
 pub mod keys;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{identity::NodeId, printable::printable, submission::RefusalRecord};
+use super::{cooldown::FailureRecord, identity::NodeId, printable::printable, submission::RefusalRecord};
 use crate::error::{Error, Result};
 
 /// The major version of everything that this code writes.
@@ -189,6 +189,9 @@ pub struct RoundRecord {
     /// That nodes of other submissions are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusalRecord>,
+    /// How often in a row nodes have failed, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<FailureRecord>,
     /// That the world is about to be replaced.
     pub change: Option<ChangeRecord>,
 }
@@ -213,6 +216,7 @@ impl RoundRecord {
             host: None,
             submission: None,
             refused: None,
+            failures: Vec::new(),
             change: None,
         }
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    cooldown::{self, FailureRecord},
     identity::NodeId,
     policy::{GATHER_LIMIT, Policy},
     ranking::Newcomer,
@@ -57,6 +58,10 @@ pub struct Roster {
     pub absences: BTreeMap<NodeId, Absence>,
     /// Lives that are over, each with the revision at which it was put away. What was there before is not of this one.
     pub past_lives: BTreeMap<String, Revision>,
+    /// Since when this coordinator has seen each member in worlds, without a gap.
+    pub member_since: BTreeMap<NodeId, Moment>,
+    /// When this coordinator learned of the last failure of each name that has failed.
+    pub failed_at: BTreeMap<String, Moment>,
     /// The submission that the run belongs to.
     pub owner: Option<String>,
     /// When the last renewal of the coordinator's own lease that was acknowledged had been sent.
@@ -92,6 +97,7 @@ impl Roster {
         if self.round.as_ref().is_some_and(|old| old.life != round.life) {
             self.finished.clear();
         }
+        self.note_failures(now, &round.failures);
         if !same {
             let stay: BTreeSet<NodeId> = world.iter().map(|entry| entry.id).collect();
             self.left_out.extend(self.world.keys());
@@ -106,7 +112,22 @@ impl Roster {
         }
         self.highest_round = self.highest_round.max(round.round);
         self.world = world.into_iter().map(|entry| (entry.id, entry)).collect();
+        self.member_since.retain(|id, _| self.world.contains_key(id));
+        for id in self.world.keys() {
+            self.member_since.entry(*id).or_insert(now);
+        }
         self.round = Some(round);
+    }
+
+    /// A name that has failed waits from when the end of its world was told, as far as that is known.
+    fn note_failures(&mut self, now: Moment, failures: &[FailureRecord]) {
+        let known = self.round.as_ref().map_or(&[][..], |round| round.failures.as_slice());
+        let told = self.change_told.unwrap_or(now);
+        let since = |failure: &FailureRecord| {
+            let since = self.failed_at.get(&failure.name).filter(|_| known.contains(failure));
+            (failure.name.clone(), since.copied().unwrap_or(told))
+        };
+        self.failed_at = failures.iter().map(since).collect();
     }
 
     /// A node is there, or says something new.
@@ -186,7 +207,8 @@ impl Roster {
         let contested = self.is_contested();
         let seekers = self.seekers(policy);
         let enough = seekers.len() >= policy.min_nodes as usize;
-        let newcomer = seekers.iter().any(|id| !self.world.contains_key(id));
+        let cooling = cooldown::cooling(self, policy, now);
+        let newcomer = seekers.iter().any(|id| !self.world.contains_key(id) && !cooling.contains_key(id));
         let room = self.room(policy) > 0;
         let wanted = self.change_told.is_some() || (!seekers.is_empty() && !self.has_world());
         since(&mut self.contested_since, contested);

@@ -14,6 +14,7 @@ use crate::{
         shared::WorldFacts,
     },
     protocol::{
+        cooldown::wait_of,
         identity::NodeId,
         records::{LastWorld, NodeRecord, Phase, PlanShard, Record, RoundRecord},
         returning::Before,
@@ -234,6 +235,9 @@ impl Session {
                 self.drop_out(format!("round {number} was formed without this node: {}", round.record.why));
             }
             Standing::Outside => {
+                if let Some(wait) = wait_of(&round.record, &self.context.settings.node_name) {
+                    tracing::warn!("no place in round {number} yet: {wait}");
+                }
                 if round.record.size >= round.record.max {
                     tracing::info!(
                         "round {number} is full with {} nodes: this node is a spare",
