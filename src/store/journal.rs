@@ -50,10 +50,10 @@ pub(super) struct Lacking {
     pub(super) name: String,
     /// The content.
     pub(super) content: Option<Vec<u8>>,
-    /// The sum, and the leases it stood under.
-    pub(super) added: Option<(i64, Vec<LeaseId>)>,
-    /// What was appended, and the leases it stood under.
-    pub(super) appended: Option<(Vec<u8>, Vec<LeaseId>)>,
+    /// What was added, by the lease that it stood under.
+    pub(super) added: BTreeMap<LeaseId, i64>,
+    /// What was appended, by the lease that it stood under.
+    pub(super) appended: BTreeMap<LeaseId, Vec<u8>>,
     /// Whether this node is to be marked as finished.
     pub(super) finished: bool,
 }
@@ -94,29 +94,15 @@ impl Journal {
         let entries = self.lock();
         let lacking = entries.iter().map(|(name, entry)| {
             let content = entry.content.as_ref().filter(|(of, _)| *of != lease);
-            let added: Vec<_> = entry.added.iter().filter(|(of, _)| **of != lease).collect();
-            let appended: Vec<_> = entry.appended.iter().filter(|(of, _)| **of != lease).collect();
             Lacking {
                 name: name.clone(),
                 content: content.map(|(_, value)| value.clone()),
-                added: (!added.is_empty()).then(|| {
-                    let sum = added.iter().fold(0_i64, |sum, (_, amount)| sum.saturating_add(**amount));
-                    (sum, added.iter().map(|(of, _)| **of).collect())
-                }),
-                appended: (!appended.is_empty()).then(|| {
-                    let all = appended.iter().flat_map(|(_, value)| value.iter().copied()).collect();
-                    (all, appended.iter().map(|(of, _)| **of).collect())
-                }),
+                added: under_others(&entry.added, lease),
+                appended: under_others(&entry.appended, lease),
                 finished: entry.finished.is_some_and(|of| of != lease),
             }
         });
-        let lacks = |lacking: &Lacking| {
-            lacking.content.is_some()
-                || lacking.added.is_some()
-                || lacking.appended.is_some()
-                || lacking.finished
-        };
-        lacking.filter(lacks).collect()
+        lacking.filter(|lacking| !lacking.is_empty()).collect()
     }
 
     /// Notes that a content was put back, or that another has its place.
@@ -128,19 +114,31 @@ impl Journal {
         }
     }
 
-    /// Notes that the sum that stood under these leases was added again.
-    pub(super) fn sum_is_back(&self, name: &str, from: &[LeaseId], sum: i64, lease: LeaseId) {
-        if let Some(entry) = self.lock().get_mut(name) {
-            entry.added.retain(|of, _| !from.contains(of));
-            let present = entry.added.entry(lease).or_default();
-            *present = present.saturating_add(sum);
+    /// Notes that these amounts were added again, in one sum. What was recorded since stays to be restored.
+    pub(super) fn sum_is_back(&self, name: &str, restored: &BTreeMap<LeaseId, i64>, lease: LeaseId) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(name) else { return };
+        for (of, amount) in restored {
+            // A content that was set since ended the counter that these were part of.
+            let Some(present) = entry.added.remove(of) else { continue };
+            let rest = present.saturating_sub(*amount);
+            if rest != 0 {
+                entry.added.insert(*of, rest);
+            }
+            let sum = entry.added.entry(lease).or_default();
+            *sum = sum.saturating_add(*amount);
         }
     }
 
-    /// Notes that what was appended under these leases was appended again.
-    pub(super) fn appended_is_back(&self, name: &str, from: &[LeaseId], value: Vec<u8>, lease: LeaseId) {
-        if let Some(entry) = self.lock().get_mut(name) {
-            entry.appended.retain(|of, _| !from.contains(of));
+    /// Notes that these bytes were appended again. What was recorded since stays to be restored.
+    pub(super) fn appended_is_back(&self, name: &str, restored: &BTreeMap<LeaseId, Vec<u8>>, lease: LeaseId) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(name) else { return };
+        for (of, value) in restored {
+            let Some(present) = entry.appended.remove(of) else { continue };
+            if let Some(rest) = present.get(value.len()..).filter(|rest| !rest.is_empty()) {
+                entry.appended.insert(*of, rest.to_vec());
+            }
             entry.appended.entry(lease).or_default().extend(value);
         }
     }
@@ -151,6 +149,18 @@ impl Journal {
             entry.finished = Some(lease);
         }
     }
+}
+
+impl Lacking {
+    fn is_empty(&self) -> bool {
+        self.content.is_none() && self.added.is_empty() && self.appended.is_empty() && !self.finished
+    }
+}
+
+/// The pieces that do not stand under this lease.
+fn under_others<T: Clone>(pieces: &BTreeMap<LeaseId, T>, lease: LeaseId) -> BTreeMap<LeaseId, T> {
+    let others = pieces.iter().filter(|(of, _)| **of != lease);
+    others.map(|(of, piece)| (*of, piece.clone())).collect()
 }
 
 #[cfg(test)]
@@ -170,20 +180,19 @@ mod tests {
         let content = Lacking { name: "content".into(), content: Some(b"a".to_vec()), ..Lacking::default() };
         let counter = Lacking {
             name: "counter".into(),
-            added: Some((5, vec![1])),
+            added: BTreeMap::from([(1, 5)]),
             finished: true,
             ..Lacking::default()
         };
-        let text =
-            Lacking { name: "text".into(), appended: Some((b"x".to_vec(), vec![1])), ..Lacking::default() };
+        let appended = BTreeMap::from([(1, b"x".to_vec())]);
+        let text = Lacking { name: "text".into(), appended: appended.clone(), ..Lacking::default() };
         assert_eq!(lacking, [content, counter, text]);
         journal.content_is_back("content", b"a", 2);
-        journal.sum_is_back("counter", &[1], 5, 2);
+        journal.sum_is_back("counter", &BTreeMap::from([(1, 5)]), 2);
         journal.finished_is_back("counter", 2);
-        journal.appended_is_back("text", &[1], b"x".to_vec(), 2);
+        journal.appended_is_back("text", &appended, 2);
         assert_eq!(journal.lacking(2), []);
-        let again: Vec<_> = journal.lacking(3).into_iter().filter_map(|lacking| lacking.added).collect();
-        assert_eq!(again, [(15, vec![2])]);
+        assert_eq!(journal.lacking(3)[1].added, BTreeMap::from([(2, 15)]));
     }
 
     #[test]
@@ -194,8 +203,29 @@ mod tests {
         journal.record("key", 1, Piece::Added(1, false));
         let lacking = journal.lacking(2);
         assert_eq!(lacking[0].content, Some(b"5".to_vec()));
-        assert_eq!(lacking[0].added, Some((1, vec![1])));
+        assert_eq!(lacking[0].added, BTreeMap::from([(1, 1)]));
         journal.forget("key");
         assert_eq!(journal.lacking(2), []);
+    }
+
+    #[test]
+    fn what_is_recorded_while_a_piece_is_restored_is_restored_next() {
+        let journal = Journal::default();
+        journal.record("n", 1, Piece::Added(2, false));
+        journal.record("text", 1, Piece::Appended(b"ab".to_vec()));
+        let restored = journal.lacking(2);
+        // Applied under the old lease before the service was lost, but acknowledged only now.
+        journal.record("n", 1, Piece::Added(3, false));
+        journal.record("text", 1, Piece::Appended(b"cd".to_vec()));
+        journal.sum_is_back("n", &restored[0].added, 2);
+        journal.appended_is_back("text", &restored[1].appended, 2);
+        let rest = journal.lacking(2);
+        assert_eq!(rest[0].added, BTreeMap::from([(1, 3)]));
+        assert_eq!(rest[1].appended, BTreeMap::from([(1, b"cd".to_vec())]));
+        // A content ends what was added before, also if that is being restored.
+        let restored = journal.lacking(2);
+        journal.record("n", 2, Piece::Content(b"7".to_vec()));
+        journal.sum_is_back("n", &restored[0].added, 2);
+        assert_eq!(journal.lacking(3)[0].added, BTreeMap::new());
     }
 }

@@ -71,7 +71,8 @@ impl Store {
             let ((), written) = self.until_over(self.inner.write(&change, &progress)).await?;
             journal.content_is_back(&name, &change.value, under(written));
         }
-        if let Some((amount, from)) = added {
+        if !added.is_empty() {
+            let amount = added.values().fold(0_i64, |sum, amount| sum.saturating_add(*amount));
             let change = Add { place: place.clone(), amount, finished: None };
             let lease = match self.until_over(self.inner.write(&change, &progress)).await {
                 Ok((_, written)) => under(written),
@@ -81,12 +82,13 @@ impl Store {
                 }
                 Err(error) => return Err(error),
             };
-            journal.sum_is_back(&name, &from, amount, lease);
+            journal.sum_is_back(&name, &added, lease);
         }
-        if let Some((value, from)) = appended {
+        if !appended.is_empty() {
+            let value = appended.values().flatten().copied().collect();
             let change = Append { place, value };
             let ((), written) = self.until_over(self.inner.write(&change, &progress)).await?;
-            journal.appended_is_back(&name, &from, change.value, under(written));
+            journal.appended_is_back(&name, &appended, under(written));
         }
         if finished {
             let change = Put { key: self.finished()?, value: Vec::new() };
