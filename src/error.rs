@@ -136,10 +136,13 @@ pub enum Error {
         after: Duration,
     },
 
-    /// The store was lost and put back without the keys that this call was about.
-    #[error("the store was reset while `{what}` was pending: the service came back empty")]
+    /// The store lost its keys. It does not restore them: they are gone, and what is there now was written since.
+    #[error(
+        "the keys of this store are gone: the rendezvous service lost its data or was restored from an older backup, and \
+         `{what}` is the first call that notices; begin with an empty store"
+    )]
     StoreReset {
-        /// The pending call.
+        /// The call.
         what: String,
     },
 

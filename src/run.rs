@@ -12,7 +12,7 @@ use rand::{
 };
 
 use crate::{
-    backend::{Backend, limits::Limits, refusals::Refusals},
+    backend::{Backend, limits::Limits, monotonic::Monotonic, refusals::Refusals},
     error::{Error, Result},
     protocol::{keys::RunKeys, policy::Policy, records::Record},
     settings::Settings,
@@ -72,6 +72,8 @@ impl Entropy {
 pub struct Context {
     /// The service.
     pub backend: Arc<dyn Backend>,
+    /// The same, by what it has acknowledged.
+    pub monotonic: Arc<Monotonic>,
     /// Where the run's records stand.
     pub keys: RunKeys,
     /// What the run was asked to be.
@@ -104,8 +106,10 @@ impl Context {
             on_member_loss: settings.on_member_loss,
             on_newcomer: settings.on_newcomer,
         };
+        let monotonic = Monotonic::new(backend);
         Self {
-            backend,
+            backend: Arc::clone(&monotonic) as _,
+            monotonic,
             keys: RunKeys::new(&settings.run.tenant, &settings.run.run_id),
             policy,
             limits: Limits::for_ttl(settings.lease_ttl),

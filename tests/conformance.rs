@@ -224,7 +224,15 @@ async fn conditions_choose_the_branch(service: Service) {
     let backend = service.connect();
     let first = write(&backend, [put("a", "1")]).await;
     let second = write(&backend, [put("a", "2")]).await;
+    backend.lease_grant(LEASE, TTL * 30).await.unwrap();
+    write(&backend, [Operation::put("leased", "", LEASE)]).await;
     let cases = [
+        (Compare::Lease("leased".into(), LEASE), true),
+        (Compare::Lease("leased".into(), LEASE - 1), false),
+        (Compare::Lease("leased".into(), 0), false),
+        (Compare::Lease("a".into(), 0), true),
+        (Compare::Lease("a".into(), LEASE), false),
+        (Compare::Lease("b".into(), LEASE), false),
         (Compare::CreateRevision("a".into(), first), true),
         (Compare::CreateRevision("a".into(), second), false),
         (Compare::CreateRevision("b".into(), 0), true),
@@ -258,7 +266,7 @@ async fn conditions_choose_the_branch(service: Service) {
     let both = vec![Compare::Exists("a".into()), Compare::Exists("b".into())];
     let txn = Txn { when: both, then: vec![put("then", "")], otherwise: vec![put("otherwise", "")] };
     assert!(!backend.txn(txn).await.unwrap().succeeded, "one condition that fails is enough");
-    assert_eq!(names(&backend, Keys::prefix("")).await, ["a", "otherwise"]);
+    assert_eq!(names(&backend, Keys::prefix("")).await, ["a", "leased", "otherwise"]);
 }
 
 async fn a_transaction_sees_its_own_writes(service: Service) {

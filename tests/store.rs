@@ -15,6 +15,7 @@ use lattice_rdzv::{
         etcd::{EtcdBackend, EtcdOptions},
         limits::Limits,
         memory::{Call, Fate, MemoryBackend, MemoryService},
+        monotonic::Monotonic,
         retry::RetryPolicy,
     },
     protocol::{identity::NodeId, keys::RunKeys},
@@ -65,8 +66,9 @@ impl Member {
             Ok(_) | Err(Error::LeaseExists { .. }) => {}
             Err(error) => panic!("{error}"),
         }
-        let put = Operation::put(keys().node(self.node), "record", 0);
-        self.backend.txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+        let node = Operation::put(keys().node(self.node), "record", 0);
+        let round = Operation::put(keys().round(), "round", run_lease);
+        self.backend.txn(Txn { then: vec![node, round], ..Txn::default() }).await.unwrap();
     }
 
     async fn disappear(&self) {
@@ -86,6 +88,7 @@ impl Member {
     fn context(&self, round: Option<u64>) -> StoreContext {
         StoreContext {
             backend: Arc::clone(&self.backend),
+            monotonic: Monotonic::new(Arc::clone(&self.backend)),
             keys: keys(),
             node: self.node,
             life: LIFE.to_owned(),
@@ -93,6 +96,7 @@ impl Member {
             view: self.view.subscribe(),
             slots: Arc::clone(&self.slots),
             takes: Arc::clone(&self.takes),
+            told: Arc::new(self.view.borrow().resets.into()),
             retry: RetryPolicy::default(),
             limits: Limits::default(),
             seed: 1,
@@ -649,7 +653,7 @@ async fn a_write_waits_for_the_runs_lease() {
     member.view.send_modify(|view| view.run_lease = 0);
     sleep(Duration::from_secs(3)).await;
     assert!(!waiting.is_finished());
-    backend.lease_grant(5, TTL).await.unwrap();
+    member.appear(5).await;
     member.view.send_modify(|view| view.run_lease = 5);
     waiting.await.unwrap().unwrap();
     let held = backend.range(Range::new(Keys::prefix(keys().prefix()))).await.unwrap().items;
@@ -807,8 +811,47 @@ async fn what_somebody_wrote_since_is_not_overwritten_by_putting_back() {
     service.wipe();
     member.restore(RUN_LEASE + 1).await;
     let other = Member::join(1, Arc::new(service.connect())).await;
-    other.view.send_modify(|view| view.run_lease = RUN_LEASE + 1);
+    other.restore(RUN_LEASE + 1).await;
     other.store().set("k", b"new", LIMIT).await.unwrap();
     store.put_back_now().await.unwrap();
     assert_eq!(store.get("k", false, LIMIT).await.unwrap(), text("new"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn restoring_a_counter_does_not_starve_however_busy_it_is() {
+    let (service, backend, member, store) = alone().await;
+    let store = store.put_back();
+    store.add("n", 7, false, LIMIT).await.unwrap();
+    service.wipe();
+    member.restore(RUN_LEASE + 1).await;
+    let mut busy = Vec::new();
+    for number in 1..=8 {
+        let backend = Arc::new(service.connect());
+        let other = Member::join(number, Arc::clone(&backend) as Arc<dyn Backend>).await;
+        other.restore(RUN_LEASE + 1).await;
+        // Faster than the node that restores, and never idle.
+        let request_delay = Duration::from_micros(100 * number);
+        backend.interfere(Some(Box::new(move |_| Fate { request_delay, ..Fate::default() })));
+        let (stop, store) = (watch::Sender::new(false), other.store());
+        let mut stopped = stop.subscribe();
+        let task = spawn(async move {
+            let mut added = 0;
+            while !*stopped.borrow_and_update() {
+                store.add("n", 1, false, LIMIT).await.unwrap();
+                added += 1;
+            }
+            added
+        });
+        busy.push((stop, task, other));
+    }
+    let request_delay = Duration::from_millis(2);
+    backend.interfere(Some(Box::new(move |_| Fate { request_delay, ..Fate::default() })));
+    timeout(LIMIT, store.put_back_now()).await.expect("an end").unwrap();
+    let mut sum = 7;
+    for (stop, task, other) in busy {
+        stop.send_replace(true);
+        sum += task.await.unwrap();
+        drop(other);
+    }
+    assert_eq!(store.get("n", false, LIMIT).await.unwrap(), text(&sum.to_string()));
 }

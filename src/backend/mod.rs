@@ -9,6 +9,7 @@
 pub mod etcd;
 pub mod limits;
 pub mod memory;
+pub mod monotonic;
 pub mod refusals;
 pub mod retry;
 pub mod watcher;
@@ -118,6 +119,8 @@ pub enum Compare {
     Exists(Vec<u8>),
     /// The key's value is this. False where the key does not exist.
     Value(Vec<u8>, Vec<u8>),
+    /// The key is attached to this lease. For a lease other than 0, false where the key does not exist.
+    Lease(Vec<u8>, LeaseId),
 }
 
 impl Compare {

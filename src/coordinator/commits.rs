@@ -110,7 +110,12 @@ impl Term {
         record.submission = submission;
         why.clone_into(&mut record.why);
         self.name_master(&mut record, &members);
-        let written = self.commit(record, members, lease, Vec::new()).await?;
+        // What is left of an older backup goes in the same transaction. Otherwise nodes would write again what stands there
+        // already, and what they do not know of would disappear later, with the lease that it is attached to.
+        let keys = &self.context.keys;
+        let left = [keys.stores(&record.life), keys.all_operations()];
+        let also = left.map(|prefix| Operation::Delete(Keys::prefix(prefix))).to_vec();
+        let written = self.commit(record, members, lease, also).await?;
         if matches!(written, Written::Done(_)) {
             self.roster.restoring_until =
                 Some(self.moment(Instant::now()) + self.context.policy.return_window);

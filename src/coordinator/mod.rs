@@ -113,6 +113,9 @@ struct Term {
     breaks: u64,
     /// Everything was read at this revision; what a watch reports of before is older.
     read_revision: Revision,
+    /// The service no longer holds the round that this term knows: it lost data, or was restored from an older backup.
+    /// What becomes of that its node finds out, and the next term begins with what is left.
+    round_lost: bool,
 }
 
 impl Term {
@@ -150,6 +153,7 @@ impl Term {
             reason: String::new(),
             breaks: 0,
             read_revision: 0,
+            round_lost: false,
         };
         term.breaks = term.hear_of_lease();
         term.take_over(survey);
@@ -170,6 +174,8 @@ impl Term {
     fn take_over(&mut self, survey: Survey) {
         let now = self.moment(Instant::now());
         let policy = &self.context.policy;
+        let found = survey.round.as_ref().map(|(round, _, _)| round);
+        self.round_lost |= self.roster.round.as_ref().is_some_and(|known| known.is_lost_in(found));
         self.read_revision = survey.revision;
         self.roster.past_lives = survey.past_lives;
         let mut other_world = false;
@@ -222,6 +228,9 @@ impl Term {
             self.read_again().await?;
             self.breaks = breaks;
         }
+        if self.round_lost {
+            return Ok(Some(End::OutOfOffice("the service no longer holds the round that it had committed")));
+        }
         if Instant::now() >= self.run_lease_due {
             self.renew_run_lease().await?;
         }
@@ -262,9 +271,6 @@ impl Term {
             Written::OutOfOffice(why) => return Ok(Some(End::OutOfOffice(why))),
             Written::Stale => {
                 let survey = Survey::read(&self.context).await?;
-                if survey.round.is_none() && self.roster.round.is_some() {
-                    return Ok(Some(End::Failed(Error::StoreReset { what: self.context.keys.round() })));
-                }
                 self.take_over(survey);
             }
         }

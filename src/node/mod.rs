@@ -14,7 +14,7 @@ mod shared;
 mod waiting;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -56,6 +56,8 @@ pub struct Node {
     session: JoinHandle<()>,
     left: OnceLock<bool>,
     takes: Arc<Takes>,
+    /// How many resets the user of the run-wide store has been told of, once there is one.
+    run_resets_told: OnceLock<Arc<AtomicU64>>,
     address: String,
     host: Mutex<Option<Host>>,
 }
@@ -101,6 +103,7 @@ impl Node {
             session,
             left: OnceLock::new(),
             takes: Arc::default(),
+            run_resets_told: OnceLock::new(),
             address,
             host: Mutex::new(host),
         };
@@ -420,8 +423,14 @@ impl Node {
         round: Option<u64>,
         view: watch::Receiver<StoreView>,
     ) -> StoreContext {
+        let resets = view.borrow().resets;
+        let told = match round {
+            Some(_) => Arc::new(AtomicU64::new(resets)),
+            None => Arc::clone(self.run_resets_told.get_or_init(|| Arc::new(AtomicU64::new(resets)))),
+        };
         StoreContext {
-            backend: Arc::clone(&self.context.backend),
+            backend: self.context.monotonic.guarded(),
+            monotonic: Arc::clone(&self.context.monotonic),
             keys: self.context.keys.clone(),
             node,
             life: life.to_owned(),
@@ -429,6 +438,7 @@ impl Node {
             view,
             slots: self.shared.slots(node),
             takes: Arc::clone(&self.takes),
+            told,
             retry: RetryPolicy::default(),
             limits: self.context.limits,
             seed: self.context.entropy.bits(),

@@ -308,6 +308,7 @@ fn view_of(follower: &Follower, snapshot: &Snapshot) -> StoreView {
         run_lease: if of_this_life { snapshot.run_lease } else { 0 },
         resets: snapshot.resets,
         changed,
+        closed,
         over,
     }
 }
@@ -316,6 +317,7 @@ fn same_view(old: &StoreView, new: &StoreView) -> bool {
     old.run_lease == new.run_lease
         && old.resets == new.resets
         && old.changed == new.changed
+        && old.closed == new.closed
         && old.over.is_some() == new.over.is_some()
 }
 

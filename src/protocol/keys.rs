@@ -138,6 +138,16 @@ impl RunKeys {
         format!("{}kv/{life}/run/", self.prefix)
     }
 
+    /// What the keys of all stores of a life begin with.
+    pub fn stores(&self, life: &str) -> String {
+        format!("{}kv/{life}/", self.prefix)
+    }
+
+    /// What the slots of all nodes begin with.
+    pub fn all_operations(&self) -> String {
+        format!("{}ops/", self.prefix)
+    }
+
     /// Which write a slot of a node did last.
     pub fn operation(&self, id: NodeId, slot: u32) -> String {
         format!("{}{slot:06}", self.operations(id))

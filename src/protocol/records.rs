@@ -225,6 +225,11 @@ impl RoundRecord {
     pub fn has_world(&self) -> bool {
         self.size > 0
     }
+
+    /// Whether a service that holds `found` as `ctl/round` has lost this record, which it held before.
+    pub fn is_lost_in(&self, found: Option<&Self>) -> bool {
+        found.is_none_or(|found| found.life == self.life && found.round < self.round)
+    }
 }
 
 /// How a run ended.

@@ -3,10 +3,10 @@
 //! Only that read counts. Headers of watches and renewals carry the revision of the etcd member that sent them and may
 //! go back without a reason; a wiped store of the same flags keeps its cluster id, and its revisions begin again.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::records::{ClosedRecord, LastWorld, RoundRecord};
-use crate::backend::{Header, Revision};
+use crate::backend::{Header, LeaseId, Revision};
 
 /// For how long a closing stays readable after the last node that renewed it.
 pub const CLOSED_LIFETIME: Duration = Duration::from_secs(900);
@@ -24,6 +24,13 @@ pub struct Before {
     pub revision: Revision,
     /// How long ago it last heard from the service.
     pub silence: Duration,
+    /// The run's lease; 0 while it is not known.
+    pub run_lease: LeaseId,
+    /// The leases that the run had before. Each restored world takes a new one.
+    pub past_run_leases: BTreeSet<LeaseId>,
+    /// Whether an answer has shown since then that the service's data was replaced
+    /// ([`Monotonic`](crate::backend::monotonic::Monotonic)).
+    pub set_back: bool,
 }
 
 /// What it finds now.
@@ -37,6 +44,8 @@ pub struct Found {
     pub closed_life: Option<ClosedRecord>,
     /// `ctl/round`.
     pub round: Option<RoundRecord>,
+    /// The lease that `ctl/round` is attached to: the run's.
+    pub run_lease: LeaseId,
     /// Whether `nodes/<id>` is there.
     pub record: bool,
     /// Whether a renewal just succeeded.
@@ -56,6 +65,23 @@ pub enum Return {
     JoinAsNew(&'static str),
     /// The run is closed, by this record if one is left.
     Closed(Option<ClosedRecord>),
+}
+
+/// Whether `ctl/round`, with everything that is attached to its lease, is earlier data of this run: the service was
+/// restored from an older backup. What the backup lacks cannot be told from what was never written, so none of it may be
+/// used. A node that was in no world has nothing to restore the run from, and leaves that to the others.
+pub fn is_earlier_data(before: &Before, found: &Found) -> bool {
+    let (Some(world), Some(round)) = (&before.world, &found.round) else { return false };
+    if round.life != world.life
+        || found.run_lease == 0
+        || found.closed.is_some()
+        || found.closed_life.is_some()
+    {
+        return false;
+    }
+    round.round < world.round
+        || before.past_run_leases.contains(&found.run_lease)
+        || (before.set_back && found.run_lease == before.run_lease)
 }
 
 /// Decides.
@@ -113,6 +139,9 @@ mod tests {
             cluster_id: 1,
             revision: 100,
             silence: Duration::from_secs(5),
+            run_lease: 70,
+            past_run_leases: BTreeSet::from([60]),
+            set_back: false,
         }
     }
 
@@ -166,6 +195,33 @@ mod tests {
         assert!(join(is(found(Some(round("other", 1, 2))))));
         let worldless = Before { world: None, ..before() };
         assert!(join(after_break(&worldless, &found(None))));
+    }
+
+    #[test]
+    fn what_is_earlier_data() {
+        let set_back = |before: Before| Before { set_back: true, ..before };
+        let worldless = Before { world: None, ..before() };
+        let stands = |number, run_lease| Found { run_lease, ..found(Some(round("mine", number, 2))) };
+        let other_life = || Found { run_lease: 70, ..found(Some(round("other", 1, 2))) };
+        let cases = [
+            ("nothing happened", before(), stands(3, 70), false),
+            ("an older round", before(), stands(2, 70), true),
+            ("an older round under a lease that this node never saw", before(), stands(2, 50), true),
+            ("the same round of an older backup", set_back(before()), stands(3, 70), true),
+            ("the lease of before the last restore", before(), stands(3, 60), true),
+            ("restored by the others meanwhile", set_back(before()), stands(3, 80), false),
+            ("a later round of an older backup", set_back(before()), stands(4, 70), true),
+            ("a later round", before(), stands(4, 70), false),
+            ("nothing is left", set_back(before()), found(None), false),
+            ("another life", set_back(before()), other_life(), false),
+            ("a node without a world", set_back(worldless), stands(3, 70), false),
+            ("no lease", set_back(before()), stands(2, 0), false),
+        ];
+        for (case, before, found, expected) in cases {
+            assert_eq!(is_earlier_data(&before, &found), expected, "{case}");
+        }
+        let closed = Found { closed: Some(closed("mine")), ..stands(2, 70) };
+        assert!(!is_earlier_data(&before(), &closed), "a closing is final, also one from a backup");
     }
 
     #[test]

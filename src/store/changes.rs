@@ -112,10 +112,17 @@ pub(super) struct Add {
     pub(super) amount: i64,
     /// A key to put along with it: that the node has asked for its exit barrier.
     pub(super) finished: Option<String>,
+    /// Whether this node has the claim on the counter, and gives it up with this.
+    pub(super) claimed: bool,
 }
 
 impl Add {
-    fn write(&self, when: Vec<Compare>, mut then: Vec<Operation>, lease: LeaseId) -> Plan<i64> {
+    fn write(&self, mut when: Vec<Compare>, mut then: Vec<Operation>, lease: LeaseId) -> Plan<i64> {
+        if self.claimed {
+            then.push(Operation::delete(self.place.claim()));
+        } else {
+            when.push(Compare::absent(self.place.claim()));
+        }
         if let Some(finished) = &self.finished {
             then.push(Operation::put(finished.as_str(), "", lease));
         }
@@ -196,6 +203,31 @@ impl Change for Add {
         let counter =
             counter.ok_or_else(|| Error::Record { key: key(), why: "it is not there".to_owned() })?;
         total(counter)
+    }
+}
+
+/// Claims a counter, so that adding more than one to it is not overtaken by others over and over again.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) place: Place,
+    /// A short one: a node that dies does not keep the claim.
+    pub(super) lease: LeaseId,
+}
+
+impl Change for Claim {
+    type Output = ();
+
+    fn reads(&self) -> Vec<Operation> {
+        Vec::new()
+    }
+
+    fn plan(&self, _: Option<&[Option<KeyValue>]>, _: LeaseId) -> Plan<()> {
+        let claim = self.place.claim();
+        Plan::write(vec![Compare::absent(claim.clone())], vec![Operation::put(claim, "", self.lease)])
+    }
+
+    fn applied(&self, _: &Seen) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -13,6 +13,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::watch;
+
 use crate::backend::LeaseId;
 
 /// What was written, by key.
@@ -21,6 +23,8 @@ pub(super) struct Journal {
     entries: Mutex<BTreeMap<String, Entry>>,
     /// One putting back at a time, or an amount would be added twice.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// Notified when a piece was restored.
+    restored: watch::Sender<()>,
 }
 
 /// This node's part of one key, each piece under its lease.
@@ -105,6 +109,21 @@ impl Journal {
         lacking.filter(|lacking| !lacking.is_empty()).collect()
     }
 
+    /// A receiver that sees each piece that is restored from here on.
+    pub(super) fn restored(&self) -> watch::Receiver<()> {
+        self.restored.subscribe()
+    }
+
+    /// The first of these keys of which the store under this lease lacks something; of all keys if there are none.
+    pub(super) fn first_lacking(&self, names: &[&str], lease: LeaseId) -> Option<String> {
+        let entries = self.lock();
+        let lacks = |(name, entry): (&String, &Entry)| entry.lacks(lease).then(|| name.clone());
+        if names.is_empty() {
+            return entries.iter().find_map(lacks);
+        }
+        names.iter().filter_map(|name| entries.get_key_value(*name)).find_map(lacks)
+    }
+
     /// Notes that a content was put back, or that another has its place.
     pub(super) fn content_is_back(&self, name: &str, value: &[u8], lease: LeaseId) {
         let mut entries = self.lock();
@@ -112,6 +131,8 @@ impl Journal {
         if let Some((of, _)) = content.filter(|(_, present)| present == value) {
             *of = lease;
         }
+        drop(entries);
+        self.restored.send_replace(());
     }
 
     /// Notes that these amounts were added again, in one sum. What was recorded since stays to be restored.
@@ -128,6 +149,8 @@ impl Journal {
             let sum = entry.added.entry(lease).or_default();
             *sum = sum.saturating_add(*amount);
         }
+        drop(entries);
+        self.restored.send_replace(());
     }
 
     /// Notes that these bytes were appended again. What was recorded since stays to be restored.
@@ -141,13 +164,27 @@ impl Journal {
             }
             entry.appended.entry(lease).or_default().extend(value);
         }
+        drop(entries);
+        self.restored.send_replace(());
     }
 
     /// Notes that this node was marked as finished again.
     pub(super) fn finished_is_back(&self, name: &str, lease: LeaseId) {
-        if let Some(entry) = self.lock().get_mut(name) {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get_mut(name) {
             entry.finished = Some(lease);
         }
+        drop(entries);
+        self.restored.send_replace(());
+    }
+}
+
+impl Entry {
+    fn lacks(&self, lease: LeaseId) -> bool {
+        self.content.as_ref().is_some_and(|(of, _)| *of != lease)
+            || self.added.keys().any(|of| *of != lease)
+            || self.appended.keys().any(|of| *of != lease)
+            || self.finished.is_some_and(|of| of != lease)
     }
 }
 

@@ -33,9 +33,10 @@ use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use tokio::{sync::watch, time::timeout};
 
 use self::{
-    changes::{Add, Append, CompareSet, Delete, Set},
+    changes::{Add, Append, Change, CompareSet, Delete, Set},
     journal::{Journal, Piece},
     progress::Progress,
+    slots::Written,
     values::{Contents, Place, argument, name_of},
 };
 pub use self::{
@@ -44,8 +45,9 @@ pub use self::{
 };
 use crate::{
     backend::{
-        Backend, Keys, LeaseId,
+        Backend, Compare, Keys, LeaseId,
         limits::Limits,
+        monotonic::Monotonic,
         retry::{Backoff, RetryPolicy},
     },
     error::{Error, Result},
@@ -70,6 +72,9 @@ pub struct StoreView {
     pub resets: u64,
     /// Whether the world of this store's round is known to be about to change. Of a round's store only.
     pub changed: bool,
+    /// Whether this store's life is closed. Then another life may have the run's `ctl/round`, while this store lives on
+    /// until its lease expires.
+    pub closed: bool,
     /// Why this node id is no more, if it is: every call ends with this.
     pub over: Option<Error>,
 }
@@ -79,6 +84,8 @@ pub struct StoreView {
 pub struct StoreContext {
     /// The service.
     pub backend: Arc<dyn Backend>,
+    /// Where a store reports that the service's data was replaced.
+    pub monotonic: Arc<Monotonic>,
     /// The run's keys.
     pub keys: RunKeys,
     /// This node.
@@ -93,6 +100,8 @@ pub struct StoreContext {
     pub slots: Arc<Slots>,
     /// The items that this node has taken from queues and not delivered yet.
     pub takes: Arc<Takes>,
+    /// How many resets the owner of this store has been told of. The run-wide stores of one node share it.
+    pub told: Arc<AtomicU64>,
     /// The waits between attempts.
     pub retry: RetryPolicy,
     /// The bounds of the service.
@@ -122,6 +131,18 @@ struct Inner {
 }
 
 impl Inner {
+    /// That what stands under the run's lease is the run's present data, and this node is in the run. A service that lost
+    /// its data has no record of this node until the session has restored it. One that was restored from an older backup
+    /// has a `ctl/round` under that lease until a session discards it.
+    fn is_present(&self, view: &StoreView) -> Vec<Compare> {
+        let keys = &self.context.keys;
+        let mut when = vec![Compare::Exists(keys.node(self.context.node).into())];
+        if !view.closed {
+            when.push(Compare::Lease(keys.round().into(), view.run_lease));
+        }
+        when
+    }
+
     fn seed(&self) -> u64 {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         self.context.seed ^ call.wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -139,13 +160,21 @@ impl Inner {
         names.iter().map(|name| self.place(name.as_ref())).collect()
     }
 
-    /// Ends when the node id is no more or, unless the store puts back, when the service came back empty.
+    /// Whether the owner of this store was not told yet of the last of these resets. From here on it was.
+    fn tells(&self, resets: u64) -> bool {
+        self.context.told.fetch_max(resets, Ordering::Relaxed) < resets
+    }
+
+    /// Ends when the node id is no more or, unless the store puts back, when the service lost its data.
     async fn ended(&self, resets: u64, puts_back: bool, what: &str) -> Error {
         let mut view = self.context.view.clone();
         let ended = view.wait_for(|view| view.over.is_some() || (!puts_back && view.resets != resets));
         match ended.await.as_deref() {
             Ok(StoreView { over: Some(error), .. }) => error.clone(),
-            Ok(_) => Error::StoreReset { what: what.to_owned() },
+            Ok(StoreView { resets, .. }) => {
+                self.tells(*resets);
+                Error::StoreReset { what: what.to_owned() }
+            }
             Err(_) => Error::Left,
         }
     }
@@ -168,20 +197,34 @@ impl Store {
         Self { journal: Some(Arc::default()), ..self }
     }
 
-    /// Runs a call within its limits.
+    /// Runs a call within its limits. The first call of a plain store after a reset fails, unless a pending call did: what
+    /// the store held is gone, and its owner must not take what is there for the same data.
     async fn call<T>(
         &self,
         progress: &Progress,
         limit: Duration,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let resets = {
-            let view = self.inner.context.view.borrow();
-            if let Some(error) = &view.over {
-                return Err(error.clone());
-            }
-            view.resets
-        };
+        let resets = self.inner.context.view.borrow().resets;
+        if self.journal.is_none() && self.inner.tells(resets) {
+            return Err(Error::StoreReset { what: progress.what.clone() });
+        }
+        // The session has this done for the stores of the present round only.
+        self.restore_what_is_lacking();
+        self.bounded(resets, progress, limit, call).await
+    }
+
+    /// Runs a call within its limits, which a reset ends from here on.
+    async fn bounded<T>(
+        &self,
+        resets: u64,
+        progress: &Progress,
+        limit: Duration,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        if let Some(error) = &self.inner.context.view.borrow().over {
+            return Err(error.clone());
+        }
         tokio::select! {
             biased;
             // Before the call: one that goes on after a reset would begin anew, on a store it was not made for.
@@ -190,11 +233,26 @@ impl Store {
         }
     }
 
+    fn journal(&self) -> Option<&Journal> {
+        self.journal.as_deref()
+    }
+
+    /// Writes to these keys, once this node has restored what it had written to them before.
+    async fn write<C: Change>(
+        &self,
+        names: &[&str],
+        change: &C,
+        progress: &Progress,
+    ) -> Result<(C::Output, Option<Written>)> {
+        self.restored(names, progress).await?;
+        self.inner.write(change, progress).await
+    }
+
     /// Puts a content, whatever the key held.
     pub async fn set(&self, key: &str, value: &[u8], limit: Duration) -> Result<()> {
         let progress = Progress::new(format!("set {key}"));
         let change = Set { items: vec![(self.inner.place(key)?, value.to_vec())] };
-        let ((), written) = self.call(&progress, limit, self.inner.write(&change, &progress)).await?;
+        let ((), written) = self.call(&progress, limit, self.write(&[key], &change, &progress)).await?;
         self.record(key, written, Piece::Content(value.to_vec()));
         Ok(())
     }
@@ -203,7 +261,8 @@ impl Store {
     pub async fn get(&self, key: &str, until_change: bool, limit: Duration) -> Result<Option<Vec<u8>>> {
         let progress = Progress::new(format!("get {key}"));
         let mut contents = Contents::new(vec![self.inner.place(key)?]);
-        self.call(&progress, limit, self.inner.wait(&mut contents, until_change, &progress)).await?;
+        self.call(&progress, limit, self.inner.wait(&mut contents, self.journal(), until_change, &progress))
+            .await?;
         contents.value(key)
     }
 
@@ -218,7 +277,7 @@ impl Store {
         }
         let progress = Progress::new(format!("get_now {}", several(keys)));
         let mut contents = Contents::new(self.inner.places(keys)?);
-        self.call(&progress, limit, self.inner.read(&mut contents, &progress)).await?;
+        self.call(&progress, limit, self.inner.read(&mut contents, self.journal(), &progress)).await?;
         in_order(&contents, keys)
     }
 
@@ -235,7 +294,8 @@ impl Store {
         }
         let progress = Progress::new(format!("multi_get {}", several(keys)));
         let mut contents = Contents::new(self.inner.places(keys)?);
-        self.call(&progress, limit, self.inner.wait(&mut contents, until_change, &progress)).await?;
+        self.call(&progress, limit, self.inner.wait(&mut contents, self.journal(), until_change, &progress))
+            .await?;
         in_order(&contents, keys)
     }
 
@@ -260,7 +320,10 @@ impl Store {
         let changes = batches(placed, &self.inner.context.limits);
         // Not all: they would share the way to the service, and none might be through when an attempt's time is over.
         let writes: Vec<_> = changes.iter().map(|change| self.inner.write(change, &progress)).collect();
-        let writes = iter(writes).buffered(TRANSACTIONS_AT_ONCE).try_collect::<Vec<_>>();
+        let writes = async {
+            self.restored(&names, &progress).await?;
+            iter(writes).buffered(TRANSACTIONS_AT_ONCE).try_collect::<Vec<_>>().await
+        };
         let written = self.call(&progress, limit, writes).await?;
         for (change, ((), written)) in changes.into_iter().zip(written) {
             for (place, value) in change.items {
@@ -279,8 +342,8 @@ impl Store {
     pub async fn add(&self, key: &str, amount: i64, finished: bool, limit: Duration) -> Result<i64> {
         let progress = Progress::new(format!("add {key}"));
         let mark = if finished { Some(self.finished()?) } else { None };
-        let change = Add { place: self.inner.place(key)?, amount, finished: mark };
-        let (total, written) = self.call(&progress, limit, self.inner.write(&change, &progress)).await?;
+        let change = Add { place: self.inner.place(key)?, amount, finished: mark, claimed: false };
+        let (total, written) = self.call(&progress, limit, self.write(&[key], &change, &progress)).await?;
         self.record(key, written, Piece::Added(amount, finished));
         Ok(total)
     }
@@ -308,7 +371,7 @@ impl Store {
             expected: expected.to_vec(),
             desired: desired.to_vec(),
         };
-        let (held, written) = self.call(&progress, limit, self.inner.write(&change, &progress)).await?;
+        let (held, written) = self.call(&progress, limit, self.write(&[key], &change, &progress)).await?;
         self.record(key, written, Piece::Content(desired.to_vec()));
         Ok(held)
     }
@@ -317,7 +380,7 @@ impl Store {
     pub async fn append(&self, key: &str, value: &[u8], limit: Duration) -> Result<()> {
         let progress = Progress::new(format!("append {key}"));
         let change = Append { place: self.inner.place(key)?, value: value.to_vec() };
-        let ((), written) = self.call(&progress, limit, self.inner.write(&change, &progress)).await?;
+        let ((), written) = self.call(&progress, limit, self.write(&[key], &change, &progress)).await?;
         self.record(key, written, Piece::Appended(value.to_vec()));
         Ok(())
     }
@@ -326,7 +389,7 @@ impl Store {
     pub async fn delete(&self, key: &str, limit: Duration) -> Result<bool> {
         let progress = Progress::new(format!("delete {key}"));
         let change = Delete { place: self.inner.place(key)? };
-        let (there, _) = self.call(&progress, limit, self.inner.write(&change, &progress)).await?;
+        let (there, _) = self.call(&progress, limit, self.write(&[key], &change, &progress)).await?;
         if let Some(journal) = &self.journal {
             journal.forget(key);
         }
@@ -340,7 +403,7 @@ impl Store {
         }
         let progress = Progress::new(format!("wait {}", several(keys)));
         let mut contents = Contents::with_queues(self.inner.places(keys)?);
-        self.call(&progress, limit, self.inner.wait(&mut contents, false, &progress)).await
+        self.call(&progress, limit, self.inner.wait(&mut contents, self.journal(), false, &progress)).await
     }
 
     /// Whether all of the keys are there now. A key whose queue is not empty counts as there.
@@ -350,7 +413,7 @@ impl Store {
         }
         let progress = Progress::new(format!("check {}", several(keys)));
         let mut contents = Contents::with_queues(self.inner.places(keys)?);
-        self.call(&progress, limit, self.inner.read(&mut contents, &progress)).await?;
+        self.call(&progress, limit, self.inner.read(&mut contents, self.journal(), &progress)).await?;
         Ok(contents.is_complete())
     }
 
@@ -368,7 +431,10 @@ impl Store {
     async fn names(&self, what: &str, limit: Duration) -> Result<Vec<String>> {
         let progress = Progress::new(what);
         let base = self.inner.base.as_str();
-        let items = self.call(&progress, limit, self.inner.all(Keys::prefix(base), &progress)).await?.1;
+        let items = self
+            .call(&progress, limit, self.inner.all(Keys::prefix(base), self.journal(), &progress))
+            .await?
+            .1;
         let mut names: Vec<_> = items.iter().filter_map(|item| name_of(base, &item.key)).collect();
         names.sort();
         names.dedup();

@@ -66,14 +66,15 @@ impl Store {
             }
             Ok(())
         };
-        self.call(&progress, limit, returning).await
+        let resets = self.inner.context.view.borrow().resets;
+        self.bounded(resets, &progress, limit, returning).await
     }
 
     /// How many items a queue has.
     pub async fn queue_len(&self, key: &str, limit: Duration) -> Result<u64> {
         let progress = Progress::new(format!("queue_len {key}"));
         let queue = Keys::prefix(self.inner.place(key)?.queue());
-        let items = self.call(&progress, limit, self.inner.all(queue, &progress)).await?.1;
+        let items = self.call(&progress, limit, self.inner.all(queue, None, &progress)).await?.1;
         Ok(u64::try_from(items.len()).unwrap_or(u64::MAX))
     }
 }
@@ -100,7 +101,7 @@ impl Inner {
                 }
             }
             let resets = self.context.view.borrow().resets;
-            let (revision, items) = self.all(keys.clone(), progress).await?;
+            let (revision, items) = self.all(keys.clone(), None, progress).await?;
             let Some(oldest) = items.into_iter().min_by_key(|item| item.create_revision) else {
                 if !block {
                     return Ok(None);

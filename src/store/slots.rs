@@ -36,6 +36,9 @@ use crate::{
 pub(super) const CONTENTION: RetryPolicy =
     RetryPolicy { first_delay: Duration::from_millis(2), max_delay: Duration::from_millis(100), growth: 2 };
 
+/// For how many attempts a write whose record is gone waits for the session to report a reset: two TTLs.
+const RESET_ATTEMPTS: u32 = 8;
+
 /// What a slot holds after a fence; after a write it is empty.
 const FENCE: &[u8] = b"fence";
 
@@ -121,6 +124,8 @@ enum Verdict {
     Refused,
     /// The slot is gone.
     Gone,
+    /// The slot is at an earlier version than the one acknowledged: the service was restored from an older backup.
+    Earlier,
     /// The slot was written by something else.
     Foreign,
 }
@@ -133,6 +138,7 @@ fn verdict(version: i64, slot: Option<&KeyValue>, node: bool) -> Verdict {
         Some(item) if item.version == version => Verdict::Refused,
         None if version == 0 => Verdict::Refused,
         None => Verdict::Gone,
+        Some(item) if item.version < version => Verdict::Earlier,
         Some(_) => Verdict::Foreign,
     }
 }
@@ -240,7 +246,11 @@ impl Inner {
     ) -> Result<Option<Written>> {
         let (record, node) = (answer.found(0).first(), !answer.found(1).is_empty());
         let known = Some(answers(&answer.results, 2));
-        match verdict(slot.version, record, node) {
+        let verdict = verdict(slot.version, record, node);
+        if verdict == Verdict::Earlier {
+            self.context.monotonic.report(&self.context.keys.operation(self.context.node, slot.number));
+        }
+        match verdict {
             Verdict::Applied => {
                 let written =
                     record.map(|record| Written { lease: record.lease, revision: record.mod_revision });
@@ -263,18 +273,22 @@ impl Inner {
                 course.known = known;
                 course.slot = Some(slot);
                 course.refusals += 1;
-                // The first is a wrong guess; the others are others' writes.
-                if course.refusals > 1 {
+                progress
+                    .note("other nodes write to the same key, or the run's data is not there at the moment");
+                // The first is a wrong guess; the others are others' writes. Every other attempt follows at once, because
+                // what was read before a wait is outdated after it.
+                if course.refusals.is_multiple_of(2) {
                     sleep(course.contention.next_delay()).await;
                 }
             }
             // Nothing is in doubt: another slot will do.
-            Verdict::Gone | Verdict::Foreign if !course.open => course.known = known,
-            Verdict::Gone | Verdict::Foreign => {
-                // The session may be about to say that the service came back empty.
+            Verdict::Gone | Verdict::Earlier | Verdict::Foreign if !course.open => course.known = known,
+            Verdict::Gone | Verdict::Earlier | Verdict::Foreign => {
+                // The session may be about to say that the service lost its data, once a renewal has shown it and the run
+                // is restored.
                 let before = course.resets;
                 let reset = async { course.view.wait_for(|view| view.resets != before).await.is_ok() };
-                match timeout(self.context.limits.attempt_timeout, reset).await {
+                match timeout(self.context.limits.attempt_timeout * RESET_ATTEMPTS, reset).await {
                     Ok(true) => {
                         course.resets = course.view.borrow_and_update().resets;
                         course.open = false;
@@ -294,8 +308,9 @@ impl Inner {
     fn attempt<C: Change>(&self, change: &C, step: Option<Step>, slot: &Slot, lease: LeaseId) -> Txn {
         let record = self.context.keys.operation(self.context.node, slot.number);
         let node = self.context.keys.node(self.context.node);
-        let mut when =
-            vec![Compare::Version(record.clone().into(), slot.version), Compare::Exists(node.clone().into())];
+        let view = StoreView { run_lease: lease, ..self.context.view.borrow().clone() };
+        let mut when = vec![Compare::Version(record.clone().into(), slot.version)];
+        when.extend(self.is_present(&view));
         let mut then = Vec::new();
         if let Some(step) = step {
             when.extend(step.when);
@@ -362,7 +377,7 @@ async fn failed(course: &mut Course, error: Error, progress: &Progress) -> Resul
 }
 
 /// The run's lease, once it is known. Marks the view as seen: what moves from here on wakes [`moved_or`].
-async fn lease(view: &mut watch::Receiver<StoreView>) -> Result<LeaseId> {
+pub(super) async fn lease(view: &mut watch::Receiver<StoreView>) -> Result<LeaseId> {
     let known = view.wait_for(|view| view.over.is_some() || view.run_lease != 0).await;
     let now = known.map_err(|_| Error::Left)?;
     match &now.over {
@@ -400,6 +415,7 @@ mod tests {
             (3, Some(record(4, b"")), true, Verdict::Applied),
             (3, Some(record(4, b"fence")), true, Verdict::Fenced),
             (3, Some(record(5, b"")), true, Verdict::Foreign),
+            (3, Some(record(2, b"")), true, Verdict::Earlier),
             (3, None, true, Verdict::Gone),
             (3, None, false, Verdict::NodeMissing),
         ];

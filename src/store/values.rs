@@ -2,7 +2,8 @@
 //!
 //! A key of the store is two keys of the service, of which at most one exists: its content, `<key>/v`, and its counter,
 //! `<key>/n`, so that `set` never spins against `add`. The items of its queue are `<key>/q/<item>`. Store keys are
-//! percent-encoded, so one prefix covers all there is of a key, and no key lies among those of another.
+//! percent-encoded, so one prefix covers all there is of a key, and no key lies among those of another. While a node restores
+//! its part of a counter after the service lost its data, there is also a claim, `<key>/c`.
 //!
 //! A counter's value is the number it was last put with, and every touch since counts one:
 //! `total = number + version - 1`. Adding one to a counter that exists thus needs no knowledge of its total, and N nodes
@@ -58,6 +59,11 @@ impl Place {
     /// Its counter.
     pub(super) fn counter(&self) -> Vec<u8> {
         format!("{}n", self.prefix).into_bytes()
+    }
+
+    /// That a node is about to restore its part of the counter: until then nobody else adds to it.
+    pub(super) fn claim(&self) -> Vec<u8> {
+        format!("{}c", self.prefix).into_bytes()
     }
 
     /// What the items of its queue begin with.
@@ -348,7 +354,7 @@ mod tests {
             let mut sum = start.unwrap_or(0);
             for amount in amounts {
                 sum += amount;
-                let add = Add { place: place.clone(), amount, finished: None };
+                let add = Add { place: place.clone(), amount, finished: None, claimed: false };
                 let answers = [held.content.clone(), held.counter.clone()];
                 match add.plan(Some(&answers), 7) {
                     Plan::Write(step) => carry_out(&mut held, &place, &step.then),

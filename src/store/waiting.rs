@@ -3,13 +3,15 @@
 //! Nothing is polled. A watch that breaks is not taken up again: on a store that was wiped meanwhile it would be
 //! accepted and silently miss everything. Instead all is read again, and so it is when the session says that the
 //! service came back empty. Reads are made under the condition that this node's record is there, so that a service
-//! which came back empty, and which the session has not noticed yet, does not answer "nothing there".
+//! which came back empty, and which the session has not noticed yet, does not answer "nothing there". They are also made
+//! under the condition that `ctl/round` is attached to the run's lease, so that data of an older backup that was discarded
+//! does not answer either.
 
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 
-use super::{Inner, Progress, slots::moved_or, values::Contents};
+use super::{Inner, Progress, StoreView, journal::Journal, slots::moved_or, values::Contents};
 use crate::{
-    backend::{Changes, Compare, Event, KeyValue, Keys, Range, Revision, Txn, WatchStream},
+    backend::{Changes, Event, KeyValue, Keys, Range, Revision, Txn, WatchStream, retry::Backoff},
     error::{Applied, Error, Result},
 };
 
@@ -27,17 +29,59 @@ enum Woken {
     ReadAgain,
 }
 
+/// What was read before a watch.
+#[derive(Clone, Copy, Debug)]
+struct Seen<'journal> {
+    revision: Revision,
+    /// How often the service had lost its data by then.
+    resets: u64,
+    journal: Option<&'journal Journal>,
+}
+
+/// What can make the next attempt at a read succeed.
+struct News {
+    view: watch::Receiver<StoreView>,
+    restored: Option<watch::Receiver<()>>,
+}
+
+impl News {
+    fn new(view: watch::Receiver<StoreView>, journal: Option<&Journal>) -> Self {
+        Self { view, restored: journal.map(Journal::restored) }
+    }
+
+    fn mark_unchanged(&mut self) {
+        self.view.mark_unchanged();
+        self.restored.iter_mut().for_each(watch::Receiver::mark_unchanged);
+    }
+
+    /// Waits for news, or for as long as a retry waits.
+    async fn wait(&mut self, backoff: &mut Backoff) -> Result<()> {
+        let Some(restored) = &mut self.restored else { return moved_or(&mut self.view, backoff).await };
+        tokio::select! {
+            biased;
+            // The store has the journal for as long as its call lasts, so this cannot fail.
+            _ = restored.changed() => Ok(()),
+            moved = moved_or(&mut self.view, backoff) => moved,
+        }
+    }
+}
+
 impl Inner {
     /// Reads what the keys hold now; the revision of that.
-    pub(super) async fn read(&self, contents: &mut Contents, progress: &Progress) -> Result<Revision> {
+    pub(super) async fn read(
+        &self,
+        contents: &mut Contents,
+        journal: Option<&Journal>,
+        progress: &Progress,
+    ) -> Result<Revision> {
         let mut backoff = self.backoff();
-        let mut view = self.context.view.clone();
+        let mut news = News::new(self.context.view.clone(), journal);
         loop {
-            view.mark_unchanged();
-            match self.read_once(contents).await {
+            news.mark_unchanged();
+            match self.read_once(contents, journal).await {
                 Err(error) if error.is_transient() => {
                     progress.note(&error.to_string());
-                    moved_or(&mut view, &mut backoff).await?;
+                    news.wait(&mut backoff).await?;
                 }
                 end => return end,
             }
@@ -45,24 +89,48 @@ impl Inner {
     }
 
     /// The keys there are, without their values, and the revision of that.
-    pub(super) async fn all(&self, keys: Keys, progress: &Progress) -> Result<(Revision, Vec<KeyValue>)> {
+    pub(super) async fn all(
+        &self,
+        keys: Keys,
+        journal: Option<&Journal>,
+        progress: &Progress,
+    ) -> Result<(Revision, Vec<KeyValue>)> {
         let mut backoff = self.backoff();
-        let mut view = self.context.view.clone();
+        let mut news = News::new(self.context.view.clone(), journal);
         loop {
-            view.mark_unchanged();
-            match self.pages(keys.clone(), true).await {
+            news.mark_unchanged();
+            let read = match self.known_lease().and_then(|view| self.check_restored(&[], &view, journal)) {
+                Ok(()) => self.pages(keys.clone(), true).await,
+                Err(error) => Err(error),
+            };
+            match read {
                 Err(error) if error.is_transient() => {
                     progress.note(&error.to_string());
-                    moved_or(&mut view, &mut backoff).await?;
+                    news.wait(&mut backoff).await?;
                 }
                 end => return end,
             }
         }
     }
 
+    /// Fails while this node has not restored all that it wrote to these keys, or to any key if there are none.
+    fn check_restored(&self, names: &[&str], view: &StoreView, journal: Option<&Journal>) -> Result<()> {
+        let Some(name) = journal.and_then(|journal| journal.first_lacking(names, view.run_lease)) else {
+            return Ok(());
+        };
+        Err(self.unavailable(format!(
+            "it lost its data, and what this node had written to `{name}` is being restored"
+        )))
+    }
+
     /// One attempt at reading what keys hold.
-    async fn read_once(&self, contents: &mut Contents) -> Result<Revision> {
+    async fn read_once(&self, contents: &mut Contents, journal: Option<&Journal>) -> Result<Revision> {
         contents.clear();
+        let view = self.known_lease()?;
+        if journal.is_some() {
+            let names: Vec<_> = contents.places().iter().map(|place| place.name.as_str()).collect();
+            self.check_restored(&names, &view, journal)?;
+        }
         if contents.places().len() > KEYS_READ_SINGLY {
             let (revision, items) = self.pages(contents.covering(), false).await?;
             for item in items {
@@ -70,12 +138,12 @@ impl Inner {
             }
             return Ok(revision);
         }
-        let when = vec![Compare::Exists(self.context.keys.node(self.context.node).into())];
+        let when = self.is_present(&view);
         let then: Vec<_> = contents.places().iter().flat_map(super::values::Place::reads).collect();
         let count = then.len();
         let answer = self.context.backend.txn(Txn { when, then, otherwise: Vec::new() }).await?;
         if !answer.succeeded {
-            return Err(self.record_missing());
+            return Err(self.data_missing());
         }
         for index in 0..count {
             for item in answer.found(index) {
@@ -103,6 +171,8 @@ impl Inner {
         keys_only: bool,
         revision: Revision,
     ) -> Result<(Revision, Vec<KeyValue>)> {
+        // Before the reading: what is read is data of this lease only if `ctl/round` is attached to it afterwards.
+        let view = self.known_lease()?;
         let mut range = Range { limit: self.context.limits.page, keys_only, revision, ..Range::new(keys) };
         let mut items: Vec<KeyValue> = Vec::new();
         loop {
@@ -120,42 +190,50 @@ impl Inner {
             from.push(0);
             range.keys = Keys::Span(from, after(&range.keys));
         }
-        // A service that came back empty has no record of ours before the session has put everything in order.
-        let when = vec![Compare::Exists(self.context.keys.node(self.context.node).into())];
+        let when = self.is_present(&view);
         let answer = self.context.backend.txn(Txn { when, ..Txn::default() }).await?;
         if !answer.succeeded {
-            return Err(self.record_missing());
+            return Err(self.data_missing());
         }
         Ok((range.revision, items))
     }
 
-    fn record_missing(&self) -> Error {
-        Error::Unavailable {
-            endpoint: self.context.backend.endpoint(),
-            cause: "this node's record is not in the service at the moment".to_owned(),
-            applied: Applied::No,
-        }
+    /// What the session knows, once it knows the run's lease.
+    fn known_lease(&self) -> Result<StoreView> {
+        let view = self.context.view.borrow().clone();
+        if view.run_lease == 0 && view.over.is_none() { Err(self.data_missing()) } else { Ok(view) }
+    }
+
+    fn data_missing(&self) -> Error {
+        let cause = "this node's record, or the run's data, is not in the service at the moment";
+        self.unavailable(cause.to_owned())
+    }
+
+    fn unavailable(&self, cause: String) -> Error {
+        Error::Unavailable { endpoint: self.context.backend.endpoint(), cause, applied: Applied::No }
     }
 
     /// Waits until all of the keys hold something; with `until_change` at most until the world is about to change.
     pub(super) async fn wait(
         &self,
         contents: &mut Contents,
+        journal: Option<&Journal>,
         until_change: bool,
         progress: &Progress,
     ) -> Result<()> {
         let mut backoff = self.backoff();
-        let mut view = self.context.view.clone();
+        let mut news = News::new(self.context.view.clone(), journal);
         loop {
+            news.mark_unchanged();
             let (resets, changed) = {
-                let now = view.borrow_and_update();
+                let now = news.view.borrow();
                 (now.resets, now.changed && until_change)
             };
             // Who waits for the others' word seldom finds it there: with its watch open before the read, nothing is to be
             // read again for what was written meanwhile.
             let early =
                 if until_change && !changed { self.open(contents.covering(), progress).await? } else { None };
-            match self.read_once(contents).await {
+            match self.read_once(contents, journal).await {
                 Ok(_) if changed || contents.is_complete() => return Ok(()),
                 Ok(revision) => {
                     backoff.reset();
@@ -166,7 +244,8 @@ impl Inner {
                     };
                     let woken = match stream {
                         Some(stream) => {
-                            self.wait_on(stream, contents, revision, resets, until_change, progress).await?
+                            let seen = Seen { revision, resets, journal };
+                            self.wait_on(stream, contents, seen, until_change, progress).await?
                         }
                         None => Woken::ReadAgain,
                     };
@@ -180,7 +259,7 @@ impl Inner {
                 Err(error) if error.is_transient() => progress.note(&error.to_string()),
                 Err(error) => return Err(error),
             }
-            moved_or(&mut view, &mut backoff).await?;
+            news.wait(&mut backoff).await?;
         }
     }
 
@@ -189,13 +268,13 @@ impl Inner {
         &self,
         stream: Box<dyn WatchStream>,
         contents: &mut Contents,
-        mut revision: Revision,
-        resets: u64,
+        seen: Seen<'_>,
         until_change: bool,
         progress: &Progress,
     ) -> Result<Woken> {
+        let Seen { mut revision, resets, journal } = seen;
         if stream.revision() > revision {
-            revision = match self.read_once(contents).await {
+            revision = match self.read_once(contents, journal).await {
                 Ok(revision) => revision,
                 Err(error) if error.is_transient() => return Ok(Woken::ReadAgain),
                 Err(error) => return Err(error),
@@ -257,7 +336,7 @@ impl Inner {
         mut enough: impl FnMut(Event) -> bool + Send,
     ) -> Result<Woken> {
         let mut view = self.context.view.clone();
-        let judge = |view: &super::StoreView| {
+        let judge = |view: &StoreView| {
             if until_change && view.changed {
                 Some(Woken::Changed)
             } else if view.resets != resets {

@@ -224,6 +224,28 @@ impl Etcd {
         self.served().await;
     }
 
+    /// Copies its data while it is stopped, for [`Self::restore_backup`].
+    pub(crate) async fn back_up(&mut self) {
+        self.kill();
+        self.copy_data("data", "backup");
+        self.spawn();
+        self.served().await;
+    }
+
+    /// Ends it, and starts it with the same flags and the data of the last [`Self::back_up`].
+    pub(crate) async fn restore_backup(&mut self) {
+        self.kill();
+        self.copy_data("backup", "data");
+        self.spawn();
+        self.served().await;
+    }
+
+    fn copy_data(&self, from: &str, to: &str) {
+        let (from, to) = (self.directory.path().join(from), self.directory.path().join(to));
+        let _ = std::fs::remove_dir_all(&to);
+        assert!(Command::new("cp").arg("-a").args([&from, &to]).status().unwrap().success());
+    }
+
     /// Stops it from running, without ending it.
     pub(crate) fn pause(&self) {
         self.signal("-STOP");

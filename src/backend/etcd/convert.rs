@@ -63,6 +63,7 @@ pub(super) fn compare(compare: Compare) -> etcd_client::Compare {
         Compare::Version(key, version) => etcd_client::Compare::version(key, CompareOp::Equal, version),
         Compare::Exists(key) => etcd_client::Compare::version(key, CompareOp::Greater, 0),
         Compare::Value(key, value) => etcd_client::Compare::value(key, CompareOp::Equal, value),
+        Compare::Lease(key, lease) => etcd_client::Compare::lease(key, CompareOp::Equal, lease),
     }
 }
 

@@ -31,6 +31,7 @@ fn condition(compare: Compare) -> Condition {
         Compare::Version(key, version) => (key, Relation::Equal, Target::Version(version)),
         Compare::Exists(key) => (key, Relation::Greater, Target::Version(0)),
         Compare::Value(key, value) => (key, Relation::Equal, Target::Value(value)),
+        Compare::Lease(key, lease) => (key, Relation::Equal, Target::Lease(lease)),
     };
     Condition { span: Span::one(&key), target, relation }
 }

@@ -51,8 +51,12 @@ impl Session {
     pub(super) fn has_unread_round(&self) -> bool {
         self.control.round_record().is_some_and(|round| {
             let mine = self.world.as_ref().is_some_and(|world| world.place.is_of(round));
-            // Back at a backup: the coordinator puts the later world back, and nobody is to be moved back before.
-            let older = self.older_until.is_some_and(|until| Instant::now() < until);
+            // The service was restored from an older backup: nobody is moved back, however long restoring the later
+            // world takes.
+            let older = self
+                .world
+                .as_ref()
+                .is_some_and(|world| round.life == world.place.life && round.round < world.place.round);
             // While a world is put back a newer one may turn up; who is in it is settled after that.
             let known = mine || older || round.phase == Phase::Restoring;
             round.has_world() && !known && self.read_world.as_ref() != Some(&round.world)
@@ -135,6 +139,9 @@ impl Session {
         self.read_world = None;
         self.uncertain = false;
         self.campaign_at = Some(Instant::now());
+        // A new node id has no data that a setback could have taken.
+        let setbacks = *self.setbacks.borrow_and_update();
+        self.context.monotonic.judge(setbacks);
         // An earlier attempt may have put what this node said before.
         self.record_due = revision != header.revision;
         self.note(header);

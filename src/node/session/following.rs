@@ -1,8 +1,6 @@
 //! Following `ctl/` and the lease: what a node makes of what it sees. No I/O; what must be done is left to
 //! [`Work`](super::Work).
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::Session;
@@ -31,6 +29,17 @@ impl Session {
         }
         if !state.alive {
             self.stop_serving();
+        }
+    }
+
+    /// An answer has shown that the service's data was replaced. Until this node has looked, its stores wait.
+    pub(super) fn be_set_back(&mut self) {
+        let setbacks = *self.setbacks.borrow_and_update();
+        if self.identity.is_some() && self.closed.is_none() {
+            self.doubt = true;
+            self.retry_at = None;
+        } else {
+            self.context.monotonic.judge(setbacks);
         }
     }
 
@@ -129,10 +138,17 @@ impl Session {
 
     pub(super) fn examine_round(&mut self) {
         let Some(round) = self.control.round.clone() else {
-            // The run's lease is over, or the store was wiped: whoever has a world says so in its record.
+            // The run's lease is over, or the service lost its data, or somebody discarded data of an older backup:
+            // a node that has a world says so in its record.
             self.doubt |= self.world.is_some();
+            if self.serving.as_ref().is_some_and(|serving| serving.had_round) {
+                self.stop_serving();
+            }
             return;
         };
+        if let Some(serving) = &mut self.serving {
+            serving.had_round = true;
+        }
         let same_life = self.life.as_ref().is_none_or(|life| *life == round.record.life);
         let other = |world: &WorldFacts| {
             let place = &world.place;
@@ -140,11 +156,6 @@ impl Session {
                 || (round.record.round == place.round && round.record.world != place.world)
         };
         let other = self.world.as_ref().is_some_and(|world| !same_life || other(world));
-        let older = |world: &Arc<WorldFacts>| same_life && round.record.round < world.place.round;
-        self.older_until = self.world.as_ref().filter(|world| older(world)).map(|_| {
-            let window = self.context.policy.return_window;
-            self.older_until.unwrap_or_else(|| Instant::now() + window)
-        });
         if other {
             // Once a revision: what the reading of it brings up is acted upon, and the coordinator does the rest.
             self.doubt |= self.doubted_round != round.revision;
@@ -168,6 +179,7 @@ impl Session {
     /// this node's record stands in a service that came back empty: until then all of their writes are refused.
     pub(super) fn lose_run_lease(&mut self, now: LeaseId) {
         if self.run_lease != 0 && self.run_lease != now {
+            self.before.past_run_leases.insert(self.run_lease);
             self.resets += 1;
             self.run_lease = now;
             self.publish();

@@ -114,6 +114,8 @@ struct Identity {
 struct Serving {
     office: Office,
     task: JoinHandle<End>,
+    /// Whether there was a `ctl/round` in this term. If that is deleted, what the task knows is of the past.
+    had_round: bool,
 }
 
 impl Drop for Serving {
@@ -177,8 +179,8 @@ pub(super) struct Session {
     read_world: Option<String>,
     doubt: bool,
     doubted_round: Revision,
-    /// While the store has an older round of this life than the one that this node is in, and may be put right.
-    older_until: Option<Instant>,
+    /// How often the service's data was replaced, as far as the answers that this node received show it.
+    setbacks: watch::Receiver<u64>,
     record_due: bool,
     before: Before,
 
@@ -220,6 +222,7 @@ impl Session {
     ) -> Self {
         let backoff = Backoff::new(RetryPolicy::default(), context.entropy.bits());
         let now = Instant::now();
+        let setbacks = context.monotonic.setbacks();
         Self {
             context,
             shared,
@@ -247,7 +250,7 @@ impl Session {
             read_world: None,
             doubt: false,
             doubted_round: 0,
-            older_until: None,
+            setbacks,
             record_due: false,
             before: Before::default(),
             serving: None,
@@ -383,7 +386,6 @@ impl Session {
         let never = Instant::now() + Duration::from_secs(3600);
         let retry_at = self.retry_at.filter(|_| work_waits).unwrap_or(never);
         let campaign_at = self.campaign_at.filter(|at| *at > Instant::now()).unwrap_or(never);
-        let older_until = self.older_until.filter(|at| *at > Instant::now()).unwrap_or(never);
         let uncertain_at = match &self.identity {
             Some(identity) if !self.uncertain && self.end.is_none() => identity.lease.borrow().uncertain_at(),
             _ => never,
@@ -395,11 +397,12 @@ impl Session {
                 Some(command) => self.obey(command),
                 None => self.left = true,
             },
+            // Its sender is in this node's context, so this cannot fail.
+            _ = self.setbacks.changed() => self.be_set_back(),
             changed = lease_changed(&mut self.identity) => self.follow_lease(changed),
             ended = ended(&mut self.serving) => self.term_ended(ended),
             () = sleep_until(retry_at) => {}
             () = sleep_until(campaign_at) => {}
-            () = sleep_until(older_until) => {}
             () = sleep_until(renew_closing_at) => self.renew_closing().await,
             () = sleep_until(uncertain_at) => self.become_uncertain(),
             watched = next_change(&mut self.watcher, self.watch_at) => self.follow(watched),

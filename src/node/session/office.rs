@@ -121,7 +121,8 @@ impl Session {
             identity.keeper.handle(),
             trusted,
         ));
-        self.serving = Some(Serving { office, task });
+        let had_round = self.control.round.is_some();
+        self.serving = Some(Serving { office, task, had_round });
     }
 
     pub(super) fn stop_serving(&mut self) {

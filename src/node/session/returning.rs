@@ -13,7 +13,7 @@ use crate::{
     protocol::{
         identity::NodeId,
         records::{ClosedRecord, NodeRecord, Outcome, Record},
-        returning::{Before, Found, Return, after_break},
+        returning::{Before, Found, Return, after_break, is_earlier_data},
     },
     run::decode_found,
 };
@@ -22,8 +22,10 @@ impl Session {
     /// What a break has done, from one read.
     pub(super) async fn come_back(&mut self) -> Result<()> {
         // Who knows that its life is closed does not bring it back.
+        let setbacks = *self.setbacks.borrow_and_update();
         let Some(identity) = self.identity.as_ref().filter(|_| self.closed.is_none()) else {
             self.doubt = false;
+            self.context.monotonic.judge(setbacks);
             return Ok(());
         };
         let keys = &self.context.keys;
@@ -45,10 +47,19 @@ impl Session {
             closed: control.closed_record().cloned(),
             closed_life: life_key.map_or(Ok(None), |key| decode_found(&key, answer.found(4)))?,
             round: control.round_record().cloned(),
+            run_lease: control.round.as_ref().map_or(0, |round| round.lease),
             record: !answer.found(3).is_empty(),
             lease: lease.alive && answer.found(3).first().is_none_or(|item| item.lease == lease.lease),
         };
-        let before = Before { life: self.life.clone(), ..self.before.clone() };
+        let before = Before {
+            life: self.life.clone(),
+            run_lease: self.run_lease,
+            set_back: self.context.monotonic.judged() < setbacks,
+            ..self.before.clone()
+        };
+        if is_earlier_data(&before, &found) {
+            return self.discard(&control).await;
+        }
         let next = after_break(&before, &found);
         tracing::debug!(?next, "after a break");
         match next {
@@ -69,8 +80,7 @@ impl Session {
                 self.examine_after_break();
             }
             Return::PutAgain | Return::Restore => {
-                let run_lease = control.round.as_ref().map_or(0, |round| round.lease);
-                self.lose_run_lease(if next == Return::PutAgain { run_lease } else { 0 });
+                self.lose_run_lease(if next == Return::PutAgain { found.run_lease } else { 0 });
                 self.put_again(&control, answer.header, answer.found(3)).await?;
             }
             Return::JoinAsNew(why) => {
@@ -90,6 +100,34 @@ impl Session {
                 });
                 self.be_closed(record, lease);
             }
+        }
+        if !self.doubt {
+            self.context.monotonic.judge(setbacks);
+        }
+        Ok(())
+    }
+
+    /// Deletes the `ctl/round` of an older backup, unless it has moved since it was read. All that stands under its lease
+    /// is void with that, because each write and read of a store compares the lease of `ctl/round`. The run is then
+    /// restored from the records of its nodes, as after the loss of all data.
+    async fn discard(&mut self, read: &Control) -> Result<()> {
+        let (Some(stale), Some(world)) = (&read.round, &self.world) else { return Ok(()) };
+        let key = self.context.keys.round();
+        let txn = Txn {
+            when: vec![Compare::ModRevision(key.clone().into(), stale.revision)],
+            then: vec![Operation::delete(key)],
+            otherwise: Vec::new(),
+        };
+        // Whether this or somebody else's write was applied: the next look tells.
+        self.retry_at = Some(Instant::now() + RESTORE_PAUSE);
+        if self.context.backend.txn(txn).await?.succeeded {
+            tracing::warn!(
+                "the service was restored from an older backup, at round {} of this run; that data is discarded, and round \
+                 {} is restored from its nodes",
+                stale.record.round,
+                world.place.round
+            );
+            self.retry_at = None;
         }
         Ok(())
     }

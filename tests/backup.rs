@@ -1,0 +1,358 @@
+//! What becomes of a run's data when its service is restored from an older backup or loses all data: in memory with paused
+//! time, and on a real etcd.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
+
+#[path = "support/nodes.rs"]
+mod nodes;
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use lattice_rdzv::{
+    Error,
+    backend::{
+        Keys, LeaseId, Operation,
+        memory::{
+            MemoryService,
+            engine::{Bounds, Engine, Put},
+        },
+    },
+    node::{Node, State},
+    run::Entropy,
+    store::Store,
+};
+use nodes::{Agent, TTL, place, settings};
+use support::{Etcd, within};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Longer than anything that restoring a run waits for.
+const RESTORED: Duration = Duration::from_secs(15);
+
+async fn joined(service: &MemoryService, nnodes: &str, names: &[&str]) -> Vec<Agent> {
+    let mut agents = Vec::new();
+    for (name, seed) in names.iter().zip(1u64..) {
+        let settings = settings(name, nnodes, &[("last_call_timeout", "2")]);
+        agents.push(Agent::join(service, settings, seed).await.unwrap());
+    }
+    agents
+}
+
+async fn stores<'node>(nodes: impl IntoIterator<Item = &'node Node>, put_back: bool) -> Vec<Arc<Store>> {
+    let store = async |node: &'node Node| {
+        let world = node.next_world(Some(29500), None).await.unwrap();
+        node.round_store(&world, put_back)
+    };
+    join_all(nodes.into_iter().map(store)).await
+}
+
+fn nodes(agents: &[Agent]) -> impl Iterator<Item = &Node> {
+    agents.iter().map(|agent| &agent.node)
+}
+
+fn assert_undisturbed<'node>(nodes: impl IntoIterator<Item = &'node Node>, round: u64) {
+    for node in nodes {
+        let seen = node.subscribe().borrow().clone();
+        assert_eq!((seen.state, node.num_nodes_waiting()), (State::Member, 0), "{seen:?}");
+        assert_eq!(seen.round.as_ref().map(|record| record.round), Some(round), "{seen:?}");
+    }
+}
+
+/// Writes to a store until it is told to stop, and then says how often that was acknowledged.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<i64>,
+}
+
+impl Writer {
+    fn start(store: &Arc<Store>, number: usize, pause: Duration) -> Self {
+        let (stop, store) = (Arc::new(AtomicBool::new(false)), Arc::clone(store));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut acknowledged = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let amount = if acknowledged % 3 == 0 { 5 } else { 1 };
+                store.add("count", amount, false, LIMIT).await.unwrap();
+                store.add(&format!("ones of {number}"), 1, false, LIMIT).await.unwrap();
+                store.append("tokens", format!("{number}-{acknowledged};").as_bytes(), LIMIT).await.unwrap();
+                acknowledged += 1;
+                sleep(pause).await;
+            }
+            acknowledged
+        });
+        Self { stop, task }
+    }
+
+    async fn end(self) -> i64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap()
+    }
+}
+
+fn sum(acknowledged: i64) -> i64 {
+    (0..acknowledged).map(|number| if number % 3 == 0 { 5 } else { 1 }).sum()
+}
+
+/// Everything that was acknowledged stands in the store, once.
+async fn assert_exact(store: &Store, acknowledged: &[i64]) {
+    let number = async |key: String| -> i64 {
+        let value = store.get(&key, false, LIMIT).await.unwrap().unwrap();
+        String::from_utf8(value).unwrap().parse().unwrap()
+    };
+    assert_eq!(number("count".to_owned()).await, acknowledged.iter().copied().map(sum).sum::<i64>());
+    let mut tokens = Vec::new();
+    for (writer, times) in acknowledged.iter().enumerate() {
+        assert_eq!(number(format!("ones of {writer}")).await, *times);
+        tokens.extend((0..*times).map(|time| format!("{writer}-{time}")));
+    }
+    let text = String::from_utf8(store.get("tokens", false, LIMIT).await.unwrap().unwrap()).unwrap();
+    let mut found: Vec<_> = text.split_terminator(';').map(str::to_owned).collect();
+    found.sort();
+    tokens.sort();
+    assert_eq!(found, tokens);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_of_the_same_round_loses_and_repeats_no_acknowledged_write() {
+    for moment in 0..6 {
+        let service = MemoryService::new();
+        let agents = joined(&service, "3", &["a", "b", "c"]).await;
+        let stores = stores(nodes(&agents), true).await;
+        let writer = |(number, store)| Writer::start(store, number, Duration::from_millis(130));
+        let writers: Vec<_> = stores.iter().enumerate().map(writer).collect();
+        sleep(Duration::from_secs(1)).await;
+        let backup = service.backup();
+        sleep(Duration::from_millis(26 * moment) + Duration::from_secs(moment % 3)).await;
+        service.restore(backup);
+        sleep(RESTORED).await;
+        let acknowledged = join_all(writers.into_iter().map(Writer::end)).await;
+        sleep(TTL).await;
+        assert_exact(&stores[1], &acknowledged).await;
+        assert_undisturbed(nodes(&agents), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_before_the_later_round_is_restored_counts_once() {
+    for moment in 0..6 {
+        let service = MemoryService::new();
+        let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+        join_all(nodes(&agents).map(|node| node.next_world(None, None))).await;
+        let backup = service.backup();
+        agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
+        assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());
+        let stores = stores(nodes(&agents), true).await;
+        let writer = |(number, store)| Writer::start(store, number, Duration::from_millis(80));
+        let writers: Vec<_> = stores.iter().enumerate().map(writer).collect();
+        sleep(Duration::from_millis(170 * moment)).await;
+        service.restore(backup);
+        sleep(RESTORED).await;
+        let acknowledged = join_all(writers.into_iter().map(Writer::end)).await;
+        sleep(TTL).await;
+        assert_exact(&stores[3], &acknowledged).await;
+        assert_undisturbed(nodes(&agents), 2);
+    }
+}
+
+/// Adds to a counter and reads it, and reads a key that it wrote at first, until it is told to stop. Returns
+/// how many reads were older than what it had written itself.
+fn read_own(store: &Arc<Store>, number: usize, stop: &Arc<AtomicBool>) -> JoinHandle<usize> {
+    let (store, stop) = (Arc::clone(store), Arc::clone(stop));
+    tokio::spawn(async move {
+        let (own, counter) = (format!("own {number}"), format!("counter {number}"));
+        store.set(&own, b"1", LIMIT).await.unwrap();
+        let (mut wrong, mut total) = (0, 0_i64);
+        while !stop.load(Ordering::Relaxed) {
+            store.add("hot", 1, false, LIMIT).await.unwrap();
+            total += 2;
+            wrong += usize::from(store.add(&counter, 2, false, LIMIT).await.unwrap() != total);
+            let held = store.get_now(&[&own, &counter], LIMIT).await.unwrap();
+            let expected = [Some(b"1".to_vec()), Some(total.to_string().into_bytes())];
+            wrong += usize::from(held != expected);
+            wrong += usize::from(!store.check(&[&own], LIMIT).await.unwrap());
+            wrong += usize::from(!store.list(LIMIT).await.unwrap().contains(&own));
+            sleep(Duration::from_millis(50)).await;
+        }
+        wrong
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_never_reads_what_it_wrote_itself_as_missing() {
+    for backed_up in [false, true] {
+        let service = MemoryService::new();
+        let agents = joined(&service, "3", &["a", "b", "c"]).await;
+        let stores = stores(nodes(&agents), true).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let readers: Vec<_> =
+            stores.iter().enumerate().map(|(number, store)| read_own(store, number, &stop)).collect();
+        for _ in 0..3 {
+            sleep(Duration::from_secs(1)).await;
+            let backup = service.backup();
+            sleep(Duration::from_secs(1)).await;
+            if backed_up {
+                service.restore(backup)
+            } else {
+                service.wipe()
+            }
+            sleep(RESTORED).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let wrong: Vec<_> = join_all(readers).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(wrong, [0; 3], "backup: {backed_up}");
+        assert_undisturbed(nodes(&agents), 1);
+    }
+}
+
+/// A service that takes no more than this run and a bit.
+fn narrow() -> MemoryService {
+    MemoryService::with_engine(Engine::new(Bounds { live_bytes: 200_000, ..Bounds::default() }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_moved_back_however_long_nothing_can_be_restored() {
+    let service = narrow();
+    let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
+    join_all(nodes(&agents).map(|node| node.next_world(None, None))).await;
+    let mut backup = service.backup();
+    let mut fillers = 0;
+    let filler = |number: usize, bytes: usize| Put {
+        key: format!("filler/{number}").into_bytes(),
+        value: vec![0; bytes],
+        ..Put::default()
+    };
+    for bytes in [10_000, 1_000, 100, 1] {
+        while backup.put(&filler(fillers, bytes)).is_ok() {
+            fillers += 1;
+        }
+    }
+    agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
+    assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());
+    let stores = stores(nodes(&agents), true).await;
+    stores[0].add("count", 3, false, LIMIT).await.unwrap();
+    service.restore(backup);
+    sleep(TTL * 30).await;
+    for agent in &agents {
+        let seen = agent.node.subscribe().borrow().clone();
+        assert_eq!(seen.world.map(|world| world.place.round), Some(2), "in the world that it had");
+        assert_eq!(agent.node.num_nodes_waiting(), 0);
+    }
+    let delete = Operation::Delete(Keys::prefix("filler/"));
+    applied(&service, delete).await;
+    sleep(RESTORED).await;
+    assert_undisturbed(nodes(&agents), 2);
+    assert_eq!(stores[0].get("count", false, LIMIT).await.unwrap(), Some(b"3".to_vec()));
+}
+
+async fn applied(service: &MemoryService, operation: Operation) {
+    use lattice_rdzv::backend::{Backend as _, Txn};
+    service.connect().txn(Txn { then: vec![operation], ..Txn::default() }).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_store_says_once_that_its_keys_are_gone_and_none_disappears_later() {
+    for older_round in [false, true] {
+        let service = MemoryService::new();
+        let mut agents = joined(&service, "2:3", &["a", "b"]).await;
+        join_all(nodes(&agents).map(|node| node.next_world(None, None))).await;
+        let store = agents[0].node.run_store(LIMIT).await.unwrap();
+        store.set("early", b"1", LIMIT).await.unwrap();
+        let backup = service.backup();
+        if older_round {
+            agents.push(Agent::join(&service, settings("c", "2:3", &[]), 30).await.unwrap());
+            assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());
+            join_all(nodes(&agents).map(|node| node.next_world(None, None))).await;
+        }
+        store.set("late", b"1", LIMIT).await.unwrap();
+        store.set("later", b"1", LIMIT).await.unwrap();
+        service.restore(backup);
+        sleep(RESTORED).await;
+        // Another handle of the same store, which knew nothing of it before.
+        let again = agents[0].node.run_store(LIMIT).await.unwrap();
+        let error = again.get_now(&["early"], LIMIT).await.unwrap_err();
+        assert!(matches!(&error, Error::StoreReset { what } if what == "get_now early"), "{error}");
+        assert_eq!(
+            store.list(LIMIT).await.unwrap(),
+            [""; 0],
+            "the first call that noticed was the last to fail"
+        );
+        again.set("new", b"1", LIMIT).await.unwrap();
+        sleep(Duration::from_secs(200)).await;
+        assert_eq!(store.list(LIMIT).await.unwrap(), ["new"]);
+        assert_eq!(leases_of(&service, "/kv/"), [1]);
+    }
+}
+
+/// How many keys there are under each lease, of those whose name contains this.
+fn leases_of(service: &MemoryService, part: &str) -> Vec<usize> {
+    use std::collections::BTreeMap;
+
+    use lattice_rdzv::backend::memory::engine::{Read, Span};
+    let span = Span::try_from(&Keys::prefix("/")).unwrap();
+    let found = service.backup().read(&Read::all(span)).unwrap();
+    let mut leases: BTreeMap<LeaseId, usize> = BTreeMap::new();
+    for item in found.items.iter().filter(|item| String::from_utf8_lossy(&item.key).contains(part)) {
+        *leases.entry(item.lease).or_default() += 1;
+    }
+    leases.into_values().collect()
+}
+
+/// Waits until all of these are members of this round, with nothing left to restore.
+async fn settled(nodes: &[Node], round: u64, resets: u64) {
+    let began = Instant::now();
+    let is_settled = |node: &Node| {
+        let seen = node.subscribe().borrow().clone();
+        seen.resets == resets
+            && seen.state == State::Member
+            && seen.round.is_some_and(|record| record.round == round)
+    };
+    while !nodes.iter().all(is_settled) {
+        assert!(began.elapsed() < RESTORED, "not restored");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_that_is_restored_from_a_backup_loses_and_repeats_no_acknowledged_write() {
+    let Some(mut etcd) = Etcd::start().await else { return };
+    let mut members = Vec::new();
+    for name in ["a", "b", "c"] {
+        let settings = settings(name, "3", &[]);
+        let joining = Node::join(Arc::new(etcd.backend()), settings, Entropy::from_system(), place(name));
+        members.push(within("joining", joining).await.unwrap());
+    }
+    let stores = within("a world", stores(&members, true)).await;
+    let plain = members[0].run_store(LIMIT).await.unwrap();
+    plain.set("early", b"1", LIMIT).await.unwrap();
+    let writer = |(number, store)| Writer::start(store, number, Duration::from_millis(20));
+    let writers: Vec<_> = stores.iter().enumerate().map(writer).collect();
+    etcd.back_up().await;
+    let before = within("a revision", revision(&etcd)).await;
+    plain.set("late", b"1", LIMIT).await.unwrap();
+    // Much is acknowledged that the backup does not have.
+    while within("a revision", revision(&etcd)).await < before + 100 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    etcd.restore_backup().await;
+    settled(&members, 1, 1).await;
+    let acknowledged = within("the writers", join_all(writers.into_iter().map(Writer::end))).await;
+    within("the sums", assert_exact(&stores[1], &acknowledged)).await;
+    assert_undisturbed(&members, 1);
+    let error = plain.get_now(&["late"], LIMIT).await.unwrap_err();
+    assert!(matches!(error, Error::StoreReset { .. }), "{error}");
+}
+
+async fn revision(etcd: &Etcd) -> i64 {
+    use lattice_rdzv::backend::{Backend as _, Range};
+    etcd.backend().range(Range::new(Keys::one("none"))).await.unwrap().header.revision
+}
