@@ -26,6 +26,8 @@ pub(crate) struct Ledger {
     pub(crate) submissions: BTreeMap<String, String>,
     /// How many agents of a world began to count themselves in its store, and the numbers that they were given.
     counts: BTreeMap<(String, u64, String), (i64, BTreeSet<i64>)>,
+    /// Who was told its number, by world.
+    acknowledged: BTreeMap<(String, u64, String), BTreeSet<String>>,
     /// The last round of each life that was closed, and not wiped since.
     closed: BTreeMap<String, u64>,
     /// Whether the service lost everything: then there may be two worlds of one number that do not know of each other,
@@ -125,6 +127,7 @@ impl Book {
         let wrong = {
             let mut ledger = self.ledger();
             let wiped = ledger.wiped;
+            ledger.acknowledged.entry(key(world)).or_default().insert(name.to_owned());
             let (begun, given) = ledger.counts.entry(key(world)).or_default();
             let once = given.insert(number);
             let right = once && (1..=*begun).contains(&number);
@@ -132,6 +135,21 @@ impl Book {
         };
         if let Some(wrong) = wrong {
             self.broken(format!("{name} counted as {wrong} in round {}", world.round));
+        }
+    }
+
+    /// What the counter of a world stands at in the end: whatever became of the service, everything that was acknowledged to
+    /// those who are still there is in it, and nothing twice.
+    pub(crate) fn sum(&self, world: &LastWorld, members: &BTreeSet<String>, sum: i64) {
+        let wrong = {
+            let mut ledger = self.ledger();
+            let acknowledged = ledger.acknowledged.entry(key(world)).or_default();
+            let least = i64::try_from(acknowledged.intersection(members).count()).unwrap();
+            let (most, _) = ledger.counts.entry(key(world)).or_default();
+            (sum < least || sum > *most).then(|| format!("{sum}, not {least} to {most}"))
+        };
+        if let Some(wrong) = wrong {
+            self.broken(format!("the counter of round {} is at {wrong}", world.round));
         }
     }
 

@@ -1,11 +1,11 @@
-//! Schedules on the memory backend: every call may be lost or late, and the service is paused, stopped, wiped and
-//! compacted.
+//! Schedules on the memory backend: every call may be lost or late, and the service is paused, stopped, wiped, compacted
+//! and restored from an older backup.
 
 use std::{sync::Arc, time::Duration};
 
 use lattice_rdzv::backend::{
     Backend,
-    memory::{Call, Fate, MemoryBackend, MemoryService},
+    memory::{Call, Fate, MemoryBackend, MemoryService, engine::Engine},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::sleep;
@@ -19,6 +19,7 @@ use super::{
 pub(crate) struct Memory {
     service: MemoryService,
     noise: bool,
+    backup: Option<Engine>,
 }
 
 impl Ground for Memory {
@@ -26,7 +27,7 @@ impl Ground for Memory {
 
     async fn prepare(random: &mut StdRng, weather: Weather) -> Self {
         let noise = weather == Weather::Stormy && random.next_u64().is_multiple_of(2);
-        Self { service: MemoryService::new(), noise }
+        Self { service: MemoryService::new(), noise, backup: None }
     }
 
     fn link(&mut self, _: &str, seed: u64) -> Self::Link {
@@ -63,6 +64,10 @@ impl Ground for Memory {
     }
 
     async fn befall(schedule: &mut Schedule<Self>, kind: u64) {
+        if schedule.below(2) == 0 {
+            schedule.book.write("service: backed up");
+            schedule.ground.backup = Some(schedule.ground.service.backup());
+        }
         match kind {
             0 => {
                 if let Some(index) = schedule.one() {
@@ -73,8 +78,15 @@ impl Ground for Memory {
                 }
             }
             1 => {
-                schedule.wiped("service: wiped");
-                schedule.ground.service.wipe();
+                let restores = schedule.below(2) == 0;
+                if let Some(backup) = schedule.ground.backup.clone().filter(|_| restores) {
+                    schedule.happened("backups restored");
+                    schedule.wiped(&format!("service: restored from revision {}", backup.revision()));
+                    schedule.ground.service.restore(backup);
+                } else {
+                    schedule.wiped("service: wiped");
+                    schedule.ground.service.wipe();
+                }
                 schedule.settled_weather().await;
             }
             2 | 3 => {

@@ -450,6 +450,7 @@ impl<G: Ground> Schedule<G> {
             let unsettled = self.unsettled();
             if unsettled.is_empty() {
                 self.check_ranks().await;
+                self.check_count().await;
                 break;
             }
             if Instant::now() > deadline {
@@ -505,6 +506,29 @@ impl<G: Ground> Schedule<G> {
         }
         if plans.len() != 1 || plans.iter().any(|plan| plan.len() != ranks.len()) {
             self.book.broken(format!("there is not one plan of {size}: {plans:?}"));
+        }
+    }
+
+    /// The members have each counted themselves in the store of their world, once.
+    async fn check_count(&self) {
+        let members: Vec<_> = self.agents.iter().filter(|living| living.state() == State::Member).collect();
+        let names = members.iter().map(|living| living.name.clone()).collect();
+        let Some((living, facts)) = members.iter().find_map(|living| {
+            let facts = living.node.subscribe().borrow().world.clone()?;
+            Some((living, facts))
+        }) else {
+            return;
+        };
+        // The last of them may have its world since a moment only.
+        sleep(COUNT_LIMIT).await;
+        let store = living.node.round_store(&facts, true);
+        match store.get_now(&["count"], COUNT_LIMIT).await {
+            Ok(held) => {
+                let text = held.into_iter().flatten().next().unwrap_or_else(|| b"0".to_vec());
+                let sum = String::from_utf8(text).expect("text").parse().expect("a number");
+                self.book.sum(&facts.place, &names, sum);
+            }
+            Err(error) => self.book.broken(format!("the count cannot be read: {error}")),
         }
     }
 
