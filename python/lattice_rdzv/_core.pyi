@@ -146,7 +146,11 @@ class World:
         """Why the round was formed."""
     @property
     def store(self) -> Store:
-        """The store of this round. Pending calls end with `StoreResetError` if the service comes back empty."""
+        """The store of this round.
+
+        If the service loses its data or is restored from an older backup, pending calls end with `StoreResetError`, or
+        else the next call does.
+        """
     def store_put_back(self) -> Store:
         """The same store, whose own writes are put back after the service came back empty; pending calls wait on."""
     def members(self, *, timeout_seconds: float = 30.0) -> list[Member]:

@@ -78,7 +78,10 @@ class StoreTimeoutError(RendezvousError, TimeoutError):
 
 
 class StoreResetError(RendezvousError):
-    """The rendezvous service lost its data, including the content of the store."""
+    """The rendezvous service lost its data, or was restored from an older backup: the store's keys are gone.
+
+    Raised once for each such event: by pending calls, or else by the next call.
+    """
 
 
 class OutcomeUnknownError(RendezvousError):
