@@ -62,7 +62,7 @@ def main() -> None:
             print(idle(etcd, arguments.seconds))
         finally:
             for node in nodes:
-                node.leave(timeout_seconds=5.0)
+                node.leave(timeout_seconds=5.0).wait()
     _core.shutdown()
 
     native = Path(str(_core.__file__))
@@ -79,8 +79,8 @@ def form_world(etcd: Etcd) -> list[_core.Node]:
         given = {"run_id": "idle", "nnodes": str(NODES), "endpoint": etcd.endpoint, "node_name": f"node-{node}"}
         return _core.Settings({**given, "local_addr": "127.0.0.1"}, {})
 
-    nodes = [_core.Node.join(settings(node), port=29500 + node) for node in range(NODES)]
-    waits = [threading.Thread(target=node.next_world, kwargs={"timeout_seconds": 30.0}) for node in nodes]
+    nodes = [_core.Node.join(settings(node), port=29500 + node).wait() for node in range(NODES)]
+    waits = [threading.Thread(target=node.next_world(timeout_seconds=30.0).wait) for node in nodes]
     for wait in waits:
         wait.start()
     for wait in waits:

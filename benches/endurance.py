@@ -215,34 +215,21 @@ def forks(endpoint: str, count: int) -> Iterable[tuple[str, int]]:
 
 
 def pops(endpoint: str, count: int, choices: random.Random) -> Iterable[tuple[str, int]]:
-    """Ends many pops by an interrupt or a time limit, and counts the items that no pop returned, or more than one."""
-    over = threading.Event()
+    """Ends many pops by a time limit, and counts the items that no pop returned, or more than one."""
     ended = pushed = 0
     received: Counter[bytes] = Counter()
     with lattice_rdzv.join("pops", nnodes=1, endpoint=endpoint, **SETTINGS) as run:  # type: ignore[arg-type]
         store = run.next_world(timeout_seconds=30).store
-
-        def interrupt() -> None:
-            pauses = random.Random(choices.random())
-            while not over.wait(pauses.uniform(0.0, LONGEST_POP_SECONDS)):
-                run._node.interrupt()
-
-        interrupting = threading.Thread(target=interrupt)
-        interrupting.start()
-        try:
-            while ended < count:
-                if pushed - received.total() < FEW_ITEMS:
-                    store.queue_push("queue", str(pushed).encode())
-                    pushed += 1
-                try:
-                    item = store.queue_pop("queue", timeout_seconds=choices.uniform(0.0, LONGEST_POP_SECONDS))
-                except (InterruptedError, lattice_rdzv.StoreTimeoutError):
-                    ended += 1
-                else:
-                    received[item or b""] += 1
-        finally:
-            over.set()
-            interrupting.join()
+        while ended < count:
+            if pushed - received.total() < FEW_ITEMS:
+                store.queue_push("queue", str(pushed).encode())
+                pushed += 1
+            try:
+                item = store.queue_pop("queue", timeout_seconds=choices.uniform(0.0, LONGEST_POP_SECONDS))
+            except lattice_rdzv.StoreTimeoutError:
+                ended += 1
+            else:
+                received[item or b""] += 1
         while (item := store.queue_pop("queue", block=False)) is not None:
             received[item] += 1
     what = f"of {pushed} items are lost after {ended} pops that were ended early"

@@ -20,9 +20,11 @@ Without an etcd, use `with lattice_rdzv.serve() as server:`, which runs an embed
 """
 
 from lattice_rdzv import errors
-from lattice_rdzv._core import Change, Member, Store, World, __version__
+from lattice_rdzv._core import Change, Member, __version__
 from lattice_rdzv._run import Run, join
 from lattice_rdzv._serve import Server, serve
+from lattice_rdzv._store import Store
+from lattice_rdzv._world import World
 from lattice_rdzv.errors import (
     ClosedError,
     JoinTimeoutError,

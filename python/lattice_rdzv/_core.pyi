@@ -1,16 +1,20 @@
 """The native core, converted and forwarded. Public names live in `lattice_rdzv`; this module is private.
 
-Every blocking call releases the GIL, checks for signals every 50 ms (a handler that raises ends the call with
-its exception), and takes its limit as `timeout_seconds`.
+Every method that waits returns a `Call`. Every function that waits releases the GIL, looks for signals at least every
+100 ms (a handler that raises ends the call with its exception), and takes its limit as `timeout_seconds`.
 """
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Final, Generic, Literal, TypeVar, final
+
+from typing_extensions import Buffer
 
 __all__ = [
+    "Call",
     "Change",
+    "Completions",
     "Member",
     "Node",
     "Server",
@@ -30,6 +34,32 @@ __all__ = [
 ]
 
 __version__: Final[str]
+
+_T = TypeVar("_T")
+
+@final
+class Call(Generic[_T]):
+    """A call of the core. It begins with `wait` or `start`, once."""
+
+    def wait(self) -> _T:
+        """Runs the call in this thread, without the GIL, and returns its result. It looks for signals at least every
+        100 ms; a handler that raises ends the call with its exception."""
+    def start(self, completions: Completions) -> int:
+        """Runs the call as a task, and returns the number that `completions` will have when it is done."""
+    def result(self) -> _T:
+        """The result of a call that is done. Can be fetched once."""
+    def cancel(self) -> None:
+        """Drops the result. Ends the call if it is a wait; a write continues."""
+
+@final
+class Completions:
+    """Tells an event loop which of its calls are done."""
+
+    def __new__(cls) -> Completions: ...
+    def fileno(self) -> int:
+        """The descriptor, which is readable while there are numbers to fetch."""
+    def fetch(self) -> list[int]:
+        """The numbers of the calls that were done since the last time."""
 
 @final
 class Settings:
@@ -127,23 +157,18 @@ class Member:
 class World:
     """The nodes of a completed round, as one of them sees it."""
 
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def life(self) -> str: ...
-    @property
-    def round(self) -> int: ...
+    def fields(self) -> tuple[str, str, int, int, int, str, int, str]:
+        """Run id, life, round, rank, size, master address, master port, and why it was formed."""
     @property
     def rank(self) -> int: ...
     @property
     def size(self) -> int: ...
     @property
+    def round(self) -> int: ...
+    @property
     def master_address(self) -> str: ...
     @property
     def master_port(self) -> int: ...
-    @property
-    def why(self) -> str:
-        """Why the round was formed."""
     @property
     def store(self) -> Store:
         """The store of this round.
@@ -153,7 +178,7 @@ class World:
         """
     def store_put_back(self) -> Store:
         """The same store, whose own writes are put back after the service came back empty; pending calls wait on."""
-    def members(self, *, timeout_seconds: float = 30.0) -> list[Member]:
+    def members(self, *, timeout_seconds: float | None = 30.0) -> Call[list[Member]]:
         """All members by rank, read from the service now."""
 
 @final
@@ -161,14 +186,14 @@ class Node:
     """One node's session in a run."""
 
     @staticmethod
-    def join(settings: Settings, *, port: int | None = None) -> Node:
+    def join(settings: Settings, *, port: int | None = None) -> Call[Node]:
         """Connects, takes a lease and puts this node's record, after which it seeks a world.
 
         `port` is where this node would serve as master. Blocks up to `connect_timeout` for a service that does not
         answer. Raises `UnreachableError`, `SettingsError` (other min or max than the run's), `ClosedError`,
         `RecordError`.
         """
-    def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> World:
+    def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> Call[World]:
         """Waits for the next world that includes this node and was not returned yet.
 
         Default limit: `join_timeout` for a first place, none for a spare without `spare_timeout`. Raises
@@ -178,30 +203,27 @@ class Node:
         """1 if the world last returned is about to be replaced or was closed without success, else 0; one atomic read."""
     @property
     def change(self) -> Change | None: ...
-    def wait_change(self, *, timeout_seconds: float | None = None) -> Change | None: ...
+    def wait_change(self, *, timeout_seconds: float | None = None) -> Call[Change | None]: ...
     @property
     def closed(self) -> tuple[str, str, str] | None:
         """Outcome, by whom, why; `None` while the run is open as far as this node knows."""
-    def store(self, *, timeout_seconds: float | None = None) -> Store:
-        """The run-wide store, which outlives rounds. Waits until the run has begun; default limit `join_timeout`."""
-    def unfinished(self, *, timeout_seconds: float = 5.0) -> list[str]:
+    def store(self) -> Store:
+        """The run-wide store, which outlives rounds. Its calls wait until the run has begun."""
+    def wait_begun(self, *, timeout_seconds: float) -> Call[None]:
+        """Waits until the run has begun. Raises `JoinTimeoutError`, `ClosedError`, `LeftError`."""
+    def unfinished(self, *, timeout_seconds: float = 5.0) -> Call[list[str]]:
         """Names of the members of this node's world that are alive and have not asked for their exit barrier; none once
         this node is in another world, or the run has moved on so far that the plan is gone. Raises `UnreachableError` if
         the service does not answer."""
-    def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> bool:
+    def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> Call[bool]:
         """Tells the others that this node is about to go, while it is still there; whether that was acknowledged."""
-    def leave(self, *, timeout_seconds: float | None = None) -> bool:
+    def leave(self, *, timeout_seconds: float | None = None) -> Call[bool]:
         """Leaves the run and gives the lease back. Idempotent, never raises for the service's sake; default limit
-        `close_timeout`; whether the service acknowledged it. Does nothing in a forked child, and returns false."""
+        `close_timeout`; whether the service acknowledged it."""
     def close(
         self, outcome: Literal["succeeded", "failed", "ended"], *, why: str = "", timeout_seconds: float | None = None
-    ) -> bool:
+    ) -> Call[bool]:
         """Closes the run for good, then leaves. Whether the run is closed (by whomever)."""
-    def interrupt(self) -> None:
-        """Ends the waits that are pending in other threads on this node, its worlds and its stores (`next_world`,
-        `wait_change`, `store`, `World.members`, `Store.get`, `Store.multi_get`, `Store.queue_pop`) with
-        `InterruptedError`; later calls are not affected. A world that was about to be returned is returned by the next
-        call."""
     def abandon(self) -> None:
         """Begins to leave, and returns at once. The exit hook waits until the node has left. Dropping a node does this."""
     def mark_leaving_on(self, signals: Sequence[int]) -> None:
@@ -230,38 +252,44 @@ class Store:
     A time-out raises `StoreTimeoutError`. Transport errors are retried until then.
     """
 
-    def set(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None: ...
-    def get(self, key: str, *, timeout_seconds: float = 300.0, until_change: bool = False) -> bytes | None:
+    def set(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]: ...
+    def get(self, key: str, *, timeout_seconds: float | None = 300.0, until_change: bool = False) -> Call[bytes | None]:
         """Waits for the key. With `until_change`, returns `None` as soon as the round's world is known to change, or
         the run is closed, with whatever outcome; at once if that is known already and the key is not there."""
-    def get_now(self, keys: Sequence[str], *, timeout_seconds: float = 300.0) -> list[bytes | None]:
+    def get_now(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> Call[list[bytes | None]]:
         """What the keys hold now; `None` where there is nothing."""
     def multi_get(
-        self, keys: Sequence[str], *, timeout_seconds: float = 300.0, until_change: bool = False
-    ) -> list[bytes | None]:
+        self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0, until_change: bool = False
+    ) -> Call[list[bytes | None]]:
         """Waits for all of the keys: one range over their common prefix, then one watch. `None` only with
         `until_change`, for keys that are not there when the world changes."""
-    def multi_set(self, items: Sequence[tuple[str, bytes]], *, timeout_seconds: float = 300.0) -> None: ...
-    def add(self, key: str, amount: int = 1, *, timeout_seconds: float = 300.0, finished: bool = False) -> int:
+    def multi_set(
+        self, items: Sequence[tuple[str, Buffer]], *, timeout_seconds: float | None = 300.0
+    ) -> Call[None]: ...
+    def add(
+        self, key: str, amount: int = 1, *, timeout_seconds: float | None = 300.0, finished: bool = False
+    ) -> Call[int]:
         """Adds to a counter and returns its new value. `finished` marks this node as finished in the same
         transaction: from then on it is neither waited for nor lost when it goes."""
-    def compare_set(self, key: str, expected: bytes, desired: bytes, *, timeout_seconds: float = 300.0) -> bytes:
+    def compare_set(
+        self, key: str, expected: Buffer, desired: Buffer, *, timeout_seconds: float | None = 300.0
+    ) -> Call[bytes]:
         """Puts `desired` if the key holds `expected` (or is absent and `expected` is empty); returns what it holds
         afterwards (`expected` if the key is absent and `expected` is not empty)."""
-    def append(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None: ...
-    def delete(self, key: str, *, timeout_seconds: float = 300.0) -> bool: ...
-    def wait(self, keys: Sequence[str], *, timeout_seconds: float = 300.0) -> None: ...
-    def check(self, keys: Sequence[str], *, timeout_seconds: float = 300.0) -> bool: ...
-    def count(self, *, timeout_seconds: float = 300.0) -> int: ...
-    def list(self, *, timeout_seconds: float = 300.0) -> list[str]: ...
-    def queue_push(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None: ...
-    def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float = 300.0) -> bytes | None:
-        """Takes the first value of a queue. If the call ends by an interrupt, a time limit or a signal, a value that it was
+    def append(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]: ...
+    def delete(self, key: str, *, timeout_seconds: float | None = 300.0) -> Call[bool]: ...
+    def wait(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> Call[None]: ...
+    def check(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> Call[bool]: ...
+    def count(self, *, timeout_seconds: float | None = 300.0) -> Call[int]: ...
+    def list(self, *, timeout_seconds: float | None = 300.0) -> Call[list[str]]: ...
+    def queue_push(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]: ...
+    def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float | None = 300.0) -> Call[bytes | None]:
+        """Takes the first value of a queue. If the call ends by a time limit, a signal or `cancel`, a value that it was
         taking is kept for the next `queue_pop` of this node."""
-    def queue_keep(self, key: str, value: bytes) -> None:
+    def queue_keep(self, key: str, value: Buffer) -> Call[None]:
         """Keeps a value that `queue_pop` returned and that did not reach its receiver, for the next `queue_pop` of this
         node. Leaving puts what is still kept back at the end of its queue."""
-    def queue_len(self, key: str, *, timeout_seconds: float = 300.0) -> int: ...
+    def queue_len(self, key: str, *, timeout_seconds: float | None = 300.0) -> Call[int]: ...
 
 @final
 class Server:

@@ -9,18 +9,20 @@ the parent's node.
 
 from __future__ import annotations
 
+import logging
 import weakref
-from collections.abc import Callable, Collection, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 from lattice_rdzv import _core, _process
+from lattice_rdzv.errors import RendezvousError
 
 # Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
-T = TypeVar("T")
+logger = logging.getLogger("lattice_rdzv")
 
 
 class _Parts:
@@ -66,13 +68,22 @@ class Membership:
 
     def join(self) -> _core.Node:
         """Joins the run, and offers a port meanwhile."""
-        port = self.offer_port()
+        with self.joining() as call:
+            return self.joined(call.wait())
+
+    @contextmanager
+    def joining(self) -> Iterator[_core.Call[_core.Node]]:
+        """Offers a port, and yields the call that joins the run."""
         try:
-            self._parts.node = _process.join(self._settings, port=port)
+            yield _process.join(self._settings, port=self.offer_port())
         except BaseException:
             self.release_port()
             raise
-        return self._parts.node
+
+    def joined(self, node: _core.Node) -> _core.Node:
+        """Keeps the node that joined, and returns it."""
+        self._parts.node = node
+        return node
 
     def offer_port(self) -> int:
         """Binds the socket on which this node would serve as master, unless it is bound, and returns its port. It stays
@@ -115,11 +126,23 @@ class Membership:
         if self.is_of_this_process and self._parts.node is not None:
             _signals.tell(self, self._parts.node, numbers)
 
-    def end(self, leave: Callable[[_core.Node], T]) -> T | None:
-        """Ends this part by `leave`, after closing the socket; `None` if there is no node."""
+    def end(self, leave: Callable[[_core.Node], _core.Call[bool]]) -> bool:
+        """Ends this part by `leave`, after closing the socket; false if there is no node."""
+        left = False
+        with self.ending() as node:
+            if node is not None:
+                left = leave(node).wait()
+        return left
+
+    @contextmanager
+    def ending(self) -> Iterator[_core.Node | None]:
+        """Closes the socket, yields the node, and restores the signals afterwards."""
         self.release_port()
         try:
-            return None if self._parts.node is None else leave(self._parts.node)
+            yield self._parts.node
+        except RendezvousError as error:
+            # Leaving fails for nothing but the exit of the interpreter. Then the lease expires.
+            logger.debug("run `%s` was not left: %s", self._settings.run_id, error)
         finally:
             self.release()
 

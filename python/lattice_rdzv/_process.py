@@ -30,10 +30,12 @@ _MULTIPROCESSING_PRIORITY = -100
 _serving: dict[int, _core.Server] = {}
 # The identities of processes with the hook. A PID can repeat in a new PID namespace.
 _hooked: set[tuple[int, int]] = set()
+# What the exit hook calls first.
+_before_exit: list[Callable[[], None]] = []
 
 
-def join(settings: _core.Settings, *, port: int) -> _core.Node:
-    """Joins a run. The first call of a process starts the logs, because a join that waits logs why, and registers the
+def join(settings: _core.Settings, *, port: int) -> _core.Call[_core.Node]:
+    """Returns the call that joins a run. The first one of a process starts the logs, because a join that waits logs why, and registers the
     exit hook, because an exit must end a join that is pending in another thread."""
     _begin()
     return _core.Node.join(settings, port=port)
@@ -50,6 +52,11 @@ def serve(start: Callable[[], _core.Server]) -> _core.Server:
 def stopped(server: _core.Server) -> None:
     """Forgets a server that has stopped."""
     _serving.pop(id(server), None)
+
+
+def before_exit(call: Callable[[], None]) -> None:
+    """Has the exit hook call this first, while the core still works."""
+    _before_exit.append(call)
 
 
 def _begin() -> None:
@@ -91,6 +98,8 @@ def _at_exit(identity: tuple[int, int]) -> None:
 
     try:
         _signals.release()
+        for call in _before_exit:
+            call()
         # Leaving would end the waits of daemon threads, and each would print a traceback.
         _core.end_calls()
         try:

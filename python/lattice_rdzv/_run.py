@@ -10,6 +10,8 @@ import os
 
 from lattice_rdzv import _core
 from lattice_rdzv._membership import Membership
+from lattice_rdzv._store import Store
+from lattice_rdzv._world import World
 
 # Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
 TYPE_CHECKING = False
@@ -58,25 +60,45 @@ def join(
         ClosedError: The run is closed.
         RecordError: The run was written by an incompatible version.
     """
+    return Run(
+        settings_of(
+            run_id,
+            nnodes=nnodes,
+            endpoint=endpoint,
+            node_name=node_name,
+            local_address=local_address,
+            port=port,
+            topology=topology,
+            tenant=tenant,
+            submission=submission,
+            **settings,
+        )
+    )
+
+
+def settings_of(
+    run_id: str | None,
+    *,
+    nnodes: int | str | tuple[int, int] | None = None,
+    endpoint: str | Sequence[str] | None = None,
+    local_address: str | None = None,
+    **settings: Setting | None,
+) -> _core.Settings:
+    """The settings that the arguments of `join` and the environment stand for."""
     # Half of what importing this package would take.
     import socket
 
     arguments = {
         "run_id": run_id,
         "endpoint": endpoint if endpoint is None or isinstance(endpoint, str) else ",".join(endpoint),
-        "node_name": node_name,
         "local_addr": local_address,
-        "port": port,
-        "topology": topology,
-        "tenant": tenant,
-        "submission": submission,
         "nnodes": f"{nnodes[0]}:{nnodes[1]}" if isinstance(nnodes, tuple) else nnodes,
         **settings,
     }
     passed = {name: as_text(value) for name, value in arguments.items() if value is not None}
     passed["host_name"] = socket.gethostname()
     # A dictionary: the core must not execute Python code, as the methods of `os.environ` are, in a daemon thread.
-    return Run(_core.Settings(passed, dict(os.environ), origin="argument"))
+    return _core.Settings(passed, dict(os.environ), origin="argument")
 
 
 def as_text(value: Setting) -> str:
@@ -84,46 +106,25 @@ def as_text(value: Setting) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-class Run:
-    """A node's part in a run. Made by `join`; use it with `with`, which leaves at the end.
-
-    Keep it for as long as this node takes part: the node leaves when its `Run` is dropped, even if a `World` of it is
-    still in use.
-
-    A node acts only in the process that joined. In a forked child `leave` and `close` do nothing and return false,
-    `changing` is false, and all else raises `LeftError`.
-    """
+class Part:
+    """What `Run` and `aio.Run` have in common: all that does not wait."""
 
     def __init__(self, settings: _core.Settings) -> None:
         self._settings = settings
         self._membership = Membership(settings)
-        self._node = self._membership.join()
-        self._follow_signals()
 
-    def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> _core.World:
-        """Waits for the next world that includes this node and was not returned yet.
+    @property
+    def _node(self) -> _core.Node:
+        node = self._membership.node
+        assert node is not None, "a run has joined before anyone gets it"
+        return node
 
-        Calling it while a world runs says that this node is done with that world: it is the way to follow a change.
-
-        Args:
-            port: Where this node would serve as master of that world, for a program that holds that port itself.
-                Default: the setting, which is not held, else a free port, which is held until the call returns.
-            timeout_seconds: How long to wait. Default: `join_timeout` (600 s) for a first place; a spare, beyond
-                `max_nodes`, waits without limit.
-
-        Raises:
-            JoinTimeoutError: There was no place within that time.
-            ClosedError: The run is closed.
-            UnreachableError: The service is gone.
-            LeftError: This node has left.
-        """
+    def _seek(self, port: int | None, timeout_seconds: float | None) -> _core.Call[_core.World]:
         if port is None:
             # Held until a world is returned: a world may form with this port after a call that was interrupted.
             port = self._membership.offer_port()
         self._follow_signals()
-        world = self._node.next_world(port=port, timeout_seconds=timeout_seconds)
-        self._membership.release_port()
-        return world
+        return self._node.next_world(port=port, timeout_seconds=timeout_seconds)
 
     @property
     def changing(self) -> bool:
@@ -134,54 +135,6 @@ class Run:
     def change(self) -> _core.Change | None:
         """Why the world last returned is about to be replaced; `None` while it is not."""
         return self._node.change
-
-    def wait_change(self, *, timeout_seconds: float | None = None) -> _core.Change | None:
-        """Waits until the world last returned is about to be replaced, and returns why; `None` after the time given, or
-        once there can be no change any more, because the run succeeded or this node left.
-
-        Args:
-            timeout_seconds: How long to wait. Default: without limit.
-        """
-        return self._node.wait_change(timeout_seconds=timeout_seconds)
-
-    @property
-    def store(self) -> _core.Store:
-        """A key-value space of the whole run; `World.store` is one of its round."""
-        return self._node.store()
-
-    def leave(self, *, timeout_seconds: float | None = None) -> bool:
-        """Leaves the run; the others go on. Idempotent, and never raises for the service's sake.
-
-        Args:
-            timeout_seconds: How long to try. Default: `close_timeout` (30 s).
-
-        Returns:
-            Whether the service acknowledged it.
-        """
-        if not self._membership.is_of_this_process:
-            return False
-        return bool(self._membership.end(lambda node: node.leave(timeout_seconds=timeout_seconds)))
-
-    def close(
-        self,
-        outcome: Literal["succeeded", "failed", "ended"] = "succeeded",
-        *,
-        why: str = "",
-        timeout_seconds: float | None = None,
-    ) -> bool:
-        """Closes the run for everyone and for good, then leaves.
-
-        Args:
-            outcome: How it ended. After `failed` and `ended` the others' next `next_world` raises `ClosedError`.
-            why: What to tell them.
-            timeout_seconds: How long to try. Default: `close_timeout` (30 s).
-
-        Returns:
-            Whether the run is closed, by whomever.
-        """
-        if not self._membership.is_of_this_process:
-            return False
-        return bool(self._membership.end(lambda node: node.close(outcome, why=why, timeout_seconds=timeout_seconds)))
 
     @property
     def closed(self) -> tuple[str, str, str] | None:
@@ -226,6 +179,97 @@ class Run:
         ends = signal.getsignal(signal.SIGTERM) is _signals.handle
         self._membership.tell_signals([signal.SIGTERM] if ends else [])
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id!r} node={self.name!r} state={self.state!r} endpoint={self.endpoint!r}>"
+
+
+class Run(Part):
+    """A node's part in a run. Made by `join`; use it with `with`, which leaves at the end.
+
+    Keep it for as long as this node takes part: the node leaves when its `Run` is dropped, even if a `World` of it is
+    still in use.
+
+    A node acts only in the process that joined. In a forked child `leave` and `close` do nothing and return false,
+    `changing` is false, and all else raises `LeftError`.
+    """
+
+    def __init__(self, settings: _core.Settings) -> None:
+        super().__init__(settings)
+        self._membership.join()
+        self._follow_signals()
+
+    def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> World:
+        """Waits for the next world that includes this node and was not returned yet.
+
+        Calling it while a world runs says that this node is done with that world: it is the way to follow a change.
+
+        Args:
+            port: Where this node would serve as master of that world, for a program that holds that port itself.
+                Default: the setting, which is not held, else a free port, which is held until the call returns.
+            timeout_seconds: How long to wait. Default: `join_timeout` (600 s) for a first place; a spare, beyond
+                `max_nodes`, waits without limit.
+
+        Raises:
+            JoinTimeoutError: There was no place within that time.
+            ClosedError: The run is closed.
+            UnreachableError: The service is gone.
+            LeftError: This node has left.
+        """
+        world = World._of(self._seek(port, timeout_seconds).wait())
+        self._membership.release_port()
+        return world
+
+    def wait_change(self, *, timeout_seconds: float | None = None) -> _core.Change | None:
+        """Waits until the world last returned is about to be replaced, and returns why; `None` after the time given, or
+        once there can be no change any more, because the run succeeded or this node left.
+
+        Args:
+            timeout_seconds: How long to wait. Default: without limit.
+        """
+        return self._node.wait_change(timeout_seconds=timeout_seconds).wait()
+
+    @property
+    def store(self) -> Store:
+        """A key-value space of the whole run, which outlives rounds; `World.store` is one of its round.
+
+        Its calls wait until the run has begun, within their time limit.
+        """
+        return Store(self._node.store())
+
+    def leave(self, *, timeout_seconds: float | None = None) -> bool:
+        """Leaves the run; the others go on. Idempotent, and never raises for the service's sake.
+
+        Args:
+            timeout_seconds: How long to try. Default: `close_timeout` (30 s).
+
+        Returns:
+            Whether the service acknowledged it.
+        """
+        if not self._membership.is_of_this_process:
+            return False
+        return self._membership.end(lambda node: node.leave(timeout_seconds=timeout_seconds))
+
+    def close(
+        self,
+        outcome: Literal["succeeded", "failed", "ended"] = "succeeded",
+        *,
+        why: str = "",
+        timeout_seconds: float | None = None,
+    ) -> bool:
+        """Closes the run for everyone and for good, then leaves.
+
+        Args:
+            outcome: How it ended. After `failed` and `ended` the others' next `next_world` raises `ClosedError`.
+            why: What to tell them.
+            timeout_seconds: How long to try. Default: `close_timeout` (30 s).
+
+        Returns:
+            Whether the run is closed, by whomever.
+        """
+        if not self._membership.is_of_this_process:
+            return False
+        return self._membership.end(lambda node: node.close(outcome, why=why, timeout_seconds=timeout_seconds))
+
     def __enter__(self) -> Run:
         return self
 
@@ -233,9 +277,6 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.leave()
-
-    def __repr__(self) -> str:
-        return f"<Run {self.run_id!r} node={self.name!r} state={self.state!r} endpoint={self.endpoint!r}>"
 
 
 def _exit_by(number: int) -> SystemExit:

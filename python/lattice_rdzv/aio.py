@@ -1,4 +1,4 @@
-"""The same API, to be awaited: each call runs in a thread of its own.
+"""The API of `lattice_rdzv` for asyncio: the same names, to be awaited.
 
     from lattice_rdzv import aio
 
@@ -6,106 +6,93 @@
         world = await run.next_world()
         ...
 
-Problem: a thread that waits cannot be cancelled; asyncio has few threads, and waits for them when it ends, though a call
-may last for minutes while the service is away. Choice: daemon threads. A task that is cancelled interrupts the waits of
-its node until its thread has ended; another task's wait on the same node, interrupted with it, begins again with what is
-left of its time. A world that comes at the very moment when its wait is cancelled is returned by the next one. Writes are
-not interrupted, because half a write helps nobody: one whose task is cancelled goes on to its own end. A `queue_pop` both
-waits and writes: a value that it takes at the moment when it is cancelled is kept for this node's next `queue_pop`.
+A call that waits takes no thread. It is a task of the core, which leaves its result with the call and writes one byte to
+a descriptor that the event loop watches, so the result becomes a Python object on the loop's thread. Any number of tasks
+can use one run, in any event loop whose `add_reader` watches descriptors, such as uvloop's.
+
+Cancelling a task ends the call that it awaits, and no other. A world or an item of a queue that arrives at that moment is
+returned by the next call. A write continues until its end, and so does `join`, whose node then leaves again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
-import functools
-import threading
-import time
-from collections.abc import Callable, Sequence
+import os
+import weakref
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Generic, Literal, ParamSpec, TypeVar
+from typing import Literal, TypeVar
 
-from lattice_rdzv import _core, _run
+from lattice_rdzv import _core, _process, _run, _world
 from lattice_rdzv._core import Change, Member
+from lattice_rdzv._run import Setting
 
 __all__ = ["Run", "Store", "World", "join"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-# Between two interrupts of a thread that nobody waits for any more: one that came before its wait has no effect.
-_BETWEEN_INTERRUPTS_SECONDS = 0.02
 
-
-async def join(run_id: str | None = None, **arguments: Any) -> Run:
+async def join(
+    run_id: str | None = None,
+    *,
+    nnodes: int | str | tuple[int, int] | None = None,
+    endpoint: str | Sequence[str] | None = None,
+    node_name: str | None = None,
+    local_address: str | None = None,
+    port: int | None = None,
+    topology: str | None = None,
+    tenant: str | None = None,
+    submission: str | None = None,
+    **settings: Setting | None,
+) -> Run:
     """Joins a run; the arguments, defaults and errors are those of `lattice_rdzv.join`."""
-    joining = _Thread(lambda: _run.join(run_id, **arguments))
-    try:
-        return Run(await joining.future)
-    except asyncio.CancelledError:
-        # The node may yet come into being: it must not stay behind, a member that nobody holds.
-        joining.abandon(lambda run: run.leave())
-        raise
+    run = Run(
+        _run.settings_of(
+            run_id,
+            nnodes=nnodes,
+            endpoint=endpoint,
+            node_name=node_name,
+            local_address=local_address,
+            port=port,
+            topology=topology,
+            tenant=tenant,
+            submission=submission,
+            **settings,
+        )
+    )
+    with run._membership.joining() as call:
+        run._membership.joined(await _result(call))
+    run._follow_signals()
+    return run
 
 
-class Run:
-    """`lattice_rdzv.Run`, to be awaited. Made by `join`; use it with `async with`, which leaves at the end."""
-
-    def __init__(self, run: _run.Run) -> None:
-        self._run = run
-        # A wait for a world that was cancelled: interrupted, it ends soon, but a world may have come before that.
-        self._cancelled: asyncio.Future[_core.World] | None = None
+class Run(_run.Part):
+    """`lattice_rdzv.Run` for asyncio. Made by `join`; use it with `async with`, which leaves at the end."""
 
     async def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> World:
         """Waits for the next world; see `lattice_rdzv.Run.next_world`."""
-        world = await self._world_of_cancelled()
-        if world is None:
-            world = await _wait(
-                self._run._node,
-                timeout_seconds,
-                lambda left: self._run.next_world(port=port, timeout_seconds=left),
-                cancelled=self._keep,
-            )
-        return World(self._run._node, world)
-
-    def _keep(self, cancelled: asyncio.Future[_core.World]) -> None:
-        self._cancelled = cancelled
-
-    async def _world_of_cancelled(self) -> _core.World | None:
-        cancelled = self._cancelled
-        if cancelled is None:
-            return None
-        # What it failed with, if it was no interrupt, this call will fail with as well.
-        await asyncio.wait([cancelled])
-        self._cancelled = None
-        world = cancelled.result() if cancelled.exception() is None else None
-        return None if world is None or self._run.changing else world
-
-    @property
-    def changing(self) -> bool:
-        """Whether the world last returned is about to be replaced, or was closed without success."""
-        return self._run.changing
-
-    @property
-    def change(self) -> Change | None:
-        """Why the world last returned is about to be replaced; `None` while it is not."""
-        return self._run.change
+        world = World._of(await _result(self._seek(port, timeout_seconds)))
+        self._membership.release_port()
+        return world
 
     async def wait_change(self, *, timeout_seconds: float | None = None) -> Change | None:
         """Waits for a change; see `lattice_rdzv.Run.wait_change`."""
-        return await _wait(self._run._node, timeout_seconds, lambda left: self._run.wait_change(timeout_seconds=left))
+        return await _result(self._node.wait_change(timeout_seconds=timeout_seconds))
 
-    async def store(self, *, timeout_seconds: float | None = None) -> Store:
-        """A key-value space of the whole run, once that has begun. Default limit: `join_timeout`."""
-        node = self._run._node
-        # Said here, so that a wait which begins again has what is left of it, and not all of it.
-        limit_seconds = self._run._settings.join_timeout_seconds if timeout_seconds is None else timeout_seconds
-        return Store(node, await _wait(node, limit_seconds, lambda left: node.store(timeout_seconds=left)))
+    @property
+    def store(self) -> Store:
+        """A key-value space of the whole run; see `lattice_rdzv.Run.store`."""
+        return Store(self._node.store())
 
     async def leave(self, *, timeout_seconds: float | None = None) -> bool:
         """Leaves the run; see `lattice_rdzv.Run.leave`."""
-        return await _call(self._run.leave, timeout_seconds=timeout_seconds)
+        if not self._membership.is_of_this_process:
+            return False
+        left = False
+        with self._membership.ending() as node:
+            if node is not None:
+                left = await _result(node.leave(timeout_seconds=timeout_seconds))
+        return left
 
     async def close(
         self,
@@ -115,37 +102,13 @@ class Run:
         timeout_seconds: float | None = None,
     ) -> bool:
         """Closes the run; see `lattice_rdzv.Run.close`."""
-        return await _call(self._run.close, outcome, why=why, timeout_seconds=timeout_seconds)
-
-    @property
-    def closed(self) -> tuple[str, str, str] | None:
-        """Outcome, by whom, and why; `None` while the run is open as far as this node knows."""
-        return self._run.closed
-
-    @property
-    def run_id(self) -> str:
-        """Which run."""
-        return self._run.run_id
-
-    @property
-    def name(self) -> str:
-        """What this node is called."""
-        return self._run.name
-
-    @property
-    def node_id(self) -> str:
-        """What no other node is ever called."""
-        return self._run.node_id
-
-    @property
-    def endpoint(self) -> str:
-        """The endpoint in use."""
-        return self._run.endpoint
-
-    @property
-    def state(self) -> Literal["joining", "seeking", "spare", "member", "uncertain", "closed", "left"]:
-        """Where this node is."""
-        return self._run.state
+        if not self._membership.is_of_this_process:
+            return False
+        closed = False
+        with self._membership.ending() as node:
+            if node is not None:
+                closed = await _result(node.close(outcome, why=why, timeout_seconds=timeout_seconds))
+        return closed
 
     async def __aenter__(self) -> Run:
         return self
@@ -155,260 +118,156 @@ class Run:
     ) -> None:
         await self.leave()
 
-    def __repr__(self) -> str:
-        return f"<aio.{repr(self._run)[1:]}"
 
+class World(_world.WorldFacts):
+    """`lattice_rdzv.World` for asyncio."""
 
-class World:
-    """`lattice_rdzv.World`, whose members and store are to be awaited."""
-
-    def __init__(self, node: _core.Node, world: _core.World) -> None:
-        self._node = node
-        self._world = world
-
-    @property
-    def run_id(self) -> str:
-        """Which run."""
-        return self._world.run_id
-
-    @property
-    def life(self) -> str:
-        """Which job under that run id."""
-        return self._world.life
-
-    @property
-    def round(self) -> int:
-        """Which time the run formed."""
-        return self._world.round
-
-    @property
-    def rank(self) -> int:
-        """Its own rank."""
-        return self._world.rank
-
-    @property
-    def size(self) -> int:
-        """How many nodes."""
-        return self._world.size
-
-    @property
-    def master_address(self) -> str:
-        """Where rank 0 serves."""
-        return self._world.master_address
-
-    @property
-    def master_port(self) -> int:
-        """On which port."""
-        return self._world.master_port
-
-    @property
-    def why(self) -> str:
-        """Why the round was formed."""
-        return self._world.why
+    __slots__ = ()
 
     @property
     def store(self) -> Store:
-        """The store of this round."""
-        return Store(self._node, self._world.store)
+        """Key-value space of this round; see `lattice_rdzv.World.store`."""
+        return Store(self._core.store)
 
-    async def members(self, *, timeout_seconds: float = 30.0) -> list[Member]:
-        """All members by rank, read from the service now."""
-        return await _wait(self._node, timeout_seconds, lambda left: self._world.members(timeout_seconds=left or 0.0))
-
-    def __repr__(self) -> str:
-        return repr(self._world)
+    async def members(self, *, timeout_seconds: float | None = 30.0) -> list[Member]:
+        """Reads all members; see `lattice_rdzv.World.members`."""
+        return await _result(self._core.members(timeout_seconds=timeout_seconds))
 
 
 class Store:
-    """`lattice_rdzv.Store`, to be awaited."""
+    """`lattice_rdzv.Store` for asyncio."""
 
-    def __init__(self, node: _core.Node, store: _core.Store) -> None:
-        self._node = node
-        self._store = store
+    __slots__ = ("_core",)
 
-    async def set(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None:
-        """Puts a value."""
-        await _call(self._store.set, key, value, timeout_seconds=timeout_seconds)
+    def __init__(self, core: _core.Store) -> None:
+        self._core = core
 
-    async def get(self, key: str, *, timeout_seconds: float = 300.0, until_change: bool = False) -> bytes | None:
-        """Waits for the key. With `until_change`, `None` as soon as the round's world is known to change."""
-        return await _wait(
-            self._node,
-            timeout_seconds,
-            lambda left: self._store.get(key, timeout_seconds=left or 0.0, until_change=until_change),
-        )
+    async def set(self, key: str, value: bytes, *, timeout_seconds: float | None = 300.0) -> None:
+        """Sets the value of a key; see `lattice_rdzv.Store.set`."""
+        await _result(self._core.set(key, value, timeout_seconds=timeout_seconds))
 
-    async def get_now(self, keys: Sequence[str], *, timeout_seconds: float = 300.0) -> list[bytes | None]:
-        """What the keys hold now; `None` where there is nothing."""
-        return await _call(self._store.get_now, keys, timeout_seconds=timeout_seconds)
+    async def get(self, key: str, *, timeout_seconds: float | None = 300.0, until_change: bool = False) -> bytes | None:
+        """Waits for a key; see `lattice_rdzv.Store.get`."""
+        return await _result(self._core.get(key, timeout_seconds=timeout_seconds, until_change=until_change))
+
+    async def get_now(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> list[bytes | None]:
+        """Returns the present values; see `lattice_rdzv.Store.get_now`."""
+        return await _result(self._core.get_now(keys, timeout_seconds=timeout_seconds))
 
     async def multi_get(
-        self, keys: Sequence[str], *, timeout_seconds: float = 300.0, until_change: bool = False
+        self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0, until_change: bool = False
     ) -> list[bytes | None]:
-        """Waits for all of the keys."""
-        return await _wait(
-            self._node,
-            timeout_seconds,
-            lambda left: self._store.multi_get(keys, timeout_seconds=left or 0.0, until_change=until_change),
-        )
+        """Waits for all keys; see `lattice_rdzv.Store.multi_get`."""
+        return await _result(self._core.multi_get(keys, timeout_seconds=timeout_seconds, until_change=until_change))
 
-    async def multi_set(self, items: Sequence[tuple[str, bytes]], *, timeout_seconds: float = 300.0) -> None:
-        """Puts many values."""
-        await _call(self._store.multi_set, items, timeout_seconds=timeout_seconds)
+    async def multi_set(self, items: Sequence[tuple[str, bytes]], *, timeout_seconds: float | None = 300.0) -> None:
+        """Sets many values; see `lattice_rdzv.Store.multi_set`."""
+        await _result(self._core.multi_set(items, timeout_seconds=timeout_seconds))
 
-    async def add(self, key: str, amount: int = 1, *, timeout_seconds: float = 300.0) -> int:
-        """Adds to a counter and returns its new value."""
-        return await _call(self._store.add, key, amount, timeout_seconds=timeout_seconds)
+    async def add(self, key: str, amount: int = 1, *, timeout_seconds: float | None = 300.0) -> int:
+        """Adds to a counter; see `lattice_rdzv.Store.add`."""
+        return await _result(self._core.add(key, amount, timeout_seconds=timeout_seconds))
 
-    async def compare_set(self, key: str, expected: bytes, desired: bytes, *, timeout_seconds: float = 300.0) -> bytes:
-        """Puts `desired` if the key holds `expected`; returns what it holds afterwards."""
-        return await _call(self._store.compare_set, key, expected, desired, timeout_seconds=timeout_seconds)
+    async def compare_set(
+        self, key: str, expected: bytes, desired: bytes, *, timeout_seconds: float | None = 300.0
+    ) -> bytes:
+        """Sets a value if it is `expected`; see `lattice_rdzv.Store.compare_set`."""
+        return await _result(self._core.compare_set(key, expected, desired, timeout_seconds=timeout_seconds))
 
-    async def append(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None:
-        """Appends to a value."""
-        await _call(self._store.append, key, value, timeout_seconds=timeout_seconds)
+    async def append(self, key: str, value: bytes, *, timeout_seconds: float | None = 300.0) -> None:
+        """Appends to a value; see `lattice_rdzv.Store.append`."""
+        await _result(self._core.append(key, value, timeout_seconds=timeout_seconds))
 
-    async def delete(self, key: str, *, timeout_seconds: float = 300.0) -> bool:
-        """Deletes a key; whether there was one."""
-        return await _call(self._store.delete, key, timeout_seconds=timeout_seconds)
+    async def delete(self, key: str, *, timeout_seconds: float | None = 300.0) -> bool:
+        """Deletes a key; see `lattice_rdzv.Store.delete`."""
+        return await _result(self._core.delete(key, timeout_seconds=timeout_seconds))
 
-    async def check(self, keys: Sequence[str], *, timeout_seconds: float = 300.0) -> bool:
-        """Whether all of the keys are there."""
-        return await _call(self._store.check, keys, timeout_seconds=timeout_seconds)
+    async def wait(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> None:
+        """Waits for all keys; see `lattice_rdzv.Store.wait`."""
+        await _result(self._core.wait(keys, timeout_seconds=timeout_seconds))
 
-    async def count(self, *, timeout_seconds: float = 300.0) -> int:
-        """How many keys there are."""
-        return await _call(self._store.count, timeout_seconds=timeout_seconds)
+    async def check(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> bool:
+        """Returns whether all keys exist now; see `lattice_rdzv.Store.check`."""
+        return await _result(self._core.check(keys, timeout_seconds=timeout_seconds))
 
-    async def list(self, *, timeout_seconds: float = 300.0) -> list[str]:
-        """The keys."""
-        return await _call(self._store.list, timeout_seconds=timeout_seconds)
+    async def count(self, *, timeout_seconds: float | None = 300.0) -> int:
+        """Returns the number of keys; see `lattice_rdzv.Store.count`."""
+        return await _result(self._core.count(timeout_seconds=timeout_seconds))
 
-    async def queue_push(self, key: str, value: bytes, *, timeout_seconds: float = 300.0) -> None:
-        """Puts a value at the end of a queue."""
-        await _call(self._store.queue_push, key, value, timeout_seconds=timeout_seconds)
+    async def list(self, *, timeout_seconds: float | None = 300.0) -> list[str]:
+        """Returns the keys; see `lattice_rdzv.Store.list`."""
+        return await _result(self._core.list(timeout_seconds=timeout_seconds))
 
-    async def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float = 300.0) -> bytes | None:
-        """Takes the first value of a queue, waiting for one with `block`; else `None` if there is none.
+    async def queue_push(self, key: str, value: bytes, *, timeout_seconds: float | None = 300.0) -> None:
+        """Adds a value at the end of a queue; see `lattice_rdzv.Store.queue_push`."""
+        await _result(self._core.queue_push(key, value, timeout_seconds=timeout_seconds))
 
-        A value that is taken at the moment when this task is cancelled is kept for this node's next `queue_pop`.
-        """
-        return await _wait(
-            self._node,
-            timeout_seconds,
-            lambda left: self._store.queue_pop(key, block=block, timeout_seconds=left or 0.0),
-            late=lambda value: None if value is None else self._store.queue_keep(key, value),
-        )
+    async def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float | None = 300.0) -> bytes | None:
+        """Removes and returns the first value of a queue; see `lattice_rdzv.Store.queue_pop`."""
+        return await _result(self._core.queue_pop(key, block=block, timeout_seconds=timeout_seconds))
 
-    async def queue_len(self, key: str, *, timeout_seconds: float = 300.0) -> int:
-        """How many values a queue holds."""
-        return await _call(self._store.queue_len, key, timeout_seconds=timeout_seconds)
+    async def queue_keep(self, key: str, value: bytes) -> None:
+        """Keeps a value for the next pop; see `lattice_rdzv.Store.queue_keep`."""
+        await _result(self._core.queue_keep(key, value))
+
+    async def queue_len(self, key: str, *, timeout_seconds: float | None = 300.0) -> int:
+        """Returns the number of values in a queue; see `lattice_rdzv.Store.queue_len`."""
+        return await _result(self._core.queue_len(key, timeout_seconds=timeout_seconds))
 
     def __repr__(self) -> str:
-        return repr(self._store)
+        return f"<{type(self).__module__}.{type(self).__name__}>"
 
 
-async def _wait(
-    node: _core.Node,
-    timeout_seconds: float | None,
-    call: Callable[[float | None], T],
-    *,
-    cancelled: Callable[[asyncio.Future[T]], None] | None = None,
-    late: Callable[[T], object] | None = None,
-) -> T:
-    """Runs a call that waits, with what is left of its time; interrupts the node's waits if this task is cancelled, and
-    has `cancelled` told of the future of the call that is left behind, and `late` of its answer."""
-    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        waiting = _Thread(functools.partial(call, left))
+class _Calls:
+    """The calls of one event loop. Only the thread of the loop uses it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.completions = _core.Completions()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        loop.add_reader(self.completions.fileno(), self._wake)
+
+    def _wake(self) -> None:
+        for number in self.completions.fetch():
+            done = self._waiting.get(number)
+            if done is not None and not done.done():
+                done.set_result(None)
+
+    async def result(self, call: _core.Call[T]) -> T:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        number = call.start(self.completions)
+        self._waiting[number] = done
         try:
-            # The future is the thread's, and outlives the task that waits for it.
-            await asyncio.wait([waiting.future])
-        except asyncio.CancelledError:
-            waiting.abandon(late, interrupt=node.interrupt)
-            if cancelled is not None:
-                cancelled(waiting.future)
-            raise
-        try:
-            return waiting.future.result()
-        except InterruptedError:
-            # Another task of this node was cancelled, not this one.
-            continue
-
-
-async def _call(call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Runs a call that is not to be interrupted; if this task is cancelled, it goes on behind its back."""
-    calling = _Thread(functools.partial(call, *arguments, **named))
-    try:
-        await asyncio.wait([calling.future])
-    except asyncio.CancelledError:
-        calling.abandon(lambda _: None)
-        raise
-    return calling.future.result()
-
-
-class _Thread(Generic[T]):
-    """A call in a daemon thread of its own, and a future of the running loop that it resolves."""
-
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
-        self._done = threading.Event()
-        self._abandoned = False
-        self._late: Callable[[T], object] | None = None
-        self._answers: list[T] = []
-        self.future: asyncio.Future[T] = self._loop.create_future()
-        # Or asyncio complains of what nobody waits for any more.
-        self.future.add_done_callback(lambda future: future.cancelled() or future.exception())
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self._run,), name="lattice-rdzv-call", daemon=True).start()
-
-    def abandon(
-        self, late: Callable[[T], object] | None = None, *, interrupt: Callable[[], None] | None = None
-    ) -> None:
-        """Nobody waits for the answer any more: `late` is given it in a thread, and `interrupt` is called until the
-        thread has ended."""
-        with self._lock:
-            self._abandoned = True
-            self._late = late
-            answers = list(self._answers)
-        if late is not None and answers:
-            threading.Thread(target=late, args=(answers[0],), daemon=True).start()
-        if interrupt is not None and not self._done.is_set():
-            # At once, and again: it may not have begun to wait yet. The loop may be gone by then.
-            interrupt()
-            threading.Thread(target=self._interrupt, args=(interrupt,), daemon=True).start()
-
-    def _interrupt(self, interrupt: Callable[[], None]) -> None:
-        while not self._done.wait(_BETWEEN_INTERRUPTS_SECONDS):
-            interrupt()
-
-    def _run(self) -> None:
-        try:
-            with self._lock:
-                if self._abandoned and self._late is None:
-                    raise InterruptedError("abandoned before it began")
-            answer = self._call()
-        except Exception as error:
-            self._tell(functools.partial(self.future.set_exception, error))
-        else:
-            with self._lock:
-                late = self._late
-                if not self._abandoned:
-                    self._answers.append(answer)
-            if late is not None:
-                late(answer)
-            self._tell(functools.partial(self.future.set_result, answer))
+            await done
+            # Fetched here and not when it arrives: the task may have been cancelled in between.
+            return call.result()
         finally:
-            self._done.set()
+            del self._waiting[number]
+            call.cancel()
 
-    def _tell(self, resolve: Callable[[], None]) -> None:
-        def unless_cancelled() -> None:
-            if not self.future.done():
-                resolve()
 
-        # The loop may have ended without this thread.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(unless_cancelled)
+# Weak, because the calls refer to their loop. The loop keeps them as what its descriptor calls.
+_calls: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Calls]] = weakref.WeakKeyDictionary()
+
+
+async def _result(call: _core.Call[T]) -> T:
+    """Awaits a call, and cancels it together with the task."""
+    loop = asyncio.get_running_loop()
+    known = _calls.get(loop)
+    calls = None if known is None else known()
+    if calls is None:
+        calls = _Calls(loop)
+        _calls[loop] = weakref.ref(calls)
+    return await calls.result(call)
+
+
+def _remove_readers() -> None:
+    for loop, known in list(_calls.items()):
+        calls = known()
+        # A loop that runs now runs in a daemon thread. Only that thread may change it, and the core sends it nothing more.
+        if calls is not None and not loop.is_running() and not loop.is_closed():
+            loop.remove_reader(calls.completions.fileno())
+
+
+_process.before_exit(_remove_readers)
+# The selector of a parent's loop is shared with the child, which must not change it.
+os.register_at_fork(after_in_child=_calls.clear)

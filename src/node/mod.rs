@@ -143,6 +143,22 @@ impl Node {
     /// [`Error::Closed`], [`Error::Timeout`], [`Error::Unavailable`] if the service was away when the time was over,
     /// [`Error::Left`], and what ends a session: [`Error::Record`], [`Error::Mismatch`].
     pub async fn next_world(&self, port: Option<u16>, limit: Option<Duration>) -> Result<Arc<WorldFacts>> {
+        let world = self.await_world(port, limit).await?;
+        self.set_returned(&world);
+        Ok(world)
+    }
+
+    /// Marks a world of [`Self::await_world`] as returned.
+    pub fn set_returned(&self, world: &WorldFacts) {
+        self.shared.set_returned(world.place.clone());
+    }
+
+    /// The same as [`Self::next_world`], except that the next call returns this world again until it is marked as
+    /// returned. A caller can therefore give up at any moment without losing a world.
+    ///
+    /// # Errors
+    /// Those of [`Self::next_world`].
+    pub async fn await_world(&self, port: Option<u16>, limit: Option<Duration>) -> Result<Arc<WorldFacts>> {
         let began = Instant::now();
         let mut snapshot = self.shared.subscribe();
         let mut asked = false;
@@ -152,7 +168,6 @@ impl Node {
         loop {
             let seen = snapshot.borrow_and_update().clone();
             if let Some(world) = seen.world.as_ref().filter(|world| self.is_news(&world.place, &seen)) {
-                self.shared.set_returned(world.place.clone());
                 return Ok(Arc::clone(world));
             }
             if let Some(closed) = &seen.closed {

@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     node::Joined,
-    runtime::{Call, Process, block_on},
+    runtime::{Ongoing, Process, block_on},
 };
 
 /// The nodes of one process.
@@ -45,9 +45,9 @@ impl Members {
     }
 
     /// Has a node leave in a task of its own, which nothing but the end of the runtime can interrupt.
-    fn leave(&'static self, node: Arc<Joined>, limit: Option<Duration>, call: &Call) {
+    fn leave(&'static self, node: Arc<Joined>, limit: Option<Duration>, ongoing: &Ongoing) {
         self.leaving.send_modify(|leaving| *leaving += 1);
-        call.handle.spawn(async move {
+        ongoing.handle.spawn(async move {
             node.core.leave(limit).await;
             self.leaving.send_modify(|leaving| *leaving -= 1);
         });
@@ -61,14 +61,14 @@ impl Process {
             return;
         }
         // If the runtime cannot be used, the lease expires.
-        let Ok(Some(call)) = self.enter() else { return };
+        let Ok(Some(ongoing)) = self.enter() else { return };
         tracing::info!(
             target: "lattice_rdzv::node",
             "run `{}`: node `{}` leaves because the program dropped it without leaving",
             node.core.run_id(),
             node.core.name()
         );
-        self.members.leave(Arc::clone(node), None, &call);
+        self.members.leave(Arc::clone(node), None, &ongoing);
     }
 }
 
@@ -78,13 +78,13 @@ pub(super) fn leave_all(py: Python<'_>, limit: Duration) -> PyResult<()> {
     let process = Process::current();
     let members = &process.members;
     let nodes: Vec<_> = std::mem::take(&mut *members.lock()).iter().filter_map(Weak::upgrade).collect();
-    let Some(call) = process.enter()? else { return Ok(()) };
+    let Some(ongoing) = process.enter()? else { return Ok(()) };
     for node in nodes {
-        members.leave(node, Some(limit), &call);
+        members.leave(node, Some(limit), &ongoing);
     }
-    drop(call);
+    drop(ongoing);
     let mut leaving = members.leaving.subscribe();
-    block_on(py, None, async {
+    block_on(py, async {
         // What has not ended by then ends with the runtime: the lease expires.
         let _ = timeout(limit, leaving.wait_for(|leaving| *leaving == 0)).await;
     })

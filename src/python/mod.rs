@@ -1,9 +1,10 @@
 //! The native module `lattice_rdzv._core`: converts, releases the GIL, forwards; it decides nothing. Its interface is
 //! `python/lattice_rdzv/_core.pyi`.
 //!
-//! Every call waits by [`runtime::block_on`], and no native thread ever calls into Python. What belongs to a process is
+//! Every call of a node or a store is a [`calls::Call`], and no native thread ever calls into Python. What belongs to a process is
 //! not touched in one that is forked from it ([`runtime::OfProcess`]).
 
+mod calls;
 mod errors;
 mod logs;
 mod members;
@@ -25,6 +26,7 @@ mod _core {
     use super::seconds::duration;
     #[pymodule_export]
     use super::{
+        calls::{Call, Completions},
         node::Node,
         server::Server,
         settings::Settings,

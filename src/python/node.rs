@@ -11,8 +11,9 @@ use std::{
 use pyo3::{exceptions::PyValueError, prelude::*};
 
 use super::{
+    calls::{Call, unchanged},
     errors::RendezvousError,
-    runtime::{Interrupt, OfProcess, Process, block_on},
+    runtime::{OfProcess, Process},
     seconds::{duration, optional_duration},
     settings::Settings,
     store::Store,
@@ -29,34 +30,33 @@ use crate::{
 /// What leaving may still take where closing took all the time there was.
 const LEAST_LEAVE: Duration = Duration::from_millis(100);
 
-/// A node with what its worlds and stores share with it.
+/// A node, as its worlds and stores share it.
 #[derive(Debug)]
 pub(super) struct Joined {
     pub(super) core: Arc<CoreNode>,
-    pub(super) interrupt: Arc<Interrupt>,
-    /// Whether a thread is in `next_world`.
+    /// Whether a call of `next_world` is under way.
     awaits_world: AtomicBool,
 }
 
 /// The one `next_world` of a node that is under way.
-struct AwaitsWorld<'node>(&'node AtomicBool);
+struct AwaitsWorld(Arc<Joined>);
 
-impl<'node> AwaitsWorld<'node> {
-    fn begin(joined: &'node Joined) -> PyResult<Self> {
+impl AwaitsWorld {
+    fn begin(joined: &Arc<Joined>) -> PyResult<Self> {
         if joined.awaits_world.swap(true, Ordering::AcqRel) {
             return Err(RendezvousError::new_err(format!(
-                "another thread is waiting in `next_world` of this node; only one may, because the call gives up the \
-                 node's present world: {}",
+                "another thread or task is waiting in `next_world` of this node; only one may, because the call gives \
+                 up the node's present world: {}",
                 joined.core.name()
             )));
         }
-        Ok(Self(&joined.awaits_world))
+        Ok(Self(Arc::clone(joined)))
     }
 }
 
-impl Drop for AwaitsWorld<'_> {
+impl Drop for AwaitsWorld {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.0.awaits_world.store(false, Ordering::Release);
     }
 }
 
@@ -69,17 +69,19 @@ pub(super) struct Node {
 
 #[pymethods]
 impl Node {
-    /// Connects, takes a lease and puts this node's record, after which it seeks a world.
+    /// Connects, takes a lease and puts this node's record, after which it seeks a world. A node that nobody receives
+    /// leaves again.
     #[staticmethod]
     #[pyo3(signature = (settings, *, port = None))]
-    fn join(py: Python<'_>, settings: &Settings, port: Option<u16>) -> PyResult<Self> {
-        let core = block_on(py, None, async {
-            let Settings { core, environment, .. } = settings;
+    fn join(settings: &Settings, port: Option<u16>) -> Call {
+        let Settings { core, environment, .. } = settings;
+        let (core, environment) = (core.clone(), environment.clone());
+        let work = async move {
             let entropy = Entropy::from_system();
             let keys = RunKeys::new(&core.run.tenant, &core.run.run_id);
             let search = Search {
                 connection: &core.connection,
-                environment,
+                environment: &environment,
                 ttl: core.lease_ttl,
                 keys: &keys,
                 min_nodes: core.min_nodes,
@@ -87,29 +89,32 @@ impl Node {
                 entropy: &entropy,
             };
             let (found, host) = search.connect_or_host().await?;
-            check_service(core, &keys, &found, &entropy).await?;
-            let address = local_address(core, &found.source, &SystemLookup).await;
+            check_service(&core, &keys, &found, &entropy).await?;
+            let address = local_address(&core, &found.source, &SystemLookup).await;
             let place = Place { address, port: port.unwrap_or(0), host };
-            CoreNode::join(found.backend, core.clone(), entropy, place).await
-        })??;
-        let joined = Joined {
-            core: Arc::new(core),
-            interrupt: Arc::new(Interrupt::new()),
-            awaits_world: AtomicBool::new(false),
+            let core = CoreNode::join(found.backend, core, entropy, place).await?;
+            let joined = Arc::new(Joined { core: Arc::new(core), awaits_world: AtomicBool::new(false) });
+            Process::current().members.add(&joined);
+            Ok::<_, Error>(Self { joined: OfProcess::new(joined) })
         };
-        let joined = Arc::new(joined);
-        Process::current().members.add(&joined);
-        Ok(Self { joined: OfProcess::new(joined) })
+        Call::write(work, |_, node| Ok(node?))
     }
 
-    /// Waits for the next world that includes this node and was not returned yet.
+    /// Waits for the next world that includes this node and was not returned yet. It counts as returned when the result
+    /// of the call is fetched.
     #[pyo3(signature = (*, port = None, timeout_seconds = None))]
-    fn next_world(&self, py: Python<'_>, port: Option<u16>, timeout_seconds: Option<f64>) -> PyResult<World> {
+    fn next_world(&self, port: Option<u16>, timeout_seconds: Option<f64>) -> PyResult<Call> {
         let limit = optional_duration(timeout_seconds)?;
-        let joined = self.joined.get()?;
-        let _awaits = AwaitsWorld::begin(joined)?;
-        let facts = block_on(py, Some(&joined.interrupt), joined.core.next_world(port, limit))??;
-        Ok(World::new(Arc::clone(joined), facts))
+        let awaits = AwaitsWorld::begin(self.joined.get()?)?;
+        let work = async move {
+            let facts = awaits.0.core.await_world(port, limit).await;
+            (awaits, facts)
+        };
+        Ok(Call::wait_for(work, |_, (awaits, facts)| {
+            let (joined, facts) = (&awaits.0, facts?);
+            joined.core.set_returned(&facts);
+            Ok(World::new(Arc::clone(joined), facts))
+        }))
     }
 
     /// 1 if the world last returned is about to be replaced or was closed without success, else 0; one atomic read.
@@ -123,17 +128,11 @@ impl Node {
     }
 
     #[pyo3(signature = (*, timeout_seconds = None))]
-    fn wait_change(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<Option<Change>> {
+    fn wait_change(&self, timeout_seconds: Option<f64>) -> PyResult<Call> {
         let limit = optional_duration(timeout_seconds)?;
-        let joined = self.joined.get()?;
-        let change = block_on(py, Some(&joined.interrupt), joined.core.wait_change(limit))?;
-        Ok(change.map(Change::from))
-    }
-
-    /// Ends the waits that are pending in other threads on this node, its worlds and its stores.
-    fn interrupt(&self) -> PyResult<()> {
-        self.joined.get()?.interrupt.now();
-        Ok(())
+        let joined = self.joined()?;
+        let work = async move { joined.core.wait_change(limit).await };
+        Ok(Call::wait_for(work, |_, change| Ok(change.map(Change::from))))
     }
 
     /// Outcome, by whom, why; `None` while the run is open as far as this node knows.
@@ -144,56 +143,59 @@ impl Node {
     }
 
     /// The run-wide store, which outlives rounds.
-    #[pyo3(signature = (*, timeout_seconds = None))]
-    fn store(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<Store> {
-        let joined = self.joined.get()?;
-        let limit = optional_duration(timeout_seconds)?.unwrap_or(joined.core.settings().join_timeout);
-        let store = block_on(py, Some(&joined.interrupt), joined.core.run_store(limit))??;
-        Ok(Store::new(store, joined))
+    fn store(&self) -> PyResult<Store> {
+        Ok(Store::of_run(self.joined()?))
+    }
+
+    /// Waits until the run has begun.
+    #[pyo3(signature = (*, timeout_seconds))]
+    fn wait_begun(&self, timeout_seconds: f64) -> PyResult<Call> {
+        let limit = duration(timeout_seconds)?;
+        let joined = self.joined()?;
+        let work = async move { joined.core.run_store(limit).await };
+        Ok(Call::wait_for(work, |_, store| {
+            store?;
+            Ok(())
+        }))
     }
 
     /// Names of the members of this node's world that are alive and have not asked for their exit barrier; none once
     /// this node is in another world, or the run has moved on so far that the plan is gone.
     #[pyo3(signature = (*, timeout_seconds = 5.0))]
-    fn unfinished(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<String>> {
+    fn unfinished(&self, timeout_seconds: f64) -> PyResult<Call> {
         let limit = duration(timeout_seconds)?;
-        let core = &self.joined.get()?.core;
-        let Some(world) = core.returned() else { return Ok(Vec::new()) };
-        let names = block_on(py, None, tokio_timeout(limit, core.unfinished(&world), "unfinished", core))?;
-        Ok(names?)
+        let joined = self.joined()?;
+        let work = async move {
+            let core = &joined.core;
+            let Some(world) = core.returned() else { return Ok(Vec::new()) };
+            tokio_timeout(limit, core.unfinished(&world), "unfinished", core).await
+        };
+        Ok(Call::wait_for(work, |_, names| Ok(names?)))
     }
 
     /// Tells the others that this node is about to go, while it is still there; whether that was acknowledged.
     #[pyo3(signature = (*, why = "", timeout_seconds = 1.0))]
-    fn mark_leaving(&self, py: Python<'_>, why: &str, timeout_seconds: f64) -> PyResult<bool> {
+    fn mark_leaving(&self, why: &str, timeout_seconds: f64) -> PyResult<Call> {
         let limit = duration(timeout_seconds)?;
-        let core = &self.joined.get()?.core;
-        say_leaving(core, why);
-        block_on(py, None, core.mark_leaving(limit))
+        let (joined, why) = (self.joined()?, why.to_owned());
+        let work = async move {
+            say_leaving(&joined.core, &why);
+            joined.core.mark_leaving(limit).await
+        };
+        Ok(Call::write(work, unchanged))
     }
 
     /// Leaves the run and gives the lease back.
     #[pyo3(signature = (*, timeout_seconds = None))]
-    fn leave(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<bool> {
+    fn leave(&self, timeout_seconds: Option<f64>) -> PyResult<Call> {
         let limit = optional_duration(timeout_seconds)?;
-        // A forked child is in no run: there is nothing to leave, and its parent's membership is not its own.
-        let Some(joined) = self.joined.in_this_process() else { return Ok(false) };
-        match block_on(py, None, joined.core.leave(limit)) {
-            // The interpreter is ending: the lease lapses.
-            Err(error) if error.is_instance_of::<RendezvousError>(py) => Ok(false),
-            left => left,
-        }
+        let joined = self.joined()?;
+        Ok(Call::write(async move { joined.core.leave(limit).await }, unchanged))
     }
 
     /// Closes the run for good, then leaves. Whether the run is closed (by whomever).
     #[pyo3(signature = (outcome, *, why = "", timeout_seconds = None))]
-    fn close(
-        &self,
-        py: Python<'_>,
-        outcome: &str,
-        why: &str,
-        timeout_seconds: Option<f64>,
-    ) -> PyResult<bool> {
+    fn close(&self, outcome: &str, why: &str, timeout_seconds: Option<f64>) -> PyResult<Call> {
         let outcome = match outcome {
             "succeeded" => Outcome::Succeeded,
             "failed" => Outcome::Failed,
@@ -204,14 +206,15 @@ impl Node {
                 )));
             }
         };
-        let core = &self.joined.get()?.core;
-        let limit = optional_duration(timeout_seconds)?.unwrap_or(core.settings().close_timeout);
-        block_on(py, None, async {
+        let (joined, why) = (self.joined()?, why.to_owned());
+        let limit = optional_duration(timeout_seconds)?.unwrap_or(joined.core.settings().close_timeout);
+        let work = async move {
             let began = Instant::now();
-            let closed = core.close(outcome, why, Some(limit)).await;
-            core.leave(Some(limit.saturating_sub(began.elapsed()).max(LEAST_LEAVE))).await;
+            let closed = joined.core.close(outcome, &why, Some(limit)).await;
+            joined.core.leave(Some(limit.saturating_sub(began.elapsed()).max(LEAST_LEAVE))).await;
             closed
-        })
+        };
+        Ok(Call::write(work, unchanged))
     }
 
     /// Begins to leave, and returns at once. The exit hook waits until the node has left.
@@ -271,6 +274,12 @@ impl Node {
         let core = &joined.core;
         let state = core.subscribe().borrow().state.as_str();
         format!("<Node name={:?} run_id={:?} state={state:?}>", core.name(), core.run_id())
+    }
+}
+
+impl Node {
+    fn joined(&self) -> PyResult<Arc<Joined>> {
+        self.joined.get().map(Arc::clone)
     }
 }
 

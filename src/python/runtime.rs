@@ -26,7 +26,7 @@ use std::{
 };
 
 use pyo3::{
-    exceptions::{PyImportError, PyInterruptedError, PySystemExit},
+    exceptions::{PyImportError, PySystemExit},
     prelude::*,
 };
 use tokio::{
@@ -101,7 +101,7 @@ pub(super) struct Process {
     runtime: Mutex<State>,
     idle: Condvar,
     /// Told when pending calls are to end.
-    ending: Interrupt,
+    ending: watch::Sender<()>,
     /// Its log records.
     pub(super) logs: Queue,
     /// Its nodes.
@@ -144,7 +144,7 @@ impl Process {
             identity,
             runtime: Mutex::new(state),
             idle: Condvar::new(),
-            ending: Interrupt::new(),
+            ending: watch::Sender::new(()),
             logs: Queue::default(),
             members: Members::default(),
             relay: Relay::default(),
@@ -163,7 +163,7 @@ impl Process {
         self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&'static self, py: Python<'_>) -> PyResult<Call> {
+    pub(super) fn begin(&'static self, py: Python<'_>) -> PyResult<Ongoing> {
         if self.refuses_this_thread() {
             return Err(self.refuse(py));
         }
@@ -191,7 +191,7 @@ impl Process {
     }
 
     /// A call, unless the runtime has ended.
-    pub(super) fn enter(&'static self) -> PyResult<Option<Call>> {
+    pub(super) fn enter(&'static self) -> PyResult<Option<Ongoing>> {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Unused) {
             state.phase = Phase::Running(start()?);
@@ -199,7 +199,7 @@ impl Process {
         let Phase::Running(runtime) = &state.phase else { return Ok(None) };
         let handle = runtime.handle().clone();
         state.calls += 1;
-        Ok(Some(Call { process: self, handle, ending: Some(self.ending.0.subscribe()) }))
+        Ok(Some(Ongoing { process: self, handle, ending: self.ending.subscribe() }))
     }
 
     fn end(&self) {
@@ -207,7 +207,7 @@ impl Process {
         let mut state = self.lock();
         state.exiting.get_or_insert_with(|| thread::current().id());
         let phase = std::mem::replace(&mut state.phase, Phase::Ended);
-        self.ending.now();
+        self.ending.send_replace(());
         self.logs.end();
         while state.calls > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -267,13 +267,21 @@ fn park_for_good() {
 }
 
 /// A call under way, from its beginning until it is back in Python.
-pub(super) struct Call {
+pub(super) struct Ongoing {
     process: &'static Process,
     pub(super) handle: Handle,
-    ending: Option<watch::Receiver<()>>,
+    ending: watch::Receiver<()>,
 }
 
-impl Drop for Call {
+impl Ongoing {
+    /// Ends when the interpreter exits.
+    pub(super) async fn ending(&mut self) {
+        // The sender is never dropped.
+        let _ = self.ending.changed().await;
+    }
+}
+
+impl Drop for Ongoing {
     fn drop(&mut self) {
         self.process.lock().calls -= 1;
         self.process.idle.notify_all();
@@ -284,44 +292,27 @@ impl Drop for Call {
 enum Tick<T> {
     Done(T),
     Ending,
-    Interrupted,
     Nothing,
 }
 
-/// Ends the waits of other threads; later ones are not affected.
-#[derive(Debug)]
-pub(super) struct Interrupt(watch::Sender<()>);
-
-impl Interrupt {
-    pub(super) fn new() -> Self {
-        Self(watch::Sender::new(()))
-    }
-
-    pub(super) fn now(&self) {
-        self.0.send_replace(());
-    }
-}
-
-/// Waits for a future without the GIL. It is dropped when a signal handler raises, when the interpreter ends, and on an
-/// interrupt; a future that is done counts before a signal and an interrupt.
-pub(super) fn block_on<T, F>(py: Python<'_>, interrupt: Option<&Interrupt>, future: F) -> PyResult<T>
+/// Waits for a future without the GIL. It is dropped when a signal handler raises, and when the interpreter exits; a
+/// future that is done counts before a signal.
+pub(super) fn block_on<T, F>(py: Python<'_>, future: F) -> PyResult<T>
 where
     T: Send,
     F: Future<Output = T> + Send,
 {
     let process = Process::current();
-    let mut call = process.begin(py)?;
-    let mut interrupted = interrupt.map(|interrupt| interrupt.0.subscribe());
+    let mut ongoing = process.begin(py)?;
+    let handle = ongoing.handle.clone();
     let mut future = pin!(future);
     loop {
-        let Call { handle, ending: over, .. } = &mut call;
         let tick = py.detach(|| {
             handle.block_on(async {
                 tokio::select! {
                     biased;
                     end = future.as_mut() => Tick::Done(end),
-                    () = changed(over) => Tick::Ending,
-                    () = changed(&mut interrupted) => Tick::Interrupted,
+                    () = ongoing.ending() => Tick::Ending,
                     () = sleep(TICK) => Tick::Nothing,
                 }
             })
@@ -331,28 +322,18 @@ where
             Tick::Done(end) if !process.refuses_this_thread() => return Ok(end),
             Tick::Done(_) | Tick::Ending => {
                 // The call is over before its thread may be parked: the exit hook waits for pending calls.
-                drop(call);
+                drop(ongoing);
                 return Err(process.refuse(py));
             }
-            Tick::Interrupted => return Err(PyInterruptedError::new_err("interrupted by `interrupt`")),
             Tick::Nothing => py.check_signals()?,
         }
     }
 }
 
-async fn changed(interrupted: &mut Option<watch::Receiver<()>>) {
-    if let Some(interrupted) = interrupted
-        && interrupted.changed().await.is_ok()
-    {
-        return;
-    }
-    std::future::pending::<()>().await;
-}
-
 /// Runs what needs to be inside the runtime and does not wait, such as beginning a task.
 pub(super) fn within<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-    let call = Process::current().begin(py)?;
-    let _inside = call.handle.enter();
+    let ongoing = Process::current().begin(py)?;
+    let _inside = ongoing.handle.enter();
     work()
 }
 
@@ -360,7 +341,7 @@ pub(super) fn within<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> P
 pub(super) fn end_calls() {
     let process = Process::current();
     process.lock().exiting = Some(thread::current().id());
-    process.ending.now();
+    process.ending.send_replace(());
 }
 
 /// Stops the runtime of this process and ends pending calls, within [`SHUTDOWN_LIMIT`]. Idempotent.

@@ -21,3 +21,8 @@ pub(super) fn duration(seconds: f64) -> PyResult<Duration> {
 pub(super) fn optional_duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     seconds.map(duration).transpose()
 }
+
+/// The same where `None` means no limit.
+pub(super) fn limit(seconds: Option<f64>) -> PyResult<Duration> {
+    duration(seconds.unwrap_or(f64::INFINITY))
+}

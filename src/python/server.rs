@@ -72,7 +72,7 @@ impl Server {
                 ));
             }
         };
-        let listener = block_on(py, None, bind(host, port))??;
+        let listener = block_on(py, bind(host, port))??;
         let options = ServerOptions { tls, user, ..ServerOptions::default() };
         let metrics = match metrics {
             Some((host, port)) => Some(block_on(py, None, bind(&host, port))??),
@@ -116,7 +116,7 @@ impl Server {
             ));
         };
         let mut stopped = own.stopped.subscribe();
-        block_on(py, None, async {
+        block_on(py, async {
             let stopped = stopped.wait_for(|stopped| *stopped);
             match limit {
                 None => stopped.await.is_ok(),
@@ -129,7 +129,7 @@ impl Server {
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
         let Some(own) = self.own.in_this_process() else { return Ok(()) };
         let Some(server) = own.lock().take() else { return Ok(()) };
-        let end = block_on(py, None, server.stop());
+        let end = block_on(py, server.stop());
         own.stopped.send_replace(true);
         end
     }

@@ -12,7 +12,7 @@ pub(super) fn probe(py: Python<'_>, settings: &Settings, limit: Duration) -> PyR
     let Settings { core, environment, .. } = settings;
     let entropy = Entropy::from_system();
     let report = status::probe(&core.connection, &core.run.tenant, environment, &entropy, limit);
-    Ok(block_on(py, None, report)?.to_string())
+    Ok(block_on(py, report)?.to_string())
 }
 
 /// The run as the service has it.
@@ -21,5 +21,5 @@ pub(super) fn run_status(py: Python<'_>, settings: &Settings, limit: Duration) -
     let keys = RunKeys::new(&core.run.tenant, &core.run.run_id);
     let entropy = Entropy::from_system();
     let report = status::run(&core.connection, &keys, environment, &entropy, limit);
-    Ok(block_on(py, None, report)??.to_string())
+    Ok(block_on(py, report)??.to_string())
 }

@@ -1,196 +1,196 @@
 //! `Store`: a key-value space.
 
-#![expect(
-    clippy::needless_pass_by_value,
-    reason = "a list from Python arrives as a value, to be read without the GIL"
-)]
+use std::{sync::Arc, time::Duration};
 
-use std::sync::Arc;
+use pyo3::{prelude::*, types::PyMemoryView};
+use tokio::{sync::OnceCell, time::Instant};
 
-use pyo3::{prelude::*, pybacked::PyBackedBytes};
-
-use super::{
-    errors::store_error,
-    node::Joined,
-    runtime::{Interrupt, OfProcess, block_on},
-    seconds::duration,
-};
+use super::{calls::Call, errors::store_error, node::Joined, runtime::OfProcess, seconds::limit};
 use crate::{
     error::Result,
     store::{Item, Store as CoreStore},
 };
 
-/// A key-value space. Keys are text, values bytes; every write applies once, whatever the network does.
+/// A key-value space. Keys are text, values bytes. Each write is applied once.
 #[derive(Debug)]
 #[pyclass(frozen, module = "lattice_rdzv._core")]
 pub(super) struct Store {
-    own: OfProcess<Own>,
+    own: OfProcess<Arc<Space>>,
 }
 
+/// A round's store, or the run-wide one, which is known once the run has begun.
 #[derive(Debug)]
-struct Own {
-    core: Arc<CoreStore>,
-    interrupt: Arc<Interrupt>,
+struct Space {
+    joined: Arc<Joined>,
+    core: OnceCell<Arc<CoreStore>>,
+}
+
+impl Space {
+    /// The core's store, and what is left of the limit.
+    async fn core(&self, limit: Duration) -> Result<(&CoreStore, Duration)> {
+        let began = Instant::now();
+        let core = self.core.get_or_try_init(|| self.joined.core.run_store(limit)).await?;
+        Ok((core, limit.saturating_sub(began.elapsed())))
+    }
+}
+
+/// What Python passes as a value: anything with the buffer protocol.
+struct Value(Vec<u8>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Value {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = value.cast::<pyo3::types::PyBytes>() {
+            return Ok(Self(bytes.as_bytes().to_vec()));
+        }
+        // `pyo3::buffer` needs Python 3.11 in the stable ABI.
+        PyMemoryView::from(&value)?.call_method0("tobytes")?.extract().map(Self)
+    }
 }
 
 impl Store {
-    pub(super) fn new(core: Arc<CoreStore>, joined: &Joined) -> Self {
-        Self { own: OfProcess::new(Own { core, interrupt: Arc::clone(&joined.interrupt) }) }
+    /// A round's store.
+    pub(super) fn of_round(joined: Arc<Joined>, core: Arc<CoreStore>) -> Self {
+        Self { own: OfProcess::new(Arc::new(Space { joined, core: OnceCell::new_with(Some(core)) })) }
     }
 
-    fn core(&self) -> PyResult<&CoreStore> {
-        Ok(&self.own.get()?.core)
+    /// The run-wide store. Its first call waits until the run has begun.
+    pub(super) fn of_run(joined: Arc<Joined>) -> Self {
+        Self { own: OfProcess::new(Arc::new(Space { joined, core: OnceCell::new() })) }
     }
 
-    /// A wait, which `Node.interrupt` ends.
-    fn wait<T: Send>(&self, py: Python<'_>, call: impl Future<Output = Result<T>> + Send) -> PyResult<T> {
-        block_on(py, Some(&self.own.get()?.interrupt), call)?.map_err(store_error)
+    fn space(&self) -> PyResult<Arc<Space>> {
+        self.own.get().map(Arc::clone)
     }
 }
 
-/// A call that waits for the service only.
-fn call<T: Send>(py: Python<'_>, call: impl Future<Output = Result<T>> + Send) -> PyResult<T> {
-    block_on(py, None, call)?.map_err(store_error)
+/// A call of a store: of the kind `wait_for` or `write`, by what it does with the core's store and the time that is left.
+macro_rules! call {
+    ($kind:ident, $store:ident, $timeout:expr, |$core:ident, $left:ident| $work:expr) => {
+        call!($kind, $store, $timeout, |$core, $left| $work, |_, end| end)
+    };
+    ($kind:ident, $store:ident, $timeout:expr, |$core:ident, $left:ident| $work:expr, |$py:tt, $end:ident| $result:expr) => {{
+        let (space, limit) = ($store.space()?, limit($timeout)?);
+        let work = async move {
+            let ($core, $left) = space.core(limit).await?;
+            $work.await
+        };
+        Ok(Call::$kind(work, |$py, end: Result<_>| {
+            let $end = end.map_err(store_error)?;
+            Ok($result)
+        }))
+    }};
 }
 
 #[pymethods]
 impl Store {
     #[pyo3(signature = (key, value, *, timeout_seconds = 300.0))]
-    fn set(&self, py: Python<'_>, key: &str, value: &[u8], timeout_seconds: f64) -> PyResult<()> {
-        call(py, self.core()?.set(key, value, duration(timeout_seconds)?))
+    fn set(&self, key: String, value: Value, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(write, self, timeout_seconds, |core, left| core.set(&key, &value.0, left))
     }
 
-    /// Waits for the key.
     #[pyo3(signature = (key, *, timeout_seconds = 300.0, until_change = false))]
-    fn get(
-        &self,
-        py: Python<'_>,
-        key: &str,
-        timeout_seconds: f64,
-        until_change: bool,
-    ) -> PyResult<Option<Vec<u8>>> {
-        self.wait(py, self.core()?.get(key, until_change, duration(timeout_seconds)?))
+    fn get(&self, key: String, timeout_seconds: Option<f64>, until_change: bool) -> PyResult<Call> {
+        call!(wait_for, self, timeout_seconds, |core, left| core.get(&key, until_change, left))
     }
 
-    /// What the keys hold now; `None` where there is nothing.
     #[pyo3(signature = (keys, *, timeout_seconds = 300.0))]
-    fn get_now(
-        &self,
-        py: Python<'_>,
-        keys: Vec<String>,
-        timeout_seconds: f64,
-    ) -> PyResult<Vec<Option<Vec<u8>>>> {
-        call(py, self.core()?.get_now(&keys, duration(timeout_seconds)?))
+    fn get_now(&self, keys: Vec<String>, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(wait_for, self, timeout_seconds, |core, left| core.get_now(&keys, left))
     }
 
-    /// Waits for all of the keys.
     #[pyo3(signature = (keys, *, timeout_seconds = 300.0, until_change = false))]
     fn multi_get(
         &self,
-        py: Python<'_>,
         keys: Vec<String>,
-        timeout_seconds: f64,
+        timeout_seconds: Option<f64>,
         until_change: bool,
-    ) -> PyResult<Vec<Option<Vec<u8>>>> {
-        self.wait(py, self.core()?.multi_get(&keys, until_change, duration(timeout_seconds)?))
+    ) -> PyResult<Call> {
+        call!(wait_for, self, timeout_seconds, |core, left| core.multi_get(&keys, until_change, left))
     }
 
     #[pyo3(signature = (items, *, timeout_seconds = 300.0))]
-    fn multi_set(
-        &self,
-        py: Python<'_>,
-        items: Vec<(String, PyBackedBytes)>,
-        timeout_seconds: f64,
-    ) -> PyResult<()> {
-        let items: Vec<_> = items.into_iter().map(|(key, value)| (key, value.to_vec())).collect();
-        call(py, self.core()?.multi_set(&items, duration(timeout_seconds)?))
+    fn multi_set(&self, items: Vec<(String, Value)>, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        let items: Vec<_> = items.into_iter().map(|(key, value)| (key, value.0)).collect();
+        call!(write, self, timeout_seconds, |core, left| core.multi_set(&items, left))
     }
 
-    /// Adds to a counter and returns its new value.
     #[pyo3(signature = (key, amount = 1, *, timeout_seconds = 300.0, finished = false))]
-    fn add(
-        &self,
-        py: Python<'_>,
-        key: &str,
-        amount: i64,
-        timeout_seconds: f64,
-        finished: bool,
-    ) -> PyResult<i64> {
-        call(py, self.core()?.add(key, amount, finished, duration(timeout_seconds)?))
+    fn add(&self, key: String, amount: i64, timeout_seconds: Option<f64>, finished: bool) -> PyResult<Call> {
+        call!(write, self, timeout_seconds, |core, left| core.add(&key, amount, finished, left))
     }
 
-    /// Puts `desired` if the key holds `expected`.
     #[pyo3(signature = (key, expected, desired, *, timeout_seconds = 300.0))]
     fn compare_set(
         &self,
-        py: Python<'_>,
-        key: &str,
-        expected: &[u8],
-        desired: &[u8],
-        timeout_seconds: f64,
-    ) -> PyResult<Vec<u8>> {
-        call(py, self.core()?.compare_set(key, expected, desired, duration(timeout_seconds)?))
+        key: String,
+        expected: Value,
+        desired: Value,
+        timeout_seconds: Option<f64>,
+    ) -> PyResult<Call> {
+        call!(write, self, timeout_seconds, |core, left| core.compare_set(
+            &key,
+            &expected.0,
+            &desired.0,
+            left
+        ))
     }
 
     #[pyo3(signature = (key, value, *, timeout_seconds = 300.0))]
-    fn append(&self, py: Python<'_>, key: &str, value: &[u8], timeout_seconds: f64) -> PyResult<()> {
-        call(py, self.core()?.append(key, value, duration(timeout_seconds)?))
+    fn append(&self, key: String, value: Value, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(write, self, timeout_seconds, |core, left| core.append(&key, &value.0, left))
     }
 
     #[pyo3(signature = (key, *, timeout_seconds = 300.0))]
-    fn delete(&self, py: Python<'_>, key: &str, timeout_seconds: f64) -> PyResult<bool> {
-        call(py, self.core()?.delete(key, duration(timeout_seconds)?))
-    }
-
-    /// Named `wait_for_keys` because `wait` is this module's way to run a call.
-    #[pyo3(name = "wait", signature = (keys, *, timeout_seconds = 300.0))]
-    fn wait_for_keys(&self, py: Python<'_>, keys: Vec<String>, timeout_seconds: f64) -> PyResult<()> {
-        self.wait(py, self.core()?.wait(&keys, duration(timeout_seconds)?))
+    fn delete(&self, key: String, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(write, self, timeout_seconds, |core, left| core.delete(&key, left))
     }
 
     #[pyo3(signature = (keys, *, timeout_seconds = 300.0))]
-    fn check(&self, py: Python<'_>, keys: Vec<String>, timeout_seconds: f64) -> PyResult<bool> {
-        call(py, self.core()?.check(&keys, duration(timeout_seconds)?))
+    fn wait(&self, keys: Vec<String>, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(wait_for, self, timeout_seconds, |core, left| core.wait(&keys, left))
+    }
+
+    #[pyo3(signature = (keys, *, timeout_seconds = 300.0))]
+    fn check(&self, keys: Vec<String>, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(wait_for, self, timeout_seconds, |core, left| core.check(&keys, left))
     }
 
     #[pyo3(signature = (*, timeout_seconds = 300.0))]
-    fn count(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<u64> {
-        call(py, self.core()?.count(duration(timeout_seconds)?))
+    fn count(&self, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(wait_for, self, timeout_seconds, |core, left| core.count(left))
     }
 
     #[pyo3(signature = (*, timeout_seconds = 300.0))]
-    fn list(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<String>> {
-        call(py, self.core()?.list(duration(timeout_seconds)?))
+    fn list(&self, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(wait_for, self, timeout_seconds, |core, left| core.list(left))
     }
 
     #[pyo3(signature = (key, value, *, timeout_seconds = 300.0))]
-    fn queue_push(&self, py: Python<'_>, key: &str, value: &[u8], timeout_seconds: f64) -> PyResult<()> {
-        call(py, self.core()?.queue_push(key, value, duration(timeout_seconds)?))
+    fn queue_push(&self, key: String, value: Value, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(write, self, timeout_seconds, |core, left| core.queue_push(&key, &value.0, left))
     }
 
+    /// The item stays with its node until the result is fetched.
     #[pyo3(signature = (key, *, block = true, timeout_seconds = 300.0))]
-    fn queue_pop(
-        &self,
-        py: Python<'_>,
-        key: &str,
-        block: bool,
-        timeout_seconds: f64,
-    ) -> PyResult<Option<Vec<u8>>> {
-        let item = self.wait(py, self.core()?.queue_take(key, block, duration(timeout_seconds)?))?;
-        if item.is_some() {
-            // A signal may have come in the same tick. If its handler raises, the next pop returns this item.
-            py.check_signals()?;
-        }
-        Ok(item.map(Item::accept))
+    fn queue_pop(&self, key: String, block: bool, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(wait_for, self, timeout_seconds, |core, left| core.queue_take(&key, block, left), |py, item| {
+            if item.is_some() {
+                // A signal may have come in the same tick. If its handler raises, the next pop returns this item.
+                py.check_signals()?;
+            }
+            item.map(Item::accept)
+        })
     }
 
-    /// Keeps a value that `queue_pop` returned and that did not reach its receiver, for the next `queue_pop`.
-    fn queue_keep(&self, key: &str, value: &[u8]) -> PyResult<()> {
-        self.core()?.queue_keep(key, value).map_err(store_error)
+    /// Keeps a value that was popped and did not reach its receiver, for the node's next pop.
+    fn queue_keep(&self, key: String, value: Value) -> PyResult<Call> {
+        call!(wait_for, self, None, |core, _left| async { core.queue_keep(&key, &value.0) })
     }
 
     #[pyo3(signature = (key, *, timeout_seconds = 300.0))]
-    fn queue_len(&self, py: Python<'_>, key: &str, timeout_seconds: f64) -> PyResult<u64> {
-        call(py, self.core()?.queue_len(key, duration(timeout_seconds)?))
+    fn queue_len(&self, key: String, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        call!(wait_for, self, timeout_seconds, |core, left| core.queue_len(&key, left))
     }
 }

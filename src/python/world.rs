@@ -4,12 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::prelude::*;
 
-use super::{
-    node::Joined,
-    runtime::{OfProcess, block_on},
-    seconds::duration,
-    store::Store,
-};
+use super::{calls::Call, node::Joined, runtime::OfProcess, seconds::limit, store::Store};
 use crate::{
     node::WorldFacts,
     protocol::records::{ChangeKind, ChangeRecord, LastWorld, PlanEntry},
@@ -125,14 +120,11 @@ impl World {
 
 #[pymethods]
 impl World {
-    #[getter]
-    fn run_id(&self) -> &str {
-        &self.run_id
-    }
-
-    #[getter]
-    fn life(&self) -> &str {
-        &self.facts.place.life
+    /// Run id, life, round, rank, size, master address, master port, and why it was formed.
+    fn fields(&self) -> (&str, &str, u64, u32, u32, &str, u16, &str) {
+        let WorldFacts { place, master_address, master_port, why, .. } = &*self.facts;
+        let LastWorld { life, round, rank, size, .. } = place;
+        (&self.run_id, life, *round, *rank, *size, master_address, *master_port, why)
     }
 
     #[getter]
@@ -160,34 +152,28 @@ impl World {
         self.facts.master_port
     }
 
-    /// Why the round was formed.
-    #[getter]
-    fn why(&self) -> &str {
-        &self.facts.why
-    }
-
     /// The store of this round.
     #[getter]
     fn store(&self) -> PyResult<Store> {
         let Own { joined, store, .. } = self.own.get()?;
         let store = store.get_or_init(|| joined.core.round_store(&self.facts, false));
-        Ok(Store::new(Arc::clone(store), joined))
+        Ok(Store::of_round(Arc::clone(joined), Arc::clone(store)))
     }
 
     /// The same store, whose own writes are put back after the service came back empty.
     fn store_put_back(&self) -> PyResult<Store> {
         let Own { joined, store_put_back, .. } = self.own.get()?;
         let store = store_put_back.get_or_init(|| joined.core.round_store(&self.facts, true));
-        Ok(Store::new(Arc::clone(store), joined))
+        Ok(Store::of_round(Arc::clone(joined), Arc::clone(store)))
     }
 
     /// All members by rank, read from the service now.
     #[pyo3(signature = (*, timeout_seconds = 30.0))]
-    fn members(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<Member>> {
-        let limit = duration(timeout_seconds)?;
-        let joined = &self.own.get()?.joined;
-        let members = block_on(py, Some(&joined.interrupt), joined.core.members(&self.facts, limit))??;
-        Ok(members.into_iter().map(Member).collect())
+    fn members(&self, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        let limit = limit(timeout_seconds)?;
+        let (joined, facts) = (Arc::clone(&self.own.get()?.joined), Arc::clone(&self.facts));
+        let work = async move { joined.core.members(&facts, limit).await };
+        Ok(Call::wait_for(work, |_, members| Ok(members?.into_iter().map(Member).collect::<Vec<_>>())))
     }
 
     fn __repr__(&self) -> String {

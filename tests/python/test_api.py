@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import threading
 import time
-from typing import Any
 
 import pytest
 from conftest import JoinNode
@@ -15,7 +11,6 @@ from harness.together import Pending, together
 from harness.wait import wait_for
 
 import lattice_rdzv
-from lattice_rdzv import aio
 
 TTL_SECONDS = 3.0
 
@@ -249,136 +244,3 @@ def test_what_is_not_passed_comes_from_the_environment(
         world = run.next_world()
         assert run.run_id == run_id
         assert [member.name for member in world.members()] == ["from-the-environment"]
-
-
-def test_the_same_awaited(etcd: Service, run_id: str) -> None:
-    async def node(name: str) -> tuple[int, int, int]:
-        async with await aio.join(
-            run_id, nnodes=2, endpoint=etcd.endpoint, node_name=name, local_address="127.0.0.1", settle_time=0.1
-        ) as run:
-            world = await run.next_world()
-            total = await world.store.add("sum", world.rank + 1)
-            await world.store.set(f"seen/{world.rank}", b"1")
-            await world.store.multi_get(["seen/0", "seen/1"])
-            return world.rank, world.size, total
-
-    async def both() -> list[tuple[int, int, int]]:
-        return list(await asyncio.gather(node("node-1"), node("node-2")))
-
-    answers = asyncio.run(both())
-    assert sorted(rank for rank, _, _ in answers) == [0, 1]
-    assert {size for _, size, _ in answers} == {2}
-    assert max(total for _, _, total in answers) == 3
-
-
-def test_a_world_that_comes_as_its_wait_is_cancelled_is_returned_next(
-    etcd: Service, run_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, go_on = threading.Event(), threading.Event()
-    next_world = lattice_rdzv.Run.next_world
-
-    def held_up(run: lattice_rdzv.Run, **arguments: Any) -> Any:
-        world = next_world(run, **arguments)
-        here.set()
-        go_on.wait(20)
-        return world
-
-    async def story() -> tuple[int, bool]:
-        async with await aio.join(run_id, nnodes=1, endpoint=etcd.endpoint, node_name="node-1") as run:
-            monkeypatch.setattr(lattice_rdzv.Run, "next_world", held_up)
-            cancelled = asyncio.create_task(run.next_world())
-            await asyncio.to_thread(here.wait, 20)
-            cancelled.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await cancelled
-            monkeypatch.setattr(lattice_rdzv.Run, "next_world", next_world)
-            again = asyncio.create_task(run.next_world())
-            go_on.set()
-            return (await again).round, run.changing
-
-    assert asyncio.run(story()) == (1, False)
-
-
-def test_an_awaited_call_can_be_cancelled(etcd: Service, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    next_world, begun, over = lattice_rdzv.Run.next_world, threading.Event(), threading.Event()
-
-    def told(self: lattice_rdzv.Run, **arguments: Any) -> Any:
-        begun.set()
-        try:
-            return next_world(self, **arguments)
-        finally:
-            over.set()
-
-    monkeypatch.setattr(lattice_rdzv.Run, "next_world", told)
-
-    async def story() -> None:
-        async with await aio.join(run_id, nnodes=2, endpoint=etcd.endpoint, node_name="node-1") as run:
-            cancelled = asyncio.create_task(run.next_world())
-            assert await asyncio.to_thread(begun.wait, 20)
-            cancelled.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await cancelled
-            # A thread that still waited for a world would do so for minutes.
-            assert await asyncio.to_thread(over.wait, 20)
-
-    asyncio.run(story())
-
-
-def test_cancelled_writes_hold_up_neither_other_calls_nor_the_end(own_etcd: Service, run_id: str) -> None:
-    async def story() -> bool:
-        run = await aio.join(run_id, nnodes=1, endpoint=own_etcd.endpoint, node_name="node-1", close_timeout=1)
-        world = await run.next_world()
-        own_etcd.pause()
-        # More than asyncio has threads.
-        writes = [asyncio.create_task(world.store.set(f"key-{number}", b"value")) for number in range(40)]
-        await asyncio.wait(writes, timeout=0.3)
-        for write in writes:
-            write.cancel()
-        await asyncio.wait(writes)
-        assert all(write.cancelled() for write in writes)
-        return await run.leave()
-
-    try:
-        # Each write goes on for its 300 s behind its task's back.
-        assert not asyncio.run(story())
-    finally:
-        own_etcd.resume()
-
-
-def test_another_tasks_members_outlive_a_cancelled_wait(own_etcd: Service, run_id: str) -> None:
-    async def story() -> list[str]:
-        async with await aio.join(run_id, nnodes=1, endpoint=own_etcd.endpoint, node_name="node-1") as run:
-            world = await run.next_world()
-            own_etcd.pause()
-            try:
-                members = asyncio.create_task(world.members())
-                with pytest.raises(asyncio.TimeoutError):
-                    await asyncio.wait_for(run.wait_change(), 0.3)
-            finally:
-                own_etcd.resume()
-            return [member.name for member in await members]
-
-    assert asyncio.run(story()) == ["node-1"]
-
-
-def test_the_runs_store_is_awaited_and_outlives_another_tasks_cancelled_wait(etcd: Service, run_id: str) -> None:
-    async def story() -> bytes | None:
-        settings: dict[str, Any] = {"nnodes": 2, "endpoint": etcd.endpoint, "local_address": "127.0.0.1"}
-        # As long as another has the office and decides nothing, the run does not begin.
-        coordinator = f"/lattice/rdzv/default/{run_id}/ctl/coordinator"
-        record = {"version": 1, "node": "00000000000000aa", "name": "idle", "nonce": "aa", "min": 2, "max": 2}
-        etcd.put(coordinator, json.dumps(record).encode())
-        async with await aio.join(run_id, node_name="node-1", **settings) as first:
-            with pytest.raises(lattice_rdzv.JoinTimeoutError, match="has not begun"):
-                await first.store(timeout_seconds=0.1)
-            waiting = asyncio.create_task(first.store())
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(first.next_world(), 0.3)
-            assert not waiting.done()
-            etcd.delete(coordinator)
-            async with await aio.join(run_id, node_name="node-2", **settings) as second:
-                await asyncio.gather(first.next_world(), second.next_world())
-                await (await second.store()).set("key", b"value")
-                return await (await waiting).get("key")
-
-    assert asyncio.run(story()) == b"value"

@@ -93,7 +93,7 @@ def test_a_node_that_left(join: JoinNode) -> None:
     world = node.next_world()
     store = world.store
     node.leave()
-    for call in (node.next_world, lambda: store.get("a"), lambda: node.store):
+    for call in (node.next_world, lambda: store.get("a"), lambda: node.store.get("a")):
         with pytest.raises(errors.LeftError, match="has left"):
             call()
 
@@ -103,12 +103,12 @@ def test_a_node_of_another_process(join: JoinNode) -> None:
     world = node.next_world()
 
     def forked(answers: multiprocessing.connection.Connection) -> None:
-        for call in (node.next_world, lambda: world.store, lambda: node.state, node._node.interrupt):
+        for call in (node.next_world, lambda: world.store, lambda: node.state, node.wait_change):
             try:
                 call()
             except errors.LeftError as error:  # noqa: PERF203 - each call is expected to raise
                 answers.send(str(error))
-        answers.send((node._node.num_nodes_waiting(), node._node.leave(), world.rank))
+        answers.send((node.changing, node.leave(), world.rank))
 
     ours, theirs = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=forked, args=(theirs,))
@@ -117,7 +117,7 @@ def test_a_node_of_another_process(join: JoinNode) -> None:
         assert ours.poll(10)
         assert f"process {child.pid} was forked from it" in ours.recv()
     assert ours.poll(10)
-    assert ours.recv() == (0, False, 0)
+    assert ours.recv() == (False, False, 0)
     child.join(10)
     assert child.exitcode == 0
     assert node.state == "member"
@@ -151,27 +151,6 @@ def test_an_argument_that_cannot_be_served(join: JoinNode) -> None:
     store.set("text", b"no number")
     with pytest.raises(errors.RendezvousError, match="number"):
         store.add("text")
-
-
-def test_an_interrupt_is_not_an_error_of_the_package(join: JoinNode) -> None:
-    node = join("node-1")
-    ended = threading.Event()
-
-    def interrupt() -> None:
-        # Only what waits already is interrupted.
-        while not ended.wait(0.05):
-            node._node.interrupt()
-
-    interrupting = threading.Thread(target=interrupt)
-    interrupting.start()
-    try:
-        with pytest.raises(InterruptedError):
-            node.next_world()
-    finally:
-        ended.set()
-        interrupting.join()
-    with pytest.raises(errors.JoinTimeoutError):
-        node.next_world(timeout_seconds=0.1)
 
 
 def test_a_time_that_is_none(join: JoinNode) -> None:

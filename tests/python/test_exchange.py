@@ -48,7 +48,7 @@ def test_the_exchange_continues_after_the_session_has_ended(make: MakeHandler) -
     wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)
     with pytest.raises(RendezvousClosedError):
         second.next_rendezvous()
-    node(second).leave()
+    node(second).leave().wait()
     assert second.num_nodes_waiting() == 1
     store.set(*own)
     store.multi_set([f"{ASSIGNED_RANKS}{rank}" for rank in (0, 1)], [b"[]", b"[]"])

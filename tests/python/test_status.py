@@ -17,9 +17,9 @@ def test_a_run_is_shown_with_its_nodes_and_rounds(etcd: Service, capsys: pytest.
         "node_name": "node-7",
         "local_addr": "127.0.0.1",
     }
-    node = _core.Node.join(_core.Settings(given, {}), port=29507)
+    node = _core.Node.join(_core.Settings(given, {}), port=29507).wait()
     try:
-        node.next_world(timeout_seconds=30.0)
+        node.next_world(timeout_seconds=30.0).wait()
         assert main(["status", "shown", "--endpoint", etcd.endpoint, "--json"]) == 0
         document = json.loads(capsys.readouterr().out)
         assert [node["name"] for node in document["nodes"]] == ["node-7"]
@@ -29,7 +29,7 @@ def test_a_run_is_shown_with_its_nodes_and_rounds(etcd: Service, capsys: pytest.
         assert "node-7" in told
         assert "rank 0" in told
     finally:
-        node.leave(timeout_seconds=5.0)
+        node.leave(timeout_seconds=5.0).wait()
 
 
 def test_a_missing_run_is_an_error(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:

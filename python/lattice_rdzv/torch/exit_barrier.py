@@ -56,7 +56,7 @@ class ExitBarrier:
         if self._asked and not self._full:
             try:
                 keys = [EXIT_BARRIER_FULL, EXIT_BARRIER_COUNT]
-                full, count = self._store.get_now(keys, timeout_seconds=timeout_seconds)
+                full, count = self._store.get_now(keys, timeout_seconds=timeout_seconds).wait()
             except RendezvousError:
                 return False
             self._full = full is not None or (count is not None and int(count) >= self._size)
@@ -66,7 +66,7 @@ class ExitBarrier:
         """Adds to the number of agents that have arrived, and returns it."""
         # Set even if the call fails, because the workers have succeeded, and the service may have applied the write.
         self._asked = True
-        count = self._store.add(EXIT_BARRIER_COUNT, amount, timeout_seconds=timeout_seconds, finished=True)
+        count = self._store.add(EXIT_BARRIER_COUNT, amount, timeout_seconds=timeout_seconds, finished=True).wait()
         self._full = count >= self._size
         return count
 
@@ -85,7 +85,7 @@ class ExitBarrier:
             look_seconds = (between_seconds if changed else _COUNT_SECONDS) * _RANDOM.uniform(1.0, 1.5)
             wait_seconds = max(0.0, min(left_seconds, look_seconds))
             try:
-                full = self._store.get(EXIT_BARRIER_FULL, timeout_seconds=wait_seconds, until_change=not changed)
+                full = self._store.get(EXIT_BARRIER_FULL, timeout_seconds=wait_seconds, until_change=not changed).wait()
             except StoreTimeoutError:
                 if left_seconds <= look_seconds:
                     if self._node.hosts:
@@ -117,7 +117,7 @@ class ExitBarrier:
         if self._node.closed is not None:
             return True
         try:
-            return not self._node.unfinished()
+            return not self._node.unfinished().wait()
         except RendezvousError:
             # Without the service, it is unknown which nodes are left.
             return False

@@ -166,7 +166,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
         if self._settings.leave_on_signal:
             # Each time, because torch sets its own handlers when it starts workers.
             self._membership.tell_signals(ending_signals())
-        return node.next_world(port=port)
+        return node.next_world(port=port).wait()
 
     def _join(self) -> _core.Node:
         node = self._membership.join()
@@ -182,12 +182,12 @@ class LatticeRendezvousHandler(RendezvousHandler):
                 return True
             node = self._join()
             self._wait_for_a_life(node)
-        return node.close("ended", why="closed by the program")
+        return node.close("ended", why="closed by the program").wait()
 
     def _wait_for_a_life(self, node: _core.Node) -> None:
         # A node closes the life that it is in. Before it knows its life, it cannot close the run.
         try:
-            node.store(timeout_seconds=self._settings.close_timeout_seconds)
+            node.wait_begun(timeout_seconds=self._settings.close_timeout_seconds).wait()
         except JoinTimeoutError:
             logger.debug("run `%s` has not begun within `close_timeout`", self.get_run_id())
 
@@ -231,12 +231,12 @@ class LatticeRendezvousHandler(RendezvousHandler):
         limit_seconds = max(0.0, limit_seconds - (time.monotonic() - began))
         match verdict(progress, in_flight, on_node_failure=self._settings.on_node_failure):
             case Verdict.SUCCEEDED:
-                done = node.close("succeeded", timeout_seconds=limit_seconds)
+                call = node.close("succeeded", timeout_seconds=limit_seconds)
             case Verdict.FAILED:
-                done = node.close("failed", why=failure(in_flight), timeout_seconds=limit_seconds)
+                call = node.close("failed", why=failure(in_flight), timeout_seconds=limit_seconds)
             case Verdict.LEAVE:
-                done = node.leave(timeout_seconds=limit_seconds)
-        return done
+                call = node.leave(timeout_seconds=limit_seconds)
+        return call.wait()
 
     def _in_flight(self) -> BaseException | None:
         error = sys.exc_info()[1]

@@ -59,7 +59,7 @@ class LatticeStore(Store):
         content = _bytes(value)
         self.exchange.note(key, content)
         try:
-            self._store.set(key, content, timeout_seconds=self._timeout_seconds())
+            self._store.set(key, content, timeout_seconds=self._timeout_seconds()).wait()
         except LeftError:
             if not self.exchange.is_over([key]):
                 raise
@@ -70,7 +70,7 @@ class LatticeStore(Store):
         agents = are_exchanged([key])
         value = None
         try:
-            value = self._store.get(key, timeout_seconds=self._timeout_seconds(), until_change=agents)
+            value = self._store.get(key, timeout_seconds=self._timeout_seconds(), until_change=agents).wait()
         except LeftError:
             if not self.exchange.is_over([key]):
                 raise
@@ -81,19 +81,19 @@ class LatticeStore(Store):
         """Adds to a counter and returns its new value."""
         if key == EXIT_BARRIER_COUNT:
             return self.exit_barrier.add(value, timeout_seconds=self._timeout_seconds())
-        return self._store.add(key, value, timeout_seconds=self._timeout_seconds())
+        return self._store.add(key, value, timeout_seconds=self._timeout_seconds()).wait()
 
     @raises_store_errors
     def compare_set(self, key: str, expected_value: str | bytes, desired_value: str | bytes) -> bytes:
         """Puts `desired_value` if the key holds `expected_value`, or if the key is absent and `expected_value` is empty.
         Returns the value afterwards."""
         expected, desired = _bytes(expected_value), _bytes(desired_value)
-        return self._store.compare_set(key, expected, desired, timeout_seconds=self._timeout_seconds())
+        return self._store.compare_set(key, expected, desired, timeout_seconds=self._timeout_seconds()).wait()
 
     @raises_store_errors
     def check(self, keys: Sequence[str]) -> bool:
         """Returns whether all of the keys exist. A queue that is not empty counts as a key, as in `TCPStore`."""
-        return self._store.check(list(keys), timeout_seconds=self._timeout_seconds())
+        return self._store.check(list(keys), timeout_seconds=self._timeout_seconds()).wait()
 
     @raises_store_errors
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
@@ -103,7 +103,7 @@ class LatticeStore(Store):
         if names == [EXIT_BARRIER_FULL]:
             self.exit_barrier.wait(timeout_seconds=limit_seconds)
         elif names:
-            self._store.wait(names, timeout_seconds=limit_seconds)
+            self._store.wait(names, timeout_seconds=limit_seconds).wait()
 
     @raises_store_errors
     def multi_get(self, keys: Sequence[str]) -> list[bytes]:
@@ -112,7 +112,7 @@ class LatticeStore(Store):
         agents = are_exchanged(names)
         values: list[bytes | None] = [None] * len(names)
         try:
-            values = self._store.multi_get(names, timeout_seconds=self._timeout_seconds(), until_change=agents)
+            values = self._store.multi_get(names, timeout_seconds=self._timeout_seconds(), until_change=agents).wait()
         except LeftError:
             if not self.exchange.is_over(names):
                 raise
@@ -126,7 +126,7 @@ class LatticeStore(Store):
         names = list(keys)
         items = [(name, _bytes(value)) for name, value in zip(names, values, strict=True)]
         try:
-            self._store.multi_set(items, timeout_seconds=self._timeout_seconds())
+            self._store.multi_set(items, timeout_seconds=self._timeout_seconds()).wait()
         except LeftError:
             if not self.exchange.is_over(names):
                 raise
@@ -134,17 +134,17 @@ class LatticeStore(Store):
     @raises_store_errors
     def append(self, key: str, value: str | bytes) -> None:
         """Appends to a value."""
-        self._store.append(key, _bytes(value), timeout_seconds=self._timeout_seconds())
+        self._store.append(key, _bytes(value), timeout_seconds=self._timeout_seconds()).wait()
 
     @raises_store_errors
     def delete_key(self, key: str) -> bool:
         """Deletes a key. Returns whether it existed."""
-        return self._store.delete(key, timeout_seconds=self._timeout_seconds())
+        return self._store.delete(key, timeout_seconds=self._timeout_seconds()).wait()
 
     @raises_store_errors
     def num_keys(self) -> int:
         """Returns the number of keys."""
-        return self._store.count(timeout_seconds=self._timeout_seconds())
+        return self._store.count(timeout_seconds=self._timeout_seconds()).wait()
 
     # The names that a `PrefixStore` calls.
     deleteKey = delete_key  # noqa: N815
@@ -157,12 +157,12 @@ class LatticeStore(Store):
     @raises_store_errors
     def queue_push(self, key: str, value: str | bytes) -> None:
         """Puts a value at the end of a queue."""
-        self._store.queue_push(key, _bytes(value), timeout_seconds=self._timeout_seconds())
+        self._store.queue_push(key, _bytes(value), timeout_seconds=self._timeout_seconds()).wait()
 
     @raises_store_errors
     def queue_pop(self, key: str, block: bool = True) -> bytes:
         """Takes the first value of a queue. If the queue is empty, waits with `block`, and raises otherwise."""
-        value = self._store.queue_pop(key, block=block, timeout_seconds=self._timeout_seconds())
+        value = self._store.queue_pop(key, block=block, timeout_seconds=self._timeout_seconds()).wait()
         if value is None:
             # A separate class since torch 2.8.
             empty: type[Exception] = getattr(dist, "QueueEmptyError", dist.DistStoreError)
@@ -172,12 +172,12 @@ class LatticeStore(Store):
     @raises_store_errors
     def queue_len(self, key: str) -> int:
         """Returns the number of values in a queue."""
-        return self._store.queue_len(key, timeout_seconds=self._timeout_seconds())
+        return self._store.queue_len(key, timeout_seconds=self._timeout_seconds()).wait()
 
     @raises_store_errors
     def list_keys(self) -> list[str]:
         """Returns all keys."""
-        return self._store.list(timeout_seconds=self._timeout_seconds())
+        return self._store.list(timeout_seconds=self._timeout_seconds()).wait()
 
     def clone(self) -> LatticeStore:
         """Returns another store with these keys and a separate timeout."""
