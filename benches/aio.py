@@ -37,7 +37,7 @@ ready = threading.Event()
 async def program(seconds):
     run = await aio.join(sys.argv[2], endpoint=sys.argv[1], nnodes=1, local_address="127.0.0.1", settle_time=0.01)
     store = (await run.next_world()).store
-    pending = [asyncio.create_task(store.get(f"never-{number}")) for number in range(20)]
+    pending = [asyncio.create_task(store.wait(f"never-{number}")) for number in range(20)]
     pending += [asyncio.create_task(store.set(f"key-{number}", b"value")) for number in range(20)]
     pending += [asyncio.create_task(store.queue_pop("never")), asyncio.create_task(run.wait_change())]
     await asyncio.sleep(float(sys.argv[3]))
@@ -87,8 +87,8 @@ async def threads_of(store: aio.Store, count: int) -> int:
     """How many threads there are more while that many calls wait."""
     await store.set("there", b"")
     before = threads()
-    waiting = [asyncio.create_task(store.get(f"never-{number}")) for number in range(count)]
-    await store.get("there")
+    waiting = [asyncio.create_task(store.wait(f"never-{number}")) for number in range(count)]
+    await store.wait("there")
     added = threads() - before
     for task in waiting:
         task.cancel()

@@ -20,7 +20,7 @@ Without an etcd, use `with lattice_rdzv.serve() as server:`, which runs an embed
 """
 
 from lattice_rdzv import errors
-from lattice_rdzv._core import Change, Member, __version__
+from lattice_rdzv._core import Change, Closed, Member, __version__
 from lattice_rdzv._run import Run, join
 from lattice_rdzv._serve import Server, serve
 from lattice_rdzv._store import Store
@@ -40,6 +40,7 @@ from lattice_rdzv.errors import (
 
 __all__ = [
     "Change",
+    "Closed",
     "ClosedError",
     "JoinTimeoutError",
     "LeftError",
@@ -60,3 +61,8 @@ __all__ = [
     "join",
     "serve",
 ]
+
+# The modules that define them are private. A pickle and a traceback name this one.
+for _public in (Run, Server, Store, World, join, serve):
+    _public.__module__ = __name__
+del _public

@@ -14,6 +14,7 @@ from typing_extensions import Buffer
 __all__ = [
     "Call",
     "Change",
+    "Closed",
     "Completions",
     "Member",
     "Node",
@@ -127,31 +128,67 @@ class Settings:
 
 @final
 class Change:
-    """Why the world that a node is in is about to be replaced."""
+    """Why the world that a node is in is about to be replaced. A value: it can be compared, hashed and pickled."""
 
+    def __new__(cls, round: int, kind: str, why: str, nodes: Sequence[str]) -> Change: ...  # noqa: A002
     @property
-    def round(self) -> int: ...
+    def round(self) -> int:
+        """Number of the round that is about to be replaced."""
+    @property
+    def kind(self) -> Literal["lost", "leaving", "seeking", "newcomers", "closed", "replaced"]:
+        """Kind of the change."""
     @property
     def why(self) -> str:
-        """For example `lost node-3` or `2 nodes want to join: node-4, node-5`."""
-    @property
-    def kind(self) -> Literal["lost", "leaving", "seeking", "newcomers", "closed", "replaced"]: ...
+        """Reason in words, such as `lost node-3` or `2 nodes want to join: node-4, node-5`."""
     @property
     def nodes(self) -> list[str]:
-        """The first names concerned."""
+        """Names of the first nodes that the change is about."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[type[Change], tuple[int, str, str, list[str]]]: ...
 
 @final
 class Member:
-    """One node of a world."""
+    """One node of a world. A value: it can be compared, hashed and pickled."""
 
+    def __new__(cls, rank: int, name: str, node_id: str, topology: str | None = None) -> Member: ...
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Rank of the node, from 0 to the size of its world - 1."""
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the node, with `#2` and so on if another node of the world has the same name."""
     @property
-    def node_id(self) -> str: ...
+    def node_id(self) -> str:
+        """Random id of the node, which no other node has."""
     @property
-    def topology(self) -> str | None: ...
+    def topology(self) -> str | None:
+        """Label of the node's place, such as a rack, or `None`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[type[Member], tuple[int, str, str, str | None]]: ...
+
+@final
+class Closed:
+    """How a run was closed. A value, and a sequence of the three fields."""
+
+    def __new__(cls, outcome: str, by: str, why: str) -> Closed: ...
+    @property
+    def outcome(self) -> Literal["succeeded", "failed", "ended"]:
+        """Outcome of the run."""
+    @property
+    def by(self) -> str:
+        """Name of the node or command that closed the run."""
+    @property
+    def why(self) -> str:
+        """Reason that it gave, or an empty string."""
+    def __getitem__(self, index: int, /) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[type[Closed], tuple[str, str, str]]: ...
 
 @final
 class World:
@@ -205,8 +242,8 @@ class Node:
     def change(self) -> Change | None: ...
     def wait_change(self, *, timeout_seconds: float | None = None) -> Call[Change | None]: ...
     @property
-    def closed(self) -> tuple[str, str, str] | None:
-        """Outcome, by whom, why; `None` while the run is open as far as this node knows."""
+    def closed(self) -> Closed | None:
+        """How the run was closed; `None` while it is open as far as this node knows."""
     def store(self) -> Store:
         """The run-wide store, which outlives rounds. Its calls wait until the run has begun."""
     def wait_begun(self, *, timeout_seconds: float) -> Call[None]:
@@ -273,9 +310,9 @@ class Store:
         transaction: from then on it is neither waited for nor lost when it goes."""
     def compare_set(
         self, key: str, expected: Buffer, desired: Buffer, *, timeout_seconds: float | None = 300.0
-    ) -> Call[bytes]:
-        """Puts `desired` if the key holds `expected` (or is absent and `expected` is empty); returns what it holds
-        afterwards (`expected` if the key is absent and `expected` is not empty)."""
+    ) -> Call[tuple[bool, bytes]]:
+        """Puts `desired` if the key holds `expected` (or is absent and `expected` is empty). Returns whether it did, and
+        what the key holds afterwards (`expected` if the key is absent and `expected` is not empty)."""
     def append(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]: ...
     def delete(self, key: str, *, timeout_seconds: float | None = 300.0) -> Call[bool]: ...
     def wait(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> Call[None]: ...

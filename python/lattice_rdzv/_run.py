@@ -137,28 +137,28 @@ class Part:
         return self._node.change
 
     @property
-    def closed(self) -> tuple[str, str, str] | None:
-        """Outcome, by whom, and why; `None` while the run is open as far as this node knows."""
+    def closed(self) -> _core.Closed | None:
+        """How the run was closed; `None` while it is open as far as this node knows."""
         return self._node.closed
 
     @property
     def run_id(self) -> str:
-        """Which run."""
+        """Name of the run."""
         return self._node.run_id
 
     @property
     def name(self) -> str:
-        """What this node is called; with `#2` and so on if another live node was called so before."""
+        """Name of this node, with `#2` and so on if another node of its world has the same name."""
         return self._node.name
 
     @property
     def node_id(self) -> str:
-        """What no other node is ever called."""
+        """Random id of this node, which no other node has."""
         return self._node.node_id
 
     @property
     def endpoint(self) -> str:
-        """The endpoint in use."""
+        """Endpoint of the rendezvous service that this node uses now."""
         return self._node.endpoint
 
     @property
@@ -180,7 +180,12 @@ class Part:
         self._membership.tell_signals([signal.SIGTERM] if ends else [])
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.run_id!r} node={self.name!r} state={self.state!r} endpoint={self.endpoint!r}>"
+        what = f"<{type(self).__name__} {self._settings.run_id!r}"
+        if self._membership.node is None:
+            return f"{what} that has not joined>"
+        if not self._membership.is_of_this_process:
+            return f"{what} of the process from which this one was forked>"
+        return f"{what} node={self.name!r} state={self.state!r} endpoint={self.endpoint!r}>"
 
 
 class Run(Part):

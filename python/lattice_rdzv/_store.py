@@ -10,11 +10,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typing_extensions import Buffer
+
     from lattice_rdzv import _core
 
 
 class Store:
-    """A key-value space that the nodes of a run share. Keys are strings and values are bytes.
+    """A key-value space that the nodes of a run share. Keys are strings. Values are bytes, or any object with the buffer
+    protocol.
 
     Each write is applied exactly once, also if its request has to be repeated. Each method retries transport errors
     until `timeout_seconds` is over and then raises `StoreTimeoutError`; `None` means no limit.
@@ -25,29 +28,33 @@ class Store:
     def __init__(self, core: _core.Store) -> None:
         self._core = core
 
-    def set(self, key: str, value: bytes, *, timeout_seconds: float | None = 300.0) -> None:
+    def set(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> None:
         """Sets the value of a key."""
         self._core.set(key, value, timeout_seconds=timeout_seconds).wait()
 
-    def get(self, key: str, *, timeout_seconds: float | None = 300.0, until_change: bool = False) -> bytes | None:
-        """Waits until the key exists and returns its value.
+    def get(self, key: str, *, timeout_seconds: float | None = 300.0) -> bytes | None:
+        """Returns the present value of a key, or `None` if the key does not exist. Does not wait for the key."""
+        return self._core.get_now([key], timeout_seconds=timeout_seconds).wait()[0]
 
-        With `until_change`, returns `None` as soon as the round's world is known to change or the run is closed, unless
-        the key exists.
-        """
-        return self._core.get(key, timeout_seconds=timeout_seconds, until_change=until_change).wait()
+    def wait(self, key: str, *, timeout_seconds: float | None = 300.0) -> bytes:
+        """Waits until a key exists and returns its value."""
+        return _value(self._core.get(key, timeout_seconds=timeout_seconds).wait())
 
-    def get_now(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> list[bytes | None]:
-        """Returns the present value of each key, and `None` for a key that does not exist."""
+    def multi_get(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> list[bytes | None]:
+        """Returns the present value of each key, or `None` for a key that does not exist. Does not wait for the keys."""
         return self._core.get_now(keys, timeout_seconds=timeout_seconds).wait()
 
-    def multi_get(
+    def multi_wait(
         self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0, until_change: bool = False
     ) -> list[bytes | None]:
-        """Waits until all keys exist and returns their values, as `get` does for one key."""
+        """Waits until all keys exist and returns their values.
+
+        With `until_change`, stops waiting as soon as the round's world is known to change or the run is closed, and
+        returns `None` for each key that does not exist.
+        """
         return self._core.multi_get(keys, timeout_seconds=timeout_seconds, until_change=until_change).wait()
 
-    def multi_set(self, items: Sequence[tuple[str, bytes]], *, timeout_seconds: float | None = 300.0) -> None:
+    def multi_set(self, items: Sequence[tuple[str, Buffer]], *, timeout_seconds: float | None = 300.0) -> None:
         """Sets many values. If this fails, some of them may have been set."""
         self._core.multi_set(items, timeout_seconds=timeout_seconds).wait()
 
@@ -55,24 +62,22 @@ class Store:
         """Adds `amount` to a counter and returns its new value. A counter starts at 0."""
         return self._core.add(key, amount, timeout_seconds=timeout_seconds).wait()
 
-    def compare_set(self, key: str, expected: bytes, desired: bytes, *, timeout_seconds: float | None = 300.0) -> bytes:
+    def compare_set(
+        self, key: str, expected: Buffer, desired: Buffer, *, timeout_seconds: float | None = 300.0
+    ) -> bool:
         """Sets the value to `desired` if it is `expected`, or if the key does not exist and `expected` is empty.
 
-        Returns the value afterwards, or `expected` if the key does not exist.
+        Returns whether it has set the value.
         """
-        return self._core.compare_set(key, expected, desired, timeout_seconds=timeout_seconds).wait()
+        return self._core.compare_set(key, expected, desired, timeout_seconds=timeout_seconds).wait()[0]
 
-    def append(self, key: str, value: bytes, *, timeout_seconds: float | None = 300.0) -> None:
+    def append(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> None:
         """Appends to the value of a key, which is empty if the key does not exist."""
         self._core.append(key, value, timeout_seconds=timeout_seconds).wait()
 
     def delete(self, key: str, *, timeout_seconds: float | None = 300.0) -> bool:
         """Deletes a key and returns whether it existed. Its queue remains."""
         return self._core.delete(key, timeout_seconds=timeout_seconds).wait()
-
-    def wait(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> None:
-        """Waits until all keys exist. A queue that is not empty counts as a key."""
-        self._core.wait(keys, timeout_seconds=timeout_seconds).wait()
 
     def check(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> bool:
         """Returns whether all keys exist now. A queue that is not empty counts as a key."""
@@ -86,7 +91,7 @@ class Store:
         """Returns the keys in order, without queues."""
         return self._core.list(timeout_seconds=timeout_seconds).wait()
 
-    def queue_push(self, key: str, value: bytes, *, timeout_seconds: float | None = 300.0) -> None:
+    def queue_push(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> None:
         """Adds a value at the end of a queue."""
         self._core.queue_push(key, value, timeout_seconds=timeout_seconds).wait()
 
@@ -99,7 +104,7 @@ class Store:
         """
         return self._core.queue_pop(key, block=block, timeout_seconds=timeout_seconds).wait()
 
-    def queue_keep(self, key: str, value: bytes) -> None:
+    def queue_keep(self, key: str, value: Buffer) -> None:
         """Keeps a value that `queue_pop` returned for the next `queue_pop` of this node, because it did not reach its
         receiver. Leaving the run puts such values back at the end of their queue."""
         self._core.queue_keep(key, value).wait()
@@ -110,3 +115,11 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__name__}>"
+
+    # The name of `multi_get` before 0.2.0.
+    get_now = multi_get
+
+
+def _value(value: bytes | None) -> bytes:
+    assert value is not None, "only a wait until a change can end without a value"
+    return value

@@ -21,11 +21,14 @@ import os
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from lattice_rdzv import _core, _process, _run, _world
+from lattice_rdzv import _core, _process, _run, _store, _world
 from lattice_rdzv._core import Change, Member
 from lattice_rdzv._run import Setting
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["Run", "Store", "World", "join"]
 
@@ -142,25 +145,29 @@ class Store:
     def __init__(self, core: _core.Store) -> None:
         self._core = core
 
-    async def set(self, key: str, value: bytes, *, timeout_seconds: float | None = 300.0) -> None:
+    async def set(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> None:
         """Sets the value of a key; see `lattice_rdzv.Store.set`."""
         await _result(self._core.set(key, value, timeout_seconds=timeout_seconds))
 
-    async def get(self, key: str, *, timeout_seconds: float | None = 300.0, until_change: bool = False) -> bytes | None:
-        """Waits for a key; see `lattice_rdzv.Store.get`."""
-        return await _result(self._core.get(key, timeout_seconds=timeout_seconds, until_change=until_change))
+    async def get(self, key: str, *, timeout_seconds: float | None = 300.0) -> bytes | None:
+        """Returns the present value of a key; see `lattice_rdzv.Store.get`."""
+        return (await _result(self._core.get_now([key], timeout_seconds=timeout_seconds)))[0]
 
-    async def get_now(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> list[bytes | None]:
-        """Returns the present values; see `lattice_rdzv.Store.get_now`."""
+    async def wait(self, key: str, *, timeout_seconds: float | None = 300.0) -> bytes:
+        """Waits for a key; see `lattice_rdzv.Store.wait`."""
+        return _store._value(await _result(self._core.get(key, timeout_seconds=timeout_seconds)))
+
+    async def multi_get(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> list[bytes | None]:
+        """Returns the present values; see `lattice_rdzv.Store.multi_get`."""
         return await _result(self._core.get_now(keys, timeout_seconds=timeout_seconds))
 
-    async def multi_get(
+    async def multi_wait(
         self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0, until_change: bool = False
     ) -> list[bytes | None]:
-        """Waits for all keys; see `lattice_rdzv.Store.multi_get`."""
+        """Waits for all keys; see `lattice_rdzv.Store.multi_wait`."""
         return await _result(self._core.multi_get(keys, timeout_seconds=timeout_seconds, until_change=until_change))
 
-    async def multi_set(self, items: Sequence[tuple[str, bytes]], *, timeout_seconds: float | None = 300.0) -> None:
+    async def multi_set(self, items: Sequence[tuple[str, Buffer]], *, timeout_seconds: float | None = 300.0) -> None:
         """Sets many values; see `lattice_rdzv.Store.multi_set`."""
         await _result(self._core.multi_set(items, timeout_seconds=timeout_seconds))
 
@@ -169,22 +176,18 @@ class Store:
         return await _result(self._core.add(key, amount, timeout_seconds=timeout_seconds))
 
     async def compare_set(
-        self, key: str, expected: bytes, desired: bytes, *, timeout_seconds: float | None = 300.0
-    ) -> bytes:
+        self, key: str, expected: Buffer, desired: Buffer, *, timeout_seconds: float | None = 300.0
+    ) -> bool:
         """Sets a value if it is `expected`; see `lattice_rdzv.Store.compare_set`."""
-        return await _result(self._core.compare_set(key, expected, desired, timeout_seconds=timeout_seconds))
+        return (await _result(self._core.compare_set(key, expected, desired, timeout_seconds=timeout_seconds)))[0]
 
-    async def append(self, key: str, value: bytes, *, timeout_seconds: float | None = 300.0) -> None:
+    async def append(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> None:
         """Appends to a value; see `lattice_rdzv.Store.append`."""
         await _result(self._core.append(key, value, timeout_seconds=timeout_seconds))
 
     async def delete(self, key: str, *, timeout_seconds: float | None = 300.0) -> bool:
         """Deletes a key; see `lattice_rdzv.Store.delete`."""
         return await _result(self._core.delete(key, timeout_seconds=timeout_seconds))
-
-    async def wait(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> None:
-        """Waits for all keys; see `lattice_rdzv.Store.wait`."""
-        await _result(self._core.wait(keys, timeout_seconds=timeout_seconds))
 
     async def check(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> bool:
         """Returns whether all keys exist now; see `lattice_rdzv.Store.check`."""
@@ -198,7 +201,7 @@ class Store:
         """Returns the keys; see `lattice_rdzv.Store.list`."""
         return await _result(self._core.list(timeout_seconds=timeout_seconds))
 
-    async def queue_push(self, key: str, value: bytes, *, timeout_seconds: float | None = 300.0) -> None:
+    async def queue_push(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> None:
         """Adds a value at the end of a queue; see `lattice_rdzv.Store.queue_push`."""
         await _result(self._core.queue_push(key, value, timeout_seconds=timeout_seconds))
 
@@ -206,7 +209,7 @@ class Store:
         """Removes and returns the first value of a queue; see `lattice_rdzv.Store.queue_pop`."""
         return await _result(self._core.queue_pop(key, block=block, timeout_seconds=timeout_seconds))
 
-    async def queue_keep(self, key: str, value: bytes) -> None:
+    async def queue_keep(self, key: str, value: Buffer) -> None:
         """Keeps a value for the next pop; see `lattice_rdzv.Store.queue_keep`."""
         await _result(self._core.queue_keep(key, value))
 
@@ -216,6 +219,9 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__name__}>"
+
+    # The name of `multi_get` before 0.2.0.
+    get_now = multi_get
 
 
 class _Calls:

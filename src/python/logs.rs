@@ -24,7 +24,7 @@ use tracing_subscriber::{
     registry::Registry,
 };
 
-use super::runtime::{Process, TICK};
+use super::runtime::{Process, tick};
 use crate::protocol::printable::printable;
 
 /// The maximum number of waiting records, which is sufficient for minutes of a busy node.
@@ -102,13 +102,14 @@ impl Queue {
 pub(super) fn fetch(py: Python<'_>, limit: Duration) -> PyResult<Vec<Entry>> {
     let queue = &Process::current().logs;
     let deadline = Instant::now() + limit;
+    let tick = tick().unwrap_or(limit);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if let Some(records) = py.detach(|| queue.fetch(left.min(TICK))) {
+        if let Some(records) = py.detach(|| queue.fetch(left.min(tick))) {
             return Ok(records);
         }
         py.check_signals()?;
-        if left <= TICK {
+        if left <= tick {
             return Ok(Vec::new());
         }
     }

@@ -16,6 +16,7 @@ mod settings;
 mod signals;
 mod status;
 mod store;
+mod values;
 mod world;
 
 /// The native core, converted and forwarded.
@@ -31,13 +32,15 @@ mod _core {
         server::Server,
         settings::Settings,
         store::Store,
-        world::{Change, Member, World},
+        values::{Change, Closed, Member},
+        world::World,
     };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::runtime::refuse_subinterpreter(module.py())?;
         super::runtime::watch_forks()?;
+        super::runtime::find_main_thread(module.py())?;
         super::logs::record();
         super::errors::resolve(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))

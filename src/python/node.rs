@@ -17,7 +17,8 @@ use super::{
     seconds::{duration, optional_duration},
     settings::Settings,
     store::Store,
-    world::{Change, World},
+    values::{Change, Closed},
+    world::World,
 };
 use crate::{
     Error,
@@ -135,11 +136,10 @@ impl Node {
         Ok(Call::wait_for(work, |_, change| Ok(change.map(Change::from))))
     }
 
-    /// Outcome, by whom, why; `None` while the run is open as far as this node knows.
+    /// How the run was closed; `None` while it is open as far as this node knows.
     #[getter]
-    fn closed(&self) -> PyResult<Option<(&'static str, String, String)>> {
-        let closed = self.joined.get()?.core.subscribe().borrow().closed.clone();
-        Ok(closed.map(|closed| (closed.outcome.as_str(), closed.by, closed.why)))
+    fn closed(&self) -> PyResult<Option<Closed>> {
+        Ok(self.joined.get()?.core.subscribe().borrow().closed.clone().map(Closed::from))
     }
 
     /// The run-wide store, which outlives rounds.

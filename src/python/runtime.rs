@@ -19,7 +19,7 @@ use std::{
     pin::pin,
     sync::{
         Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicPtr, AtomicU32, Ordering},
+        atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
     },
     thread::{self, ThreadId},
     time::{Duration, Instant},
@@ -43,7 +43,7 @@ use super::{
 };
 
 /// Between two looks for signals. A person notices 100 ms.
-pub(super) const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(50);
 
 /// What `shutdown` may take.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
@@ -78,6 +78,27 @@ pub(super) fn watch_forks() -> PyResult<()> {
         unsafe { libc::pthread_atfork(None, None, Some(count_fork)) }
     });
     if error == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(error).into()) }
+}
+
+/// The thread that Python had as its main thread at the import.
+static MAIN_THREAD: AtomicU64 = AtomicU64::new(0);
+
+/// Remembers the main thread of Python, which is another than that of the process where Python is embedded.
+pub(super) fn find_main_thread(py: Python<'_>) -> PyResult<()> {
+    let ident: Option<u64> =
+        py.import("threading")?.call_method0("main_thread")?.getattr("ident")?.extract()?;
+    MAIN_THREAD.store(ident.unwrap_or(0), Ordering::Relaxed);
+    Ok(())
+}
+
+/// Between two looks for signals in this thread. Python handles them in its main thread only, so other threads need none.
+pub(super) fn tick() -> Option<Duration> {
+    // SAFETY: neither call has preconditions.
+    let (id, thread) = unsafe { (libc::gettid(), libc::pthread_self()) };
+    // After a fork, the thread that forked is the main thread, and has the process id.
+    let may_be_main =
+        u32::try_from(id) == Ok(std::process::id()) || MAIN_THREAD.load(Ordering::Relaxed) == thread;
+    may_be_main.then_some(TICK)
 }
 
 /// Refuses an import outside the main interpreter: all of a process shares one runtime, and the end of a subinterpreter
@@ -306,18 +327,19 @@ where
     let mut ongoing = process.begin(py)?;
     let handle = ongoing.handle.clone();
     let mut future = pin!(future);
+    let tick = tick();
     loop {
-        let tick = py.detach(|| {
+        let end = py.detach(|| {
             handle.block_on(async {
                 tokio::select! {
                     biased;
                     end = future.as_mut() => Tick::Done(end),
                     () = ongoing.ending() => Tick::Ending,
-                    () = sleep(TICK) => Tick::Nothing,
+                    () = sleep(tick.unwrap_or(FOREVER)), if tick.is_some() => Tick::Nothing,
                 }
             })
         });
-        match tick {
+        match end {
             // At exit the nodes leave, which ends the call of a daemon thread with an error that nobody should see.
             Tick::Done(end) if !process.refuses_this_thread() => return Ok(end),
             Tick::Done(_) | Tick::Ending => {

@@ -121,6 +121,7 @@ impl Store {
         call!(write, self, timeout_seconds, |core, left| core.add(&key, amount, finished, left))
     }
 
+    /// Whether it put `desired`, and what the key holds afterwards.
     #[pyo3(signature = (key, expected, desired, *, timeout_seconds = 300.0))]
     fn compare_set(
         &self,
@@ -129,12 +130,7 @@ impl Store {
         desired: Value,
         timeout_seconds: Option<f64>,
     ) -> PyResult<Call> {
-        call!(write, self, timeout_seconds, |core, left| core.compare_set(
-            &key,
-            &expected.0,
-            &desired.0,
-            left
-        ))
+        call!(write, self, timeout_seconds, |core, left| core.swap(&key, &expected.0, &desired.0, left))
     }
 
     #[pyo3(signature = (key, value, *, timeout_seconds = 300.0))]

@@ -1,97 +1,11 @@
-//! `World`, `Member` and `Change`: what a node is told.
+//! `World`: the nodes of a completed round.
 
 use std::sync::{Arc, OnceLock};
 
 use pyo3::prelude::*;
 
-use super::{calls::Call, node::Joined, runtime::OfProcess, seconds::limit, store::Store};
-use crate::{
-    node::WorldFacts,
-    protocol::records::{ChangeKind, ChangeRecord, LastWorld, PlanEntry},
-    store::Store as CoreStore,
-};
-
-/// Why the world that a node is in is about to be replaced.
-#[derive(Debug)]
-#[pyclass(frozen, module = "lattice_rdzv._core")]
-pub(super) struct Change {
-    world: LastWorld,
-    record: ChangeRecord,
-}
-
-impl From<(LastWorld, ChangeRecord)> for Change {
-    fn from((world, record): (LastWorld, ChangeRecord)) -> Self {
-        Self { world, record }
-    }
-}
-
-#[pymethods]
-impl Change {
-    #[getter]
-    fn round(&self) -> u64 {
-        self.world.round
-    }
-
-    /// For example `lost node-3` or `2 nodes want to join: node-4, node-5`.
-    #[getter]
-    fn why(&self) -> &str {
-        &self.record.why
-    }
-
-    #[getter]
-    fn kind(&self) -> &'static str {
-        match self.record.kind {
-            ChangeKind::Lost => "lost",
-            ChangeKind::Leaving => "leaving",
-            ChangeKind::Seeking => "seeking",
-            ChangeKind::Newcomers => "newcomers",
-            ChangeKind::Closed => "closed",
-            ChangeKind::Replaced => "replaced",
-        }
-    }
-
-    /// The first names concerned.
-    #[getter]
-    fn nodes(&self) -> Vec<String> {
-        self.record.names.clone()
-    }
-
-    fn __repr__(&self) -> String {
-        format!("<Change round={} kind={:?} why={:?}>", self.world.round, self.kind(), self.record.why)
-    }
-}
-
-/// One node of a world.
-#[derive(Debug)]
-#[pyclass(frozen, module = "lattice_rdzv._core")]
-pub(super) struct Member(PlanEntry);
-
-#[pymethods]
-impl Member {
-    #[getter]
-    fn rank(&self) -> u32 {
-        self.0.rank
-    }
-
-    #[getter]
-    fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    #[getter]
-    fn node_id(&self) -> String {
-        self.0.id.to_string()
-    }
-
-    #[getter]
-    fn topology(&self) -> Option<&str> {
-        self.0.label.as_deref()
-    }
-
-    fn __repr__(&self) -> String {
-        format!("<Member rank={} name={:?}>", self.0.rank, self.0.name)
-    }
-}
+use super::{calls::Call, node::Joined, runtime::OfProcess, seconds::limit, store::Store, values::Member};
+use crate::{node::WorldFacts, protocol::records::LastWorld, store::Store as CoreStore};
 
 /// The nodes of a completed round, as one of them sees it.
 #[derive(Debug)]
@@ -173,7 +87,7 @@ impl World {
         let limit = limit(timeout_seconds)?;
         let (joined, facts) = (Arc::clone(&self.own.get()?.joined), Arc::clone(&self.facts));
         let work = async move { joined.core.members(&facts, limit).await };
-        Ok(Call::wait_for(work, |_, members| Ok(members?.into_iter().map(Member).collect::<Vec<_>>())))
+        Ok(Call::wait_for(work, |_, members| Ok(members?.into_iter().map(Member::from).collect::<Vec<_>>())))
     }
 
     fn __repr__(&self) -> String {

@@ -240,13 +240,14 @@ pub(super) struct CompareSet {
 }
 
 impl Change for CompareSet {
-    type Output = Vec<u8>;
+    /// Whether it put the content, and what the key holds afterwards.
+    type Output = (bool, Vec<u8>);
 
     fn reads(&self) -> Vec<Operation> {
         self.place.reads()
     }
 
-    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<Vec<u8>> {
+    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<(bool, Vec<u8>)> {
         let then = || replace(&self.place, self.desired.clone(), lease).to_vec();
         let Some(answers) = known else {
             let when = if self.expected.is_empty() {
@@ -259,18 +260,18 @@ impl Change for CompareSet {
         let held = Held::read(answers);
         match held.value() {
             Ok(None) if self.expected.is_empty() => Plan::write(absent(&self.place), then()),
-            Ok(None) => Plan::Done(self.expected.clone()),
+            Ok(None) => Plan::Done((false, self.expected.clone())),
             Ok(Some(value)) if value == self.expected => {
                 let item = held.content.or(held.counter);
                 Plan::write(item.as_ref().map(unchanged).unwrap_or_default(), then())
             }
-            Ok(Some(value)) => Plan::Done(value),
+            Ok(Some(value)) => Plan::Done((false, value)),
             Err(error) => error.into(),
         }
     }
 
-    fn applied(&self, _: &Seen) -> Result<Vec<u8>> {
-        Ok(self.desired.clone())
+    fn applied(&self, _: &Seen) -> Result<(bool, Vec<u8>)> {
+        Ok((true, self.desired.clone()))
     }
 }
 

@@ -365,6 +365,17 @@ impl Store {
         desired: &[u8],
         limit: Duration,
     ) -> Result<Vec<u8>> {
+        Ok(self.swap(key, expected, desired, limit).await?.1)
+    }
+
+    /// Does what [`Self::compare_set`] does, and also returns whether it put `desired`.
+    pub async fn swap(
+        &self,
+        key: &str,
+        expected: &[u8],
+        desired: &[u8],
+        limit: Duration,
+    ) -> Result<(bool, Vec<u8>)> {
         let progress = Progress::new(format!("compare_set {key}"));
         let change = CompareSet {
             place: self.inner.place(key)?,

@@ -66,11 +66,11 @@ def test_two_nodes_meet_and_share_a_store(etcd: Service, run_id: str) -> None:
             world = await run.next_world()
             total = await world.store.add("sum", world.rank + 1)
             await world.store.set(f"seen/{world.rank}", b"1")
-            await world.store.multi_get(["seen/0", "seen/1"])
+            await world.store.multi_wait(["seen/0", "seen/1"])
             if world.rank == 0:
                 await run.store.set("checkpoint", b"7")
             members = [member.name for member in await world.members()]
-            return world.rank, world.size, total, members, await run.store.get("checkpoint")
+            return world.rank, world.size, total, members, await run.store.wait("checkpoint")
 
     async def both() -> list[tuple[int, int, int, list[str], bytes | None]]:
         return list(await asyncio.gather(node("node-1"), node("node-2")))
@@ -88,8 +88,8 @@ def test_waits_take_no_threads(etcd: Service, run_id: str) -> None:
             store = (await run.next_world()).store
             await store.set("there", b"")
             before = threads()
-            waiting = [asyncio.create_task(store.get(f"key-{number}")) for number in range(WAITS)]
-            await store.get("there")
+            waiting = [asyncio.create_task(store.wait(f"key-{number}")) for number in range(WAITS)]
+            await store.wait("there")
             during = threads()
             await store.multi_set([(f"key-{number}", str(number).encode()) for number in range(WAITS)])
             assert [int(value or b"") for value in await asyncio.gather(*waiting)] == list(range(WAITS))
@@ -103,8 +103,8 @@ def test_a_cancelled_wait_ends_no_other(etcd: Service, run_id: str) -> None:
     async def story() -> bytes | None:
         async with await joined(etcd, run_id) as run:
             store = (await run.next_world()).store
-            ended = [asyncio.create_task(store.get("key")) for _ in range(3)]
-            staying = asyncio.create_task(store.get("key"))
+            ended = [asyncio.create_task(store.wait("key")) for _ in range(3)]
+            staying = asyncio.create_task(store.wait("key"))
             await store.set("other", b"")
             for task in ended:
                 task.cancel()
@@ -153,7 +153,7 @@ def test_no_time_limit_is_none(etcd: Service, run_id: str) -> None:
     async def story() -> bytes | None:
         async with await joined(etcd, run_id) as run:
             store = (await run.next_world()).store
-            waiting = asyncio.create_task(store.get("key", timeout_seconds=None))
+            waiting = asyncio.create_task(store.wait("key", timeout_seconds=None))
             await store.set("key", b"value", timeout_seconds=None)
             return await waiting
 
@@ -175,7 +175,7 @@ def test_cancelled_writes_are_applied_and_hold_up_neither_other_calls_nor_the_en
                 assert all(write.cancelled() for write in writes)
             finally:
                 own_etcd.resume()
-            return await store.multi_get([f"key-{number}" for number in range(40)], timeout_seconds=60)
+            return await store.multi_wait([f"key-{number}" for number in range(40)], timeout_seconds=60)
 
     assert asyncio.run(story()) == [b"value"] * 40
 
@@ -222,8 +222,8 @@ def test_the_runs_store_waits_until_the_run_has_begun(etcd: Service, run_id: str
         async with await joined(etcd, run_id, nnodes=2) as first:
             store = first.store
             with pytest.raises(lattice_rdzv.StoreTimeoutError, match="has not begun"):
-                await store.get("key", timeout_seconds=0.1)
-            waiting = asyncio.create_task(store.get("key"))
+                await store.wait("key", timeout_seconds=0.1)
+            waiting = asyncio.create_task(store.wait("key"))
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(first.next_world(), 0.3)
             assert not waiting.done()
@@ -303,7 +303,7 @@ async def story(seconds):
     run = await aio.join({run_id!r}, nnodes=1, endpoint={endpoint!r}, node_name="node-1", local_address="127.0.0.1")
     world = await run.next_world()
     tasks = [asyncio.create_task(run.wait_change())]
-    tasks += [asyncio.create_task(world.store.get(f"never-{{number}}")) for number in range(20)]
+    tasks += [asyncio.create_task(world.store.wait(f"never-{{number}}")) for number in range(20)]
     tasks += [asyncio.create_task(world.store.set(f"key-{{number}}", b"value")) for number in range(20)]
     tasks += [asyncio.create_task(world.store.queue_pop("never"))]
     await asyncio.sleep(0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import array
+import json
 import time
+from typing import Any
 
 import pytest
 from conftest import JoinNode
@@ -171,7 +174,7 @@ def test_stores_are_shared_by_the_round_and_by_the_run(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     one, other = together(first.next_world, second.next_world)
 
-    waiting = Pending(lambda: other.store.get("greeting", timeout_seconds=10))
+    waiting = Pending(lambda: other.store.wait("greeting", timeout_seconds=10))
     one.store.set("greeting", b"hello", timeout_seconds=10)
     assert waiting.result() == b"hello"
     assert one.store.add("counter", 2, timeout_seconds=10) + other.store.add("counter", 3, timeout_seconds=10) == 7
@@ -179,13 +182,13 @@ def test_stores_are_shared_by_the_round_and_by_the_run(join: JoinNode) -> None:
 
     first_again, _ = together(first.next_world, second.next_world)
     assert first_again.store.get_now(["greeting"], timeout_seconds=10) == [None]
-    assert second.store.get("checkpoint", timeout_seconds=10) == b"7"
+    assert second.store.wait("checkpoint", timeout_seconds=10) == b"7"
 
 
 def test_a_store_call_is_bounded(join: JoinNode) -> None:
     world = join("node-1", nnodes=1).next_world()
     with pytest.raises(lattice_rdzv.StoreTimeoutError):
-        world.store.get("nobody-writes-this", timeout_seconds=0.3)
+        world.store.wait("nobody-writes-this", timeout_seconds=0.3)
 
 
 def test_two_nodes_with_one_name_are_distinguished(join: JoinNode) -> None:
@@ -244,3 +247,57 @@ def test_what_is_not_passed_comes_from_the_environment(
         world = run.next_world()
         assert run.run_id == run_id
         assert [member.name for member in world.members()] == ["from-the-environment"]
+
+
+def test_a_store_gets_at_once_and_waits_by_another_name(join: JoinNode) -> None:
+    store = join("node-1", nnodes=1).next_world().store
+    assert store.get("key") is None
+    waiting = Pending(lambda: store.wait("key", timeout_seconds=None))
+    store.set("key", b"value", timeout_seconds=None)
+    assert waiting.result() == b"value"
+    assert store.get("key") == b"value"
+    assert store.multi_get(["key", "other"]) == [b"value", None]
+    assert store.get_now(["key"]) == [b"value"]
+    assert store.multi_wait(["key"]) == [b"value"]
+
+
+def test_compare_set_says_whether_it_swapped(join: JoinNode) -> None:
+    store = join("node-1", nnodes=1).next_world().store
+    assert store.compare_set("key", b"", b"one")
+    assert not store.compare_set("key", b"", b"one")
+    assert store.compare_set("key", b"one", b"two")
+    # The key holds what was desired, but not by this call.
+    assert not store.compare_set("key", b"one", b"two")
+    assert not store.compare_set("other", b"one", b"two")
+    assert store.multi_get(["key", "other"]) == [b"two", None]
+
+
+@pytest.mark.parametrize(
+    "value", [b"value", bytearray(b"value"), memoryview(b"-value-")[1:-1], array.array("b", b"value")]
+)
+def test_values_are_anything_with_the_buffer_protocol(join: JoinNode, value: Any) -> None:
+    store = join("node-1", nnodes=1).next_world().store
+    store.set("set", value)
+    store.multi_set([("multi_set", value)])
+    store.append("append", value)
+    assert store.compare_set("compare_set", b"", value)
+    store.queue_push("queue", value)
+    assert store.multi_get(["set", "multi_set", "append", "compare_set"]) == [b"value"] * 4
+    assert store.queue_pop("queue") == b"value"
+    with pytest.raises(TypeError):
+        store.set("text", "value")  # type: ignore[arg-type]
+
+
+def test_the_runs_store_waits_when_it_is_used(etcd: Service, join: JoinNode, run_id: str) -> None:
+    # While another node is coordinator and decides nothing, the run does not begin.
+    coordinator = f"/lattice/rdzv/default/{run_id}/ctl/coordinator"
+    record = {"version": 1, "node": "00000000000000aa", "name": "idle", "nonce": "aa", "min": 2, "max": 2}
+    etcd.put(coordinator, json.dumps(record).encode())
+    run = join("node-1")
+    store = run.store
+    with pytest.raises(lattice_rdzv.StoreTimeoutError, match="has not begun"):
+        store.set("key", b"value", timeout_seconds=0.1)
+    setting = Pending(lambda: store.set("key", b"value"))
+    etcd.delete(coordinator)
+    setting.result()
+    assert store.get("key") == b"value"

@@ -67,7 +67,7 @@ def test_no_place_in_time(join: JoinNode) -> None:
 def test_no_value_in_time(join: JoinNode) -> None:
     store = join("node-1", nnodes=1).next_world().store
     with pytest.raises(errors.StoreTimeoutError, match="`get never`"):
-        store.get("never", timeout_seconds=0.2)
+        store.wait("never", timeout_seconds=0.2)
     with pytest.raises(errors.StoreTimeoutError, match="`queue_pop never`"):
         store.queue_pop("never", timeout_seconds=0.2)
 
@@ -93,7 +93,7 @@ def test_a_node_that_left(join: JoinNode) -> None:
     world = node.next_world()
     store = world.store
     node.leave()
-    for call in (node.next_world, lambda: store.get("a"), lambda: node.store.get("a")):
+    for call in (node.next_world, lambda: store.wait("a"), lambda: node.store.wait("a")):
         with pytest.raises(errors.LeftError, match="has left"):
             call()
 
@@ -130,7 +130,7 @@ def test_a_store_that_was_lost(own_etcd: Etcd, join: JoinNode) -> None:
 
     def get() -> None:
         try:
-            store.get("never", timeout_seconds=60)
+            store.wait("never", timeout_seconds=60)
         except errors.RendezvousError as error:
             caught.append(error)
 

@@ -69,7 +69,7 @@ def test_the_first_node_hosts_and_the_others_are_clients(join_hosted: JoinHosted
     worlds = together(first.next_world, second.next_world)
     assert sorted(world.rank for world in worlds) == [0, 1]
     worlds[0].store.set("key", b"value")
-    assert worlds[1].store.get("key") == b"value"
+    assert worlds[1].store.wait("key") == b"value"
 
 
 def test_nodes_that_start_together_on_one_machine_have_one_host(endpoint: str, run_id: str) -> None:
@@ -136,12 +136,12 @@ def test_survivors_detect_a_lost_host_and_continue_when_it_returns(
     wait_for("it says so", lambda: line in host.output, detail=lambda: host.output)
     other = join_hosted("node-2")
     before = other.next_world()
-    awaiting = Pending(lambda: before.store.get("never", until_change=True))
+    awaiting = Pending(lambda: before.store.multi_wait(["never"], until_change=True))
     host.process.kill()
     host.process.wait()
 
     # Nobody will write it: the store is gone with its host.
-    assert awaiting.result(timeout_seconds=20) is None
+    assert awaiting.result(timeout_seconds=20) == [None]
     change = other.wait_change(timeout_seconds=20)
     assert change is not None
     assert change.kind == "lost"

@@ -68,7 +68,7 @@ def test_a_process_that_ends_leaves_by_itself(tmp_path: Path, etcd: Service, run
     [
         "run.next_world()",
         "threading.Thread(target=run.wait_change, daemon=True).start(); run.next_world()",
-        "threading.Thread(target=lambda: run.store.get('never', timeout_seconds=60), daemon=True).start()",
+        "threading.Thread(target=lambda: run.store.wait('never', timeout_seconds=60), daemon=True).start()",
         "run.next_world(); sys.exit(0)",
         "world = run.next_world(); store = world.store; del run",
     ],
@@ -139,8 +139,8 @@ def test_a_forked_child_can_join_for_itself(tmp_path: Path, etcd: Service, run_i
 BLOCKING = {
     "next_world": ("2", "pass", "run.next_world()"),
     "wait_change": ("1", "run.next_world()", "run.wait_change()"),
-    "store_get": ("1", "w = run.next_world()", "w.store.get('never', timeout_seconds=600)"),
-    "store_multi_get": ("1", "w = run.next_world()", "w.store.multi_get(['a', 'b'], timeout_seconds=600)"),
+    "store_get": ("1", "w = run.next_world()", "w.store.wait('never', timeout_seconds=600)"),
+    "store_multi_get": ("1", "w = run.next_world()", "w.store.multi_wait(['a', 'b'], timeout_seconds=600)"),
     "queue_pop": ("1", "w = run.next_world()", "w.store.queue_pop('never', block=True, timeout_seconds=600)"),
 }
 

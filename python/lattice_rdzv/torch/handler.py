@@ -256,7 +256,6 @@ def _progress(store: LatticeStore | None, *, timeout_seconds: float) -> Progress
 def _why(node: _core.Node) -> str:
     closed = node.closed
     if closed is not None:
-        outcome, by, why = closed
-        return f"the run was closed as {outcome} by {by}" + (f": {why}" if why else "")
+        return f"the run was closed as {closed.outcome} by {closed.by}" + (f": {closed.why}" if closed.why else "")
     change = node.change
     return change.why if change is not None else "the world is about to change"

@@ -88,7 +88,7 @@ class LatticeStore(Store):
         """Puts `desired_value` if the key holds `expected_value`, or if the key is absent and `expected_value` is empty.
         Returns the value afterwards."""
         expected, desired = _bytes(expected_value), _bytes(desired_value)
-        return self._store.compare_set(key, expected, desired, timeout_seconds=self._timeout_seconds()).wait()
+        return self._store.compare_set(key, expected, desired, timeout_seconds=self._timeout_seconds()).wait()[1]
 
     @raises_store_errors
     def check(self, keys: Sequence[str]) -> bool:
