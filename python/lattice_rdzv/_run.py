@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 
-from lattice_rdzv import _core
+from lattice_rdzv import _core, _process
 from lattice_rdzv._membership import Membership
 from lattice_rdzv._store import Store
 from lattice_rdzv._world import World
+from lattice_rdzv.errors import ClosedError
 
 # Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Literal
 
@@ -126,6 +127,11 @@ class Part:
         self._follow_signals()
         return self._node.next_world(port=port, timeout_seconds=timeout_seconds)
 
+    def _leave_limit(self, error: type[BaseException] | None) -> float | None:
+        """How long the end of a `with` block may leave: an exception should not wait for a service that is away."""
+        limit = self._settings.close_timeout_seconds
+        return limit if error is None else min(limit, _process.LEAVE_AT_EXIT_SECONDS)
+
     @property
     def changing(self) -> bool:
         """Whether the world last returned is about to be replaced, or was closed without success. One atomic read."""
@@ -189,7 +195,8 @@ class Part:
 
 
 class Run(Part):
-    """A node's part in a run. Made by `join`; use it with `with`, which leaves at the end.
+    """A node's part in a run. Made by `join`; use it with `with`, which leaves at the end, within 3 s
+    if an exception ends the block. `for world in run` yields its worlds.
 
     Keep it for as long as this node takes part: the node leaves when its `Run` is dropped, even if a `World` of it is
     still in use.
@@ -223,6 +230,20 @@ class Run(Part):
         world = World._of(self._seek(port, timeout_seconds).wait())
         self._membership.release_port()
         return world
+
+    def __iter__(self) -> Iterator[World]:
+        """Yields each world that includes this node, as `next_world` returns it.
+
+        The iteration ends when the run was closed with success. Otherwise it raises what `next_world` raises.
+        """
+        while True:
+            try:
+                world = self.next_world()
+            except ClosedError as error:
+                if error.outcome == "succeeded":
+                    return
+                raise
+            yield world
 
     def wait_change(self, *, timeout_seconds: float | None = None) -> _core.Change | None:
         """Waits until the world last returned is about to be replaced, and returns why; `None` after the time given, or
@@ -281,7 +302,7 @@ class Run(Part):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.leave()
+        self.leave(timeout_seconds=self._leave_limit(kind))
 
 
 def _exit_by(number: int) -> SystemExit:

@@ -19,13 +19,14 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from lattice_rdzv import _core, _process, _run, _store, _world
 from lattice_rdzv._core import Change, Member
 from lattice_rdzv._run import Setting
+from lattice_rdzv.errors import ClosedError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -78,6 +79,17 @@ class Run(_run.Part):
         self._membership.release_port()
         return world
 
+    async def __aiter__(self) -> AsyncIterator[World]:
+        """Yields each world; see `lattice_rdzv.Run.__iter__`."""
+        while True:
+            try:
+                world = await self.next_world()
+            except ClosedError as error:
+                if error.outcome == "succeeded":
+                    return
+                raise
+            yield world
+
     async def wait_change(self, *, timeout_seconds: float | None = None) -> Change | None:
         """Waits for a change; see `lattice_rdzv.Run.wait_change`."""
         return await _result(self._node.wait_change(timeout_seconds=timeout_seconds))
@@ -119,7 +131,7 @@ class Run(_run.Part):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.leave()
+        await self.leave(timeout_seconds=self._leave_limit(kind))
 
 
 class World(_world.WorldFacts):

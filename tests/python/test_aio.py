@@ -236,6 +236,18 @@ def test_the_runs_store_waits_until_the_run_has_begun(etcd: Service, run_id: str
     assert asyncio.run(story()) == b"value"
 
 
+def test_iteration_ends_with_success(etcd: Service, run_id: str) -> None:
+    async def story() -> list[int]:
+        sizes = []
+        async with await joined(etcd, run_id) as run:
+            async for world in run:
+                sizes.append(world.size)
+                await run.close("succeeded")
+        return sizes
+
+    assert asyncio.run(story()) == [1]
+
+
 def test_a_run_outlives_its_event_loop(etcd: Service, run_id: str) -> None:
     async def begin() -> aio.Run:
         run = await joined(etcd, run_id)

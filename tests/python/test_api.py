@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import JoinNode
+from harness.etcd import Etcd
 from harness.service import Service
 from harness.together import Pending, together
 from harness.wait import wait_for
@@ -301,3 +302,36 @@ def test_the_runs_store_waits_when_it_is_used(etcd: Service, join: JoinNode, run
     etcd.delete(coordinator)
     setting.result()
     assert store.get("key") == b"value"
+
+
+def test_iteration_ends_with_success_and_raises_otherwise(join: JoinNode) -> None:
+    first, second = join("node-1"), join("node-2")
+    sizes: list[int] = []
+
+    def work(run: lattice_rdzv.Run, outcome: Any) -> None:
+        for world in run:
+            sizes.append(world.size)
+            if run is first:
+                run.close(outcome)
+            else:
+                wait_for("the run is closed", lambda: run.closed)
+
+    together(lambda: work(first, "succeeded"), lambda: work(second, "succeeded"))
+    assert sizes == [2, 2]
+    first, second = join("node-1", submission="again"), join("node-2", submission="again")
+    other = Pending(lambda: work(second, "failed"))
+    with pytest.raises(lattice_rdzv.ClosedError, match="failed"):
+        work(first, "failed")
+    with pytest.raises(lattice_rdzv.ClosedError, match="failed"):
+        other.result()
+
+
+def test_an_exception_leaves_soon_where_the_service_is_away(own_etcd: Etcd, join: JoinNode) -> None:
+    with pytest.raises(ZeroDivisionError), join("node-1", nnodes=1, endpoint=own_etcd.endpoint) as run:  # noqa: PT012
+        run.next_world()
+        own_etcd.pause()
+        began = time.monotonic()
+        raise ZeroDivisionError
+    # Without the exception it would take `close_timeout`, which is 30 s.
+    assert time.monotonic() - began < 15
+    own_etcd.resume()

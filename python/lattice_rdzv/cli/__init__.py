@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lattice_rdzv import __version__
+
 from . import demo, doctor, serve, status
 
 
@@ -43,10 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="lattice-rdzv", description="Rendezvous for elastic training jobs on etcd.", allow_abbrev=False
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.add_argument("--version", action="version", version=f"lattice-rdzv {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, command in COMMANDS.items():
         command.add_arguments(commands.add_parser(name, help=command.summary, description=command.summary))
     parsed = parser.parse_args(arguments)
+    if parsed.command is None:
+        parser.print_help()
+        return 0
     try:
         status = COMMANDS[parsed.command].run(parsed)
         # Flush here, where the error can be caught, and not when the interpreter exits.

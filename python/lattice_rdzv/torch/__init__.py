@@ -15,7 +15,24 @@ if TYPE_CHECKING:
 
     from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
 
-__all__ = ["create_handler", "entry_point"]
+    from lattice_rdzv.torch.handler import LatticeRendezvousHandler
+
+__all__ = ["LatticeRendezvousHandler", "create_handler", "entry_point"]
+
+
+def __getattr__(name: str) -> object:
+    if name != "LatticeRendezvousHandler":
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    try:
+        from lattice_rdzv.torch.handler import LatticeRendezvousHandler
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "torch":
+            raise
+        raise ModuleNotFoundError(
+            f"`{name}` needs torch 2.6 or newer, which is not installed; run `pip install 'lattice-rdzv[torch]'`",
+            name=error.name,
+        ) from None
+    return LatticeRendezvousHandler
 
 
 def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
