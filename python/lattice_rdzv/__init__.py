@@ -23,6 +23,7 @@ from lattice_rdzv import errors
 from lattice_rdzv._core import Change, Closed, Member, __version__
 from lattice_rdzv._run import Run, join
 from lattice_rdzv._serve import Server, serve
+from lattice_rdzv._status import status
 from lattice_rdzv._store import Store
 from lattice_rdzv._world import World
 from lattice_rdzv.errors import (
@@ -60,9 +61,10 @@ __all__ = [
     "errors",
     "join",
     "serve",
+    "status",
 ]
 
 # The modules that define them are private. A pickle and a traceback name this one.
-for _public in (Run, Server, Store, World, join, serve):
+for _public in (Run, Server, Store, World, join, serve, status):
     _public.__module__ = __name__
 del _public

@@ -14,10 +14,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 
 from lattice_rdzv import _core, _threads
+
+# Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 VARIABLE = "LATTICE_RDZV_LOG"
 LEVELS = {
@@ -38,7 +44,16 @@ _started: dict[tuple[int, int], _LogThread] = {}
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to stderr as long as the application has not configured a handler."""
+    """Writes to the present `sys.stderr` for as long as the application has configured nothing of its own."""
+
+    def __init__(self) -> None:
+        # Not `StreamHandler`'s, which would keep the stream of this moment.
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        """The stream that a program may have redirected after it joined."""
+        return sys.stderr
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:

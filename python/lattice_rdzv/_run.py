@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal
 
-Setting = str | int | float | bool
+    from typing_extensions import Unpack
+
+    from lattice_rdzv.types import JoinSettings
 
 
 def join(
@@ -35,7 +37,7 @@ def join(
     topology: str | None = None,
     tenant: str | None = None,
     submission: str | None = None,
-    **settings: Setting | None,
+    **settings: Unpack[JoinSettings],
 ) -> Run:
     """Joins a run and returns this node's part in it; `Run.next_world` then waits for a place.
 
@@ -82,27 +84,37 @@ def settings_of(
     *,
     nnodes: int | str | tuple[int, int] | None = None,
     endpoint: str | Sequence[str] | None = None,
+    node_name: str | None = None,
     local_address: str | None = None,
-    **settings: Setting | None,
+    port: int | None = None,
+    topology: str | None = None,
+    tenant: str | None = None,
+    submission: str | None = None,
+    **settings: Unpack[JoinSettings],
 ) -> _core.Settings:
     """The settings that the arguments of `join` and the environment stand for."""
     # Half of what importing this package would take.
     import socket
 
-    arguments = {
+    arguments: dict[str, object] = {
         "run_id": run_id,
+        "node_name": node_name,
+        "port": port,
+        "topology": topology,
+        "tenant": tenant,
+        "submission": submission,
         "endpoint": endpoint if endpoint is None or isinstance(endpoint, str) else ",".join(endpoint),
         "local_addr": local_address,
         "nnodes": f"{nnodes[0]}:{nnodes[1]}" if isinstance(nnodes, tuple) else nnodes,
-        **settings,
     }
+    arguments.update(settings)
     passed = {name: as_text(value) for name, value in arguments.items() if value is not None}
     passed["host_name"] = socket.gethostname()
     # A dictionary: the core must not execute Python code, as the methods of `os.environ` are, in a daemon thread.
     return _core.Settings(passed, dict(os.environ), origin="argument")
 
 
-def as_text(value: Setting) -> str:
+def as_text(value: object) -> str:
     """A setting as the core reads it, which knows `1` and `0` and not how Python spells them."""
     return str(int(value)) if isinstance(value, bool) else str(value)
 

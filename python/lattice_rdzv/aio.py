@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from lattice_rdzv import _core, _process, _run, _store, _world
 from lattice_rdzv._core import Change, Member
-from lattice_rdzv._run import Setting
 from lattice_rdzv.errors import ClosedError
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer, Unpack
+
+    from lattice_rdzv.types import JoinSettings
 
 __all__ = ["Run", "Store", "World", "join"]
 
@@ -47,7 +48,7 @@ async def join(
     topology: str | None = None,
     tenant: str | None = None,
     submission: str | None = None,
-    **settings: Setting | None,
+    **settings: Unpack[JoinSettings],
 ) -> Run:
     """Joins a run; the arguments, defaults and errors are those of `lattice_rdzv.join`."""
     run = Run(

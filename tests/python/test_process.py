@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pytest
 from conftest import JoinNode
 from harness.programs import Program
 from harness.service import Service
-from harness.together import together
+from harness.together import Pending, together
 from harness.wait import wait_for
+
+import lattice_rdzv
 
 JOIN = """
     import lattice_rdzv, os, sys, threading, time
@@ -206,6 +209,33 @@ def test_decisions_are_logged_to_stderr_if_logging_is_not_configured(
     talking = program(tmp_path, etcd, run_id, "    run.next_world()\n")
     assert talking.wait() == 0, talking.output
     assert re.search(r"INFO lattice_rdzv\S*: .*round", talking.output)
+
+
+def test_a_redirected_stderr_gets_the_log(tmp_path: Path, etcd: Service, run_id: str) -> None:
+    then = """
+    import contextlib, io
+    with contextlib.redirect_stderr(io.StringIO()) as redirected:
+        run.next_world()
+        run.leave()
+        lattice_rdzv._logs.stop(lattice_rdzv._core.shutdown)
+    print("redirected", "round 1" in redirected.getvalue(), flush=True)
+"""
+    talking = program(tmp_path, etcd, run_id, then)
+    assert talking.wait() == 0, talking.output
+    assert "redirected True" in talking.output
+
+
+def test_threads_that_wait_for_no_signal_do_not_wake_up(join: JoinNode) -> None:
+    store = join("node-1", nnodes=1).next_world().store
+
+    def wakeups() -> int:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        with pytest.raises(lattice_rdzv.StoreTimeoutError):
+            store.wait("never", timeout_seconds=2)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+
+    # With a look for signals each 50 ms there would be 40.
+    assert Pending(wakeups).result() < 20
 
 
 @pytest.mark.parametrize(("level", "shows"), [("off", False), ("error", False), ("info", True)])

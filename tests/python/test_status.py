@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from conftest import JoinNode
 from harness.service import Service
 
+import lattice_rdzv
 from lattice_rdzv import _core
 from lattice_rdzv.cli import main, status
+from lattice_rdzv.types import NodeStatus, RunStatus
 
 
 def test_a_run_is_shown_with_its_nodes_and_rounds(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,3 +122,13 @@ def test_unreadable_records_are_left_out_and_named(etcd: Service, capsys: pytest
     assert len(told) < 2_000
     assert "3 records cannot be read" in told
     assert all(f"{prefix}{key}`" in told for key in ("ctl/round", "nodes/00000000000000aa", "nodes/00000000000000ab"))
+
+
+def test_status_is_public(join: JoinNode, etcd: Service, run_id: str) -> None:
+    join("node-1", nnodes=1).next_world()
+    report = lattice_rdzv.status(run_id, endpoint=etcd.endpoint)
+    assert set(report) == set(RunStatus.__annotations__)
+    assert set(report["nodes"][0]) == set(NodeStatus.__annotations__)
+    assert (report["size"], [node["name"] for node in report["nodes"]]) == (1, ["node-1"])
+    with pytest.raises(lattice_rdzv.SettingsError, match="lease_ttl"):
+        lattice_rdzv.status(run_id, endpoint=etcd.endpoint, lease_tll="5")  # type: ignore[call-arg]

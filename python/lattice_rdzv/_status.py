@@ -1,0 +1,48 @@
+"""`status`: a run as the rendezvous service has it, without joining."""
+
+from __future__ import annotations
+
+from lattice_rdzv import _core
+
+# Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Unpack
+
+    from lattice_rdzv.types import JoinSettings, RunStatus
+
+
+def status(
+    run_id: str | None = None,
+    *,
+    endpoint: str | Sequence[str] | None = None,
+    tenant: str | None = None,
+    timeout_seconds: float = 5.0,
+    **settings: Unpack[JoinSettings],
+) -> RunStatus:
+    """Reads a run without joining it: its round, its nodes, its history, and how it was closed.
+
+    Provisional: the report may gain and rename entries before 1.0. `lattice-rdzv status --json` prints the same.
+
+    Args:
+        run_id: Name of the run. Default: `LATTICE_RDZV_ID`.
+        endpoint: Where the rendezvous service is, as for `join`.
+        tenant: Tenant of the run, as for `join`.
+        timeout_seconds: Time limit for the whole call.
+        settings: Other settings of `join`, such as `cacert`.
+
+    Raises:
+        SettingsError: A setting is wrong, missing or unknown.
+        UnreachableError: The service was not found or did not answer.
+    """
+    import json
+
+    from lattice_rdzv._run import settings_of
+
+    # A connection waits at least a second.
+    given: JoinSettings = {"connect_timeout": max(1.0, timeout_seconds), **settings}
+    found = settings_of(run_id, nnodes=1, endpoint=endpoint, tenant=tenant, **given)
+    report: RunStatus = json.loads(_core.status(found, timeout_seconds=timeout_seconds))
+    return report
