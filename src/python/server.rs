@@ -75,7 +75,7 @@ impl Server {
         let listener = block_on(py, bind(host, port))??;
         let options = ServerOptions { tls, user, ..ServerOptions::default() };
         let metrics = match metrics {
-            Some((host, port)) => Some(block_on(py, None, bind(&host, port))??),
+            Some((host, port)) => Some(block_on(py, bind(&host, port))??),
             None => None,
         };
         let mut server = within(py, || Ok(py.detach(|| CoreServer::start(listener, options))?))?;
