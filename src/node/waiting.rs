@@ -55,14 +55,23 @@ pub(super) async fn describe(context: &Context) -> String {
     format!("{count} here ({who}), {missing}{left_out}{hint}{refused}")
 }
 
-/// That the run is full, since when and with which nodes, as far as the service answers, and what to do if that is not
+/// That the run is full, for how long and with which nodes, as far as the service answers, and what to do if that is not
 /// meant.
 pub(super) async fn describe_full(context: &Context, round: &RoundRecord) -> String {
     let key = context.keys.history_round(&round.life, round.round);
     let found = context.backend.range(Range::new(Keys::one(key.as_str()))).await;
     let history: Option<HistoryRecord> =
         found.ok().and_then(|found| decode_found(&key, &found.items).ok().flatten());
-    full(&context.settings.run.run_id, context.settings.submission.as_deref(), round, history.as_ref())
+    let formed_at = history.as_ref().and_then(|history| history.formed_at);
+    let seconds =
+        context.entropy.unix_seconds().zip(formed_at).map(|(now, formed)| now.saturating_sub(formed));
+    full(
+        &context.settings.run.run_id,
+        context.settings.submission.as_deref(),
+        round,
+        history.as_ref(),
+        seconds,
+    )
 }
 
 fn full(
@@ -70,6 +79,7 @@ fn full(
     submission: Option<&str>,
     round: &RoundRecord,
     history: Option<&HistoryRecord>,
+    seconds: Option<u64>,
 ) -> String {
     let RoundRecord { round: number, size, max, .. } = round;
     let names = history.map_or_else(String::new, |history| {
@@ -77,8 +87,7 @@ fn full(
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         format!(" ({}{more})", history.names.join(", "))
     });
-    let since = history.and_then(|history| history.formed_at);
-    let since = since.map_or_else(String::new, |since| format!(" since {}", utc(since)));
+    let time = seconds.map_or_else(String::new, |seconds| format!(" for {seconds} s"));
     let advice = match (round.submission.as_deref(), submission) {
         (one, other) if are_rivals(one, other) => format!(
             "it belongs to submission `{}`, and this node, of submission `{}`, is refused unless those nodes end soon",
@@ -90,23 +99,8 @@ fn full(
             .to_owned(),
     };
     format!(
-        "run `{run_id}` is full with {size} of at most {max} nodes{names} in round {number}{since}: {advice}"
+        "run `{run_id}` is full with {size} of at most {max} nodes{names} in round {number}{time}: {advice}"
     )
-}
-
-/// A time in seconds since 1970, as a date and a time of day.
-fn utc(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // The Gregorian calendar repeats every 400 years; each of these begins on March 1st, so that a leap day is the last.
-    let (era, day) = ((days + 719_468) / 146_097, (days + 719_468) % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * day + 2) / 153;
-    let (day, month) =
-        (day - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
-    let year = 400 * era + year + u64::from(month <= 2);
-    let (hour, minute) = (second / 3_600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02} UTC", second % 60)
 }
 
 #[cfg(test)]
@@ -131,27 +125,13 @@ mod tests {
             names: vec!["a".into(), "b".into()],
             formed_at: Some(1_795_923_612),
         };
-        let message = full("job", None, &round, Some(&history));
-        let begin =
-            "run `job` is full with 2 of at most 2 nodes (a, b) in round 3 since 2026-11-29 03:40:12 UTC: ";
+        let message = full("job", None, &round, Some(&history), Some(340));
+        let begin = "run `job` is full with 2 of at most 2 nodes (a, b) in round 3 for 340 s: ";
         assert!(message.starts_with(begin) && message.contains("`--rdzv-id`"), "{message}");
-        let message = full("job", Some("two"), &round, None);
+        let message = full("job", Some("two"), &round, None, None);
         assert!(message.starts_with("run `job` is full with 2 of at most 2 nodes in round 3: "), "{message}");
         assert!(message.contains("submission `one`") && message.contains("submission `two`"), "{message}");
-        let many = full("job", Some("one"), &RoundRecord { size: 30, ..round }, Some(&history));
+        let many = full("job", Some("one"), &RoundRecord { size: 30, ..round }, Some(&history), None);
         assert!(many.contains("(a, b and 28 more)") && many.contains("spare"), "{many}");
-    }
-
-    #[test]
-    fn times_are_shown_as_dates() {
-        for (seconds, expected) in [
-            (0, "1970-01-01 00:00:00 UTC"),
-            (951_782_399, "2000-02-28 23:59:59 UTC"),
-            (951_782_400, "2000-02-29 00:00:00 UTC"),
-            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
-            (1_767_225_599, "2025-12-31 23:59:59 UTC"),
-        ] {
-            assert_eq!(utc(seconds), expected);
-        }
     }
 }
