@@ -844,7 +844,7 @@ async fn restoring_a_counter_does_not_starve_however_busy_it_is() {
         });
         busy.push((stop, task, other));
     }
-    let request_delay = Duration::from_millis(2);
+    let request_delay = Duration::from_millis(20);
     backend.interfere(Some(Box::new(move |_| Fate { request_delay, ..Fate::default() })));
     timeout(LIMIT, store.put_back_now()).await.expect("an end").unwrap();
     let mut sum = 7;
@@ -854,4 +854,41 @@ async fn restoring_a_counter_does_not_starve_however_busy_it_is() {
         drop(other);
     }
     assert_eq!(store.get("n", false, LIMIT).await.unwrap(), text(&sum.to_string()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_adds_to_a_counter_that_another_node_has_claimed() {
+    let (_service, backend, _member, store) = alone().await;
+    store.add("n", 1, false, LIMIT).await.unwrap();
+    let claim = format!("{}n/c", keys().round_store(LIFE, 1));
+    let put = vec![Operation::put(claim.as_str(), "", 0)];
+    backend.txn(Txn { then: put, ..Txn::default() }).await.unwrap();
+    let adding = spawn({
+        let store = store.clone();
+        async move { (store.add("n", 1, false, LIMIT).await, store.add("n", 3, false, LIMIT).await) }
+    });
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(store.get("n", false, LIMIT).await.unwrap(), text("1"));
+    backend.txn(Txn { then: vec![Operation::delete(claim)], ..Txn::default() }).await.unwrap();
+    let (one, three) = adding.await.unwrap();
+    assert_eq!((one.unwrap(), three.unwrap()), (2, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_backup_is_recognized_by_the_nodes_own_keys_whatever_its_revision_is() {
+    let (service, backend, member, _) = alone().await;
+    let context = member.context(Some(1));
+    let (setbacks, store) = (context.monotonic.setbacks(), Store::new(context));
+    store.add("n", 1, false, LIMIT).await.unwrap();
+    let backup = service.backup();
+    store.add("n", 1, false, LIMIT).await.unwrap();
+    store.add("n", 1, false, LIMIT).await.unwrap();
+    service.restore(backup);
+    for number in 0..10 {
+        let put = vec![Operation::put(format!("/other/{number}"), "", 0)];
+        backend.txn(Txn { then: put, ..Txn::default() }).await.unwrap();
+    }
+    assert_eq!(*setbacks.borrow(), 0);
+    store.add("n", 1, false, LIMIT).await.unwrap();
+    assert_eq!(*setbacks.borrow(), 1);
 }
