@@ -136,14 +136,19 @@ impl Session {
         self.examine_coordinator();
     }
 
+    /// There is no `ctl/round`. A term that knew one would wait for changes of a round that is gone; the next one restores it.
+    pub(super) fn end_term_of_lost_round(&mut self) {
+        if self.serving.as_ref().is_some_and(|serving| serving.had_round) {
+            self.stop_serving();
+        }
+    }
+
     pub(super) fn examine_round(&mut self) {
         let Some(round) = self.control.round.clone() else {
             // The run's lease is over, or the service lost its data, or somebody discarded data of an older backup:
             // a node that has a world says so in its record.
             self.doubt |= self.world.is_some();
-            if self.serving.as_ref().is_some_and(|serving| serving.had_round) {
-                self.stop_serving();
-            }
+            self.end_term_of_lost_round();
             return;
         };
         if let Some(serving) = &mut self.serving {

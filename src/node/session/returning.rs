@@ -195,6 +195,7 @@ impl Session {
         if self.control.round.is_some() {
             self.examine();
         } else {
+            self.end_term_of_lost_round();
             self.examine_coordinator();
         }
     }
