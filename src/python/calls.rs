@@ -115,11 +115,6 @@ impl Call {
     }
 }
 
-/// Passes a result on as it is.
-pub(super) fn unchanged<T>(_: Python<'_>, value: T) -> PyResult<T> {
-    Ok(value)
-}
-
 /// Continues the work of a call until there is an outcome, or the call was cancelled.
 fn poll(progress: &Mutex<Progress>, context: &mut Context<'_>) -> Poll<()> {
     let mut progress = lock(progress);

@@ -11,7 +11,7 @@ use std::{
 use pyo3::{exceptions::PyValueError, prelude::*};
 
 use super::{
-    calls::{Call, unchanged},
+    calls::Call,
     errors::RendezvousError,
     runtime::{OfProcess, Process},
     seconds::{duration, optional_duration},
@@ -182,7 +182,7 @@ impl Node {
             say_leaving(&joined.core, &why);
             joined.core.mark_leaving(limit).await
         };
-        Ok(Call::write(work, unchanged))
+        Ok(Call::write(work, |_, done| Ok(done)))
     }
 
     /// Leaves the run and gives the lease back.
@@ -190,7 +190,7 @@ impl Node {
     fn leave(&self, timeout_seconds: Option<f64>) -> PyResult<Call> {
         let limit = optional_duration(timeout_seconds)?;
         let joined = self.joined()?;
-        Ok(Call::write(async move { joined.core.leave(limit).await }, unchanged))
+        Ok(Call::write(async move { joined.core.leave(limit).await }, |_, done| Ok(done)))
     }
 
     /// Closes the run for good, then leaves. Whether the run is closed (by whomever).
@@ -214,7 +214,7 @@ impl Node {
             joined.core.leave(Some(limit.saturating_sub(began.elapsed()).max(LEAST_LEAVE))).await;
             closed
         };
-        Ok(Call::write(work, unchanged))
+        Ok(Call::write(work, |_, done| Ok(done)))
     }
 
     /// Begins to leave, and returns at once. The exit hook waits until the node has left.
