@@ -123,6 +123,9 @@ pub fn cooling(roster: &Roster, policy: &Policy, now: Moment) -> BTreeMap<NodeId
         .filter(|(until, failure)| now < *until && !failure.cooldown().is_zero())
         .map(|(until, failure)| (failure.name.clone(), Cooling { until, failure }))
         .collect();
+    if waits.is_empty() {
+        return BTreeMap::new();
+    }
     let mut others = roster.seekers(policy);
     let mut cooling = BTreeMap::new();
     for id in others.clone() {
