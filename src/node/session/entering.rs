@@ -41,11 +41,13 @@ impl Session {
         }
     }
 
-    /// Whether the record must be put again. That its world is an old one is no reason: it is read only where the store
-    /// lost everything, and then it is put anyhow.
+    /// Whether the record must be put again. Its world counts only while the world is being restored from the records:
+    /// otherwise no node reads it.
     pub(super) fn differs(&self, stored: &NodeRecord) -> bool {
         let desired = self.desired();
-        self.record_due || NodeRecord { world: stored.world.clone(), ..desired } != *stored
+        let restoring = self.control.round_record().is_some_and(|round| round.phase == Phase::Restoring);
+        let world = if restoring { desired.world.clone() } else { stored.world.clone() };
+        self.record_due || NodeRecord { world, ..desired } != *stored
     }
 
     pub(super) fn has_unread_round(&self) -> bool {
