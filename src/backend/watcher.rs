@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -110,18 +111,32 @@ impl Watcher {
         loop {
             self.ready().await?;
             let Some(stream) = self.stream.as_mut() else { continue };
-            match stream.next().await {
-                Ok(changes) => {
-                    self.backoff.reset();
-                    self.next_revision = self.next_revision.max(changes.revision + 1);
-                    return Ok(Watched::Changes(changes));
-                }
-                Err(Error::Compacted { .. }) => {
-                    self.stream = None;
-                    return Ok(Watched::Compacted);
-                }
-                Err(error) => self.after(error)?,
+            let report = stream.next().await;
+            if let Some(watched) = self.take_in(report)? {
+                return Ok(watched);
             }
+        }
+    }
+
+    /// The next report if it has arrived already. Opens no stream.
+    pub fn next_arrived(&mut self) -> Option<Result<Watched>> {
+        let report = self.stream.as_mut()?.next().now_or_never()?;
+        self.take_in(report).transpose()
+    }
+
+    /// What a stream's report is to the owner; nothing if the stream broke and will be opened again.
+    fn take_in(&mut self, report: Result<Changes>) -> Result<Option<Watched>> {
+        match report {
+            Ok(changes) => {
+                self.backoff.reset();
+                self.next_revision = self.next_revision.max(changes.revision + 1);
+                Ok(Some(Watched::Changes(changes)))
+            }
+            Err(Error::Compacted { .. }) => {
+                self.stream = None;
+                Ok(Some(Watched::Compacted))
+            }
+            Err(error) => self.after(error).map(|()| None),
         }
     }
 

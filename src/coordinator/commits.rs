@@ -22,9 +22,6 @@ use crate::{
     },
 };
 
-/// How many gone nodes' slots are deleted with one commit; what remains goes with the run's lease.
-const GONE_PER_COMMIT: usize = 40;
-
 impl Term {
     async fn grant_run_lease(&mut self) -> Result<LeaseId> {
         let lease = NodeId::from_random(self.context.entropy.bits()).first_lease();
@@ -222,17 +219,8 @@ impl Term {
             names: members.iter().take(NAMES).map(|entry| entry.name.clone()).collect(),
             formed_at: self.context.entropy.unix_seconds(),
         };
-        let mut also =
-            vec![Operation::put(keys.history_round(&life, round), history.encode(), self.run_lease)];
+        let also = vec![Operation::put(keys.history_round(&life, round), history.encode(), self.run_lease)];
         let previous = self.roster.round.as_ref().map_or(0, |last| last.round);
-        if self.roster.finished_here().next().is_none() {
-            // Who has finished may still wait for its exit barrier, which is in the store of its own round.
-            also.extend(keys.before_round(&life, previous).into_iter().map(Operation::Delete));
-        }
-        let gone = self.roster.world.keys().filter(|id| !self.roster.nodes.contains_key(id));
-        let operations = gone.map(|id| Keys::prefix(keys.operations(*id)));
-        also.extend(operations.take(GONE_PER_COMMIT).map(Operation::Delete));
-
         let names = some_names(members.iter().map(|entry| entry.name.as_str()));
         let size = members.len();
         let written = self.commit(record, members, self.run_lease, also).await?;
@@ -241,6 +229,7 @@ impl Term {
             for cooldown in cooldowns {
                 tracing::warn!("coordinator: {cooldown}: each time a round ended with it");
             }
+            self.plan_cleaning(Some(previous));
             let took = took.as_secs_f64();
             tracing::info!(
                 "coordinator: round {round} formed after {took:.1} s, {size} nodes by rank: {names}; {why}"

@@ -4,6 +4,7 @@
 //! It keeps nothing that the store does not have, but its clocks: whoever takes over after it begins them anew, which
 //! costs at most one wait. It ends with its office, with its node's lease, or with an error; its node sees to the rest.
 
+mod cleaning;
 mod commits;
 mod office;
 mod survey;
@@ -16,10 +17,10 @@ use tokio::{
 };
 
 pub use self::office::{Office, Written};
-use self::survey::Survey;
+use self::{cleaning::Cleaning, survey::Survey};
 use crate::{
     backend::{
-        Event, Keys, LeaseId, Revision,
+        Changes, Event, Keys, LeaseId, Revision,
         retry::{Backoff, RetryPolicy},
         watcher::{Watched, Watcher},
     },
@@ -53,6 +54,9 @@ const OFFICE_BEGINS: Moment = Duration::from_secs(24 * 3600);
 /// How often nodes and finished nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13,
 /// 3.5.18; #18089).
 const LISTING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How many reports of each watch are taken in before a decision, so that a flood of them puts none off for good.
+const REPORTS_PER_DECISION: usize = 10_000;
 
 /// Decides rounds until the term ends; giving the office back is then its node's duty.
 ///
@@ -116,6 +120,8 @@ struct Term {
     /// The service no longer holds the round that this term knows: it lost data, or was restored from an older backup.
     /// What becomes of that its node finds out, and the next term begins with what is left.
     round_lost: bool,
+    /// What is left to delete of earlier rounds.
+    cleaning: Option<Cleaning>,
 }
 
 impl Term {
@@ -154,10 +160,12 @@ impl Term {
             breaks: 0,
             read_revision: 0,
             round_lost: false,
+            cleaning: None,
         };
         term.breaks = term.hear_of_lease();
         term.take_over(survey);
         term.roster.count_absent(OFFICE_BEGINS, trusted, &context.policy);
+        term.plan_cleaning(None);
         Ok(term)
     }
 
@@ -238,6 +246,7 @@ impl Term {
             // Its writes may pass all the same, but who may be lost decides nothing. The renewals go on.
             return self.news(None).await;
         }
+        self.drain().await?;
         let now = self.moment(Instant::now());
         self.roster.observe(now, &self.context.policy);
         let decision = decide(&self.roster, now, &self.context.policy);
@@ -246,6 +255,7 @@ impl Term {
             self.reason.clone_from(&decision.reason);
         }
         let written = match decision.action {
+            Action::Wait if self.is_cleaning() => self.clean().await?,
             Action::Wait => return self.news(decision.wake).await,
             Action::Renew => {
                 self.renew.renew();
@@ -267,7 +277,7 @@ impl Term {
             Action::Form(form) => self.form(form, decision.reason).await?,
         };
         match written {
-            Written::Done(_) => {}
+            Written::Done(_) | Written::Skipped => {}
             Written::OutOfOffice(why) => return Ok(Some(End::OutOfOffice(why))),
             Written::Stale => {
                 let survey = Survey::read(&self.context).await?;
@@ -288,14 +298,8 @@ impl Term {
                     return Ok(Some(End::OutOfOffice("its node is gone")));
                 }
             }
-            watched = self.nodes.next() => match watched? {
-                Watched::Changes(changes) => self.apply_nodes(&changes.events),
-                Watched::Compacted => self.read_again().await?,
-            },
-            watched = self.finished.next() => match watched? {
-                Watched::Changes(changes) => self.apply_finished(&changes.events),
-                Watched::Compacted => self.read_again().await?,
-            },
+            watched = self.nodes.next() => self.apply_nodes(watched?).await?,
+            watched = self.finished.next() => self.apply_finished(watched?).await?,
             () = sleep_until(wake.unwrap_or(never)) => {}
             () = sleep_until(self.run_lease_due) => self.renew_run_lease().await?,
             () = sleep_until(self.listing_due) => self.check_listing().await?,
@@ -303,7 +307,26 @@ impl Term {
         Ok(None)
     }
 
-    fn apply_nodes(&mut self, events: &[Event]) {
+    /// Takes in every report that has arrived, so that one decision is made over all of them: etcd sends a message for
+    /// each revision, and a decision looks at all nodes.
+    async fn drain(&mut self) -> Result<()> {
+        for _ in 0..REPORTS_PER_DECISION {
+            let (nodes, finished) = (self.nodes.next_arrived(), self.finished.next_arrived());
+            if nodes.is_none() && finished.is_none() {
+                break;
+            }
+            if let Some(watched) = nodes {
+                self.apply_nodes(watched?).await?;
+            }
+            if let Some(watched) = finished {
+                self.apply_finished(watched?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply_nodes(&mut self, watched: Watched) -> Result<()> {
+        let Watched::Changes(Changes { events, .. }) = watched else { return self.read_again().await };
         let now = self.moment(Instant::now());
         let policy = &self.context.policy;
         for event in events.iter().filter(|event| event.revision() > self.read_revision) {
@@ -324,10 +347,12 @@ impl Term {
                 }
             }
         }
+        Ok(())
     }
 
-    fn apply_finished(&mut self, events: &[Event]) {
-        let Some(round) = &self.roster.round else { return };
+    async fn apply_finished(&mut self, watched: Watched) -> Result<()> {
+        let Watched::Changes(Changes { events, .. }) = watched else { return self.read_again().await };
+        let Some(round) = &self.roster.round else { return Ok(()) };
         let current = self.context.keys.finished_life(&round.life).into_bytes();
         let puts = events.iter().filter(|event| matches!(event, Event::Put(_)));
         let ids: Vec<NodeId> = puts
@@ -337,6 +362,7 @@ impl Term {
         for id in ids {
             self.roster.put_finished(id);
         }
+        Ok(())
     }
 
     async fn read_again(&mut self) -> Result<()> {

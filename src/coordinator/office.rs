@@ -35,6 +35,8 @@ pub enum Written {
     OutOfOffice(&'static str),
     /// `ctl/round` is not what it was: it must be read again.
     Stale,
+    /// Nothing was written, though the office stands: a further condition does not hold, or there was nothing to write.
+    Skipped,
 }
 
 impl Office {
@@ -79,8 +81,25 @@ impl Office {
         round: Option<&[u8]>,
         then: Vec<Operation>,
     ) -> Result<Written> {
+        self.write_if(context, round_revision, round, Vec::new(), then).await
+    }
+
+    /// As [`Self::write`], but only if these conditions hold too.
+    ///
+    /// # Errors
+    /// As those of [`Self::write`].
+    pub(super) async fn write_if(
+        &self,
+        context: &Context,
+        round_revision: Revision,
+        round: Option<&[u8]>,
+        further: Vec<Compare>,
+        then: Vec<Operation>,
+    ) -> Result<Written> {
         let keys = &context.keys;
+        let conditional = !further.is_empty();
         let mut when = self.holds(context);
+        when.extend(further);
         when.push(Compare::ModRevision(keys.round().into(), round_revision));
         when.push(Compare::absent(keys.closed()));
         let otherwise = vec![
@@ -121,7 +140,8 @@ impl Office {
             if !answer.found(2).is_empty() {
                 return Ok(Written::OutOfOffice("the run is closed"));
             }
-            return Ok(Written::Stale);
+            let unmoved = answer.found(1).first().map_or(0, |item| item.mod_revision) == round_revision;
+            return Ok(if conditional && unmoved { Written::Skipped } else { Written::Stale });
         }
     }
 

@@ -158,18 +158,39 @@ impl RunKeys {
         format!("{}ops/{id}/", self.prefix)
     }
 
-    /// Everything of a life that belongs to rounds before `round`: plans and round stores; and history older than the
-    /// last hundred rounds.
-    pub fn before_round(&self, life: &str, round: u64) -> Vec<Keys> {
-        let span = |part: &str, to: u64| {
-            let start = format!("{}{part}/{life}/", self.prefix);
-            Keys::Span(format!("{start}{:010}", 0).into(), format!("{start}{to:010}").into())
-        };
-        let mut keys = vec![span("plan", round), span("kv", round)];
+    /// The first key after the slots of all nodes.
+    pub fn after_operations(&self) -> String {
+        format!("{}ops0", self.prefix)
+    }
+
+    /// The first key after a node's slots.
+    pub fn after_operations_of(&self, id: NodeId) -> Vec<u8> {
+        format!("{}ops/{id}0", self.prefix).into_bytes()
+    }
+
+    /// The node whose slot a key under [`RunKeys::all_operations`] is.
+    pub fn owner_of_operation(&self, key: &[u8]) -> Option<NodeId> {
+        let own = key.strip_prefix(self.all_operations().as_bytes())?;
+        NodeId::try_from(std::str::from_utf8(own).ok()?.split('/').next()?.to_owned()).ok()
+    }
+
+    /// The stores of a life's rounds before `round`.
+    pub fn stores_before_round(&self, life: &str, round: u64) -> Keys {
+        self.before_round("kv", life, round)
+    }
+
+    /// The plans of a life's rounds before `round`, and its history older than the last hundred rounds.
+    pub fn records_before_round(&self, life: &str, round: u64) -> Vec<Keys> {
+        let mut keys = vec![self.before_round("plan", life, round)];
         if let Some(oldest) = round.checked_sub(HISTORY_ROUNDS) {
-            keys.push(span("history", oldest));
+            keys.push(self.before_round("history", life, oldest));
         }
         keys
+    }
+
+    fn before_round(&self, part: &str, life: &str, round: u64) -> Keys {
+        let start = format!("{}{part}/{life}/", self.prefix);
+        Keys::Span(format!("{start}{:010}", 0).into(), format!("{start}{round:010}").into())
     }
 }
 
@@ -192,10 +213,23 @@ mod tests {
     }
 
     #[test]
+    fn slots_name_their_node_and_lie_between_the_ends_of_all_slots() {
+        let keys = RunKeys::new("default", "a");
+        let (id, next) = (NodeId::from_random(6), NodeId::from_random(8));
+        let slot = keys.operation(id, 7);
+        assert_eq!(keys.owner_of_operation(slot.as_bytes()), Some(id));
+        assert_eq!(keys.owner_of_operation(keys.node(id).as_bytes()), None);
+        assert!(keys.all_operations() < slot && slot < keys.after_operations());
+        let after = String::from_utf8(keys.after_operations_of(id)).unwrap();
+        assert!(slot < after && after < keys.operation(next, 0));
+    }
+
+    #[test]
     fn what_lies_before_a_round_is_neither_the_round_nor_the_run_wide_store() {
         let keys = RunKeys::new("default", "a");
         let within = |key: &str| {
-            keys.before_round("life", 12).iter().any(|span| match span {
+            let records = keys.records_before_round("life", 12);
+            records.into_iter().chain([keys.stores_before_round("life", 12)]).any(|span| match span {
                 Keys::Span(from, to) => from.as_slice() <= key.as_bytes() && key.as_bytes() < to.as_slice(),
                 Keys::One(_) | Keys::Prefix(_) => false,
             })

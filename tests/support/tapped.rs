@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::{
+    collections::VecDeque,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -34,6 +35,8 @@ pub(crate) struct Tap {
     pub(crate) renewed: Vec<LeaseId>,
     /// Each lease that was to be granted.
     pub(crate) granted: Vec<LeaseId>,
+    /// Whether each event of a watch is a report of its own, as each revision is with etcd.
+    pub(crate) splits: bool,
     /// How many watches were opened.
     pub(crate) watches: usize,
 }
@@ -100,7 +103,7 @@ impl Backend for Tapped {
         }
         self.tap().watches += 1;
         let inner = self.inner.watch(keys, start).await?;
-        Ok(Box::new(TappedWatch { inner, tap: Arc::clone(&self.tap) }))
+        Ok(Box::new(TappedWatch { inner, tap: Arc::clone(&self.tap), later: VecDeque::new() }))
     }
 
     async fn status(&self) -> Result<Status> {
@@ -120,6 +123,8 @@ impl Backend for Tapped {
 struct TappedWatch {
     inner: Box<dyn WatchStream>,
     tap: Arc<Mutex<Tap>>,
+    /// Reports that have arrived.
+    later: VecDeque<Changes>,
 }
 
 impl fmt::Debug for Tap {
@@ -132,12 +137,18 @@ impl fmt::Debug for Tap {
 impl WatchStream for TappedWatch {
     async fn next(&mut self) -> Result<Changes> {
         loop {
+            if let Some(changes) = self.later.pop_front() {
+                return Ok(changes);
+            }
             let mut changes = self.inner.next().await?;
             let mut tap = self.tap.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(loses) = &mut tap.loses {
                 changes.events.retain(|event| !loses(event));
             }
-            if !changes.events.is_empty() {
+            if tap.splits {
+                let single = |event: Event| Changes { revision: event.revision(), events: vec![event] };
+                self.later.extend(changes.events.into_iter().map(single));
+            } else if !changes.events.is_empty() {
                 return Ok(changes);
             }
         }
