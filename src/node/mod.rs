@@ -202,16 +202,13 @@ impl Node {
                         }
                         None => "without limit".to_owned(),
                     };
-                    match seen.round.as_ref().filter(|_| spare) {
-                        Some(round) => {
-                            let full = waiting::describe_full(&self.context, round).await;
-                            tracing::warn!("{full}; waiting {until}");
-                        }
-                        None => {
-                            let who = waiting::describe(&self.context).await;
-                            let cooldown = self.cooldown(&seen);
-                            tracing::info!("waiting for a world in run `{}` {until}: {who}{cooldown}", self.run_id());
-                        }
+                    if let Some(round) = seen.round.as_ref().filter(|_| spare) {
+                        let full = waiting::describe_full(&self.context, round).await;
+                        tracing::warn!("{full}; waiting {until}");
+                    } else {
+                        let who = waiting::describe(&self.context).await;
+                        let cooldown = self.cooldown(&seen);
+                        tracing::info!("waiting for a world in run `{}` {until}: {who}{cooldown}", self.run_id());
                     }
                 }
             }
