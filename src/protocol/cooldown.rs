@@ -221,9 +221,9 @@ mod tests {
         FailureRecord { name: name.into(), count }
     }
 
-    fn told(kind: ChangeKind, names: &[&str]) -> Option<ChangeRecord> {
+    fn told(kind: ChangeKind, names: &[&str]) -> ChangeRecord {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Some(ChangeRecord { kind, why: "why".into(), names })
+        ChangeRecord { kind, why: "why".into(), names }
     }
 
     /// A run whose nodes a and b are in round 1, where `bad` has failed so often before.
@@ -285,7 +285,7 @@ mod tests {
         ] {
             let mut roster = running(3, 1);
             roster.absences.insert(id(2), absent);
-            change(&mut roster, seconds(102), told(kind, names));
+            change(&mut roster, seconds(102), Some(told(kind, names)));
             assert_eq!(failures(&roster, seconds(at)), expected, "{kind:?} {names:?}");
         }
         assert_eq!(failures(&running(3, 1), seconds(102)), [failed("bad", 3)], "while the world runs");
@@ -307,7 +307,7 @@ mod tests {
                 assert!(matches!(decision.action, Action::Tell(_)), "{decision:?}");
             }
             // The others form again meanwhile, for another reason.
-            change(&mut roster, seconds(now), told(ChangeKind::Seeking, &["a"]));
+            change(&mut roster, seconds(now), Some(told(ChangeKind::Seeking, &["a"])));
             for (number, name) in [(1, "a"), (2, "b")] {
                 roster.put_node(id(number), record(name, 2, 2), i64::try_from(number).unwrap());
             }
@@ -341,7 +341,7 @@ mod tests {
     fn the_wait_begins_when_the_end_of_the_world_was_told_or_with_the_coordinator() {
         let mut roster = running(2, 1);
         roster.put_node(id(3), record("bad", 1, 0), 3);
-        change(&mut roster, seconds(200), told(ChangeKind::Lost, &["bad"]));
+        change(&mut roster, seconds(200), Some(told(ChangeKind::Lost, &["bad"])));
         let until =
             |roster: &Roster, now| cooling(roster, &policy(1), now).values().next().map(|wait| wait.until);
         roster.put_node(id(1), record("a", 1, 2), 1);
