@@ -1,6 +1,12 @@
 //! What becomes of a run's data when its service is restored from an older backup or loses all data: in memory with paused
 //! time, and on a real etcd.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "support/nodes.rs"]
 mod nodes;
@@ -201,9 +207,9 @@ async fn a_node_never_reads_what_it_wrote_itself_as_missing() {
             let backup = service.backup();
             sleep(Duration::from_secs(1)).await;
             if backed_up {
-                service.restore(backup)
+                service.restore(backup);
             } else {
-                service.wipe()
+                service.wipe();
             }
             sleep(RESTORED).await;
         }

@@ -686,12 +686,16 @@ async fn an_outage_that_ends_every_lease_leaves_the_run_with_its_own_submission(
     let second = Agent::join(&service, of("x", "2", "two"), 30).await.unwrap();
     let third = Agent::join(&service, of("y", "2", "two"), 31).await.unwrap();
     // The members are back last, when their leases are long over.
-    agents.iter().for_each(|agent| agent.link.cut());
+    for agent in &agents {
+        agent.link.cut();
+    }
     service.pause();
     sleep(TTL * 3).await;
     service.resume();
     sleep(TTL).await;
-    agents.iter().for_each(|agent| agent.link.mend());
+    for agent in &agents {
+        agent.link.mend();
+    }
     let refused = join_all([&second, &third].map(|agent| agent.node.next_world(None, None))).await;
     assert!(refused.iter().all(|end| matches!(end, Err(Error::Mismatch { .. }))), "{refused:?}");
     for agent in &agents {

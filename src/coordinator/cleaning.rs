@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio::time::Instant;
+
 use super::{Term, Written};
 use crate::{
     backend::{Compare, Keys, Operation, Range},
@@ -26,6 +28,8 @@ pub(super) struct Cleaning {
     round: u64,
     world: String,
     stage: Stage,
+    /// After a failure, cleaning up waits for the next listing, so that it never delays a decision.
+    not_before: Instant,
 }
 
 /// What is deleted next.
@@ -49,18 +53,24 @@ impl Term {
         self.cleaning =
             round.filter(|round| round.has_world() && round.phase == Phase::Running).map(|round| {
                 let stage = previous.map_or(Stage::FindPrevious, Stage::Before);
-                Cleaning { life: round.life.clone(), round: round.round, world: round.world.clone(), stage }
+                Cleaning {
+                    life: round.life.clone(),
+                    round: round.round,
+                    world: round.world.clone(),
+                    stage,
+                    not_before: Instant::now(),
+                }
             });
     }
 
-    /// Whether there is something to delete.
+    /// Whether there is something to delete now.
     pub(super) fn is_cleaning(&mut self) -> bool {
         let round = self.roster.round.as_ref();
         let current = |cleaning: &Cleaning| {
             round.is_some_and(|round| (&round.life, &round.world) == (&cleaning.life, &cleaning.world))
         };
         self.cleaning.take_if(|cleaning| !current(cleaning) || matches!(cleaning.stage, Stage::Done));
-        self.cleaning.is_some()
+        self.cleaning.as_ref().is_some_and(|cleaning| cleaning.not_before <= Instant::now())
     }
 
     /// Deletes one piece. What cannot be deleted stays until the next round, or until the run's lease expires.
@@ -81,8 +91,10 @@ impl Term {
                 Ok(written)
             }
             Err(error) if error.is_transient() => {
+                tracing::debug!(%error, "deleting the keys of earlier rounds is put off");
+                cleaning.not_before = self.listing_due;
                 self.cleaning = Some(cleaning);
-                Err(error)
+                Ok(Written::Skipped)
             }
             Err(error) => {
                 tracing::warn!("cannot delete the keys of earlier rounds; they stay for now: {error}");
