@@ -367,6 +367,19 @@ impl<G: Ground> Schedule<G> {
         }
     }
 
+    /// If the node that hosted the service is gone, starts another one, of the submission that the run belongs to: without
+    /// a service no node is refused.
+    async fn serve_again(&mut self) {
+        if self.ground.is_served() {
+            return;
+        }
+        let is_member = |living: &&Living<G::Link>| living.node.subscribe().borrow().world.is_some();
+        // A node that was cut off for long may be in a world of an earlier life.
+        let owner = self.agents.iter().rfind(is_member).or(self.agents.first());
+        let submission = owner.map(|living| self.book.ledger().submissions[&living.name].parse());
+        self.start_of(submission.map_or(self.submission, |number| number.expect("a number"))).await;
+    }
+
     /// Waits until the nodes that are left are of one submission, of which more may start.
     async fn settle_submissions(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -434,6 +447,7 @@ impl<G: Ground> Schedule<G> {
         self.book.write("all faults end");
         // Who is to learn of a closing has done so when what happened last was noticed.
         sleep(TTL * 3).await;
+        self.serve_again().await;
         self.settle_submissions().await;
         // What they had open is closed by then.
         sleep(Duration::from_millis(1)).await;
