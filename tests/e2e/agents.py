@@ -71,7 +71,7 @@ class AgentPod:
         """The endpoint of the service that `doctor` finds there, which has to be well."""
         findings = self.doctor()
         assert findings["permission to write"]["status"] == "ok", findings
-        return str(findings["service"]["found"]).removesuffix(" answers")
+        return str(findings["service"]["found"]).removesuffix(" responds")
 
     def environment(self) -> dict[str, str]:
         """The variables that its processes start with."""
