@@ -20,11 +20,18 @@ use crate::backend::LeaseId;
 /// What was written, by key.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    entries: Mutex<BTreeMap<String, Entry>>,
+    entries: Mutex<Entries>,
     /// One putting back at a time, or an amount would be added twice.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Notified when a piece was restored.
     restored: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    by_key: BTreeMap<String, Entry>,
+    /// The lease under which every piece stands, if that was found. It spares each call of the store a look at all keys.
+    complete_under: Option<LeaseId>,
 }
 
 /// This node's part of one key, each piece under its lease.
@@ -63,7 +70,7 @@ pub(super) struct Lacking {
 }
 
 impl Journal {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         // Each change of it is whole before anything can fail.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,7 +78,8 @@ impl Journal {
     /// Notes a write that was applied under this lease.
     pub(super) fn record(&self, name: &str, lease: LeaseId, piece: Piece) {
         let mut entries = self.lock();
-        let entry = entries.entry(name.to_owned()).or_default();
+        entries.written_under(lease);
+        let entry = entries.by_key.entry(name.to_owned()).or_default();
         match piece {
             Piece::Content(value) => {
                 let finished = entry.finished;
@@ -90,13 +98,13 @@ impl Journal {
 
     /// Forgets a key that this node has deleted.
     pub(super) fn forget(&self, name: &str) {
-        self.lock().remove(name);
+        self.lock().by_key.remove(name);
     }
 
     /// What the store under this lease lacks.
     pub(super) fn lacking(&self, lease: LeaseId) -> Vec<Lacking> {
         let entries = self.lock();
-        let lacking = entries.iter().map(|(name, entry)| {
+        let lacking = entries.by_key.iter().filter(|(_, entry)| entry.lacks(lease)).map(|(name, entry)| {
             let content = entry.content.as_ref().filter(|(of, _)| *of != lease);
             Lacking {
                 name: name.clone(),
@@ -106,7 +114,7 @@ impl Journal {
                 finished: entry.finished.is_some_and(|of| of != lease),
             }
         });
-        lacking.filter(|lacking| !lacking.is_empty()).collect()
+        lacking.collect()
     }
 
     /// A receiver that sees each piece that is restored from here on.
@@ -116,66 +124,79 @@ impl Journal {
 
     /// The first of these keys of which the store under this lease lacks something; of all keys if there are none.
     pub(super) fn first_lacking(&self, names: &[&str], lease: LeaseId) -> Option<String> {
-        let entries = self.lock();
-        let lacks = |(name, entry): (&String, &Entry)| entry.lacks(lease).then(|| name.clone());
-        if names.is_empty() {
-            return entries.iter().find_map(lacks);
+        let mut entries = self.lock();
+        if entries.complete_under == Some(lease) {
+            return None;
         }
-        names.iter().filter_map(|name| entries.get_key_value(*name)).find_map(lacks)
+        let lacks = |(name, entry): (&String, &Entry)| entry.lacks(lease).then(|| name.clone());
+        if !names.is_empty() {
+            return names.iter().filter_map(|name| entries.by_key.get_key_value(*name)).find_map(lacks);
+        }
+        let first = entries.by_key.iter().find_map(lacks);
+        if first.is_none() {
+            entries.complete_under = Some(lease);
+        }
+        first
     }
 
     /// Notes that a content was put back, or that another has its place.
     pub(super) fn content_is_back(&self, name: &str, value: &[u8], lease: LeaseId) {
-        let mut entries = self.lock();
-        let content = entries.get_mut(name).and_then(|entry| entry.content.as_mut());
-        if let Some((of, _)) = content.filter(|(_, present)| present == value) {
-            *of = lease;
-        }
-        drop(entries);
-        self.restored.send_replace(());
+        self.restore(name, lease, |entry| {
+            if let Some((of, _)) = entry.content.as_mut().filter(|(_, present)| present == value) {
+                *of = lease;
+            }
+        });
     }
 
     /// Notes that these amounts were added again, in one sum. What was recorded since stays to be restored.
     pub(super) fn sum_is_back(&self, name: &str, restored: &BTreeMap<LeaseId, i64>, lease: LeaseId) {
-        let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(name) else { return };
-        for (of, amount) in restored {
-            // A content that was set since ended the counter that these were part of.
-            let Some(present) = entry.added.remove(of) else { continue };
-            let rest = present.saturating_sub(*amount);
-            if rest != 0 {
-                entry.added.insert(*of, rest);
+        self.restore(name, lease, |entry| {
+            for (of, amount) in restored {
+                // A content that was set since ended the counter that these were part of.
+                let Some(present) = entry.added.remove(of) else { continue };
+                let rest = present.saturating_sub(*amount);
+                if rest != 0 {
+                    entry.added.insert(*of, rest);
+                }
+                let sum = entry.added.entry(lease).or_default();
+                *sum = sum.saturating_add(*amount);
             }
-            let sum = entry.added.entry(lease).or_default();
-            *sum = sum.saturating_add(*amount);
-        }
-        drop(entries);
-        self.restored.send_replace(());
+        });
     }
 
     /// Notes that these bytes were appended again. What was recorded since stays to be restored.
     pub(super) fn appended_is_back(&self, name: &str, restored: &BTreeMap<LeaseId, Vec<u8>>, lease: LeaseId) {
-        let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(name) else { return };
-        for (of, value) in restored {
-            let Some(present) = entry.appended.remove(of) else { continue };
-            if let Some(rest) = present.get(value.len()..).filter(|rest| !rest.is_empty()) {
-                entry.appended.insert(*of, rest.to_vec());
+        self.restore(name, lease, |entry| {
+            for (of, value) in restored {
+                let Some(present) = entry.appended.remove(of) else { continue };
+                if let Some(rest) = present.get(value.len()..).filter(|rest| !rest.is_empty()) {
+                    entry.appended.insert(*of, rest.to_vec());
+                }
+                entry.appended.entry(lease).or_default().extend(value);
             }
-            entry.appended.entry(lease).or_default().extend(value);
-        }
-        drop(entries);
-        self.restored.send_replace(());
+        });
     }
 
     /// Notes that this node was marked as finished again.
     pub(super) fn finished_is_back(&self, name: &str, lease: LeaseId) {
+        self.restore(name, lease, |entry| entry.finished = Some(lease));
+    }
+
+    /// Changes what is noted of a key that was written again under this lease, and notifies the calls that wait for that.
+    fn restore(&self, name: &str, lease: LeaseId, change: impl FnOnce(&mut Entry)) {
         let mut entries = self.lock();
-        if let Some(entry) = entries.get_mut(name) {
-            entry.finished = Some(lease);
+        if let Some(entry) = entries.by_key.get_mut(name) {
+            change(entry);
+            entries.written_under(lease);
         }
         drop(entries);
         self.restored.send_replace(());
+    }
+}
+
+impl Entries {
+    fn written_under(&mut self, lease: LeaseId) {
+        self.complete_under = self.complete_under.filter(|complete| *complete == lease);
     }
 }
 
@@ -185,12 +206,6 @@ impl Entry {
             || self.added.keys().any(|of| *of != lease)
             || self.appended.keys().any(|of| *of != lease)
             || self.finished.is_some_and(|of| of != lease)
-    }
-}
-
-impl Lacking {
-    fn is_empty(&self) -> bool {
-        self.content.is_none() && self.added.is_empty() && self.appended.is_empty() && !self.finished
     }
 }
 
@@ -230,6 +245,29 @@ mod tests {
         journal.appended_is_back("text", &appended, 2);
         assert_eq!(journal.lacking(2), []);
         assert_eq!(journal.lacking(3)[1].added, BTreeMap::from([(2, 15)]));
+    }
+
+    #[test]
+    fn a_store_that_was_complete_lacks_what_is_recorded_under_another_lease_later() {
+        let journal = Journal::default();
+        journal.record("a", 1, Piece::Added(1, false));
+        assert_eq!(journal.first_lacking(&[], 1), None);
+        journal.record("b", 1, Piece::Added(1, false));
+        assert_eq!(journal.first_lacking(&[], 1), None);
+        assert_eq!(journal.first_lacking(&[], 2), Some("a".into()));
+        journal.sum_is_back("a", &BTreeMap::from([(1, 1)]), 2);
+        assert_eq!(journal.first_lacking(&[], 2), Some("b".into()));
+        journal.sum_is_back("b", &BTreeMap::from([(1, 1)]), 2);
+        assert_eq!(journal.first_lacking(&[], 2), None);
+        // Applied under the old lease, and acknowledged only now.
+        journal.record("c", 1, Piece::Added(1, false));
+        assert_eq!(journal.first_lacking(&[], 2), Some("c".into()));
+        journal.sum_is_back("c", &BTreeMap::from([(1, 1)]), 2);
+        assert_eq!(journal.first_lacking(&["c"], 2), None);
+        assert_eq!(journal.first_lacking(&[], 2), None);
+        // Another look was overtaken by one more restoration.
+        journal.sum_is_back("c", &BTreeMap::from([(2, 1)]), 3);
+        assert_eq!(journal.first_lacking(&[], 2), Some("c".into()));
     }
 
     #[test]
