@@ -168,38 +168,12 @@ pub fn forgive(roster: &Roster, now: Moment) -> Result<Vec<FailureRecord>, Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        protocol::{
-            decide::{Action, decide},
-            records::{ChangeRecord, NodeRecord, Phase, PlanEntry},
-            roster::Absence,
-        },
-        settings::Reaction,
+    use crate::protocol::{
+        decide::{Action, decide},
+        fixtures::{id, policy, seconds},
+        records::{ChangeRecord, NodeRecord, Phase, PlanEntry},
+        roster::Absence,
     };
-
-    fn policy(min_nodes: u32) -> Policy {
-        let (return_window, trusted_silence) = Policy::lease_times(Duration::from_secs(10));
-        Policy {
-            min_nodes,
-            max_nodes: 4,
-            settle_time: Duration::ZERO,
-            last_call_timeout: Duration::ZERO,
-            rejoin_timeout: Duration::from_secs(90),
-            grow_delay: Duration::ZERO,
-            return_window,
-            trusted_silence,
-            on_member_loss: Reaction::Restart,
-            on_newcomer: Reaction::Restart,
-        }
-    }
-
-    fn id(number: u64) -> NodeId {
-        NodeId::from_random(number << 1)
-    }
-
-    fn seconds(number: u64) -> Moment {
-        Duration::from_secs(number)
-    }
 
     fn record(name: &str, min: u32, seeks: u64) -> NodeRecord {
         NodeRecord {

@@ -342,32 +342,27 @@ fn form(roster: &Roster, round: &RoundRecord, now: Moment, policy: &Policy) -> D
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::records::NodeRecord;
+    use crate::protocol::{
+        fixtures::{self, id},
+        records::NodeRecord,
+    };
 
     const TTL: Duration = Duration::from_secs(3);
 
     fn policy() -> Policy {
         let (return_window, trusted_silence) = Policy::lease_times(TTL);
         Policy {
-            min_nodes: 2,
-            max_nodes: 4,
             settle_time: Duration::from_millis(500),
             last_call_timeout: Duration::from_secs(30),
-            rejoin_timeout: Duration::from_secs(90),
             grow_delay: Duration::from_secs(30),
             return_window,
             trusted_silence,
-            on_member_loss: Reaction::Restart,
-            on_newcomer: Reaction::Restart,
+            ..fixtures::policy(2)
         }
     }
 
     fn seconds(number: f64) -> Moment {
         Duration::from_secs_f64(number)
-    }
-
-    fn id(number: u64) -> NodeId {
-        NodeId::from_random(number << 1)
     }
 
     fn record(number: u64) -> NodeRecord {

@@ -24,6 +24,8 @@
 pub mod closing;
 pub mod cooldown;
 pub mod decide;
+#[cfg(test)]
+mod fixtures;
 pub mod identity;
 pub mod keys;
 pub mod plan;

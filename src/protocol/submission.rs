@@ -143,40 +143,12 @@ pub fn refuse(roster: &Roster, now: Moment, policy: &Policy) -> Result<Decision,
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::{
-        protocol::{
-            decide::decide,
-            records::{ChangeKind, ChangeRecord, PlanEntry},
-        },
-        settings::Reaction,
+    use crate::protocol::{
+        decide::decide,
+        fixtures::{id, policy, seconds},
+        records::{ChangeKind, ChangeRecord, PlanEntry},
     };
-
-    fn policy() -> Policy {
-        let (return_window, trusted_silence) = Policy::lease_times(Duration::from_secs(10));
-        Policy {
-            min_nodes: 1,
-            max_nodes: 4,
-            settle_time: Duration::ZERO,
-            last_call_timeout: Duration::ZERO,
-            rejoin_timeout: Duration::from_secs(90),
-            grow_delay: Duration::ZERO,
-            return_window,
-            trusted_silence,
-            on_member_loss: Reaction::Restart,
-            on_newcomer: Reaction::Restart,
-        }
-    }
-
-    fn id(number: u64) -> NodeId {
-        NodeId::from_random(number << 1)
-    }
-
-    fn seconds(number: u64) -> Moment {
-        Duration::from_secs(number)
-    }
 
     /// Puts a node of a submission, or of none.
     fn put(roster: &mut Roster, now: Moment, number: u64, submission: &str, leaving: bool) {
@@ -199,7 +171,7 @@ mod tests {
 
     fn observe(roster: &mut Roster, now: Moment) {
         roster.acknowledged = now;
-        roster.observe(now, &policy());
+        roster.observe(now, &policy(1));
     }
 
     /// A run whose nodes 1 and 2 are in round 1, whose record names this submission.
@@ -246,15 +218,15 @@ mod tests {
         for named in [Some("one"), None] {
             let mut roster = running(["one", "one"], named);
             put(&mut roster, seconds(5), 3, "two", false);
-            let waiting = decide(&roster, seconds(5), &policy());
-            let due = seconds(5) + policy().return_window;
+            let waiting = decide(&roster, seconds(5), &policy(1));
+            let due = seconds(5) + policy(1).return_window;
             assert_eq!(
                 (waiting.action, waiting.wake),
                 (Action::Wait, Some(due)),
                 "and it does not grow the world"
             );
             observe(&mut roster, due);
-            let Decision { action: Action::Refuse(refusal), reason, .. } = decide(&roster, due, &policy())
+            let Decision { action: Action::Refuse(refusal), reason, .. } = decide(&roster, due, &policy(1))
             else {
                 panic!("expected a refusal");
             };
@@ -269,8 +241,8 @@ mod tests {
             let world = roster.world.values().cloned().collect();
             roster.set_round(due, refused, world);
             observe(&mut roster, due);
-            assert_eq!(decide(&roster, due, &policy()).action, Action::Wait, "once is enough");
-            assert!(roster.seekers(&policy()).is_empty(), "nor does it get a place until it is gone");
+            assert_eq!(decide(&roster, due, &policy(1)).action, Action::Wait, "once is enough");
+            assert!(roster.seekers(&policy(1)).is_empty(), "nor does it get a place until it is gone");
         }
     }
 
@@ -281,17 +253,17 @@ mod tests {
         put(&mut roster, seconds(6), 1, "one", true);
         put(&mut roster, seconds(6), 2, "one", true);
         assert_eq!((roster.owner.as_deref(), roster.contested_since), (Some("two"), None));
-        roster.remove_node(seconds(7), id(1), &policy());
-        roster.remove_node(seconds(7), id(2), &policy());
+        roster.remove_node(seconds(7), id(1), &policy(1));
+        roster.remove_node(seconds(7), id(2), &policy(1));
         observe(&mut roster, seconds(60));
-        assert!(matches!(decide(&roster, seconds(60), &policy()).action, Action::Tell(_)));
+        assert!(matches!(decide(&roster, seconds(60), &policy(1)).action, Action::Tell(_)));
         let change =
             ChangeRecord { kind: ChangeKind::Leaving, why: "n1, n2 leaving".into(), names: Vec::new() };
         let told = RoundRecord { change: Some(change), ..roster.round.clone().unwrap() };
         let world = roster.world.values().cloned().collect();
         roster.set_round(seconds(60), told, world);
         observe(&mut roster, seconds(62));
-        let Action::Form(form) = decide(&roster, seconds(62), &policy()).action else { panic!("no world") };
+        let Action::Form(form) = decide(&roster, seconds(62), &policy(1)).action else { panic!("no world") };
         assert_eq!((form.members.len(), form.submission.as_deref()), (1, Some("two")));
     }
 
@@ -299,10 +271,10 @@ mod tests {
     fn the_run_passes_to_nobody_while_members_may_return_from_an_outage() {
         let mut roster = running(["one", "one"], Some("one"));
         roster.acknowledged = Moment::ZERO;
-        roster.remove_node(seconds(40), id(1), &policy());
-        roster.remove_node(seconds(40), id(2), &policy());
+        roster.remove_node(seconds(40), id(1), &policy(1));
+        roster.remove_node(seconds(40), id(2), &policy(1));
         put(&mut roster, seconds(40), 3, "two", false);
-        let believed = seconds(40) + policy().return_window;
+        let believed = seconds(40) + policy(1).return_window;
         for (now, told) in [(seconds(40), false), (seconds(41), true), (believed, true)] {
             let mut roster = roster.clone();
             if told {
@@ -316,7 +288,7 @@ mod tests {
                 roster.set_round(now, told, world);
             }
             observe(&mut roster, now);
-            let decision = decide(&roster, now, &policy());
+            let decision = decide(&roster, now, &policy(1));
             if now < believed {
                 assert_eq!((decision.action, decision.wake), (Action::Wait, Some(believed)), "told: {told}");
                 assert_eq!(roster.owner.as_deref(), Some("one"));
@@ -334,7 +306,7 @@ mod tests {
         put(&mut roster, seconds(1), 3, "two", false);
         put(&mut roster, seconds(1), 2, "one", false);
         put(&mut roster, seconds(1), 1, "", false);
-        let Action::Form(form) = decide(&roster, seconds(2), &policy()).action else { panic!("no world") };
+        let Action::Form(form) = decide(&roster, seconds(2), &policy(1)).action else { panic!("no world") };
         let names: Vec<_> = form.members.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!((names.as_slice(), form.submission.as_deref()), (["n1", "n2"].as_slice(), Some("one")));
     }
@@ -348,6 +320,6 @@ mod tests {
         roster.set_round(Moment::ZERO, restoring, world);
         put(&mut roster, seconds(1), 3, "two", false);
         assert_eq!(roster.owner.as_deref(), Some("one"));
-        assert!(roster.newcomers(&policy()).is_empty());
+        assert!(roster.newcomers(&policy(1)).is_empty());
     }
 }
