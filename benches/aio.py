@@ -165,7 +165,7 @@ def version(python: str) -> str:
 
 
 def times(endpoint: str, count: int) -> None:
-    """What a call costs: one that asks nobody (`queue_keep`), and one that asks the server (`check`)."""
+    """What a call costs: one without a request (`queue_keep`), and one with a request to the server (`check`)."""
     with lattice_rdzv.join("sync", endpoint=endpoint, **SETTINGS) as run:
         store = run.next_world().store
         for what, call in (("queue_keep", lambda: store.queue_keep("q", b"")), ("check", lambda: store.check(["key"]))):

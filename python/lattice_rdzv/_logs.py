@@ -44,7 +44,7 @@ _started: dict[tuple[int, int], _LogThread] = {}
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to the present `sys.stderr` for as long as the application has configured nothing of its own."""
+    """Writes to the present `sys.stderr` as long as the application has not configured logging."""
 
     def __init__(self) -> None:
         # Not `StreamHandler`'s, which would keep the stream of this moment.

@@ -127,7 +127,9 @@ class Membership:
             _signals.tell(self, self._parts.node, numbers)
 
     def end(self, leave: Callable[[_core.Node], _core.Call[bool]]) -> bool:
-        """Ends this part by `leave`, after closing the socket; false if there is no node."""
+        """Ends this part by `leave`, after closing the socket; false if there is no node, and in a forked child."""
+        if not self.is_of_this_process:
+            return False
         left = False
         with self.ending() as node:
             if node is not None:

@@ -84,30 +84,20 @@ def settings_of(
     *,
     nnodes: int | str | tuple[int, int] | None = None,
     endpoint: str | Sequence[str] | None = None,
-    node_name: str | None = None,
     local_address: str | None = None,
-    port: int | None = None,
-    topology: str | None = None,
-    tenant: str | None = None,
-    submission: str | None = None,
-    **settings: Unpack[JoinSettings],
+    **settings: object,
 ) -> _core.Settings:
     """The settings that the arguments of `join` and the environment stand for."""
     # Half of what importing this package would take.
     import socket
 
-    arguments: dict[str, object] = {
+    arguments = {
         "run_id": run_id,
-        "node_name": node_name,
-        "port": port,
-        "topology": topology,
-        "tenant": tenant,
-        "submission": submission,
         "endpoint": endpoint if endpoint is None or isinstance(endpoint, str) else ",".join(endpoint),
         "local_addr": local_address,
         "nnodes": f"{nnodes[0]}:{nnodes[1]}" if isinstance(nnodes, tuple) else nnodes,
+        **settings,
     }
-    arguments.update(settings)
     passed = {name: as_text(value) for name, value in arguments.items() if value is not None}
     passed["host_name"] = socket.gethostname()
     # A dictionary: the core must not execute Python code, as the methods of `os.environ` are, in a daemon thread.
@@ -283,8 +273,6 @@ class Run(Part):
         Returns:
             Whether the service acknowledged it.
         """
-        if not self._membership.is_of_this_process:
-            return False
         return self._membership.end(lambda node: node.leave(timeout_seconds=timeout_seconds))
 
     def close(
@@ -304,8 +292,6 @@ class Run(Part):
         Returns:
             Whether the run is closed, by whomever.
         """
-        if not self._membership.is_of_this_process:
-            return False
         return self._membership.end(lambda node: node.close(outcome, why=why, timeout_seconds=timeout_seconds))
 
     def __enter__(self) -> Run:

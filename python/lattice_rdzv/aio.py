@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -102,13 +102,7 @@ class Run(_run.Part):
 
     async def leave(self, *, timeout_seconds: float | None = None) -> bool:
         """Leaves the run; see `lattice_rdzv.Run.leave`."""
-        if not self._membership.is_of_this_process:
-            return False
-        left = False
-        with self._membership.ending() as node:
-            if node is not None:
-                left = await _result(node.leave(timeout_seconds=timeout_seconds))
-        return left
+        return await self._end(lambda node: node.leave(timeout_seconds=timeout_seconds))
 
     async def close(
         self,
@@ -118,13 +112,17 @@ class Run(_run.Part):
         timeout_seconds: float | None = None,
     ) -> bool:
         """Closes the run; see `lattice_rdzv.Run.close`."""
+        return await self._end(lambda node: node.close(outcome, why=why, timeout_seconds=timeout_seconds))
+
+    async def _end(self, leave: Callable[[_core.Node], _core.Call[bool]]) -> bool:
+        # As in `Membership.end`.
         if not self._membership.is_of_this_process:
             return False
-        closed = False
+        left = False
         with self._membership.ending() as node:
             if node is not None:
-                closed = await _result(node.close(outcome, why=why, timeout_seconds=timeout_seconds))
-        return closed
+                left = await _result(leave(node))
+        return left
 
     async def __aenter__(self) -> Run:
         return self
