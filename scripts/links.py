@@ -91,7 +91,7 @@ def check(root: Path, path: Path, base: str) -> Iterator[str]:
         if ABSOLUTE.match(target):
             if not target.startswith(base):
                 if is_readme and TO_FILES in target:
-                    yield f"{where}: the link must begin with {base} (run: scripts/links.py --write): {target}"
+                    yield f"{where}: the link must begin with {base} (run: python scripts/links.py --write): {target}"
                 continue
             name, origin = target.removeprefix(base), root
         elif is_readme and not target.startswith("#"):

@@ -385,6 +385,7 @@ impl<G: Ground> Schedule<G> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             self.remove_ended();
+            self.serve_again().await;
             let submissions: BTreeSet<String> = {
                 let ledger = self.book.ledger();
                 self.agents.iter().map(|living| ledger.submissions[&living.name].clone()).collect()
@@ -447,7 +448,6 @@ impl<G: Ground> Schedule<G> {
         self.book.write("all faults end");
         // Who is to learn of a closing has done so when what happened last was noticed.
         sleep(TTL * 3).await;
-        self.serve_again().await;
         self.settle_submissions().await;
         // What they had open is closed by then.
         sleep(Duration::from_millis(1)).await;
