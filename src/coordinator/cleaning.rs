@@ -50,17 +50,20 @@ impl Term {
     /// coordinator.
     pub(super) fn plan_cleaning(&mut self, previous: Option<u64>) {
         let round = self.roster.round.as_ref();
-        self.cleaning =
-            round.filter(|round| round.has_world() && round.phase == Phase::Running).map(|round| {
-                let stage = previous.map_or(Stage::FindPrevious, Stage::Before);
-                Cleaning {
-                    life: round.life.clone(),
-                    round: round.round,
-                    world: round.world.clone(),
-                    stage,
-                    not_before: Instant::now(),
-                }
-            });
+        let formed = round.filter(|round| round.has_world() && round.phase == Phase::Running);
+        // Before the first round of a life there was none.
+        let stage = match previous {
+            Some(0) => None,
+            Some(previous) => Some(Stage::Before(previous)),
+            None => Some(Stage::FindPrevious),
+        };
+        self.cleaning = formed.zip(stage).map(|(round, stage)| Cleaning {
+            life: round.life.clone(),
+            round: round.round,
+            world: round.world.clone(),
+            stage,
+            not_before: Instant::now(),
+        });
     }
 
     /// Whether there is something to delete now.

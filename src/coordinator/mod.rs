@@ -7,6 +7,7 @@
 mod cleaning;
 mod commits;
 mod office;
+mod report;
 mod survey;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 pub use self::office::{Office, Written};
-use self::{cleaning::Cleaning, survey::Survey};
+use self::{cleaning::Cleaning, report::Report, survey::Survey};
 use crate::{
     backend::{
         Changes, Event, Keys, LeaseId, Revision,
@@ -122,6 +123,8 @@ struct Term {
     round_lost: bool,
     /// What is left to delete of earlier rounds.
     cleaning: Option<Cleaning>,
+    /// What was written about the nodes that wait.
+    report: Report,
 }
 
 impl Term {
@@ -161,6 +164,7 @@ impl Term {
             read_revision: 0,
             round_lost: false,
             cleaning: None,
+            report: Report::default(),
         };
         term.breaks = term.hear_of_lease();
         term.take_over(survey);
@@ -180,6 +184,7 @@ impl Term {
 
     /// Brings the roster in step with what was read.
     fn take_over(&mut self, survey: Survey) {
+        self.report.note_change();
         let now = self.moment(Instant::now());
         let policy = &self.context.policy;
         let found = survey.round.as_ref().map(|(round, _, _)| round);
@@ -255,8 +260,12 @@ impl Term {
             self.reason.clone_from(&decision.reason);
         }
         let written = match decision.action {
+            Action::Wait if self.is_report_due() => self.write_report().await?,
             Action::Wait if self.is_cleaning() => self.clean().await?,
-            Action::Wait => return self.news(decision.wake).await,
+            Action::Wait => {
+                let report = self.report.due().map(|due| self.moment(due));
+                return self.news(decision.wake.into_iter().chain(report).min()).await;
+            }
             Action::Renew => {
                 self.renew.renew();
                 return self.news(decision.wake).await;
@@ -327,6 +336,7 @@ impl Term {
 
     async fn apply_nodes(&mut self, watched: Watched) -> Result<()> {
         let Watched::Changes(Changes { events, .. }) = watched else { return self.read_again().await };
+        self.report.note_change();
         let now = self.moment(Instant::now());
         let policy = &self.context.policy;
         for event in events.iter().filter(|event| event.revision() > self.read_revision) {

@@ -34,7 +34,18 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Reads it.
+    ///
+    /// # Errors
+    /// [`Error::FutureRevision`], after which another attempt reads everything at a newer revision, if history was
+    /// compacted in between.
     pub(super) async fn read(context: &Context) -> Result<Self> {
+        Self::read_once(context).await.map_err(|error| match error {
+            Error::Compacted { .. } => Error::FutureRevision,
+            other => other,
+        })
+    }
+
+    async fn read_once(context: &Context) -> Result<Self> {
         let keys = &context.keys;
         let (items, revision) = pages(context, keys.nodes(), 0, false).await?;
         let (nodes, revisions) = (nodes(&items), revisions(&items));

@@ -37,8 +37,8 @@ pub(super) enum Joined {
     },
     /// The life that the node was in is closed.
     Closed(ClosedRecord, LeaseId),
-    /// The run is closed; try again after so long at the latest.
-    Later(Duration),
+    /// The run is closed; try again after so long at the latest, or once that closing is gone.
+    Later(Box<Kept<ClosedRecord>>, Duration),
     /// The run is closed as succeeded, and this is the submission that succeeded.
     AlreadyDone(ClosedRecord),
     /// Something moved in between: try again now.
@@ -57,14 +57,19 @@ impl Joining {
         Ok(Self { id, sent, ttl })
     }
 
-    /// Puts the record unless the run is closed. Repeatable.
+    /// Puts the record unless the run is closed: `closed` is the closing that is known to stand, and of another life than
+    /// the past one of this node. Repeatable.
     pub(super) async fn attempt(
         &self,
         context: &Context,
         record: &NodeRecord,
         past_life: Option<&str>,
+        closed: Option<Kept<ClosedRecord>>,
         closed_since: &mut Option<(String, Instant)>,
     ) -> Result<Joined> {
+        if let Some(closed) = closed {
+            return self.reuse(context, record, closed, closed_since).await;
+        }
         let keys = &context.keys;
         let node = keys.node(self.id);
         let mut read = [keys.coordinator(), keys.round(), keys.closed()].map(Operation::get).to_vec();
@@ -124,7 +129,7 @@ impl Joining {
         let settings = &context.settings;
         match reuse(&closed.record, settings.submission.as_deref(), now - since, settings.reuse_delay) {
             Reuse::AlreadyDone => Ok(Joined::AlreadyDone(closed.record)),
-            Reuse::Wait(time) => Ok(Joined::Later(time)),
+            Reuse::Wait(time) => Ok(Joined::Later(Box::new(closed), time)),
             Reuse::Begin => self.begin_life(context, record, &closed).await,
         }
     }

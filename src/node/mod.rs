@@ -165,6 +165,9 @@ impl Node {
         // A spare's waiting is no waiting for a first place, however often it is taken for one in between.
         let (mut since, mut spare) = (began, false);
         let mut speak_at = began + waiting::FIRST_LINE;
+        let never = began + Duration::from_secs(1_000_000_000);
+        // A line is read from the service while this waits: the answer may be slow, and a world may form meanwhile.
+        let mut line: Option<waiting::Line<'_>> = None;
         loop {
             let seen = snapshot.borrow_and_update().clone();
             if let Some(world) = seen.world.as_ref().filter(|world| self.is_news(&world.place, &seen)) {
@@ -191,27 +194,41 @@ impl Node {
             tokio::select! {
                 biased;
                 changed = snapshot.changed() => changed.map_err(|_| Error::Left)?,
-                () = sleep_until(deadline.unwrap_or(speak_at + waiting::NEXT_LINES)), if deadline.is_some() => {
-                    return Err(self.timed_out(began, seen).await);
+                () = sleep_until(deadline.unwrap_or(never)) => {
+                    tokio::select! {
+                        biased;
+                        // A world that has formed meanwhile is better than the description of its lack.
+                        changed = snapshot.changed() => changed.map_err(|_| Error::Left)?,
+                        error = self.timed_out(began, seen) => return Err(error),
+                    }
                 }
                 () = sleep_until(speak_at) => {
                     speak_at = Instant::now() + waiting::NEXT_LINES;
-                    let until = match deadline {
-                        Some(deadline) => {
-                            format!("for another {:.0} s", deadline.saturating_duration_since(Instant::now()).as_secs_f64())
-                        }
-                        None => "without limit".to_owned(),
-                    };
-                    if let Some(round) = seen.round.as_ref().filter(|_| spare) {
-                        let full = waiting::describe_full(&self.context, round).await;
-                        tracing::warn!("{full}; waiting {until}");
-                    } else {
-                        let who = waiting::describe(&self.context).await;
-                        let cooldown = self.cooldown(&seen);
-                        tracing::info!("waiting for a world in run `{}` {until}: {who}{cooldown}", self.run_id());
-                    }
+                    line = Some(Box::pin(self.log_waiting(seen, spare, deadline)));
                 }
+                () = waiting::finished(&mut line) => line = None,
             }
+        }
+    }
+
+    /// Logs which nodes wait or are in its way, as far as the service answers.
+    async fn log_waiting(&self, seen: Snapshot, spare: bool, deadline: Option<Instant>) {
+        let until = || match deadline {
+            Some(deadline) => {
+                format!(
+                    "for another {:.0} s",
+                    deadline.saturating_duration_since(Instant::now()).as_secs_f64()
+                )
+            }
+            None => "without limit".to_owned(),
+        };
+        if let Some(round) = seen.round.as_ref().filter(|_| spare) {
+            let full = waiting::describe_full(&self.context, round).await;
+            tracing::warn!("{full}; waiting {}", until());
+        } else {
+            let who = waiting::describe(&self.context).await;
+            let cooldown = self.cooldown(&seen);
+            tracing::info!("waiting for a world in run `{}` {}: {who}{cooldown}", self.run_id(), until());
         }
     }
 

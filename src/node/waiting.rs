@@ -1,17 +1,19 @@
-//! What a waiting node says: who is here, how many are missing, and until when it waits.
+//! What a waiting node logs: which nodes are there, how many are missing, and until when it waits.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use crate::{
     backend::{Keys, Range},
+    error::Result,
     protocol::{
-        records::{HistoryRecord, NodeRecord, Record, RoundRecord, some_names},
+        records::{HistoryRecord, NAMES, NodeRecord, Record, RoundRecord, some_names},
         submission::are_rivals,
+        waiting::WaitingRecord,
     },
     run::{Context, decode_found},
 };
 
-/// How many records are read for a message.
+/// How many records are read where no coordinator has described them.
 const READ: i64 = 20;
 
 /// When a waiting node speaks first, and after which time again.
@@ -19,33 +21,40 @@ pub(super) const FIRST_LINE: Duration = Duration::from_secs(5);
 /// See [`FIRST_LINE`].
 pub(super) const NEXT_LINES: Duration = Duration::from_secs(30);
 
-/// Who is here and how many are missing, as far as the service answers.
+/// A log line that is being written.
+pub(super) type Line<'node> = Pin<Box<dyn Future<Output = ()> + Send + 'node>>;
+
+/// Continues to write the line until it is complete; waits without end if there is none. Cancel-safe.
+pub(super) async fn finished(line: &mut Option<Line<'_>>) {
+    match line {
+        Some(line) => line.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Which nodes are there and how many are missing, as far as the service answers.
 pub(super) async fn describe(context: &Context) -> String {
     let settings = &context.settings;
     let (min, max) = (settings.min_nodes, settings.max_nodes);
-    let range = Range { limit: READ, ..Range::new(Keys::prefix(context.keys.nodes())) };
-    let (items, more) = match context.backend.range(range).await {
-        Ok(answer) => (answer.items, answer.more),
+    let (waiting, more) = match read(context).await {
+        Ok(read) => read,
         Err(error) => return format!("nobody can be counted, because {error}"),
     };
-    let mut names = Vec::new();
-    let mut others = Vec::new();
-    for item in &items {
-        match NodeRecord::decode(&String::from_utf8_lossy(&item.key), &item.value) {
-            Ok(record) if (record.min, record.max) == (min, max) => names.push(record.name),
-            Ok(record) => others.push(format!("{} with nnodes {}:{}", record.name, record.min, record.max)),
-            Err(error) => others.push(error.to_string()),
-        }
-    }
-    let here = names.len();
+    let WaitingRecord { here, names, left_out, mut reasons } = waiting;
     let count = if more { format!("more than {here}") } else { here.to_string() };
-    let who = some_names(names.iter().map(String::as_str));
+    let mut who = some_names(names.iter().map(String::as_str));
+    if here > names.len() {
+        who = format!("{who} and {} more", here - names.len());
+    }
     let missing = match (min as usize).checked_sub(here) {
         Some(missing) if missing > 0 => format!("{missing} missing of at least {min}"),
         _ => format!("at least {min} needed, at most {max} taken"),
     };
+    if reasons.len() == NAMES && left_out > NAMES {
+        reasons.push(format!("and {} more", left_out - NAMES));
+    }
     let left_out =
-        if others.is_empty() { String::new() } else { format!("; left out: {}", others.join("; ")) };
+        if reasons.is_empty() { String::new() } else { format!("; left out: {}", reasons.join("; ")) };
     let hint = if max == 1 && here > 1 {
         "; max_nodes is 1: for a job of several nodes give every agent the same `--nnodes`, as in `--nnodes 2`"
     } else {
@@ -53,6 +62,31 @@ pub(super) async fn describe(context: &Context) -> String {
     };
     let refused = context.refusals.describe();
     format!("{count} here ({who}), {missing}{left_out}{hint}{refused}")
+}
+
+/// What the coordinator says, in one key; without a word of it what some records say, and whether there are more.
+async fn read(context: &Context) -> Result<(WaitingRecord, bool)> {
+    let key = context.keys.waiting();
+    let described = context.backend.range(Range::new(Keys::one(key.clone()))).await?;
+    if let Some(Ok(record)) = described.items.first().map(|item| WaitingRecord::decode(&key, &item.value)) {
+        return Ok((record, false));
+    }
+    let settings = &context.settings;
+    let range = Range { limit: READ, ..Range::new(Keys::prefix(context.keys.nodes())) };
+    let answer = context.backend.range(range).await?;
+    let mut waiting = WaitingRecord::default();
+    for item in &answer.items {
+        match NodeRecord::decode(&String::from_utf8_lossy(&item.key), &item.value) {
+            Ok(record) if (record.min, record.max) == (settings.min_nodes, settings.max_nodes) => {
+                waiting.add(record.name);
+            }
+            Ok(record) => {
+                waiting.leave_out(format!("{} with nnodes {}:{}", record.name, record.min, record.max));
+            }
+            Err(error) => waiting.leave_out(error.to_string()),
+        }
+    }
+    Ok((waiting, answer.more))
 }
 
 /// That the run is full, for how long and with which nodes, as far as the service answers, and what to do if that is not

@@ -57,6 +57,11 @@ impl RunKeys {
         format!("{}ctl/closed", self.prefix)
     }
 
+    /// Which nodes wait for a round, as the coordinator describes them. Not below `ctl/`, which every node watches.
+    pub fn waiting(&self) -> String {
+        format!("{}waiting", self.prefix)
+    }
+
     /// That an earlier life was closed.
     pub fn closed_life(&self, life: &str) -> String {
         format!("{}closed/{life}", self.prefix)

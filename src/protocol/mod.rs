@@ -20,6 +20,7 @@
 //! | [`returning`] | what a node does after a break |
 //! | [`submission`] | which submission a run belongs to, and which nodes it refuses |
 //! | [`closing`] | what a starter does about a run that is closed |
+//! | [`waiting`] | what the coordinator says about the nodes that wait |
 
 pub mod closing;
 pub mod cooldown;
@@ -37,3 +38,4 @@ pub mod returning;
 pub mod roster;
 pub mod standing;
 pub mod submission;
+pub mod waiting;

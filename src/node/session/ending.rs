@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{CLOSING_RENEWAL, RESTORE_PAUSE, Session};
 use crate::{
-    backend::{Compare, Operation, Txn, retry::LONGEST_BACKOFF},
+    backend::{Compare, LeaseId, Operation, Txn, retry::LONGEST_BACKOFF},
     error::{Error, Result},
     node::{control::Control, shared::WorldFacts},
     protocol::{
@@ -49,7 +49,8 @@ impl Session {
             return Ok(());
         };
         let keys = &self.context.keys;
-        let then = [keys.round(), keys.closed()].map(Operation::get).to_vec();
+        let own_lease = closing.granted.then_some(closing.lease);
+        let then = [keys.round(), keys.closed(), keys.closed_life(&life)].map(Operation::get).to_vec();
         let read = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
         let control = match Control::of(keys, (0..2).flat_map(|index| read.found(index))) {
             Ok(control) => control,
@@ -59,9 +60,15 @@ impl Session {
             }
         };
         if let Some(closed) = control.closed.as_ref().filter(|closed| closed.record.life == life).cloned() {
+            self.revoke_unused(own_lease, closed.lease);
             self.be_closed(closed.record, closed.lease);
             answer(self, true);
             return Ok(());
+        }
+        if let [moved, ..] = read.found(2) {
+            // The next life has begun, and has moved the closing of this one there. Every attempt of this node compares
+            // that `ctl/round` is of this life, so none can be applied any more.
+            self.revoke_unused(own_lease, moved.lease);
         }
         if control.round_record().is_none_or(|round| round.life != life) {
             if self.world.is_some() {
@@ -100,6 +107,9 @@ impl Session {
             submission: self.context.settings.submission.clone(),
         };
         let lease = closing.lease;
+        if let Some(closing) = &mut self.closing {
+            closing.granted = true;
+        }
         match self.context.backend.lease_grant(lease, CLOSED_LIFETIME).await {
             Ok(_) | Err(Error::LeaseExists { .. }) => {}
             Err(error) => return Err(error),
@@ -124,6 +134,13 @@ impl Session {
             self.doubt = true;
         }
         Ok(())
+    }
+
+    /// Revokes the lease of this node's own attempts at closing, if the run's closing is attached to another one.
+    fn revoke_unused(&self, own: Option<LeaseId>, closing: LeaseId) {
+        if let Some(own) = own.filter(|own| *own != closing) {
+            self.give_back(own);
+        }
     }
 
     pub(super) async fn renew_closing(&mut self) {
@@ -164,13 +181,14 @@ impl Session {
             let mut then = vec![Operation::delete(keys.node(id)), Operation::delete(keys.coordinator())];
             if let (Some(change), Some(round)) = (told, &control.round) {
                 when.push(Compare::ModRevision(keys.round().into(), round.revision));
+                when.push(Compare::absent(keys.closed()));
                 let record = RoundRecord { change: Some(change), ..round.record.clone() };
                 then.push(Operation::put(keys.round(), record.encode(), round.lease));
             }
             let answer = self.context.backend.txn(Txn { when, then, otherwise: Vec::new() }).await?;
             let mine = control.coordinator.as_ref().is_some_and(|now| now.record == office.record);
             if !answer.succeeded && mine {
-                // `ctl/round` moved in between: read again.
+                // `ctl/round` moved, or the run was closed, in between: read again.
                 return Ok(());
             }
             // Otherwise another has the office by now, and is told as any other would be.

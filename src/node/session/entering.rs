@@ -23,6 +23,9 @@ use crate::{
     run::decode_found,
 };
 
+/// How long a node that waits for a closed run's id relies on its watch alone: watches have lost events.
+const LONGEST_REUSE_WAIT: Duration = Duration::from_secs(60);
+
 impl Session {
     pub(super) fn desired(&self) -> NodeRecord {
         let settings = &self.context.settings;
@@ -68,15 +71,34 @@ impl Session {
     pub(super) async fn join(&mut self) -> Result<()> {
         let joining = match self.joining.clone() {
             Some(joining) if joining.sent.elapsed() < joining.ttl / 2 => joining,
-            _ => Joining::begin(&self.context).await?,
+            slow => {
+                if let Some(slow) = slow {
+                    // One of its attempts may still be in flight. Without the lease it is refused, and leaves no record of
+                    // a node that does not exist.
+                    self.revoke(slow.id.first_lease()).await?;
+                    self.joining = None;
+                }
+                Joining::begin(&self.context).await?
+            }
         };
         self.joining = Some(joining.clone());
         self.life = None;
-        self.watch_from_now().await?;
+        // What the watch has reported since the last read still stands, unless it was opened anew meanwhile.
+        let followed = self.watched_on.take().filter(|connection| {
+            let watches = self.watcher.as_ref().is_some_and(|watcher| watcher.resumed_on() == *connection);
+            watches && self.context.backend.connection() == *connection
+        });
+        let closed = match followed {
+            Some(_) => self.control.closed.take(),
+            None => {
+                self.watch_from_now().await?;
+                None
+            }
+        };
         let mut record = self.desired();
         record.world = None;
         let joined = match joining
-            .attempt(&self.context, &record, self.past_life.as_deref(), &mut self.closed_since)
+            .attempt(&self.context, &record, self.past_life.as_deref(), closed, &mut self.closed_since)
             .await
         {
             Ok(joined) => joined,
@@ -87,9 +109,14 @@ impl Session {
             Err(error) => return Err(error),
         };
         match joined {
-            Joined::Again => Ok(()),
-            Joined::Later(time) => {
-                self.retry_at = Some(Instant::now() + time.min(Duration::from_secs(1)));
+            Joined::Again => {
+                self.watched_on = self.watcher.as_ref().map(Watcher::resumed_on);
+                Ok(())
+            }
+            Joined::Later(closed, time) => {
+                self.watched_on = self.watcher.as_ref().map(Watcher::resumed_on);
+                self.control.closed = Some(*closed);
+                self.retry_at = Some(Instant::now() + time.min(LONGEST_REUSE_WAIT));
                 Ok(())
             }
             Joined::Closed(closed, lease) => {
@@ -313,6 +340,14 @@ impl Session {
         self.read_world = None;
         self.run_lease = 0;
         self.past_life = self.life.take();
+    }
+
+    /// Revokes a lease, and returns once the service has said that it is gone.
+    async fn revoke(&mut self, lease: LeaseId) -> Result<()> {
+        match self.context.backend.lease_revoke(lease).await {
+            Ok(()) | Err(Error::LeaseNotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Revokes a lease that nobody needs any more; if that fails it lapses.

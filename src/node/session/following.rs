@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::Session;
+use super::{FIRST_CLOSING_RENEWAL, Session};
 use crate::{
     backend::{LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
     error::{Error, Result},
@@ -79,9 +79,12 @@ impl Session {
                         return;
                     }
                 }
+                self.look_at_closing_again();
             }
             Ok(Watched::Compacted) => {
-                self.doubt = true;
+                // Before it joins a node has nothing that could be in doubt, and opens the watch anew.
+                self.doubt = self.identity.is_some();
+                self.watched_on = None;
                 self.watch_at = Instant::now() + LONGEST_BACKOFF;
             }
             Err(error) => {
@@ -92,6 +95,16 @@ impl Session {
                 }
                 self.watch_at = Instant::now() + LONGEST_BACKOFF;
             }
+        }
+    }
+
+    /// A node that waits until a closed run's id may be used again joins once another node has begun the next life.
+    fn look_at_closing_again(&mut self) {
+        let waits_for =
+            self.closed_since.as_ref().filter(|_| self.watched_on.is_some()).map(|(life, _)| life);
+        let stands = self.control.closed_record().map(|closed| &closed.life);
+        if waits_for.is_some() && waits_for != stands {
+            self.retry_at = None;
         }
     }
 
@@ -235,8 +248,7 @@ impl Session {
         self.stop_serving();
         let leases = [lease, self.run_lease];
         self.closing_leases = leases.into_iter().filter(|lease| *lease != 0).collect();
-        // At once: the coordinator's last renewal of the run's lease may be a third of its life ago.
-        self.renew_closing_at = Instant::now();
+        self.renew_closing_at = Instant::now() + self.context.entropy.part_of(FIRST_CLOSING_RENEWAL);
         self.closed = Some(closed);
     }
 }

@@ -128,8 +128,11 @@ impl Drop for Serving {
 struct Closing {
     outcome: Outcome,
     why: String,
-    /// Of the closing's record, the same in all attempts. Nobody revokes it: one of them may have landed, or may yet.
+    /// The lease of the closing's record, the same in all attempts. It is revoked only once it is known that none of
+    /// them was applied, and that none can be.
     lease: LeaseId,
+    /// Whether the lease was requested.
+    granted: bool,
     /// Whether the coordinator found that it is due, which nobody stops waiting for.
     due: bool,
     askers: Vec<oneshot::Sender<bool>>,
@@ -138,7 +141,7 @@ struct Closing {
 impl Closing {
     fn new(context: &Context, outcome: Outcome, why: String) -> Self {
         let lease = NodeId::from_random(context.entropy.bits()).first_lease();
-        Self { outcome, why, lease, due: false, askers: Vec::new() }
+        Self { outcome, why, lease, granted: false, due: false, askers: Vec::new() }
     }
 }
 
@@ -157,6 +160,9 @@ pub(super) struct Session {
     identity: Option<Identity>,
     joining: Option<Joining>,
     closed_since: Option<(String, Instant)>,
+    /// The connection of the watch that was opened before joining last read `ctl/`, while joining relies on it: for the
+    /// next life of a closed run.
+    watched_on: Option<u64>,
     seeking: bool,
     seeks: u64,
     leaving: bool,
@@ -209,6 +215,10 @@ const NODE_WRITES: &str = "what this node writes";
 /// How often those who are still there renew the closing and the run's lease.
 const CLOSING_RENEWAL: Duration = Duration::from_secs(20);
 
+/// The first of these renewals comes at a random moment within this time, so that N nodes do not send 2 N of them at
+/// once, and those that leave soon send none. The run's lease still has a half of its time when the run is closed.
+const FIRST_CLOSING_RENEWAL: Duration = Duration::from_secs(10);
+
 /// Between looks at a store that is being put back.
 const RESTORE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -232,6 +242,7 @@ impl Session {
             identity: None,
             joining: None,
             closed_since: None,
+            watched_on: None,
             seeking: true,
             seeks: 0,
             leaving: false,

@@ -1,0 +1,135 @@
+//! What a coordinator says about the nodes that wait for a round, so that a waiting node can name them without reading
+//! the records of all nodes.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    policy::Policy,
+    records::{NAMES, Record},
+    roster::Roster,
+};
+
+/// The nodes that are there while a round is awaited, at `waiting`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingRecord {
+    /// How many nodes have the run's settings.
+    pub here: usize,
+    /// The first of their names.
+    pub names: Vec<String>,
+    /// How many nodes are not counted.
+    pub left_out: usize,
+    /// The first of those, each with the reason.
+    pub reasons: Vec<String>,
+}
+
+impl Record for WaitingRecord {}
+
+impl WaitingRecord {
+    /// Describes the nodes of a run in which at least one waits; `unreadable` further nodes have records that cannot be
+    /// read. Nothing if no node waits.
+    pub fn of(roster: &Roster, unreadable: usize, policy: &Policy) -> Option<Self> {
+        if roster.has_world() && roster.change_told.is_none() && roster.newcomers(policy).is_empty() {
+            return None;
+        }
+        let mut described = Self::default();
+        for node in roster.nodes.values() {
+            let record = &node.record;
+            if (record.min, record.max) == (policy.min_nodes, policy.max_nodes) {
+                described.here += 1;
+                if described.names.len() < NAMES {
+                    described.names.push(record.name.clone());
+                }
+            } else {
+                described.left_out += 1;
+                if described.reasons.len() < NAMES {
+                    let reason = format!("{} with nnodes {}:{}", record.name, record.min, record.max);
+                    described.reasons.push(reason);
+                }
+            }
+        }
+        if unreadable > 0 {
+            described.left_out += unreadable;
+            described.reasons.push(format!("nodes with records that cannot be read: {unreadable}"));
+        }
+        Some(described)
+    }
+
+    /// Adds a node that is there.
+    pub fn add(&mut self, name: String) {
+        self.here += 1;
+        self.names.push(name);
+    }
+
+    /// Adds a node that is not counted.
+    pub fn leave_out(&mut self, reason: String) {
+        self.left_out += 1;
+        self.reasons.push(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        protocol::{
+            identity::NodeId,
+            records::{NodeRecord, Phase, PlanEntry, RoundRecord},
+        },
+        settings::Reaction,
+    };
+
+    fn policy() -> Policy {
+        let (return_window, trusted_silence) = Policy::lease_times(Duration::from_secs(10));
+        Policy {
+            min_nodes: 2,
+            max_nodes: 1_000,
+            settle_time: Duration::ZERO,
+            last_call_timeout: Duration::ZERO,
+            rejoin_timeout: Duration::ZERO,
+            grow_delay: Duration::ZERO,
+            return_window,
+            trusted_silence,
+            on_member_loss: Reaction::Restart,
+            on_newcomer: Reaction::Restart,
+        }
+    }
+
+    fn node(number: u64, max: u32) -> (NodeId, NodeRecord) {
+        let text = format!(
+            r#"{{"version":1,"name":"n{number}","address":"h","port":1,"min":2,"max":{max},"seeks":0,"leaving":false}}"#
+        );
+        (NodeId::from_random(number << 1), NodeRecord::decode("nodes/1", text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn waiting_nodes_are_counted_and_the_first_are_named_however_many_there_are() {
+        let mut roster = Roster::default();
+        for number in 1..=900 {
+            let (id, record) = node(number, 1_000);
+            roster.put_node(id, record, 1);
+        }
+        let (id, record) = node(901, 8);
+        roster.put_node(id, record, 1);
+        let described = WaitingRecord::of(&roster, 2, &policy()).expect("nodes wait");
+        assert_eq!((described.here, described.names.len(), described.left_out), (900, NAMES, 3));
+        assert_eq!(described.reasons[0], "n901 with nnodes 2:8");
+        assert!(described.encode().len() < 1_000, "{}", described.encode().len());
+    }
+
+    #[test]
+    fn nothing_is_described_while_a_world_runs_and_no_node_waits() {
+        let mut roster = Roster::default();
+        let (id, record) = node(1, 1_000);
+        roster.put_node(id, record, 1);
+        let forming = RoundRecord::forming("l".into(), 2, 1_000, "a".into());
+        let round = RoundRecord { round: 1, world: "w".into(), size: 1, phase: Phase::Running, ..forming };
+        let entry = PlanEntry { id, name: "n1".into(), label: None, rank: 0 };
+        roster.set_round(Duration::ZERO, round, vec![entry]);
+        assert_eq!(WaitingRecord::of(&roster, 0, &policy()), None);
+        let (spare, record) = node(2, 1_000);
+        roster.put_node(spare, record, 2);
+        assert_eq!(WaitingRecord::of(&roster, 0, &policy()).map(|described| described.here), Some(2));
+    }
+}

@@ -1,0 +1,258 @@
+//! Slow joins, slow descriptions, closers that race, and what each leaves behind in the service.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
+
+mod support {
+    pub(crate) mod nodes;
+    pub(crate) mod tapped;
+}
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use lattice_rdzv::{
+    Error,
+    backend::{
+        Backend as _, Keys, Range, Txn,
+        memory::{Call, Fate, MemoryBackend, MemoryService},
+    },
+    node::Node,
+    protocol::records::{Outcome, Record as _, RoundRecord},
+    run::Entropy,
+};
+use support::{
+    nodes::{Agent, TTL, place, settings},
+    tapped::Tapped,
+};
+use tokio::time::{Instant, sleep};
+
+const RUN: &str = "/lattice/rdzv/default/run/";
+
+async fn tapped(service: &MemoryService, name: &str, nnodes: &str, more: &[(&str, &str)]) -> (Node, Tapped) {
+    let link = Tapped::new(service.connect_with(TTL / 4));
+    let backend = Arc::new(link.clone());
+    let seed = name.bytes().map(u64::from).sum();
+    let node = Node::join(backend, settings(name, nnodes, more), Entropy::seeded(seed), place(name)).await;
+    (node.expect("joined"), link)
+}
+
+async fn items(client: &MemoryBackend, prefix: &str) -> Vec<lattice_rdzv::backend::KeyValue> {
+    client.range(Range::new(Keys::prefix(format!("{RUN}{prefix}")))).await.unwrap().items
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_join_leaves_no_record_of_a_node_that_does_not_exist() {
+    let service = MemoryService::new();
+    let link = Arc::new(service.connect_with(TTL / 4));
+    let began = Instant::now();
+    // What it writes in the first half of a TTL arrives soon after that half, when the node has drawn another id.
+    link.interfere(Some(Box::new(move |call| {
+        let arrives = began + TTL * 6 / 10;
+        let early = call == Call::Txn && began.elapsed() < TTL / 2;
+        let request_delay = if early { arrives - Instant::now() } else { Duration::ZERO };
+        Fate { request_delay, ..Fate::default() }
+    })));
+    let agent = Agent::join_over(link, settings("a", "1", &[]), 1).await.expect("joined");
+    agent.node.next_world(None, None).await.expect("a world");
+    sleep((TTL * 7 / 10).saturating_sub(began.elapsed())).await;
+    assert!(began.elapsed() < TTL, "before the first lease expires by itself");
+    let nodes = items(&service.connect(), "nodes/").await;
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_world_is_returned_at_once_though_its_lack_is_still_being_described() {
+    for limit in [None, Some(Duration::from_secs(5))] {
+        let service = MemoryService::new();
+        let (first, link) = tapped(&service, "a", "2", &[]).await;
+        let began = Instant::now();
+        let slow = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&slow);
+        link.inner.interfere(Some(Box::new(move |call| {
+            let describes = call == Call::Range && began.elapsed() >= Duration::from_secs(5);
+            asked.fetch_or(describes, Ordering::Relaxed);
+            Fate { request_lost: describes, ..Fate::default() }
+        })));
+        let second = async {
+            while !slow.load(Ordering::Relaxed) {
+                sleep(Duration::from_millis(10)).await;
+            }
+            Agent::join(&service, settings("b", "2", &[]), 2).await.unwrap()
+        };
+        let (world, _second) = tokio::join!(first.next_world(None, limit), second);
+        assert_eq!(world.expect("a world").place.size, 2);
+        let waited = began.elapsed();
+        assert!(waited < Duration::from_millis(5_200), "{waited:?}: an attempt takes 750 ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn starters_that_wait_for_a_closed_run_do_not_poll() {
+    let service = MemoryService::new();
+    let (first, _) = tapped(&service, "a", "1", &[]).await;
+    first.next_world(None, None).await.expect("a world");
+    assert!(first.close(Outcome::Failed, "a test", None).await);
+    assert!(first.leave(None).await);
+
+    let refused = Arc::new(AtomicUsize::new(0));
+    let mut starters = Vec::new();
+    let mut watches = Vec::new();
+    for name in ["b", "c", "d"] {
+        let link = Tapped::new(service.connect_with(TTL / 4));
+        let (backend, count) = (Arc::new(link.clone()), Arc::clone(&refused));
+        link.tap().refuses = Some(Box::new(move |txn: &Txn| {
+            count.fetch_add(usize::from(!txn.when.is_empty()), Ordering::Relaxed);
+            None
+        }));
+        let (opened, control) = (Arc::new(AtomicUsize::new(0)), Keys::prefix(format!("{RUN}ctl/")));
+        watches.push(Arc::clone(&opened));
+        link.tap().denies = Some(Box::new(move |keys| {
+            opened.fetch_add(usize::from(*keys == control), Ordering::Relaxed);
+            None
+        }));
+        let settings = settings(name, "3", &[("reuse_delay", "30")]);
+        starters.push(async move {
+            let seed = u64::from(name.as_bytes()[0]);
+            let node = Node::join(backend, settings, Entropy::seeded(seed), place(name)).await;
+            node.expect("joined")
+        });
+    }
+    let began = Instant::now();
+    let waiting = join_all(starters);
+    tokio::pin!(waiting);
+    let early = tokio::time::timeout(Duration::from_secs(29), &mut waiting).await;
+    assert!(early.is_err(), "the closed run's id was used again too soon");
+    assert_eq!(refused.load(Ordering::Relaxed), 3, "one proposal for each starter");
+    let watches = || watches.iter().map(|opened| opened.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    assert_eq!(watches(), [1, 1, 1]);
+    let nodes = waiting.await;
+    assert!(began.elapsed() < Duration::from_secs(32), "{:?}", began.elapsed());
+    assert_eq!(watches(), [1, 1, 1]);
+    let worlds = join_all(nodes.iter().map(|node| node.next_world(None, None))).await;
+    assert!(worlds.into_iter().all(|world| world.expect("a world").place.size == 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_starter_joins_as_soon_as_another_one_uses_the_id_again() {
+    let service = MemoryService::new();
+    let (first, _) = tapped(&service, "a", "1", &[]).await;
+    first.next_world(None, None).await.expect("a world");
+    assert!(first.close(Outcome::Failed, "a test", None).await && first.leave(None).await);
+    let began = Instant::now();
+    let waits = Agent::join(&service, settings("b", "2", &[("reuse_delay", "50")]), 2);
+    let begins = async {
+        sleep(Duration::from_secs(10)).await;
+        Agent::join(&service, settings("c", "2", &[("reuse_delay", "0")]), 3).await
+    };
+    let (b, c) = tokio::join!(waits, begins);
+    let elapsed = began.elapsed();
+    assert!(elapsed < Duration::from_secs(11), "{elapsed:?}");
+    let (b, c) = (b.expect("joined"), c.expect("joined"));
+    let worlds = tokio::join!(b.node.next_world(None, None), c.node.next_world(None, None));
+    assert_eq!((worlds.0.unwrap().place.size, worlds.1.unwrap().place.size), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closers_that_lose_keep_no_lease_and_those_that_leave_renew_none() {
+    const CLOSERS: usize = 20;
+    let service = MemoryService::new();
+    let mut nodes = Vec::new();
+    for number in 0..CLOSERS {
+        nodes.push(tapped(&service, &format!("n{number}"), &CLOSERS.to_string(), &[]).await);
+    }
+    for world in join_all(nodes.iter().map(|(node, _)| node.next_world(None, None))).await {
+        world.expect("a world");
+    }
+    let lives = |service: &MemoryService| service.backup().leases().count();
+    assert_eq!(lives(&service), CLOSERS + 1, "a lease for each node, and the run's");
+    let before = nodes.iter().map(|(_, link)| link.tap().granted.len()).sum::<usize>();
+    let closed = join_all(nodes.iter().map(|(node, _)| node.close(Outcome::Succeeded, "done", None))).await;
+    assert_eq!(closed, [true; CLOSERS]);
+    let granted = nodes.iter().map(|(_, link)| link.tap().granted.len()).sum::<usize>() - before;
+    assert!(granted > 1, "several have tried: {granted}");
+    assert_eq!(join_all(nodes.iter().map(|(node, _)| node.leave(None))).await, [true; CLOSERS]);
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(lives(&service), 2, "the run's and the closing's");
+    let own = |link: &Tapped| link.tap().granted[0];
+    let renewed = nodes.iter().flat_map(|(_, link)| {
+        let own = own(link);
+        let renewed = link.tap().renewed.clone();
+        renewed.into_iter().filter(move |lease| *lease != own)
+    });
+    assert!(
+        renewed.count() <= 2,
+        "renewals of the run's lease and of the closing's by nodes that left at once"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_stay_after_the_closing_keep_the_run_s_lease() {
+    let service = MemoryService::new();
+    let (first, _) = tapped(&service, "a", "2", &[]).await;
+    let (second, _) = tapped(&service, "b", "2", &[]).await;
+    let worlds = tokio::join!(first.next_world(None, None), second.next_world(None, None));
+    assert!(worlds.0.is_ok() && worlds.1.is_ok());
+    sleep(Duration::from_secs(100)).await;
+    assert!(second.close(Outcome::Succeeded, "done", None).await);
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(
+        items(&service.connect(), "ctl/round").await.len(),
+        1,
+        "the exit barrier's store is still there"
+    );
+    drop((first, second));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leaving_coordinator_tells_nothing_in_a_closed_run() {
+    let service = MemoryService::new();
+    let (first, link) = tapped(&service, "a", "2", &[]).await;
+    let second = Agent::join(&service, settings("b", "2", &[]), 2).await.unwrap();
+    let worlds = tokio::join!(first.next_world(None, None), second.node.next_world(None, None));
+    assert!(worlds.0.is_ok() && worlds.1.is_ok());
+    // It reads that the run is open, and what it writes after that arrives when the run is closed.
+    let mut transactions = 0;
+    link.inner.interfere(Some(Box::new(move |call| {
+        transactions += u32::from(call == Call::Txn);
+        let late = call == Call::Txn && transactions == 2;
+        Fate { request_delay: Duration::from_millis(if late { 400 } else { 0 }), ..Fate::default() }
+    })));
+    let close = async {
+        sleep(Duration::from_millis(100)).await;
+        second.node.close(Outcome::Succeeded, "done", None).await
+    };
+    assert_eq!(tokio::join!(first.leave(None), close), (true, true));
+    let round = items(&service.connect(), "ctl/round").await;
+    let record = RoundRecord::decode("ctl/round", &round[0].value).unwrap();
+    assert_eq!(record.change, None, "written after the closing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_compaction_while_a_new_coordinator_reads_ends_no_term() {
+    let service = MemoryService::new();
+    let link = Tapped::new(service.connect_with(TTL / 4));
+    let compacted = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&compacted);
+    // The nodes were read, and the rest at that revision is compacted away: of the first coordinator's first reading.
+    link.tap().fails = Some(Box::new(move |range| {
+        let mut count = count.lock().unwrap();
+        let once = range.revision > 0 && *count == 0;
+        *count += u32::from(once);
+        once.then_some(Error::Compacted { oldest: range.revision + 1 })
+    }));
+    let backend = Arc::new(link.clone());
+    let settings = settings("a", "1", &[]);
+    let node = Node::join(backend, settings, Entropy::seeded(1), place("a")).await.expect("joined");
+    node.next_world(None, None).await.expect("a world");
+    assert_eq!(*compacted.lock().unwrap(), 1);
+    let office = items(&service.connect(), "ctl/coordinator").await;
+    assert_eq!(office[0].version, 1);
+    let created = office[0].create_revision;
+    assert!(created < 5, "this is the first office, not one that followed: {created}");
+}
