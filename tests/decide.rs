@@ -145,7 +145,7 @@ impl Run {
                     );
                     self.roster.set_round(self.now, round, Vec::new());
                 }
-                Action::Tell(change) => {
+                Action::AnnounceChange(change) => {
                     let round = round.unwrap();
                     prop_assert!(round.has_world() && round.change.is_none(), "told twice");
                     let world = self.roster.world.values().cloned().collect();

@@ -279,10 +279,12 @@ impl Term {
             Action::Refuse(refusal) => self.refuse(refusal, &decision.reason).await?,
             Action::EndRestoring => self.end_restoring(&decision.reason).await?,
             // Two watches have no common order: that it had finished may be heard after that it went.
-            Action::Tell(change) if change.kind == ChangeKind::Lost && self.hear_of_finished().await? => {
+            Action::AnnounceChange(change)
+                if change.kind == ChangeKind::Lost && self.hear_of_finished().await? =>
+            {
                 return Ok(None);
             }
-            Action::Tell(change) => self.tell(change).await?,
+            Action::AnnounceChange(change) => self.tell(change).await?,
             Action::Form(form) => self.form(form, decision.reason).await?,
         };
         match written {

@@ -278,7 +278,7 @@ mod tests {
                 let reason = "round 1 runs with 2 nodes; `bad` waits 20 s because it failed 4 times in a row";
                 assert_eq!(decision.reason, reason);
             } else {
-                assert!(matches!(decision.action, Action::Tell(_)), "{decision:?}");
+                assert!(matches!(decision.action, Action::AnnounceChange(_)), "{decision:?}");
             }
             // The others form again meanwhile, for another reason.
             change(&mut roster, seconds(now), Some(told(ChangeKind::Seeking, &["a"])));

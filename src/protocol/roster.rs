@@ -269,17 +269,19 @@ impl Roster {
 
     /// The seekers that were not in the last world.
     pub fn newcomers(&self, policy: &Policy) -> Vec<Newcomer> {
-        let newcomer = |id: NodeId| {
-            let node = self.nodes.get(&id)?;
-            Some(Newcomer {
-                id,
-                name: node.record.name.clone(),
-                label: node.record.topology.clone(),
-                arrived: node.created,
-            })
-        };
         let ids = self.seekers(policy).into_iter().filter(|id| !self.world.contains_key(id));
-        ids.filter_map(newcomer).collect()
+        ids.filter_map(|id| self.newcomer(id)).collect()
+    }
+
+    /// A node that is there, as a newcomer to a world.
+    pub fn newcomer(&self, id: NodeId) -> Option<Newcomer> {
+        let node = self.nodes.get(&id)?;
+        Some(Newcomer {
+            id,
+            name: node.record.name.clone(),
+            label: node.record.topology.clone(),
+            arrived: node.created,
+        })
     }
 
     /// Whether a record was written in this life, and not by a node of one that is over.

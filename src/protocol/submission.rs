@@ -256,7 +256,7 @@ mod tests {
         roster.remove_node(seconds(7), id(1), &policy(1));
         roster.remove_node(seconds(7), id(2), &policy(1));
         observe(&mut roster, seconds(60));
-        assert!(matches!(decide(&roster, seconds(60), &policy(1)).action, Action::Tell(_)));
+        assert!(matches!(decide(&roster, seconds(60), &policy(1)).action, Action::AnnounceChange(_)));
         let change =
             ChangeRecord { kind: ChangeKind::Leaving, why: "n1, n2 leaving".into(), names: Vec::new() };
         let told = RoundRecord { change: Some(change), ..roster.round.clone().unwrap() };
