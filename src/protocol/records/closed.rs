@@ -1,0 +1,62 @@
+//! The record of a run that is closed.
+
+use serde::{Deserialize, Serialize};
+
+use super::Record;
+use crate::error::Error;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The job is done.
+    Succeeded,
+    /// The job failed for good.
+    Failed,
+    /// Somebody or something ended it before either.
+    Ended,
+}
+
+impl Outcome {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// That a life is closed, at `ctl/closed`, later at `closed/<life>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedRecord {
+    /// The life.
+    pub life: String,
+    /// The name of the node that closed it.
+    pub by: String,
+    /// Its reason.
+    pub why: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Which submission it was, for example the uid of a Kubernetes Job.
+    pub submission: Option<String>,
+}
+impl Record for ClosedRecord {}
+
+impl ClosedRecord {
+    /// The error that ends every call on the run.
+    pub fn error(&self, run_id: &str) -> Error {
+        let reason = if self.why.is_empty() { String::new() } else { format!(": {}", self.why) };
+        Error::Closed {
+            outcome: self.outcome.as_str().to_owned(),
+            by: self.by.clone(),
+            why: self.why.clone(),
+            message: format!(
+                "run `{run_id}` was closed as {} by `{}`{reason}",
+                self.outcome.as_str(),
+                self.by
+            ),
+        }
+    }
+}
