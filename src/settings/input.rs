@@ -1,26 +1,22 @@
 //! Reads the settings by key: the passed value, or otherwise the environment. Translates the keys of torch's own
 //! backends.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Arguments, BackendKind, Certificate, Connection, Credentials, Ignored, LONGEST_NAME_BYTES,
-    LONGEST_NODE_NAME_BYTES, LONGEST_SECONDS, Login, Origin, RunName,
+    Arguments, Ignored, LONGEST_NAME_BYTES, LONGEST_SECONDS, Origin,
     keys::{
         self, FOREIGN, Foreign, INJECTED_TIMEOUT_SECONDS, KEYS, PROTOCOL, SECRET_VARIABLE, SECRETS, TIMEOUT,
     },
     parse::{self, Given, setting},
 };
-use crate::{
-    discovery::{RequiredScheme, Scheme, parse_list},
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// The passed settings, with translated foreign keys, and the environment for missing ones.
 pub(super) struct Input<'a> {
-    origin: Origin,
-    passed: BTreeMap<&'static str, Given>,
-    protocol: Option<Given>,
+    pub(super) origin: Origin,
+    pub(super) passed: BTreeMap<&'static str, Given>,
+    pub(super) protocol: Option<Given>,
     environment: &'a BTreeMap<String, String>,
     pub(super) ignored: Vec<Ignored>,
 }
@@ -124,85 +120,13 @@ impl<'a> Input<'a> {
         self.read(key, |given| parse::name(given, LONGEST_NAME_BYTES))
     }
 
-    pub(super) fn duration(&self, key: &str, bounds: RangeInclusive<f64>, default: f64) -> Result<Duration> {
-        let read = self.read(key, |given| parse::duration(given, &bounds))?;
-        Ok(read.unwrap_or(Duration::from_secs_f64(default)))
-    }
-
     /// Describes how a setting can be passed, for the message that it is missing.
-    fn ways(&self, key: &str) -> String {
+    pub(super) fn ways(&self, key: &str) -> String {
         let passed = self.origin.describe(key);
         match keys::find(key).and_then(|key| key.variable) {
             Some(variable) => format!("pass {passed} or set environment variable `{variable}`"),
             None => format!("pass {passed}"),
         }
-    }
-
-    pub(super) fn run(&self) -> Result<RunName> {
-        let tenant = self.name("tenant")?.unwrap_or_else(|| "default".to_owned());
-        let Some(run_id) = self.name("run_id")? else {
-            return Err(setting(format!(
-                "the run has no id, by which its nodes find each other (`run_id`); {}, the same text on every node",
-                self.ways("run_id")
-            )));
-        };
-        Ok(RunName { tenant, run_id })
-    }
-
-    pub(super) fn nodes(&self) -> Result<(u32, u32)> {
-        let both = self
-            .passed
-            .get("nnodes")
-            .map(|given| Ok::<_, Error>((parse::nodes(given)?, given)))
-            .transpose()?;
-        let (mut smallest, mut largest) = both.map_or((None, None), |((smallest, largest), given)| {
-            (Some((smallest, given)), Some((largest, given)))
-        });
-        for (end, key) in [(&mut smallest, "min_nodes"), (&mut largest, "max_nodes")] {
-            let Some(given) = self.passed.get(key) else { continue };
-            let count = parse::count(given)?;
-            if let Some((_, other)) = end.filter(|(other, _)| *other != count) {
-                return Err(conflict(other, given));
-            }
-            *end = Some((count, given));
-        }
-        let variable = self.given("nnodes").filter(|_| smallest.is_none() || largest.is_none());
-        if let Some(given) = &variable {
-            let (first, last) = parse::nodes(given)?;
-            smallest = smallest.or(Some((first, given)));
-            largest = largest.or(Some((last, given)));
-        }
-        match (smallest, largest) {
-            (Some((smallest, from)), Some((largest, _))) if smallest > largest => Err(from.wrong(
-                &format!("at most `{largest}`, the largest number of nodes"),
-                "lower it, or pass both `min_nodes` and `max_nodes`",
-            )),
-            (Some((smallest, _)), Some((largest, _))) => Ok((smallest, largest)),
-            (Some((smallest, _)), None) => Ok((smallest, smallest)),
-            (None, Some((_, from))) => {
-                Err(from.wrong("passed together with the smallest number of nodes", "pass `min_nodes`, too"))
-            }
-            (None, None) => Err(setting(format!(
-                "how many nodes the run has is not said (`nnodes`); {}, `4` for a fixed size or `2:4` for an elastic \
-                 one",
-                self.ways("nnodes")
-            ))),
-        }
-    }
-
-    pub(super) fn node_name(&self) -> Result<String> {
-        let Some(given) = self.given("node_name").or_else(|| self.given("host_name")) else {
-            return Err(setting(format!(
-                "this node has no name (`node_name`), and the host has none either; {}, another on every node",
-                self.ways("node_name")
-            )));
-        };
-        if given.value.contains('#') {
-            return Err(
-                given.wrong("without `#`", "nodes of one name are told apart by `#2`, so take it out")
-            );
-        }
-        parse::name(&given, LONGEST_NODE_NAME_BYTES)
     }
 
     pub(super) fn one_way_to_say_the_port(&self) -> Result<()> {
@@ -211,104 +135,9 @@ impl<'a> Input<'a> {
             _ => Ok(()),
         }
     }
-
-    pub(super) fn spare_timeout(&self, default: Option<Duration>) -> Result<Option<Duration>> {
-        let Some(given) = self.given("spare_timeout") else { return Ok(default) };
-        if matches!(given.value.trim().to_ascii_lowercase().as_str(), "off" | "none") {
-            return Ok(None);
-        }
-        parse::duration(&given, &(0.0..=LONGEST_SECONDS)).map(Some).map_err(|_| {
-            given.wrong(
-                &format!("`off`, or seconds as a decimal number from 0 to {LONGEST_SECONDS}"),
-                "`off` has a spare wait as long as the run lasts",
-            )
-        })
-    }
-
-    fn credentials(&self) -> Result<Credentials> {
-        let cacert = self.read("cacert", parse::path)?;
-        let certificate = match (self.given("cert"), self.given("key")) {
-            (None, None) => None,
-            (Some(cert), Some(key)) => {
-                Some(Certificate { cert: parse::path(&cert)?, key: parse::path(&key)? })
-            }
-            (Some(cert), None) => {
-                parse::path(&cert)?;
-                let advice = format!("{} (a file that holds both is passed twice)", self.ways("key"));
-                return Err(cert.wrong("given together with its private key", &advice));
-            }
-            (None, Some(key)) => {
-                parse::path(&key)?;
-                return Err(key.wrong("given together with its certificate", &self.ways("cert")));
-            }
-        };
-        let login = match (self.given("user"), self.given("password_file")) {
-            (None, None) => None,
-            (Some(user), Some(file)) => {
-                Some(Login { user: parse::user(&user)?, password_file: parse::path(&file)? })
-            }
-            (Some(user), None) => {
-                parse::user(&user)?;
-                return Err(user.wrong("given together with a password file", &self.ways("password_file")));
-            }
-            (None, Some(file)) => {
-                parse::path(&file)?;
-                // The message omits the value, because it may be the password itself.
-                return Err(setting(format!(
-                    "{} must be given together with a user; {}",
-                    file.from,
-                    self.ways("user")
-                )));
-            }
-        };
-        Ok(Credentials { cacert, certificate, login })
-    }
-
-    /// The scheme that `protocol` and TLS credentials require, if they agree.
-    fn scheme(&self) -> Result<Option<RequiredScheme>> {
-        let tls = self.given("cacert").or_else(|| self.given("cert"));
-        let because = tls.map(|given| format!("TLS credentials are given ({})", given.from));
-        let Some(given) = &self.protocol else {
-            return Ok(because.map(|because| RequiredScheme { scheme: Scheme::Https, because }));
-        };
-        let scheme = parse::scheme(given)?;
-        if let (Scheme::Http, Some(because)) = (scheme, because) {
-            return Err(given.wrong("`https`", &format!("{because}, which plain http does not use")));
-        }
-        Ok(Some(RequiredScheme { scheme, because: format!("{} is `{scheme}`", given.from) }))
-    }
-
-    pub(super) fn connection(&self) -> Result<Connection> {
-        let backend = self
-            .read("backend", |given| parse::word(given, &[("etcd", BackendKind::Etcd)]))?
-            .unwrap_or(BackendKind::Etcd);
-        let credentials = self.credentials()?;
-        let scheme = self.scheme()?;
-        let endpoint = self.given("endpoint").map(|given| given.value);
-        let connection = Connection {
-            endpoint,
-            is_host: self.read("is_host", parse::boolean)?,
-            endpoint_origin: self.origin.describe("endpoint"),
-            scheme,
-            backend,
-            credentials,
-            connect_timeout: self.duration("connect_timeout", 1.0..=LONGEST_SECONDS, 30.0)?,
-        };
-        if let Some(text) = &connection.endpoint {
-            parse_list(text, connection.scheme.as_ref()).map_err(|why| {
-                setting(format!(
-                    "{} must be {}, or a comma list of these, but {why}: `{}`",
-                    connection.endpoint_origin,
-                    crate::discovery::EXPECTED,
-                    crate::discovery::shown(text)
-                ))
-            })?;
-        }
-        Ok(connection)
-    }
 }
 
-fn conflict(one: &Given, other: &Given) -> Error {
+pub(super) fn conflict(one: &Given, other: &Given) -> Error {
     let shown = |given: &Given| {
         if given.holds_a_files_content() {
             "the content of a file".to_owned()
@@ -351,4 +180,122 @@ fn check_key(key: &str, origin: Origin) -> Result<()> {
         crate::discovery::excerpt(&origin.describe(key)),
         known.join(", ")
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{discovery::Scheme, settings::fixtures::*};
+
+    #[test]
+    fn keys_without_effect_must_still_be_what_torch_accepts() {
+        for (key, value, expected) in [
+            ("store_type", "anything", "`tcp` or `file`"),
+            ("read_timeout", "-10", "a positive whole number"),
+            ("read_timeout", "0", "a positive whole number"),
+            ("read_timeout", "soon", "a positive whole number"),
+            ("heartbeat_timeout", "-1", "a positive whole number"),
+            ("keep_alive_interval", "0", "a positive whole number"),
+            ("keep_alive_max_attempt", "1.5", "a positive whole number"),
+        ] {
+            refused(
+                run_with(CONF, &[(key, value)]),
+                &[&format!("`{key}` of `--rdzv-conf`"), expected, value],
+            );
+        }
+        assert!(run_with(CONF, &[("store_type", " TCP"), ("read_timeout", "60")]).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_which_are_known() {
+        let message = refused(
+            run_with(CONF, &[("join_timout", "3")]),
+            &[
+                "`join_timout` of `--rdzv-conf`",
+                "did you mean `join_timeout`?",
+                "`run_id`, `tenant`",
+                "`leave_on_signal`",
+            ],
+        );
+        assert!(!message.contains("host_name"), "{message}");
+        let message =
+            refused(run_with(Origin::Argument, &[("colour_of_the_sky", "blue")]), &["no known setting;"]);
+        assert!(!message.contains("did you mean"));
+    }
+
+    #[test]
+    fn a_job_of_torchs_own_backends_moves_over_by_one_word() {
+        let c10d = run_with(
+            CONF,
+            &[("timeout", "900"), ("is_host", "true"), ("store_type", "tcp"), ("read_timeout", "60")],
+        )
+        .unwrap();
+        assert_eq!(c10d.connection.is_host, Some(true));
+        let ignored: Vec<String> = c10d.ignored.into_iter().map(|ignored| ignored.key).collect();
+        assert_eq!(ignored, ["store_type", "read_timeout"]);
+
+        let etcd_v2 = run_with(
+            CONF,
+            &[
+                ("endpoint", "etcd-a,etcd-b:2380"),
+                ("protocol", "HTTPS"),
+                ("ssl_cert", "/tls/cert.pem"),
+                ("ssl_cert_key", "/tls/key.pem"),
+                ("ca_cert", "/tls/ca.pem"),
+                ("read_timeout", "60"),
+                ("join_timeout", "100"),
+                ("last_call_timeout", "20"),
+                ("close_timeout", "10"),
+                ("heartbeat_timeout", "5"),
+                ("keep_alive_interval", "5"),
+                ("keep_alive_max_attempt", "3"),
+                ("cas_backoff_max_seconds", "0.5"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(etcd_v2.join_timeout, Duration::from_secs(100));
+        assert_eq!(etcd_v2.last_call_timeout, Duration::from_secs(20));
+        assert_eq!(etcd_v2.close_timeout, Duration::from_secs(10));
+        assert_eq!(etcd_v2.connection.credentials.cacert, Some("/tls/ca.pem".into()));
+        assert!(etcd_v2.connection.credentials.certificate.is_some());
+        assert_eq!(etcd_v2.connection.scheme.map(|required| required.scheme), Some(Scheme::Https));
+
+        let legacy = run_with(
+            CONF,
+            &[
+                ("min_nodes", "2"),
+                ("protocol", "http"),
+                ("etcd_prefix", "custom"),
+                ("timeout", "300"),
+                // torch's own handler does not look at it either.
+                ("min_workers", "1"),
+            ],
+        )
+        .unwrap();
+        assert_eq!((legacy.min_nodes, legacy.max_nodes), (2, 2));
+        assert_eq!(legacy.join_timeout, Duration::from_secs(300));
+        assert_eq!(legacy.connection.scheme.map(|required| required.scheme), Some(Scheme::Http));
+    }
+
+    #[test]
+    fn the_time_out_that_the_launcher_adds_counts_only_where_somebody_wrote_it() {
+        let join = |origin, passed: &[(&str, &str)]| run_with(origin, passed).unwrap().join_timeout.as_secs();
+        assert_eq!(join(CONF, &[("timeout", "900")]), 600);
+        assert_eq!(join(CONF, &[("timeout", "900.0")]), 600);
+        assert_eq!(join(CONF, &[("timeout", "120")]), 120);
+        assert_eq!(join(Origin::Argument, &[("timeout", "900")]), 900);
+        let both = run_with(CONF, &[("timeout", "120"), ("join_timeout", "50")]).unwrap();
+        assert_eq!(both.join_timeout.as_secs(), 50);
+        assert_eq!(both.ignored.len(), 1);
+    }
+
+    #[test]
+    fn two_keys_for_one_thing_must_agree() {
+        refused(
+            run_with(CONF, &[("ca_cert", "/a"), ("cacert", "/b")]),
+            &["`ca_cert`", "`cacert`", "contradict", "`/a`", "`/b`"],
+        );
+        assert!(run_with(CONF, &[("ca_cert", "/a"), ("cacert", "/a")]).is_ok());
+        refused(run_with(CONF, &[("port", "1"), ("port_range", "1:2")]), &["`port`", "`port_range`"]);
+    }
 }

@@ -7,24 +7,32 @@
 //!
 //! `keys` is the table of keys, `input` reads the passed values, and `parse` turns texts into values.
 
+mod connection;
+#[cfg(test)]
+mod fixtures;
 mod input;
 mod keys;
+mod names;
+mod nodes;
 mod parse;
+mod times;
 mod unknown;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use self::input::Input;
 pub use self::{
+    connection::{BackendKind, Certificate, Connection, Credentials, Login},
     keys::variables,
+    names::RunName,
     unknown::{UnknownVariable, unknown_variables},
 };
-use crate::{
-    discovery::{Asked, RequiredScheme},
-    error::Result,
+use self::{
+    input::Input,
+    times::{optional_seconds, seconds},
 };
+use crate::error::Result;
 
 /// The maximum length of a run id, tenant, label or submission, in bytes: every key of the run contains the id
 /// percent-encoded, and torch uses the run id in a file name.
@@ -92,78 +100,6 @@ pub enum NodeFailure {
     Close,
     /// Only the failed node leaves, and the other nodes form the next round without it.
     Leave,
-}
-
-/// The kind of service behind the endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendKind {
-    /// An etcd, 3.4 or newer.
-    Etcd,
-}
-
-/// The client's credentials. Files are read at each connection, so that renewed files take effect.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Credentials {
-    /// The CA that signed the service's certificate. None means the system's CAs. `cacert`, `LATTICE_RDZV_CACERT`.
-    pub cacert: Option<PathBuf>,
-    /// The client certificate and its private key: `cert` and `key`, `LATTICE_RDZV_CERT` and `LATTICE_RDZV_KEY`.
-    pub certificate: Option<Certificate>,
-    /// User and password: `user` and `password_file`, `LATTICE_RDZV_USER` and `LATTICE_RDZV_PASSWORD_FILE`.
-    pub login: Option<Login>,
-}
-
-/// A client's certificate with its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Certificate {
-    /// The file of the certificate.
-    pub cert: PathBuf,
-    /// The file of its private key.
-    pub key: PathBuf,
-}
-
-/// A user of the service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Login {
-    /// The user's name.
-    pub user: String,
-    /// The file that contains the password. The password itself is never passed, because `ps` shows arguments and
-    /// torch logs its configuration.
-    pub password_file: PathBuf,
-}
-
-/// How the service is reached. Commands that read runs without joining them need only these settings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Connection {
-    /// The passed endpoint, or a comma-separated list, already checked. If it is none,
-    /// [`crate::discovery::candidates`] finds the endpoint.
-    pub endpoint: Option<String>,
-    /// The name of the endpoint setting in messages.
-    pub endpoint_origin: String,
-    /// The scheme that `protocol` or TLS credentials require.
-    pub scheme: Option<RequiredScheme>,
-    /// Whether this node hosts the embedded server at the endpoint if no server responds there: `is_host`. Default:
-    /// true if exactly one endpoint was passed, its address belongs to this machine, and its port is not etcd's.
-    pub is_host: Option<bool>,
-    /// The kind of service: `backend`, `LATTICE_RDZV_BACKEND`. Default `etcd`.
-    pub backend: BackendKind,
-    /// The client's credentials.
-    pub credentials: Credentials,
-    /// How long a first connection is tried before it is an error, and how long the service can be unavailable at a
-    /// time while a node joins. Default 30 s: a pod can start before its Service, and a user with a wrong endpoint
-    /// should not wait for `join_timeout`.
-    #[serde(serialize_with = "seconds")]
-    pub connect_timeout: Duration,
-}
-
-/// The identity of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RunName {
-    /// Separates the runs of one group from those of another: `tenant`, `LATTICE_RDZV_TENANT`. Default `default`.
-    pub tenant: String,
-    /// The run: `run_id`, `LATTICE_RDZV_ID`. torchrun's default `none` does not identify a run, and is accepted only
-    /// if a node of this run hosts the service. At most [`LONGEST_NAME_BYTES`], no control characters.
-    pub run_id: String,
 }
 
 /// A key that is accepted and has no effect.
@@ -320,86 +256,16 @@ impl Settings {
     }
 }
 
-impl RunName {
-    /// Returns the identity of a run for a command that reads it without joining.
-    ///
-    /// # Errors
-    ///
-    /// As [`Settings::resolve`], for the settings that it reads.
-    pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
-        Input::new(arguments, environment)?.run()
-    }
-}
-
-impl Connection {
-    /// Returns how the service is reached, for a command that joins no run.
-    ///
-    /// # Errors
-    ///
-    /// As [`Settings::resolve`], for the settings that it reads.
-    pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
-        Input::new(arguments, environment)?.connection()
-    }
-
-    /// Returns the input of [`crate::discovery::candidates`].
-    pub fn asked(&self) -> Asked {
-        Asked {
-            endpoint: self.endpoint.clone(),
-            origin: self.endpoint_origin.clone(),
-            scheme: self.scheme.clone(),
-        }
-    }
-}
-
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
-}
-
-#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
-fn optional_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::{
+        fixtures::*,
         keys::{FOREIGN, KEYS},
         *,
     };
     use crate::{discovery::Scheme, error::Error};
-
-    const CONF: Origin = Origin::RdzvConf;
-
-    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-    }
-
-    fn resolve(origin: Origin, passed: &[(&str, &str)], environment: &[(&str, &str)]) -> Result<Settings> {
-        Settings::resolve(&Arguments { values: map(passed), origin }, &map(environment))
-    }
-
-    /// With what every run needs, beside what the test is about.
-    fn run_with(origin: Origin, passed: &[(&str, &str)]) -> Result<Settings> {
-        let mut values = map(&[("run_id", "run"), ("host_name", "host-1")]);
-        if !["nnodes", "min_nodes", "max_nodes"].iter().any(|key| map(passed).contains_key(*key)) {
-            values.extend(map(&[("min_nodes", "2"), ("max_nodes", "4")]));
-        }
-        values.extend(map(passed));
-        Settings::resolve(&Arguments { values, origin }, &BTreeMap::new())
-    }
-
-    #[track_caller]
-    fn refused(result: Result<Settings>, parts: &[&str]) -> String {
-        let Err(Error::Setting { message }) = result else {
-            panic!("expected a setting error, got {result:?}")
-        };
-        for part in parts {
-            assert!(message.contains(part), "{part:?} is not in: {message}");
-        }
-        message
-    }
 
     #[test]
     fn what_is_not_said_has_its_default() {
@@ -482,104 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_an_id_is_told_where_to_write_it() {
-        refused(resolve(Origin::Argument, &[], &[]), &["argument `run_id`", "`LATTICE_RDZV_ID`"]);
-        refused(resolve(CONF, &[], &[("LATTICE_RDZV_ID", "")]), &["`--rdzv-id`", "`LATTICE_RDZV_ID`"]);
-    }
-
-    #[test]
-    fn a_run_id_is_any_text_that_can_be_printed_and_is_not_too_long() {
-        for id in ["lauf-ü-七", "team/run 7", "%2F", &"x".repeat(200)] {
-            assert_eq!(run_with(Origin::Argument, &[("run_id", id)]).unwrap().run.run_id, id);
-        }
-        refused(
-            run_with(Origin::Argument, &[("run_id", &"x".repeat(201))]),
-            &["`run_id`", "at most 200", "201"],
-        );
-        refused(run_with(Origin::Argument, &[("run_id", "a\nb")]), &["`run_id`", "control", "`a\\nb`"]);
-        refused(run_with(CONF, &[("run_id", "a\0b")]), &["`--rdzv-id`", "control"]);
-    }
-
-    #[test]
-    fn a_number_of_nodes_that_makes_no_sense_names_value_source_and_form() {
-        for (text, form) in [
-            ("4:2", "smaller number first"),
-            ("0", "1 or more"),
-            ("two", "`2:4`"),
-            ("1:2:3", "`2:4`"),
-            ("-1", "`2:4`"),
-        ] {
-            let value = format!("`{text}`");
-            refused(run_with(Origin::Argument, &[("nnodes", text)]), &["argument `nnodes`", &value, form]);
-            refused(
-                resolve(Origin::Argument, &[("run_id", "r")], &[("LATTICE_NNODES", text)]),
-                &["environment variable `LATTICE_NNODES`", &value, form],
-            );
-        }
-        refused(run_with(Origin::Argument, &[("nnodes", "")]), &["`nnodes`", "`LATTICE_NNODES`", "`2:4`"]);
-        refused(run_with(CONF, &[("min_nodes", "3"), ("max_nodes", "2")]), &["`--nnodes`", "`3`", "`2`"]);
-        refused(run_with(Origin::Argument, &[("max_nodes", "2")]), &["`max_nodes`", "`min_nodes`"]);
-    }
-
-    #[test]
-    fn the_ends_of_the_number_of_nodes_may_be_said_apart() {
-        let ends = |passed: &[(&str, &str)]| {
-            run_with(Origin::Argument, passed).map(|settings| (settings.min_nodes, settings.max_nodes))
-        };
-        assert_eq!(ends(&[("nnodes", "2:4")]).unwrap(), (2, 4));
-        assert_eq!(ends(&[("nnodes", "3")]).unwrap(), (3, 3));
-        assert_eq!(ends(&[("min_nodes", "3")]).unwrap(), (3, 3));
-        assert_eq!(ends(&[("nnodes", "2:4"), ("min_nodes", "2"), ("max_nodes", "4")]).unwrap(), (2, 4));
-        refused(
-            run_with(Origin::Argument, &[("nnodes", "2:4"), ("max_nodes", "5")]),
-            &["`nnodes`", "`max_nodes`", "contradict"],
-        );
-        let environment = [("LATTICE_NNODES", "1:8")];
-        let passed = [("run_id", "run"), ("host_name", "host-1"), ("min_nodes", "2")];
-        let settings = resolve(Origin::Argument, &passed, &environment).unwrap();
-        assert_eq!((settings.min_nodes, settings.max_nodes), (2, 8));
-        let passed = [("run_id", "run"), ("host_name", "host-1"), ("min_nodes", "9")];
-        refused(resolve(Origin::Argument, &passed, &environment), &["argument `min_nodes`", "`8`", "`9`"]);
-    }
-
-    #[test]
-    fn every_time_says_what_it_accepts() {
-        let times = [
-            "join_timeout",
-            "spare_timeout",
-            "settle_time",
-            "last_call_timeout",
-            "rejoin_timeout",
-            "grow_delay",
-            "reuse_delay",
-            "close_timeout",
-            "connect_timeout",
-            "host_timeout",
-            "lease_ttl",
-            "timeout",
-        ];
-        for key in times {
-            let from = format!("`{key}` of `--rdzv-conf`");
-            refused(run_with(CONF, &[(key, "10m")]), &[&from, "seconds as a decimal number", "`10m`"]);
-            refused(run_with(CONF, &[(key, "-1")]), &[&from]);
-            refused(run_with(CONF, &[(key, "inf")]), &[&from]);
-        }
-        refused(run_with(CONF, &[("lease_ttl", "1")]), &["from 2 to 3600", "`1`"]);
-        refused(run_with(CONF, &[("lease_ttl", "2.5")]), &["whole seconds", "`2.5`"]);
-        let settings = run_with(CONF, &[("settle_time", "0.25"), ("spare_timeout", "60")]).unwrap();
-        assert_eq!(settings.settle_time, Duration::from_millis(250));
-        assert_eq!(settings.spare_timeout, Some(Duration::from_secs(60)));
-        assert_eq!(run_with(CONF, &[("spare_timeout", "off")]).unwrap().spare_timeout, None);
-        let one = |more: &[(&str, &str)]| {
-            let nodes = [("min_nodes", "1"), ("max_nodes", "1"), ("join_timeout", "7")];
-            run_with(CONF, &[&nodes, more].concat()).unwrap().spare_timeout
-        };
-        assert_eq!(one(&[]), Some(Duration::from_secs(7)));
-        assert_eq!(one(&[("spare_timeout", "60")]), Some(Duration::from_secs(60)));
-        assert_eq!(one(&[("spare_timeout", "off")]), None);
-    }
-
-    #[test]
     fn words_are_the_known_ones() {
         let settings = run_with(
             CONF,
@@ -601,221 +369,6 @@ mod tests {
             resolve(Origin::Argument, &[("run_id", "r")], &[("LATTICE_RDZV_BACKEND", "redis")]),
             &["environment variable `LATTICE_RDZV_BACKEND`", "`etcd`", "`redis`"],
         );
-    }
-
-    #[test]
-    fn a_secret_by_value_is_refused_and_never_repeated() {
-        let secret = "hunter2";
-        let pem = format!("-----BEGIN PRIVATE KEY-----\n{secret}");
-        let user = format!("root:{secret}");
-        let endpoint = format!("http://root:{secret}@etcd:2379");
-        let tricky = format!("http://a@b:{secret}@etcd:2379,c@d");
-        for (key, value) in [
-            ("password", secret),
-            ("Password", secret),
-            ("token", secret),
-            ("pasword", secret),
-            ("user", &user),
-            ("key", &pem),
-            ("cert", &pem),
-            ("cacert", &pem),
-            ("password_file", &pem),
-            ("endpoint", &endpoint),
-            ("endpoint", &tricky),
-        ] {
-            for origin in [Origin::Argument, CONF] {
-                let message = refused(run_with(origin, &[(key, value)]), &[]);
-                assert!(!message.contains(secret), "{key}: {message}");
-            }
-        }
-        refused(run_with(CONF, &[("password", secret)]), &["`password_file`", "`ps`"]);
-        let message = refused(run_with(CONF, &[("ssl_cert_key", &pem), ("key", "/k")]), &["contradict"]);
-        assert!(!message.contains(secret), "{message}");
-        let message = refused(
-            resolve(Origin::Argument, &[("run_id", "r")], &[("LATTICE_RDZV_PASSWORD", secret)]),
-            &["`LATTICE_RDZV_PASSWORD`", "`LATTICE_RDZV_PASSWORD_FILE`"],
-        );
-        assert!(!message.contains(secret));
-    }
-
-    #[test]
-    fn credentials_come_in_pairs() {
-        refused(run_with(CONF, &[("cert", "/c")]), &["`cert`", "`key`", "`LATTICE_RDZV_KEY`"]);
-        refused(
-            run_with(CONF, &[("ssl_cert_key", "/k")]),
-            &["`ssl_cert_key`", "`cert`", "`LATTICE_RDZV_CERT`"],
-        );
-        refused(run_with(CONF, &[("user", "u")]), &["`user`", "`password_file`"]);
-        let message =
-            refused(run_with(CONF, &[("password_file", "hunter2")]), &["`password_file`", "`user`"]);
-        assert!(!message.contains("hunter2"), "{message}");
-    }
-
-    #[test]
-    fn keys_without_effect_must_still_be_what_torch_accepts() {
-        for (key, value, expected) in [
-            ("store_type", "anything", "`tcp` or `file`"),
-            ("read_timeout", "-10", "a positive whole number"),
-            ("read_timeout", "0", "a positive whole number"),
-            ("read_timeout", "soon", "a positive whole number"),
-            ("heartbeat_timeout", "-1", "a positive whole number"),
-            ("keep_alive_interval", "0", "a positive whole number"),
-            ("keep_alive_max_attempt", "1.5", "a positive whole number"),
-        ] {
-            refused(
-                run_with(CONF, &[(key, value)]),
-                &[&format!("`{key}` of `--rdzv-conf`"), expected, value],
-            );
-        }
-        assert!(run_with(CONF, &[("store_type", " TCP"), ("read_timeout", "60")]).is_ok());
-    }
-
-    #[test]
-    fn last_call_ends_within_a_short_join_timeout_unless_it_was_passed() {
-        let last_call = |passed: &[(&str, &str)]| run_with(CONF, passed).unwrap().last_call_timeout.as_secs();
-        assert_eq!(last_call(&[("timeout", "900")]), 30);
-        assert_eq!(last_call(&[("timeout", "10")]), 5);
-        assert_eq!(last_call(&[("join_timeout", "45")]), 22);
-        assert_eq!(last_call(&[("join_timeout", "10"), ("last_call_timeout", "20")]), 20);
-    }
-
-    #[test]
-    fn join_timeout_that_was_passed_binds_spares_as_well() {
-        let spare = |passed: &[(&str, &str)]| {
-            run_with(CONF, passed).unwrap().spare_timeout.map(|time| time.as_secs())
-        };
-        assert_eq!(spare(&[("timeout", "900")]), None);
-        assert_eq!(spare(&[("timeout", "120")]), Some(120));
-        assert_eq!(spare(&[("join_timeout", "100")]), Some(100));
-        assert_eq!(spare(&[("join_timeout", "100"), ("spare_timeout", "off")]), None);
-        assert_eq!(spare(&[("join_timeout", "100"), ("spare_timeout", "7")]), Some(7));
-    }
-
-    #[test]
-    fn an_unknown_key_is_told_which_are_known() {
-        let message = refused(
-            run_with(CONF, &[("join_timout", "3")]),
-            &[
-                "`join_timout` of `--rdzv-conf`",
-                "did you mean `join_timeout`?",
-                "`run_id`, `tenant`",
-                "`leave_on_signal`",
-            ],
-        );
-        assert!(!message.contains("host_name"), "{message}");
-        let message =
-            refused(run_with(Origin::Argument, &[("colour_of_the_sky", "blue")]), &["no known setting;"]);
-        assert!(!message.contains("did you mean"));
-    }
-
-    #[test]
-    fn a_job_of_torchs_own_backends_moves_over_by_one_word() {
-        let c10d = run_with(
-            CONF,
-            &[("timeout", "900"), ("is_host", "true"), ("store_type", "tcp"), ("read_timeout", "60")],
-        )
-        .unwrap();
-        assert_eq!(c10d.connection.is_host, Some(true));
-        let ignored: Vec<String> = c10d.ignored.into_iter().map(|ignored| ignored.key).collect();
-        assert_eq!(ignored, ["store_type", "read_timeout"]);
-
-        let etcd_v2 = run_with(
-            CONF,
-            &[
-                ("endpoint", "etcd-a,etcd-b:2380"),
-                ("protocol", "HTTPS"),
-                ("ssl_cert", "/tls/cert.pem"),
-                ("ssl_cert_key", "/tls/key.pem"),
-                ("ca_cert", "/tls/ca.pem"),
-                ("read_timeout", "60"),
-                ("join_timeout", "100"),
-                ("last_call_timeout", "20"),
-                ("close_timeout", "10"),
-                ("heartbeat_timeout", "5"),
-                ("keep_alive_interval", "5"),
-                ("keep_alive_max_attempt", "3"),
-                ("cas_backoff_max_seconds", "0.5"),
-            ],
-        )
-        .unwrap();
-        assert_eq!(etcd_v2.join_timeout, Duration::from_secs(100));
-        assert_eq!(etcd_v2.last_call_timeout, Duration::from_secs(20));
-        assert_eq!(etcd_v2.close_timeout, Duration::from_secs(10));
-        assert_eq!(etcd_v2.connection.credentials.cacert, Some("/tls/ca.pem".into()));
-        assert!(etcd_v2.connection.credentials.certificate.is_some());
-        assert_eq!(etcd_v2.connection.scheme.map(|required| required.scheme), Some(Scheme::Https));
-
-        let legacy = run_with(
-            CONF,
-            &[
-                ("min_nodes", "2"),
-                ("protocol", "http"),
-                ("etcd_prefix", "custom"),
-                ("timeout", "300"),
-                // torch's own handler does not look at it either.
-                ("min_workers", "1"),
-            ],
-        )
-        .unwrap();
-        assert_eq!((legacy.min_nodes, legacy.max_nodes), (2, 2));
-        assert_eq!(legacy.join_timeout, Duration::from_secs(300));
-        assert_eq!(legacy.connection.scheme.map(|required| required.scheme), Some(Scheme::Http));
-    }
-
-    #[test]
-    fn the_time_out_that_the_launcher_adds_counts_only_where_somebody_wrote_it() {
-        let join = |origin, passed: &[(&str, &str)]| run_with(origin, passed).unwrap().join_timeout.as_secs();
-        assert_eq!(join(CONF, &[("timeout", "900")]), 600);
-        assert_eq!(join(CONF, &[("timeout", "900.0")]), 600);
-        assert_eq!(join(CONF, &[("timeout", "120")]), 120);
-        assert_eq!(join(Origin::Argument, &[("timeout", "900")]), 900);
-        let both = run_with(CONF, &[("timeout", "120"), ("join_timeout", "50")]).unwrap();
-        assert_eq!(both.join_timeout.as_secs(), 50);
-        assert_eq!(both.ignored.len(), 1);
-    }
-
-    #[test]
-    fn two_keys_for_one_thing_must_agree() {
-        refused(
-            run_with(CONF, &[("ca_cert", "/a"), ("cacert", "/b")]),
-            &["`ca_cert`", "`cacert`", "contradict", "`/a`", "`/b`"],
-        );
-        assert!(run_with(CONF, &[("ca_cert", "/a"), ("cacert", "/a")]).is_ok());
-        refused(run_with(CONF, &[("port", "1"), ("port_range", "1:2")]), &["`port`", "`port_range`"]);
-    }
-
-    #[test]
-    fn tls_credentials_and_plain_http_contradict_each_other() {
-        refused(
-            run_with(CONF, &[("cacert", "/ca"), ("endpoint", "http://etcd:2379")]),
-            &["`--rdzv-endpoint`", "TLS credentials", "`https://`", "`http://etcd:2379`"],
-        );
-        refused(
-            run_with(CONF, &[("cacert", "/ca"), ("protocol", "http")]),
-            &["`protocol`", "TLS credentials"],
-        );
-        refused(run_with(CONF, &[("protocol", "https"), ("endpoint", "http://etcd")]), &["`protocol`"]);
-        refused(run_with(CONF, &[("protocol", "grpc")]), &["`http` or `https`"]);
-        assert!(run_with(CONF, &[("cacert", "/ca"), ("endpoint", "https://etcd,etcd-b")]).is_ok());
-    }
-
-    #[test]
-    fn a_node_has_a_name() {
-        refused(
-            resolve(Origin::Argument, &[("run_id", "r"), ("nnodes", "1")], &[]),
-            &["`LATTICE_RDZV_NODE_NAME`"],
-        );
-        refused(run_with(Origin::Argument, &[("node_name", "a#2")]), &["`node_name`", "`#`", "`a#2`"]);
-        assert_eq!(run_with(Origin::Argument, &[("node_name", "a")]).unwrap().node_name, "a");
-    }
-
-    #[test]
-    fn a_command_needs_no_more_than_it_reads() {
-        let arguments = Arguments { values: map(&[("endpoint", "etcd:2379")]), origin: Origin::CommandLine };
-        let connection = Connection::resolve(&arguments, &BTreeMap::new()).unwrap();
-        assert_eq!(connection.asked().origin, "`--endpoint`");
-        let message = RunName::resolve(&arguments, &BTreeMap::new()).unwrap_err().to_string();
-        assert!(message.contains("`--run-id`"), "{message}");
     }
 
     #[test]
