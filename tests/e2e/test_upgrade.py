@@ -93,7 +93,7 @@ def test_another_member_count_is_refused_in_words(cluster: Cluster, chart: Chart
     chart.install(MEMBERS)
     with pytest.raises(Failed, match=r"`replicaCount` is 5.*`members-3`.*cluster.allowRecreate=true") as refused:
         chart.upgrade({"replicaCount": 5})
-    with pytest.raises(Failed, match=r"know each other by other URLs.*`tls.peer.enabled`"):
+    with pytest.raises(Failed, match=r"use other peer URLs.*`tls.peer.enabled`"):
         chart.upgrade({"tls": {"peer": {"enabled": True, "existingSecret": "rdzv-peer-tls"}}})
     # The count is refused by the API server too, whatever the chart believes.
     with pytest.raises(Failed, match=r"(?i)forbidden|immutable"):
