@@ -107,6 +107,7 @@ impl Discovery {
     /// source.
     pub async fn resolve(&self, lookup: &dyn Lookup, patience: Duration) -> Result<Resolved> {
         let deadline = Instant::now() + patience;
+        let mut is_announced = false;
         loop {
             let mut looked_at = self.looked_at.clone();
             let mut failure = None;
@@ -125,6 +126,14 @@ impl Discovery {
             }
             if deadline.saturating_duration_since(Instant::now()) <= PAUSE {
                 return Err(gave_up(failure, &looked_at, patience));
+            }
+            if !is_announced {
+                is_announced = true;
+                let (seen, left) = (describe(&looked_at), deadline.saturating_duration_since(Instant::now()));
+                tracing::info!(
+                    "no name of the rendezvous service resolves yet; trying for another {:.0} s; {seen}",
+                    left.as_secs_f64()
+                );
             }
             sleep(PAUSE).await;
         }
@@ -151,8 +160,8 @@ fn gave_up(failure: Option<(&Source, String)>, looked_at: &[Looked], patience: D
     let Some((source, why)) = failure else {
         return Error::NotFound {
             message: format!(
-                "no rendezvous service was found within {:.1} s: no name that was looked up exists; install the \
-                 chart, or correct the endpoint that is passed or set in `{}`: {seen}",
+                "no rendezvous service was found within {:.1} s: no name that was looked up exists; correct the host \
+                 name in the endpoint (`--rdzv-endpoint` or `{}`), or in Kubernetes install the chart: {seen}",
                 patience.as_secs_f64(),
                 super::ENDPOINTS
             ),

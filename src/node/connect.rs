@@ -170,8 +170,8 @@ impl Search<'_> {
         Ok(Arc::new(EtcdBackend::connect(options)?))
     }
 
-    /// Waits until it answers. A port that something else holds is named: at once if that is known to be no etcd, else in
-    /// the error.
+    /// Waits until the service responds. If something else listens on the port, the error names it: at once if no etcd can
+    /// respond there.
     async fn answers(&self, backend: &Arc<dyn Backend>, source: &Source, deadline: Instant) -> Result<()> {
         let asked = self.asked(backend, deadline);
         tokio::pin!(asked);
@@ -186,7 +186,7 @@ impl Search<'_> {
             holder = looked => holder,
         };
         let Some(what) = holder.describe(endpoint) else { return asked.await };
-        if holder == Holder::TcpStore {
+        if holder.is_definite() {
             return Err(Error::NotEtcd { endpoint: endpoint.to_string(), cause: what });
         }
         asked.await.map_err(|error| match error {

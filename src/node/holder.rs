@@ -1,7 +1,8 @@
-//! What holds a port where no etcd answers: torch's `TCPStore`, a process that is silent, or anything else.
+//! Finds out what listens on a port where no etcd responds: torch's `TCPStore`, a server with or without TLS where the
+//! endpoint says the opposite, a process that is silent, or anything else.
 //!
-//! A `TCPStore` keeps as silent towards an etcd's client as a process that hangs, so it is asked in its own protocol, for
-//! the number of its keys, which changes nothing.
+//! A `TCPStore` is as silent towards an etcd client as a process that hangs. It is therefore asked in its own protocol
+//! for the number of its keys, which changes nothing.
 
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::discovery::Endpoint;
+use crate::discovery::{Endpoint, Scheme};
 
-/// Whatever takes a connection answers within this, or is silent.
+/// A process that has not answered within this time is silent.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// The messages `VALIDATE` and `GETNUMKEYS` of a `TCPStore`, and what follows the first: `TCPStoreBackend.hpp`. The number
@@ -22,43 +23,93 @@ const VALIDATE: u8 = 0;
 const MAGIC: u32 = 0x3c85_f7ce;
 const COUNT_KEYS: u8 = 7;
 
+/// The first bytes of an HTTP/2 connection, with empty settings: RFC 9113, sections 3.4 and 6.5.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The type of a settings frame, which is the first frame of every HTTP/2 server, after the three bytes of its length.
+const SETTINGS: u8 = 4;
+
+/// A `ClientHello` of TLS 1.2 without extensions and with one cipher suite: RFC 5246, section 7.4.1.2. Every TLS server
+/// answers it with a handshake or with an alert.
+const CLIENT_HELLO: [u8; 50] = {
+    let mut hello = [0; 50];
+    // A handshake record of TLS 1.0 with 45 bytes; in it a `ClientHello` of 41 bytes for TLS 1.2.
+    let start = [0x16, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
+    // After 32 random bytes (zeros will do) and no session: TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, no compression.
+    let end = [0, 0, 2, 0xc0, 0x2f, 1, 0];
+    let mut at = 0;
+    while at < start.len() {
+        hello[at] = start[at];
+        at += 1;
+    }
+    at = 0;
+    while at < end.len() {
+        hello[43 + at] = end[at];
+        at += 1;
+    }
+    hello
+};
+/// The record types of TLS with which a server answers: alert and handshake.
+const TLS_RECORDS: [u8; 2] = [0x15, 0x16];
+
 /// What was found at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holder {
     /// A store of torch.
     TcpStore,
-    /// Something that takes connections and sends nothing.
+    /// A server with TLS, where the endpoint has `http`.
+    Tls,
+    /// A server without TLS, where the endpoint has `https`.
+    Plain,
+    /// Something that accepts connections and sends nothing.
     Silent,
     /// Something that answers or hangs up, or nothing.
     Other,
 }
 
 impl Holder {
-    /// Connects, asks, and looks at what comes.
+    /// Connects, sends, and looks at the answer.
     pub(super) async fn find(endpoint: &Endpoint) -> Self {
-        let address = (endpoint.host.to_string(), endpoint.port);
-        let Ok(Ok(mut stream)) = timeout(LIMIT, TcpStream::connect(address)).await else {
-            return Self::Other;
+        let other_scheme = match endpoint.scheme {
+            Scheme::Http => {
+                exchange(endpoint, &CLIENT_HELLO).await.filter(|answer| is_tls(answer)).map(|_| Self::Tls)
+            }
+            Scheme::Https => {
+                exchange(endpoint, HTTP2).await.filter(|answer| is_http2(answer)).map(|_| Self::Plain)
+            }
         };
-        let [a, b, c, d] = MAGIC.to_ne_bytes();
-        if stream.write_all(&[VALIDATE, a, b, c, d, COUNT_KEYS]).await.is_err() {
-            return Self::Other;
+        if let Some(found) = other_scheme {
+            return found;
         }
-        let mut answer = [0; 64];
-        match timeout(LIMIT, stream.read(&mut answer)).await {
-            Ok(Ok(8)) => Self::TcpStore,
-            Ok(_) => Self::Other,
-            Err(_) => Self::Silent,
+        let [a, b, c, d] = MAGIC.to_ne_bytes();
+        match exchange(endpoint, &[VALIDATE, a, b, c, d, COUNT_KEYS]).await {
+            Some(Answer::Bytes(bytes)) if bytes.len() == 8 => Self::TcpStore,
+            Some(Answer::Nothing) => Self::Silent,
+            _ => Self::Other,
         }
     }
 
-    /// What to say of it, and what to do.
+    /// Whether no etcd can respond at this endpoint while this listens there.
+    pub(super) fn is_definite(self) -> bool {
+        matches!(self, Self::TcpStore | Self::Tls | Self::Plain)
+    }
+
+    /// Describes it, and what to do.
     pub(super) fn describe(self, endpoint: &Endpoint) -> Option<String> {
         let port = endpoint.port;
         match self {
             Self::TcpStore => Some(format!(
                 "port {port} is held by a `TCPStore` of torch, such as a job with the backend `c10d` or its workers \
                  have; pass an endpoint with another port, the same on every node, or end that job"
+            )),
+            Self::Tls => Some(format!(
+                "the server on port {port} requires TLS, but the endpoint has `http`; pass `https://{}:{port}`, and its CA \
+                 certificate as `cacert`",
+                endpoint.host
+            )),
+            Self::Plain => Some(format!(
+                "the server on port {port} does not use TLS, but the endpoint has `https`; pass `http://{}:{port}` \
+                 without `cacert`, `cert` and `key`, or enable TLS in that server",
+                endpoint.host
             )),
             Self::Silent => Some(format!(
                 "a process accepts connections on port {port} and sends nothing, so it is no etcd, or it is paused; \
@@ -68,4 +119,30 @@ impl Holder {
             Self::Other => None,
         }
     }
+}
+
+enum Answer {
+    Bytes(Vec<u8>),
+    Nothing,
+}
+
+/// The first bytes of an answer. `None` if there is no connection, or if it ends without an answer.
+async fn exchange(endpoint: &Endpoint, question: &[u8]) -> Option<Answer> {
+    let address = (endpoint.host.to_string(), endpoint.port);
+    let mut stream = timeout(LIMIT, TcpStream::connect(address)).await.ok()?.ok()?;
+    stream.write_all(question).await.ok()?;
+    let mut bytes = [0; 64];
+    match timeout(LIMIT, stream.read(&mut bytes)).await {
+        Ok(Ok(0) | Err(_)) => None,
+        Ok(Ok(length)) => Some(Answer::Bytes(bytes[..length].to_vec())),
+        Err(_) => Some(Answer::Nothing),
+    }
+}
+
+fn is_tls(answer: &Answer) -> bool {
+    matches!(answer, Answer::Bytes(bytes) if matches!(bytes[..], [kind, 3, ..] if TLS_RECORDS.contains(&kind)))
+}
+
+fn is_http2(answer: &Answer) -> bool {
+    matches!(answer, Answer::Bytes(bytes) if matches!(bytes[..], [0, _, _, SETTINGS, ..]))
 }

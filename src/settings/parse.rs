@@ -34,6 +34,10 @@ pub(super) fn setting(message: String) -> Error {
 
 /// Parses seconds, as a decimal number within bounds.
 pub(super) fn duration(given: &Given, bounds: &RangeInclusive<f64>) -> Result<Duration> {
+    seconds(given, bounds, "seconds as a decimal number", "write it without a unit, such as `30` or `0.5`")
+}
+
+fn seconds(given: &Given, bounds: &RangeInclusive<f64>, expected: &str, advice: &str) -> Result<Duration> {
     given
         .value
         .trim()
@@ -42,20 +46,15 @@ pub(super) fn duration(given: &Given, bounds: &RangeInclusive<f64>) -> Result<Du
         .filter(|seconds| bounds.contains(seconds))
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| {
-            given.wrong(
-                &format!("seconds as a decimal number from {} to {}", bounds.start(), bounds.end()),
-                "write it without a unit, such as `30` or `0.5`",
-            )
+            given.wrong(&format!("{expected} from {} to {}", bounds.start(), bounds.end()), advice)
         })
 }
 
 /// Parses whole seconds within bounds, the unit of an etcd lease.
 pub(super) fn whole_seconds(given: &Given, bounds: &RangeInclusive<f64>) -> Result<Duration> {
-    let duration = duration(given, bounds)?;
-    if duration.subsec_nanos() == 0 {
-        return Ok(duration);
-    }
-    Err(given.wrong("whole seconds", "etcd counts the time of a lease in whole seconds, write such as `10`"))
+    let (expected, advice) = ("whole seconds", "write it without a unit, such as `10`");
+    let duration = seconds(given, bounds, expected, advice)?;
+    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err(given.wrong(expected, advice)) }
 }
 
 /// Parses a truth value as torch does.

@@ -62,11 +62,12 @@ mod tests {
         ];
         for key in times {
             let from = format!("`{key}` of `--rdzv-conf`");
-            refused(run_with(CONF, &[(key, "10m")]), &[&from, "seconds as a decimal number", "`10m`"]);
+            let expected = if key == "lease_ttl" { "whole seconds from" } else { "seconds as a decimal number" };
+            refused(run_with(CONF, &[(key, "10m")]), &[&from, expected, "`10m`"]);
             refused(run_with(CONF, &[(key, "-1")]), &[&from]);
             refused(run_with(CONF, &[(key, "inf")]), &[&from]);
         }
-        refused(run_with(CONF, &[("lease_ttl", "1")]), &["from 2 to 3600", "`1`"]);
+        refused(run_with(CONF, &[("lease_ttl", "1")]), &["from 2 to 3600", "such as `10`:", "`1`"]);
         refused(run_with(CONF, &[("lease_ttl", "2.5")]), &["whole seconds", "`2.5`"]);
         let settings = run_with(CONF, &[("settle_time", "0.25"), ("spare_timeout", "60")]).unwrap();
         assert_eq!(settings.settle_time, Duration::from_millis(250));

@@ -42,6 +42,20 @@ def test_a_password(own_service: Service, make: MakeHandler, tmp_path: Any) -> N
     assert "guess" not in str(caught.value)
 
 
+def test_http_to_a_port_with_tls_is_named_at_once(mtls_service: Service, make: MakeHandler) -> None:
+    endpoint = mtls_service.endpoint.replace("https://", "http://")
+    with pytest.raises(RendezvousConnectionError, match=f"requires TLS.*pass `{mtls_service.endpoint}`"):
+        make(endpoint=endpoint, connect_timeout="600").next_rendezvous()
+
+
+def test_https_to_a_port_without_tls_is_named_at_once(
+    service: Service, certificates: Certificates, make: MakeHandler
+) -> None:
+    endpoint = service.endpoint.replace("http://", "https://")
+    with pytest.raises(RendezvousConnectionError, match="does not use TLS.*pass `http://"):
+        make(endpoint=endpoint, cacert=str(certificates.authority), connect_timeout="600").next_rendezvous()
+
+
 def test_certificate_that_cannot_be_read_is_named_at_once(make: MakeHandler, tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"`cacert`.*missing"):
         make(endpoint="https://localhost:2379", cacert=str(tmp_path / "missing"))
