@@ -4,7 +4,7 @@
 //! because the likely case is then one round trip. If the guess was wrong, the answer to the refused transaction says
 //! what the keys hold, and the next plan stands on that. That it applies once is not its business ([`super::slots`]).
 
-use super::values::{Held, Place, argument, number, number_for, total};
+use super::values::{Held, Known, Place, argument, number, number_for, total};
 use crate::{
     backend::{Compare, KeyValue, LeaseId, Operation},
     error::{Error, Result},
@@ -52,11 +52,11 @@ pub(super) trait Change: Sync {
     /// What it returns.
     type Output: Send;
 
-    /// What to read where a plan is refused; [`Self::plan`] takes the answers.
-    fn reads(&self) -> Vec<Operation>;
+    /// The keys to read if a plan is refused; [`Self::plan`] takes what they held.
+    fn reads(&self) -> Vec<Vec<u8>>;
 
-    /// The next attempt. `known` is what the keys held a moment ago, one for each of the reads; `None` at first.
-    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<Self::Output>;
+    /// The next attempt. `known` is what these keys held a moment ago; `None` at first.
+    fn plan(&self, known: Option<&Known>, lease: LeaseId) -> Plan<Self::Output>;
 
     /// The key that the result is read from, at the revision of the write; `None` if it follows from the write itself.
     fn result_key(&self) -> Option<Vec<u8>> {
@@ -76,11 +76,11 @@ pub(super) struct Set {
 impl Change for Set {
     type Output = ();
 
-    fn reads(&self) -> Vec<Operation> {
+    fn reads(&self) -> Vec<Vec<u8>> {
         Vec::new()
     }
 
-    fn plan(&self, _: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<()> {
+    fn plan(&self, _: Option<&Known>, lease: LeaseId) -> Plan<()> {
         let operations = self.items.iter().flat_map(|(place, value)| replace(place, value.clone(), lease));
         Plan::write(Vec::new(), operations.collect())
     }
@@ -142,11 +142,11 @@ impl Add {
 impl Change for Add {
     type Output = i64;
 
-    fn reads(&self) -> Vec<Operation> {
-        self.place.reads()
+    fn reads(&self) -> Vec<Vec<u8>> {
+        self.place.keys()
     }
 
-    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<i64> {
+    fn plan(&self, known: Option<&Known>, lease: LeaseId) -> Plan<i64> {
         let counter = self.place.counter();
         let put = |number: i64| Operation::put(counter.clone(), number.to_string(), lease);
         let touch = || {
@@ -157,7 +157,7 @@ impl Change for Add {
             // The first of N that count themselves creates the counter, and N - 1 find it.
             None if self.amount == 1 => return touch(),
             None => Held::default(),
-            Some(answers) => Held::read(answers),
+            Some(known) => Held::read(&self.place, known),
         };
         let Held { content, counter: present } = held;
         match (content, present) {
@@ -217,11 +217,11 @@ pub(super) struct Claim {
 impl Change for Claim {
     type Output = ();
 
-    fn reads(&self) -> Vec<Operation> {
+    fn reads(&self) -> Vec<Vec<u8>> {
         Vec::new()
     }
 
-    fn plan(&self, _: Option<&[Option<KeyValue>]>, _: LeaseId) -> Plan<()> {
+    fn plan(&self, _: Option<&Known>, _: LeaseId) -> Plan<()> {
         let claim = self.place.claim();
         Plan::write(vec![Compare::absent(claim.clone())], vec![Operation::put(claim, "", self.lease)])
     }
@@ -243,13 +243,13 @@ impl Change for CompareSet {
     /// Whether it put the content, and what the key holds afterwards.
     type Output = (bool, Vec<u8>);
 
-    fn reads(&self) -> Vec<Operation> {
-        self.place.reads()
+    fn reads(&self) -> Vec<Vec<u8>> {
+        self.place.keys()
     }
 
-    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<(bool, Vec<u8>)> {
+    fn plan(&self, known: Option<&Known>, lease: LeaseId) -> Plan<(bool, Vec<u8>)> {
         let then = || replace(&self.place, self.desired.clone(), lease).to_vec();
-        let Some(answers) = known else {
+        let Some(known) = known else {
             let when = if self.expected.is_empty() {
                 absent(&self.place)
             } else {
@@ -257,7 +257,7 @@ impl Change for CompareSet {
             };
             return Plan::write(when, then());
         };
-        let held = Held::read(answers);
+        let held = Held::read(&self.place, known);
         match held.value() {
             Ok(None) if self.expected.is_empty() => Plan::write(absent(&self.place), then()),
             Ok(None) => Plan::Done((false, self.expected.clone())),
@@ -285,12 +285,12 @@ pub(super) struct Append {
 impl Change for Append {
     type Output = ();
 
-    fn reads(&self) -> Vec<Operation> {
-        self.place.reads()
+    fn reads(&self) -> Vec<Vec<u8>> {
+        self.place.keys()
     }
 
-    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<()> {
-        let held = known.map(Held::read).unwrap_or_default();
+    fn plan(&self, known: Option<&Known>, lease: LeaseId) -> Plan<()> {
+        let held = known.map(|known| Held::read(&self.place, known)).unwrap_or_default();
         let mut value = match held.value() {
             Ok(value) => value.unwrap_or_default(),
             Err(error) => return error.into(),
@@ -315,12 +315,12 @@ pub(super) struct Delete {
 impl Change for Delete {
     type Output = bool;
 
-    fn reads(&self) -> Vec<Operation> {
-        self.place.reads()
+    fn reads(&self) -> Vec<Vec<u8>> {
+        self.place.keys()
     }
 
-    fn plan(&self, known: Option<&[Option<KeyValue>]>, _: LeaseId) -> Plan<bool> {
-        let key = match known.map(Held::read) {
+    fn plan(&self, known: Option<&Known>, _: LeaseId) -> Plan<bool> {
+        let key = match known.map(|known| Held::read(&self.place, known)) {
             None => self.place.content(),
             Some(Held { content: Some(item), .. } | Held { counter: Some(item), .. }) => item.key,
             Some(_) => return Plan::Done(false),
@@ -344,11 +344,11 @@ pub(super) struct Put {
 impl Change for Put {
     type Output = ();
 
-    fn reads(&self) -> Vec<Operation> {
+    fn reads(&self) -> Vec<Vec<u8>> {
         Vec::new()
     }
 
-    fn plan(&self, _: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<()> {
+    fn plan(&self, _: Option<&Known>, lease: LeaseId) -> Plan<()> {
         Plan::write(Vec::new(), vec![Operation::put(self.key.as_str(), self.value.clone(), lease)])
     }
 
@@ -366,15 +366,13 @@ pub(super) struct Take {
 impl Change for Take {
     type Output = bool;
 
-    fn reads(&self) -> Vec<Operation> {
-        vec![Operation::get(self.item.key.as_slice())]
+    fn reads(&self) -> Vec<Vec<u8>> {
+        vec![self.item.key.clone()]
     }
 
-    fn plan(&self, known: Option<&[Option<KeyValue>]>, _: LeaseId) -> Plan<bool> {
-        let same = |found: &Option<KeyValue>| {
-            found.as_ref().is_some_and(|found| found.mod_revision == self.item.mod_revision)
-        };
-        if known.is_some_and(|answers| !answers.iter().any(same)) {
+    fn plan(&self, known: Option<&Known>, _: LeaseId) -> Plan<bool> {
+        let revision = |known: &Known| known.get(&self.item.key).map(|found| found.mod_revision);
+        if known.is_some_and(|known| revision(known) != Some(self.item.mod_revision)) {
             return Plan::Done(false);
         }
         Plan::write(unchanged(&self.item), vec![Operation::delete(self.item.key.as_slice())])
@@ -395,12 +393,12 @@ pub(super) struct PutBack {
 impl Change for PutBack {
     type Output = ();
 
-    fn reads(&self) -> Vec<Operation> {
-        self.place.reads()
+    fn reads(&self) -> Vec<Vec<u8>> {
+        self.place.keys()
     }
 
-    fn plan(&self, known: Option<&[Option<KeyValue>]>, lease: LeaseId) -> Plan<()> {
-        if known.is_some_and(|answers| !Held::read(answers).is_absent()) {
+    fn plan(&self, known: Option<&Known>, lease: LeaseId) -> Plan<()> {
+        if known.is_some_and(|known| !Held::read(&self.place, known).is_absent()) {
             return Plan::Done(());
         }
         let then = vec![Operation::put(self.place.content(), self.value.clone(), lease)];

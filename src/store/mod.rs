@@ -1,6 +1,6 @@
 //! A run's key-value space: the store of one round, or the run-wide one that outlives rounds.
 //!
-//! Every write applies once, whatever the network does ([`slots`]); waiting is one read and one watch ([`waiting`]);
+//! Every write is applied exactly once, whatever the network does ([`writing`]); waiting is one read and one watch ([`waiting`]);
 //! what lies where is decided in [`values`], what each write does in [`changes`], both pure. [`queues`] are kept apart
 //! from the keys. All values hang on the run's lease and go with it.
 //!
@@ -10,7 +10,9 @@
 //! [`StoreView`], which the node's session keeps current; a store knows neither leases' renewal nor rounds.
 
 mod changes;
+mod context;
 mod journal;
+mod next;
 mod progress;
 mod put_back;
 mod queues;
@@ -18,40 +20,29 @@ mod slots;
 mod takes;
 mod values;
 mod waiting;
+mod writing;
 
-use std::{
-    collections::BTreeMap,
-    fmt::Debug,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use self::{
     changes::{Add, Append, Change, CompareSet, Delete, Set},
+    context::Inner,
     journal::{Journal, Piece},
+    next::Written,
     progress::Progress,
-    slots::Written,
     values::{Contents, Place, argument, name_of},
 };
 pub use self::{
+    context::{StoreContext, StoreView},
     slots::Slots,
     takes::{Item, Takes},
 };
 use crate::{
-    backend::{
-        Backend, Compare, Keys, LeaseId,
-        limits::Limits,
-        monotonic::Monotonic,
-        retry::{Backoff, RetryPolicy},
-    },
+    backend::{Keys, limits::Limits},
     error::{Error, Result},
-    protocol::{identity::NodeId, keys::RunKeys},
 };
 
 /// Of those that set many keys. Each is of a megabyte at most.
@@ -59,56 +50,6 @@ const TRANSACTIONS_AT_ONCE: usize = 4;
 
 /// The two keys that setting one key of a store writes.
 const OPERATIONS_PER_SET: usize = 2;
-
-/// What a store learns from its node's session, always current.
-///
-/// The session moves `resets` and `run_lease` before it puts this node's record into a service that came back empty:
-/// until then every write of a store is refused there, and so no write is taken for one of the store before.
-#[derive(Clone, Debug, Default)]
-pub struct StoreView {
-    /// The run's lease; 0 while it is not known. Never the number of an earlier one.
-    pub run_lease: LeaseId,
-    /// How often the service came back empty since the node joined.
-    pub resets: u64,
-    /// Whether the world of this store's round is known to be about to change. Of a round's store only.
-    pub changed: bool,
-    /// Whether this store's life is closed. Then another life may have the run's `ctl/round`, while this store lives on
-    /// until its lease expires.
-    pub closed: bool,
-    /// Why this node id is no more, if it is: every call ends with this.
-    pub over: Option<Error>,
-}
-
-/// What a store stands on.
-#[derive(Clone, Debug)]
-pub struct StoreContext {
-    /// The service.
-    pub backend: Arc<dyn Backend>,
-    /// Where a store reports that the service's data was replaced.
-    pub monotonic: Arc<Monotonic>,
-    /// The run's keys.
-    pub keys: RunKeys,
-    /// This node.
-    pub node: NodeId,
-    /// The run's life.
-    pub life: String,
-    /// The round; `None` for the run-wide store.
-    pub round: Option<u64>,
-    /// What the session knows.
-    pub view: watch::Receiver<StoreView>,
-    /// The slots of this node id: one pool for all of its stores.
-    pub slots: Arc<Slots>,
-    /// The items that this node has taken from queues and not delivered yet.
-    pub takes: Arc<Takes>,
-    /// How many resets the owner of this store has been told of. The run-wide stores of one node share it.
-    pub told: Arc<AtomicU64>,
-    /// The waits between attempts.
-    pub retry: RetryPolicy,
-    /// The bounds of the service.
-    pub limits: Limits,
-    /// Decides the random part of the waits.
-    pub seed: u64,
-}
 
 /// A key-value space. Keys are text, values bytes. Clones are the same store.
 ///
@@ -120,74 +61,10 @@ pub struct Store {
     journal: Option<Arc<Journal>>,
 }
 
-/// What all parts of a store share.
-#[derive(Debug)]
-struct Inner {
-    context: StoreContext,
-    /// What the keys of this store begin with.
-    base: String,
-    /// Makes each call's waits its own.
-    calls: AtomicU64,
-}
-
-impl Inner {
-    /// That what stands under the run's lease is the run's present data, and this node is in the run. A service that lost
-    /// its data has no record of this node until the session has restored it. One that was restored from an older backup
-    /// has a `ctl/round` under that lease until a session discards it.
-    fn is_present(&self, view: &StoreView) -> Vec<Compare> {
-        let keys = &self.context.keys;
-        let mut when = vec![Compare::Exists(keys.node(self.context.node).into())];
-        if !view.closed {
-            when.push(Compare::Lease(keys.round().into(), view.run_lease));
-        }
-        when
-    }
-
-    fn seed(&self) -> u64 {
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        self.context.seed ^ call.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn backoff(&self) -> Backoff {
-        Backoff::new(self.context.retry, self.seed())
-    }
-
-    fn place(&self, name: &str) -> Result<Place> {
-        Place::new(&self.base, name)
-    }
-
-    fn places<K: AsRef<str>>(&self, names: &[K]) -> Result<Vec<Place>> {
-        names.iter().map(|name| self.place(name.as_ref())).collect()
-    }
-
-    /// Whether the owner of this store was not told yet of the last of these resets. From here on it was.
-    fn tells(&self, resets: u64) -> bool {
-        self.context.told.fetch_max(resets, Ordering::Relaxed) < resets
-    }
-
-    /// Ends when the node id is no more or, unless the store puts back, when the service lost its data.
-    async fn ended(&self, resets: u64, puts_back: bool, what: &str) -> Error {
-        let mut view = self.context.view.clone();
-        let ended = view.wait_for(|view| view.over.is_some() || (!puts_back && view.resets != resets));
-        match ended.await.as_deref() {
-            Ok(StoreView { over: Some(error), .. }) => error.clone(),
-            Ok(StoreView { resets, .. }) => {
-                self.tells(*resets);
-                Error::StoreReset { what: what.to_owned() }
-            }
-            Err(_) => Error::Left,
-        }
-    }
-}
-
 impl Store {
     /// The store of a round or, without one, of the run.
     pub fn new(context: StoreContext) -> Self {
-        let base = match context.round {
-            Some(round) => context.keys.round_store(&context.life, round),
-            None => context.keys.run_store(&context.life),
-        };
-        Self { inner: Arc::new(Inner { context, base, calls: AtomicU64::new(0) }), journal: None }
+        Self { inner: Arc::new(Inner::new(context)), journal: None }
     }
 
     /// The same store, but one that remembers what is written through it (or its clones) from here on, and whose

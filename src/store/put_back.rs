@@ -9,8 +9,9 @@ use super::{
     Progress, Store,
     changes::{Add, Append, Claim, Put, PutBack},
     journal::{Journal, Lacking, Piece},
-    slots::{Written, lease, moved_or},
+    next::Written,
     values::Place,
+    writing::{lease, moved_or},
 };
 use crate::{
     backend::{LeaseId, retry::retry},

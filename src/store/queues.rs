@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use super::{
     Inner, Progress, Store, StoreContext,
     changes::{Put, Take},
-    slots::CONTENTION,
     takes::Item,
+    writing::CONTENTION,
 };
 use crate::{
     backend::{KeyValue, Keys, Range, retry::Backoff},

@@ -17,7 +17,7 @@ use std::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::{
-    backend::{Event, KeyValue, Keys, Operation},
+    backend::{Event, KeyValue, Keys},
     error::{Error, Result},
 };
 
@@ -71,9 +71,9 @@ impl Place {
         format!("{}q/", self.prefix)
     }
 
-    /// The reads that tell what it holds; [`Held::read`] takes their answers.
-    pub(super) fn reads(&self) -> Vec<Operation> {
-        vec![Operation::get(self.content()), Operation::get(self.counter())]
+    /// The keys that show what it holds, for [`Held::read`].
+    pub(super) fn keys(&self) -> Vec<Vec<u8>> {
+        vec![self.content(), self.counter()]
     }
 }
 
@@ -87,6 +87,9 @@ pub(super) fn name_of(base: &str, key: &[u8]) -> Option<String> {
     percent_decode_str(encoded).decode_utf8().ok().map(Cow::into_owned)
 }
 
+/// What some keys of the service held when they were read, without those that were absent.
+pub(super) type Known = BTreeMap<Vec<u8>, KeyValue>;
+
 /// What a key holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
@@ -97,10 +100,9 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// From the answers to [`Place::reads`].
-    pub(super) fn read(answers: &[Option<KeyValue>]) -> Self {
-        let at = |index: usize| answers.get(index).cloned().flatten();
-        Self { content: at(0), counter: at(1) }
+    /// What is known of the keys of a place ([`Place::keys`]).
+    pub(super) fn read(place: &Place, known: &Known) -> Self {
+        Self { content: known.get(&place.content()).cloned(), counter: known.get(&place.counter()).cloned() }
     }
 
     /// Whether it holds nothing.
@@ -308,7 +310,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::changes::{Add, Change, Plan};
+    use crate::{
+        backend::Operation,
+        store::changes::{Add, Change, Plan},
+    };
 
     const BASE: &str = "/base/";
 
@@ -355,8 +360,9 @@ mod tests {
             for amount in amounts {
                 sum += amount;
                 let add = Add { place: place.clone(), amount, finished: None, claimed: false };
-                let answers = [held.content.clone(), held.counter.clone()];
-                match add.plan(Some(&answers), 7) {
+                let items = [held.content.clone(), held.counter.clone()].into_iter().flatten();
+                let known = items.map(|item| (item.key.clone(), item)).collect();
+                match add.plan(Some(&known), 7) {
                     Plan::Write(step) => carry_out(&mut held, &place, &step.then),
                     Plan::Done(total) => prop_assert_eq!(total, sum),
                     Plan::Refuse(error) => prop_assert!(false, "{}", error),

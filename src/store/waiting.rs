@@ -9,9 +9,14 @@
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{Inner, Progress, StoreView, journal::Journal, slots::moved_or, values::Contents};
+use super::{
+    Inner, Progress, StoreView,
+    journal::Journal,
+    values::{Contents, Place},
+    writing::moved_or,
+};
 use crate::{
-    backend::{Changes, Event, KeyValue, Keys, Range, Revision, Txn, WatchStream, retry::Backoff},
+    backend::{Changes, Event, KeyValue, Keys, Range, Revision, WatchStream, retry::Backoff},
     error::{Applied, Error, Result},
 };
 
@@ -138,17 +143,15 @@ impl Inner {
             }
             return Ok(revision);
         }
-        let when = self.is_present(&view);
-        let then: Vec<_> = contents.places().iter().flat_map(super::values::Place::reads).collect();
-        let count = then.len();
-        let answer = self.context.backend.txn(Txn { when, then, otherwise: Vec::new() }).await?;
+        let (mut txn, _) = self.presence(&view);
+        let keys = contents.places().iter().flat_map(Place::keys);
+        let gets: Vec<_> = keys.map(|key| txn.get_if_done(key)).collect();
+        let answer = self.context.backend.txn(txn).await?;
         if !answer.succeeded {
             return Err(self.data_missing());
         }
-        for index in 0..count {
-            for item in answer.found(index) {
-                contents.found(item.clone());
-            }
+        for item in gets.iter().filter_map(|get| get.item(&answer)) {
+            contents.found(item.clone());
         }
         let revision = answer.header.revision;
         for queue in contents.unread_queues() {
@@ -190,9 +193,8 @@ impl Inner {
             from.push(0);
             range.keys = Keys::Span(from, after(&range.keys));
         }
-        let when = self.is_present(&view);
-        let answer = self.context.backend.txn(Txn { when, ..Txn::default() }).await?;
-        if !answer.succeeded {
+        let (txn, _) = self.presence(&view);
+        if !self.context.backend.txn(txn).await?.succeeded {
             return Err(self.data_missing());
         }
         Ok((range.revision, items))
