@@ -36,8 +36,8 @@ use tokio::time::sleep;
 
 /// So long a TTL that a busy machine delays no renewal, and that no attempt of a call is given up.
 const TTL: &str = "60";
-/// A shard of the plan has at most 8 KiB, and each node reads one in each round.
-const SHARD_BYTES: f64 = 8.0 * 1024.0;
+/// A shard of the plan has at most 2 KiB, and each node reads one in each round.
+const SHARD_BYTES: f64 = 2.0 * 1024.0;
 
 /// What a part of a run costs: on the average of all nodes, the coordinator's own calls included, and to the node that it
 /// costs most, coordinators left aside.
@@ -137,7 +137,7 @@ fn compare(service: &str, (small, cheap): (usize, &Costs), (large, dear): (usize
         if *what == "renewals" {
             continue;
         }
-        // Up to some 100 nodes all are in one shard, which grows with them.
+        // Up to some 25 nodes all are in one shard, which grows with them.
         let slack = if *what == "bytes" { SHARD_BYTES } else { 1.0 };
         if *average > before * 1.25 + slack || *most > most_before * 1.25 + slack {
             grown.push(format!(

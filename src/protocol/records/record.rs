@@ -13,7 +13,7 @@ use crate::{
 /// The major version of everything that this code writes.
 pub const VERSION: u32 = 1;
 
-/// No record is longer: a shard of a plan has 8 KiB, and a reason names 20 nodes at most.
+/// No record is longer: a shard of a plan has 2 KiB, and a reason names 20 nodes at most.
 pub const LONGEST_RECORD_BYTES: usize = 64 * 1024;
 /// No name, address or label in a record is longer. Settings allow 253 bytes for names, and `#2` may follow.
 pub const LONGEST_TEXT_BYTES: usize = 512;
