@@ -22,6 +22,7 @@ use super::{
     credentials::Credentials,
     health::{FailedCall, Health},
     login::{Login, shared},
+    renewals::Renewals,
     trust::TlsFiles,
 };
 use crate::{
@@ -91,6 +92,7 @@ pub(super) struct Clients {
     pub(super) lease: LeaseClient,
     pub(super) watch: WatchClient,
     pub(super) maintenance: MaintenanceClient,
+    pub(super) renewals: Arc<Renewals>,
 }
 
 /// What a connection is once it was made ready. It connects when it is first used.
@@ -155,6 +157,7 @@ impl Connection {
             Some(login) => with_token(channel, move || login.token()),
             None => Channel::Tonic(channel),
         };
+        let renewals = Arc::new(Renewals::new(channel.clone()));
         let client = Client::from_channel(channel, Some(ConnectOptions::new().with_require_leader(true)));
         let client = client.await.map_err(|error| Dial::Failure(classify(&error)))?;
         let bytes = options.limits.answer_bytes;
@@ -163,6 +166,7 @@ impl Connection {
             lease: client.lease_client(),
             watch: client.watch_client().max_decoding_message_size(bytes),
             maintenance: client.maintenance_client(),
+            renewals,
         };
         Ok(Dialed { clients, route })
     }
