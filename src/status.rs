@@ -6,18 +6,19 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    backend::{Backend, KeyValue, Keys, Operation, Range, Txn},
+    backend::{Backend, Keys, Operation, Range, Txn},
     error::{Applied, Error, Result},
     node::Search,
     protocol::{
         identity::{NodeId, nonce},
         keys::RunKeys,
         printable::printable,
+        reading::RecordGet,
         records::{
             ClosedRecord, CoordinatorRecord, HistoryRecord, NodeRecord, PlanShard, Record, RoundRecord,
         },
     },
-    run::{Entropy, decode_found},
+    run::Entropy,
     settings::Connection,
 };
 
@@ -98,7 +99,7 @@ async fn try_writing(backend: &Arc<dyn Backend>, trial: &RunKeys, entropy: &Entr
     let lease = NodeId::from_random(entropy.bits()).first_lease();
     backend.lease_grant(lease, TRIAL_TTL).await?;
     let put = Operation::put(trial.round(), "", lease);
-    let written = backend.txn(Txn { then: vec![put], ..Txn::default() }).await;
+    let written = backend.txn(Txn::new(put)).await;
     let given_back = backend.lease_revoke(lease).await;
     written?;
     given_back
@@ -127,13 +128,14 @@ pub async fn run(
 }
 
 async fn read_run(backend: &dyn Backend, keys: &RunKeys) -> Result<Value> {
-    let control = [keys.coordinator(), keys.round(), keys.closed()];
-    let then = control.iter().map(|key| Operation::get(key.as_str())).collect();
-    let control = backend.txn(Txn { then, ..Txn::default() }).await?;
+    let (mut txn, coordinator) = RecordGet::<CoordinatorRecord>::first(keys.coordinator());
+    let round = RecordGet::<RoundRecord>::next(&mut txn, keys.round());
+    let closed = RecordGet::<ClosedRecord>::next(&mut txn, keys.closed());
+    let control = backend.txn(txn).await?;
     let mut unreadable = Unreadable::default();
-    let coordinator: Option<CoordinatorRecord> = unreadable.one(&keys.coordinator(), control.found(0));
-    let round: Option<RoundRecord> = unreadable.one(&keys.round(), control.found(1));
-    let closed: Option<ClosedRecord> = unreadable.one(&keys.closed(), control.found(2));
+    let coordinator = unreadable.keep(coordinator.record(&control)).flatten();
+    let round = unreadable.keep(round.record(&control)).flatten();
+    let closed = unreadable.keep(closed.record(&control)).flatten();
     let revision = control.header.revision;
     let nodes = listing::<NodeRecord>(backend, keys.nodes(), revision, &mut unreadable).await?;
     let life = round.as_ref().map(|round| &round.life).or(closed.as_ref().map(|closed| &closed.life));
@@ -192,10 +194,6 @@ struct Unreadable(Vec<String>);
 impl Unreadable {
     fn keep<T>(&mut self, read: Result<T>) -> Option<T> {
         read.map_err(|error| self.0.push(error.to_string())).ok()
-    }
-
-    fn one<R: Record>(&mut self, key: &str, found: &[KeyValue]) -> Option<R> {
-        self.keep(decode_found(key, found)).flatten()
     }
 }
 

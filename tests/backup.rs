@@ -284,7 +284,7 @@ async fn nobody_is_moved_back_however_long_nothing_can_be_restored() {
 
 async fn applied(service: &MemoryService, operation: Operation) {
     use lattice_rdzv::backend::{Backend as _, Txn};
-    service.connect().txn(Txn { then: vec![operation], ..Txn::default() }).await.unwrap();
+    service.connect().txn(Txn::new(operation)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

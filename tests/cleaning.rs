@@ -108,7 +108,7 @@ async fn stores_of_earlier_rounds_are_deleted_in_pieces_after_the_commit() {
     link.tap().refuses = Some(Box::new(move |txn| {
         let puts_round = |operation: &Operation| matches!(operation, Operation::Put { key, .. } if key.ends_with(b"ctl/round"));
         let deletes = |operation: &Operation| matches!(operation, Operation::Delete(_));
-        if txn.then.iter().any(puts_round) && txn.then.iter().any(deletes) {
+        if txn.operations().iter().any(puts_round) && txn.operations().iter().any(deletes) {
             commits_that_delete.fetch_add(1, Ordering::Relaxed);
         }
         None
@@ -164,7 +164,7 @@ async fn a_new_coordinator_deletes_what_the_last_one_left() {
     let facts = agents[0].node.subscribe().borrow().world.clone().expect("a world");
     agents[0].node.round_store(&facts, false).set("key", b"value", TTL).await.unwrap();
     link.tap().refuses = Some(Box::new(|txn| {
-        let deletes = txn.then.iter().any(|operation| matches!(operation, Operation::Delete(_)));
+        let deletes = txn.operations().iter().any(|operation| matches!(operation, Operation::Delete(_)));
         deletes.then(|| Error::Unavailable {
             endpoint: "memory".into(),
             cause: "a test".into(),
@@ -178,4 +178,21 @@ async fn a_new_coordinator_deletes_what_the_last_one_left() {
     drop(first);
     until_there_are(&client, 0, "kv/").await;
     assert_eq!(agents[0].node.num_nodes_waiting(), 0, "no round has formed since");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_of_a_finished_node_is_kept_when_the_coordinator_missed_that_it_finished() {
+    let service = MemoryService::new();
+    let (first, link, mut agents) = world(&service, 2, &[("rejoin_timeout", "1")]).await;
+    // A listing would also show it, but only 30 s later.
+    link.tap().loses = Some(Box::new(|event| String::from_utf8_lossy(event.key()).contains("/finished/")));
+    let finished = agents.pop().unwrap();
+    let facts = finished.node.subscribe().borrow().world.clone().expect("a world");
+    let store = finished.node.round_store(&facts, false);
+    store.add("barrier", 1, true, TTL).await.unwrap();
+    assert_eq!(next_round(&first, &agents).await, 2);
+    assert_eq!(next_round(&first, &agents).await, 3);
+    // The plan is deleted with the last piece of the stores, and the slots after it.
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(store.get("barrier", false, TTL).await.unwrap(), Some(b"1".to_vec()));
 }

@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Duration};
 use lattice_rdzv::{
     Error,
     backend::{
-        Backend, Changes, Compare, Event, KeyValue, Keys, LeaseId, Operation, OperationResult, Range,
-        Revision, Txn, TxnResult, WatchStream,
+        Backend, Changes, Compare, Event, Get, KeyValue, Keys, LeaseId, Operation, OperationResult, Range,
+        Revision, Txn, TxnParts, TxnResult, WatchStream,
         memory::MemoryService,
         retry::RetryPolicy,
         watcher::{Watched, Watcher},
@@ -142,13 +142,17 @@ fn put(key: &str, value: &str) -> Operation {
     Operation::put(key, value, 0)
 }
 
+fn txn(operations: impl Into<Vec<Operation>>) -> Txn {
+    Txn::of(TxnParts { then: operations.into(), ..TxnParts::default() }).expect("an operation")
+}
+
 async fn write(backend: &Arc<dyn Backend>, operations: impl Into<Vec<Operation>>) -> Revision {
-    let txn = Txn { then: operations.into(), ..Txn::default() };
+    let txn = txn(operations);
     backend.txn(txn).await.unwrap().header.revision
 }
 
 async fn refused(backend: &Arc<dyn Backend>, operations: impl Into<Vec<Operation>>) -> Error {
-    let txn = Txn { then: operations.into(), ..Txn::default() };
+    let txn = txn(operations);
     backend.txn(txn).await.unwrap_err()
 }
 
@@ -189,8 +193,7 @@ async fn a_transaction_counts_one_revision(service: Service) {
     let before = backend.range(Range::new(Keys::prefix(""))).await.unwrap().header;
     assert_eq!(before.revision, 1, "an empty store is at revision 1");
     assert_ne!(before.cluster_id, 0);
-    let result =
-        backend.txn(Txn { then: vec![put("a", "1"), put("b", "1"), put("c", "1")], ..Txn::default() });
+    let result = backend.txn(Txn::new(put("a", "1")).then([put("b", "1"), put("c", "1")]));
     let TxnResult { header, succeeded, results } = result.await.unwrap();
     assert_eq!((header.revision, header.cluster_id, succeeded), (2, before.cluster_id, true));
     assert_eq!(results, vec![OperationResult::Put; 3]);
@@ -200,7 +203,7 @@ async fn a_transaction_counts_one_revision(service: Service) {
     }
     let read = write(&backend, [Operation::get("a"), Operation::delete("nobody")]).await;
     assert_eq!(read, 2, "what changes nothing counts nothing");
-    let deleted = Txn { then: vec![Operation::Delete(Keys::prefix("a")), put("d", "")], ..Txn::default() };
+    let deleted = Txn::new(Operation::Delete(Keys::prefix("a"))).then([put("d", "")]);
     let deleted = backend.txn(deleted).await.unwrap();
     assert_eq!(deleted.results, [OperationResult::Delete(1), OperationResult::Put]);
     assert_eq!(deleted.header.revision, 3);
@@ -246,16 +249,20 @@ async fn conditions_choose_the_branch(service: Service) {
         (Compare::Version("b".into(), 0), true),
         (Compare::Exists("a".into()), true),
         (Compare::Exists("b".into()), false),
+        (Compare::UnchangedSince(Keys::prefix("a"), second), true),
+        (Compare::UnchangedSince(Keys::prefix("a"), second - 1), false),
+        (Compare::UnchangedSince(Keys::Span("b".into(), "m".into()), first), false),
+        (Compare::UnchangedSince(Keys::prefix(""), second), false),
+        (Compare::UnchangedSince(Keys::prefix(""), second + 1), true),
+        (Compare::UnchangedSince(Keys::one("b"), 0), true),
         (Compare::Value("a".into(), "2".into()), true),
         (Compare::Value("a".into(), "1".into()), false),
         (Compare::Value("b".into(), "".into()), false),
     ];
     for (compare, holds) in cases {
-        let txn = Txn {
-            when: vec![compare.clone()],
-            then: vec![Operation::get("a")],
-            otherwise: vec![Operation::get("a"), Operation::get("b")],
-        };
+        let (mut txn, _) = Txn::read("a");
+        txn.get_if_refused("b");
+        let txn = txn.when([compare.clone()]);
         let result = backend.txn(txn).await.unwrap();
         assert_eq!(
             (result.succeeded, result.results.len()),
@@ -263,8 +270,9 @@ async fn conditions_choose_the_branch(service: Service) {
             "{compare:?}"
         );
     }
-    let both = vec![Compare::Exists("a".into()), Compare::Exists("b".into())];
-    let txn = Txn { when: both, then: vec![put("then", "")], otherwise: vec![put("otherwise", "")] };
+    let when = vec![Compare::Exists("a".into()), Compare::Exists("b".into())];
+    let parts = TxnParts { when, then: vec![put("then", "")], otherwise: vec![put("otherwise", "")] };
+    let txn = Txn::of(parts).expect("operations");
     assert!(!backend.txn(txn).await.unwrap().succeeded, "one condition that fails is enough");
     assert_eq!(names(&backend, Keys::prefix("")).await, ["a", "leased", "otherwise"]);
 }
@@ -272,20 +280,16 @@ async fn conditions_choose_the_branch(service: Service) {
 async fn a_transaction_sees_its_own_writes(service: Service) {
     let backend = service.connect();
     write(&backend, [put("a", "1"), put("b", "1")]).await;
-    let then = vec![
-        Operation::get("a"),
-        put("a", "2"),
-        Operation::get("a"),
-        Operation::delete("b"),
-        Operation::delete("b"),
-        Operation::Get(Keys::prefix("")),
-    ];
-    let result = backend.txn(Txn { then, ..Txn::default() }).await.unwrap();
-    assert_eq!(result.found(0)[0].value, b"1");
-    assert_eq!(result.found(2)[0].value, b"2");
-    assert_eq!(result.found(2)[0].mod_revision, result.header.revision);
+    let (txn, before) = Txn::read("a");
+    let mut txn = txn.then([put("a", "2")]);
+    let after = txn.get("a");
+    let all = Operation::Get(Keys::prefix(""));
+    let result = backend.txn(txn.then([Operation::delete("b"), Operation::delete("b"), all])).await.unwrap();
+    let value = |get: Get| get.item(&result).map(|item| item.value.as_slice());
+    assert_eq!((value(before), value(after)), (Some(b"1".as_slice()), Some(b"2".as_slice())));
+    assert_eq!(after.revision(&result), result.header.revision);
     assert_eq!(result.results[3..5], [OperationResult::Delete(1), OperationResult::Delete(0)]);
-    assert_eq!(result.found(5).len(), 1);
+    assert!(matches!(&result.results[5], OperationResult::Get(items) if items.len() == 1));
 }
 
 async fn a_transaction_applies_whole_or_not_at_all(service: Service) {
@@ -332,13 +336,18 @@ async fn duplicates_are_rejected(service: Service) {
         let cause = rejection(refused(&backend, operations.clone()).await);
         assert!(cause.contains("etcdserver: duplicate key given in txn request"), "{cause}");
         // Also in the branch that is not taken.
-        let txn = Txn { otherwise: operations, ..Txn::default() };
+        let when = vec![Compare::absent("nobody")];
+        let txn = Txn::of(TxnParts { when, then: Vec::new(), otherwise: operations }).expect("operations");
         rejection(backend.txn(txn).await.unwrap_err());
     }
     let fine = [Operation::Delete(Keys::Span("b".into(), "c".into())), Operation::delete("b"), put("a", "1")];
     assert_eq!(write(&backend, fine).await, before + 1);
-    let both = Txn { then: vec![put("a", "3")], otherwise: vec![put("a", "4")], ..Txn::default() };
-    assert!(backend.txn(both).await.unwrap().succeeded, "a key may be in both branches");
+    let when = vec![Compare::absent("nobody")];
+    let both = TxnParts { when, then: vec![put("a", "3")], otherwise: vec![put("a", "4")] };
+    assert!(
+        backend.txn(Txn::of(both).expect("operations")).await.unwrap().succeeded,
+        "a key may be in both branches"
+    );
 }
 
 async fn requests_have_bounds(service: Service) {
@@ -347,8 +356,8 @@ async fn requests_have_bounds(service: Service) {
     write(&backend, puts(128)).await;
     let cause = rejection(refused(&backend, puts(129)).await);
     assert!(cause.contains("too many operations"), "{cause}");
-    let when = (0..129).map(|_| Compare::absent("nobody")).collect();
-    rejection(backend.txn(Txn { when, ..Txn::default() }).await.unwrap_err());
+    let when = (0..129).map(|_| Compare::absent("nobody"));
+    rejection(backend.txn(Txn::read("a").0.when(when)).await.unwrap_err());
     let large = |bytes: usize| [Operation::put("large", vec![b'x'; bytes], 0)];
     write(&backend, large(1_500_000)).await;
     let cause = rejection(refused(&backend, large(1_600_000)).await);
@@ -812,8 +821,9 @@ impl Choices {
 
     fn compare(&mut self, newest: Revision) -> Compare {
         let (key, revision) = (self.key(), newest - self.number(6));
-        match self.below(7) {
+        match self.below(8) {
             0 => Compare::absent(key),
+            7 => Compare::UnchangedSince(self.keys(), revision),
             1 => Compare::Exists(key),
             2 => Compare::CreateRevision(key, revision),
             3 => Compare::ModRevision(key, revision),
@@ -835,11 +845,12 @@ impl Choices {
     }
 
     fn txn(&mut self, newest: Revision) -> Txn {
-        Txn {
+        let parts = TxnParts {
             when: (0..self.below(3)).map(|_| self.compare(newest)).collect(),
             then: (0..self.below(4)).map(|_| self.operation()).collect(),
             otherwise: (0..self.below(4)).map(|_| self.operation()).collect(),
-        }
+        };
+        Txn::of(parts).unwrap_or_else(|| Txn::new(self.operation()))
     }
 }
 

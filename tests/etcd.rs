@@ -38,7 +38,7 @@ fn connect(options: EtcdOptions) -> EtcdBackend {
 }
 
 fn a_write() -> Txn {
-    Txn { then: vec![Operation::put("a", "1", 0)], ..Txn::default() }
+    Txn::new(Operation::put("a", "1", 0))
 }
 
 fn a_read() -> Range {
@@ -190,7 +190,7 @@ async fn a_member_that_hangs_costs_no_lease() {
         .map(|backend| Arc::new(backend) as Arc<dyn Backend>)
         .unwrap();
     backend.lease_grant(7, ttl).await.unwrap();
-    let txn = Txn { then: vec![Operation::put("a", "1", 7)], ..Txn::default() };
+    let txn = Txn::new(Operation::put("a", "1", 7));
     let revision = backend.txn(txn).await.unwrap().header.revision;
     let mut watcher = Watcher::open(Arc::clone(&backend), Keys::one("a"), revision + 1);
     watcher.ready().await.unwrap();
@@ -302,7 +302,7 @@ async fn users_and_passwords() {
     let options = as_user(&etcd, "node", "node's secret");
     connect(options.clone()).range(a_read()).await.unwrap(); // A user is given where none is asked for.
     enable_auth(&etcd).await;
-    let own = || Txn { then: vec![Operation::put("own/a", "1", 0)], ..Txn::default() };
+    let own = || Txn::new(Operation::put("own/a", "1", 0));
     let backend = connect(options.clone());
     backend.txn(own()).await.unwrap();
     let mut watch = backend.watch(Keys::prefix("own/"), 1).await.unwrap();
@@ -351,7 +351,7 @@ async fn an_expired_token_is_renewed() {
     backend.range(range()).await.unwrap();
     sleep(Duration::from_millis(3500)).await;
     let mut second = retried(|| backend.watch(Keys::prefix("own/"), 0)).await.unwrap();
-    let txn = Txn { then: vec![Operation::put("own/a", "1", 0)], ..Txn::default() };
+    let txn = Txn::new(Operation::put("own/a", "1", 0));
     retried(|| backend.txn(txn.clone())).await.unwrap();
     within("changes", second.next()).await.unwrap();
     if watch.connection() == backend.connection() {

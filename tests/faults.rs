@@ -107,7 +107,7 @@ async fn starters_that_wait_for_a_closed_run_do_not_poll() {
         let link = Tapped::new(service.connect_with(TTL / 4));
         let (backend, count) = (Arc::new(link.clone()), Arc::clone(&refused));
         link.tap().refuses = Some(Box::new(move |txn: &Txn| {
-            count.fetch_add(usize::from(!txn.when.is_empty()), Ordering::Relaxed);
+            count.fetch_add(usize::from(!txn.conditions().is_empty()), Ordering::Relaxed);
             None
         }));
         let (opened, control) = (Arc::new(AtomicUsize::new(0)), Keys::prefix(format!("{RUN}ctl/")));

@@ -42,8 +42,7 @@ async fn office(
     let key = context.keys.coordinator();
     let node = NodeId::from_random(2);
     let record = CoordinatorRecord { node, name: "n".into(), nonce: nonce.into(), min: 1, max: 2 };
-    let put =
-        |key: String, value: Vec<u8>| Txn { then: vec![Operation::put(key, value, 0)], ..Txn::default() };
+    let put = |key: String, value: Vec<u8>| Txn::new(Operation::put(key, value, 0));
     link.txn(put(key.clone(), record.encode())).await?;
     let round = link.txn(put(context.keys.round(), b"{}".to_vec())).await?.header.revision;
     let found = link.range(Range::new(Keys::one(key.clone()))).await?.items;
@@ -78,7 +77,7 @@ async fn nothing_is_decided_in_a_closed_run() -> Result<(), lattice_rdzv::Error>
     let link = Arc::new(service.connect());
     let context = Context::new(Arc::clone(&link) as _, settings("n", "1:2", &[]), Entropy::seeded(1));
     let (office, round) = office(&context, &link, "only").await?;
-    link.txn(Txn { then: vec![Operation::put(context.keys.closed(), "{}", 0)], ..Txn::default() }).await?;
+    link.txn(Txn::new(Operation::put(context.keys.closed(), "{}", 0))).await?;
     let change = vec![Operation::put(context.keys.round(), "late", 0)];
     assert!(matches!(office.write(&context, round, None, change).await?, Written::OutOfOffice(_)));
     Ok(())
@@ -105,7 +104,7 @@ async fn a_decision_that_lands_after_a_wipe_changes_nothing() -> Result<(), latt
     let catch = Arc::clone(&caught);
     let round = "/lattice/rdzv/default/run/ctl/round";
     link.tap().refuses = Some(Box::new(move |txn| {
-        let decision = txn.then.iter().find_map(|operation| match operation {
+        let decision = txn.operations().iter().find_map(|operation| match operation {
             Operation::Put { key, lease, .. } if key == round.as_bytes() => Some(*lease),
             _ => None,
         });

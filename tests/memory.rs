@@ -23,7 +23,7 @@ const ATTEMPT: Duration = Duration::from_millis(2500);
 const TTL: Duration = Duration::from_secs(10);
 
 async fn write(backend: &MemoryBackend, value: &str, lease: i64) -> Result<Revision> {
-    let txn = Txn { then: vec![Operation::put("a", value, lease)], ..Txn::default() };
+    let txn = Txn::new(Operation::put("a", value, lease));
     Ok(backend.txn(txn).await?.header.revision)
 }
 
@@ -171,8 +171,8 @@ async fn leases_end_on_time_though_nobody_calls() {
     backend.lease_grant(1, TTL).await.unwrap();
     backend.lease_grant(2, TTL / 2).await.unwrap();
     let mut watch = backend.watch(Keys::prefix(""), 0).await.unwrap();
-    let puts = vec![Operation::put("long", "", 1), Operation::put("short", "", 2)];
-    backend.txn(Txn { then: puts, ..Txn::default() }).await.unwrap();
+    let puts = Txn::new(Operation::put("long", "", 1)).then([Operation::put("short", "", 2)]);
+    backend.txn(puts).await.unwrap();
     watch.next().await.unwrap();
     let mut gone = Vec::new();
     for _ in 0..2 {
@@ -204,7 +204,7 @@ async fn a_small_world() -> Vec<(Duration, Vec<Event>)> {
             for round in 0..10 {
                 let put = Operation::put(format!("node/{id}"), format!("{round}"), id);
                 let shared = Operation::put("shared", format!("{id}"), 0);
-                let _ = backend.txn(Txn { then: vec![put, shared], ..Txn::default() }).await;
+                let _ = backend.txn(Txn::new(put).then([shared])).await;
                 sleep(Duration::from_millis(100 + 7 * id.unsigned_abs())).await;
                 if round == 5 && id % 4 == 0 {
                     backend.cut();

@@ -60,8 +60,8 @@ fn value(text: &str, name: &str) -> f64 {
 }
 
 async fn put(backend: &EtcdBackend, key: &str) {
-    let then = vec![Operation::put(key, "1", 0)];
-    backend.txn(Txn { then, ..Txn::default() }).await.unwrap();
+    let put = Operation::put(key, "1", 0);
+    backend.txn(Txn::new(put)).await.unwrap();
 }
 
 #[tokio::test]

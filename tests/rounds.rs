@@ -349,10 +349,7 @@ async fn other_settings_and_unreadable_records_are_errors_that_say_so() {
     assert!(other.to_string().contains("nnodes 2:2, and this node has 2:4"), "{other}");
 
     let backend = service.connect();
-    let put = |key: &str, value: &str| lattice_rdzv::backend::Txn {
-        then: vec![lattice_rdzv::backend::Operation::put(key, value, 0)],
-        ..Default::default()
-    };
+    let put = |key: &str, value: &str| Txn::new(Operation::put(key, value, 0));
     backend.txn(put("/lattice/rdzv/default/run/nodes/00000000000000aa", "{}")).await.unwrap();
     sleep(TTL * 3).await;
     assert_eq!(agents[0].node.num_nodes_waiting(), 0, "one node's nonsense harms nobody");
@@ -503,7 +500,7 @@ async fn waiting_for_a_change_ends_when_there_can_be_none_any_more() {
 
 /// Somebody's hand in the service.
 async fn applied(service: &MemoryService, operation: Operation) {
-    let txn = Txn { then: vec![operation], ..Default::default() };
+    let txn = Txn::new(operation);
     service.connect().txn(txn).await.unwrap();
 }
 

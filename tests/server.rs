@@ -232,8 +232,8 @@ async fn pages_for_probes_and_people() {
     assert!(page(&server, "/version").await.1.contains("etcdserver"));
     assert_eq!(page(&server, "/nobody").await.0, 404);
     let backend = server.backend();
-    let then = vec![Operation::put("a", "1", 0)];
-    backend.txn(lattice_rdzv::backend::Txn { then, ..Default::default() }).await.unwrap();
+    let put = Operation::put("a", "1", 0);
+    backend.txn(lattice_rdzv::backend::Txn::new(put)).await.unwrap();
     assert_eq!((metric(&server, "revision").await, metric(&server, "keys").await), (2, 1));
     assert_eq!(metric(&server, r#"requests_total{call="KV/Txn"}"#).await, 1);
 }
@@ -253,8 +253,8 @@ async fn told_without_asking_on(endpoint: &str, writes: &EtcdBackend) {
     let mut next = async || within("an answer", answers.message()).await.unwrap().unwrap();
     assert!(next().await.created);
     for revision in [2, 3] {
-        let then = vec![Operation::put("a", "1", 0)];
-        writes.txn(lattice_rdzv::backend::Txn { then, ..Default::default() }).await.unwrap();
+        let put = Operation::put("a", "1", 0);
+        writes.txn(lattice_rdzv::backend::Txn::new(put)).await.unwrap();
         assert_eq!(next().await.header.unwrap().revision, revision);
     }
 }
@@ -295,8 +295,8 @@ async fn one_user_may_ask() {
     let read = || Range::new(Keys::one("a"));
     with("right").range(read()).await.unwrap();
     let mut watch = with("right").watch(Keys::one("a"), 0).await.unwrap();
-    let then = vec![Operation::put("a", "1", 0)];
-    with("right").txn(lattice_rdzv::backend::Txn { then, ..Default::default() }).await.unwrap();
+    let put = Operation::put("a", "1", 0);
+    with("right").txn(lattice_rdzv::backend::Txn::new(put)).await.unwrap();
     within("changes", watch.next()).await.unwrap();
     let error = with("wrong").range(read()).await.unwrap_err();
     assert!(matches!(error, Error::Denied { .. }), "{error:?}");

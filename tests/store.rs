@@ -68,12 +68,12 @@ impl Member {
         }
         let node = Operation::put(keys().node(self.node), "record", 0);
         let round = Operation::put(keys().round(), "round", run_lease);
-        self.backend.txn(Txn { then: vec![node, round], ..Txn::default() }).await.unwrap();
+        self.backend.txn(Txn::new(node).then([round])).await.unwrap();
     }
 
     async fn disappear(&self) {
         let delete = Operation::delete(keys().node(self.node));
-        self.backend.txn(Txn { then: vec![delete], ..Txn::default() }).await.unwrap();
+        self.backend.txn(Txn::new(delete)).await.unwrap();
     }
 
     /// What a session does when it finds the service empty.
@@ -671,13 +671,13 @@ async fn what_became_of_a_write_whose_slot_is_gone_is_unknown() {
     });
     sleep(Duration::from_millis(10)).await;
     let delete = Operation::Delete(Keys::prefix(keys().operations(member.node)));
-    backend.txn(Txn { then: vec![delete], ..Txn::default() }).await.unwrap();
+    backend.txn(Txn::new(delete)).await.unwrap();
     let error = waiting.await.unwrap().unwrap_err();
     assert!(matches!(&error, Error::OutcomeUnknown { what, .. } if what == "add n"), "{error}");
     assert_eq!(store.add("n", 1, false, LIMIT).await.unwrap(), 3, "with another slot the store goes on");
     // Nothing was in doubt when this slot went.
     let delete = Operation::Delete(Keys::prefix(keys().operations(member.node)));
-    backend.txn(Txn { then: vec![delete], ..Txn::default() }).await.unwrap();
+    backend.txn(Txn::new(delete)).await.unwrap();
     assert_eq!(store.add("n", 1, false, LIMIT).await.unwrap(), 4);
 }
 
@@ -861,15 +861,15 @@ async fn nobody_adds_to_a_counter_that_another_node_has_claimed() {
     let (_service, backend, _member, store) = alone().await;
     store.add("n", 1, false, LIMIT).await.unwrap();
     let claim = format!("{}n/c", keys().round_store(LIFE, 1));
-    let put = vec![Operation::put(claim.as_str(), "", 0)];
-    backend.txn(Txn { then: put, ..Txn::default() }).await.unwrap();
+    let put = Operation::put(claim.as_str(), "", 0);
+    backend.txn(Txn::new(put)).await.unwrap();
     let adding = spawn({
         let store = store.clone();
         async move { (store.add("n", 1, false, LIMIT).await, store.add("n", 3, false, LIMIT).await) }
     });
     sleep(Duration::from_secs(5)).await;
     assert_eq!(store.get("n", false, LIMIT).await.unwrap(), text("1"));
-    backend.txn(Txn { then: vec![Operation::delete(claim)], ..Txn::default() }).await.unwrap();
+    backend.txn(Txn::new(Operation::delete(claim))).await.unwrap();
     let (one, three) = adding.await.unwrap();
     assert_eq!((one.unwrap(), three.unwrap()), (2, 5));
 }
@@ -885,8 +885,8 @@ async fn an_older_backup_is_recognized_by_the_nodes_own_keys_whatever_its_revisi
     store.add("n", 1, false, LIMIT).await.unwrap();
     service.restore(backup);
     for number in 0..10 {
-        let put = vec![Operation::put(format!("/other/{number}"), "", 0)];
-        backend.txn(Txn { then: put, ..Txn::default() }).await.unwrap();
+        let put = Operation::put(format!("/other/{number}"), "", 0);
+        backend.txn(Txn::new(put)).await.unwrap();
     }
     assert_eq!(*setbacks.borrow(), 0);
     store.add("n", 1, false, LIMIT).await.unwrap();

@@ -117,7 +117,7 @@ async fn a_record_that_cannot_be_read_is_no_lost_event() {
     let service = MemoryService::new();
     let (first, link, _second) = two(&service).await;
     let put = Operation::put("/lattice/rdzv/default/run/nodes/00000000000000aa", "{}", 0);
-    service.connect().txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    service.connect().txn(Txn::new(put)).await.unwrap();
     let before = link.tap().watches;
     sleep(Duration::from_secs(200)).await;
     assert_eq!(link.tap().watches, before, "nothing was read again");
@@ -157,7 +157,7 @@ async fn an_office_that_cannot_be_given_back_at_once_is_given_back_later() {
             _ => false,
         };
         let decides = |operation| touches(operation, "ctl/round") || touches(operation, "ctl/coordinator");
-        (txn.then.iter().any(decides) && count.fetch_add(1, Ordering::Relaxed) < 5)
+        (txn.operations().iter().any(decides) && count.fetch_add(1, Ordering::Relaxed) < 5)
             .then(|| Error::Denied { endpoint: "memory".into(), cause: "permission denied".into() })
     }));
     let again = async { tokio::join!(second.node.next_world(None, None), first.next_world(None, None)) };
@@ -196,8 +196,8 @@ async fn a_closing_takes_one_lease_however_many_attempts_it_takes() {
     let mut refused = 0;
     link.tap().refuses = Some(Box::new(move |txn| {
         let closes = |operation: &Operation| matches!(operation, Operation::Put { key, .. } if key.ends_with(b"closed"));
-        refused += usize::from(txn.then.iter().any(closes));
-        (txn.then.iter().any(closes) && refused <= 3).then(away)
+        refused += usize::from(txn.operations().iter().any(closes));
+        (txn.operations().iter().any(closes) && refused <= 3).then(away)
     }));
     assert!(first.close(Outcome::Failed, "", None).await);
     let granted: BTreeSet<_> = link.tap().granted.drain(before..).collect();
@@ -234,7 +234,7 @@ async fn who_leaves_having_lost_its_office_unnoticed_says_so_all_the_same() {
     let (first, link, second) = two(&service).await;
     let office = "/lattice/rdzv/default/run/ctl/coordinator";
     link.tap().loses = Some(Box::new(|event| event.key() == office.as_bytes()));
-    let delete = Txn { then: vec![Operation::delete(office)], ..Txn::default() };
+    let delete = Txn::new(Operation::delete(office));
     service.connect().txn(delete).await.unwrap();
     sleep(Duration::from_millis(500)).await;
     assert!(first.leave(None).await);
@@ -324,10 +324,8 @@ async fn a_full_service_is_warned_of_once_in_its_own_words_and_named_to_who_wait
     let is_full = Arc::clone(&full);
     link.tap().refuses = Some(Box::new(move |txn| {
         let commits = |operation: &Operation| matches!(operation, Operation::Put { key, .. } if String::from_utf8_lossy(key).contains("/plan/"));
-        (is_full.load(Ordering::Relaxed) && txn.then.iter().any(commits)).then(|| Error::Unavailable {
-            endpoint: "memory".into(),
-            cause: WORDS.into(),
-            applied: Applied::No,
+        (is_full.load(Ordering::Relaxed) && txn.operations().iter().any(commits)).then(|| {
+            Error::Unavailable { endpoint: "memory".into(), cause: WORDS.into(), applied: Applied::No }
         })
     }));
     let first = Node::join(Arc::new(link), settings("a", "2", &[]), Entropy::seeded(1), place("a"));
@@ -351,7 +349,7 @@ async fn a_node_record_with_a_name_of_a_megabyte_stops_no_round() {
         "n".repeat(1_000_000)
     );
     let put = Operation::put("/lattice/rdzv/default/run/nodes/00000000000000aa", value, 0);
-    service.connect().txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    service.connect().txn(Txn::new(put)).await.unwrap();
     let first = Agent::join(&service, settings("a", "2:3", &[]), 1).await.unwrap();
     let second = Agent::join(&service, settings("b", "2:3", &[]), 2).await.unwrap();
     let limit = Some(TTL * 20);

@@ -12,12 +12,14 @@ pub mod memory;
 pub mod monotonic;
 pub mod refusals;
 pub mod retry;
+mod txn;
 pub mod watcher;
 
 use std::{fmt::Debug, time::Duration};
 
 use async_trait::async_trait;
 
+pub use self::txn::{Compare, Get, Operation, OperationResult, Txn, TxnParts, TxnResult};
 use crate::error::Result;
 
 /// etcd's lease number; 0 where there is none.
@@ -104,113 +106,6 @@ pub struct RangeResult {
     pub items: Vec<KeyValue>,
     /// Whether `limit` cut the answer.
     pub more: bool,
-}
-
-/// One condition of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Compare {
-    /// The key's create revision is this; 0 means that the key does not exist.
-    CreateRevision(Vec<u8>, Revision),
-    /// The key's mod revision is this; 0 means that the key does not exist.
-    ModRevision(Vec<u8>, Revision),
-    /// The key's version is this; 0 means that the key does not exist.
-    Version(Vec<u8>, i64),
-    /// The key exists (its version is greater than 0).
-    Exists(Vec<u8>),
-    /// The key's value is this. False where the key does not exist.
-    Value(Vec<u8>, Vec<u8>),
-    /// The key is attached to this lease. For a lease other than 0, false where the key does not exist.
-    Lease(Vec<u8>, LeaseId),
-}
-
-impl Compare {
-    /// The key does not exist.
-    pub fn absent(key: impl Into<Vec<u8>>) -> Self {
-        Self::CreateRevision(key.into(), 0)
-    }
-}
-
-/// One operation of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Write a key.
-    Put {
-        /// The key.
-        key: Vec<u8>,
-        /// Its value.
-        value: Vec<u8>,
-        /// The lease it shall hang on, or 0.
-        lease: LeaseId,
-    },
-    /// Write a key's present value again, so that its version and mod revision count on; the key must exist.
-    Touch {
-        /// The key.
-        key: Vec<u8>,
-    },
-    /// Read.
-    Get(Keys),
-    /// Delete. The answer has the number of keys that went.
-    Delete(Keys),
-}
-
-impl Operation {
-    /// Write a key under a lease (0 for none).
-    pub fn put(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
-        Self::Put { key: key.into(), value: value.into(), lease }
-    }
-
-    /// Read one key.
-    pub fn get(key: impl Into<Vec<u8>>) -> Self {
-        Self::Get(Keys::one(key))
-    }
-
-    /// Delete one key.
-    pub fn delete(key: impl Into<Vec<u8>>) -> Self {
-        Self::Delete(Keys::one(key))
-    }
-}
-
-/// If all of `when` hold then `then`, otherwise `otherwise`; one atomic step either way.
-#[derive(Clone, Debug, Default)]
-pub struct Txn {
-    /// The conditions.
-    pub when: Vec<Compare>,
-    /// What to do if they hold.
-    pub then: Vec<Operation>,
-    /// What to do if one does not.
-    pub otherwise: Vec<Operation>,
-}
-
-/// The answer to one [`Operation`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OperationResult {
-    /// Of a put or a touch.
-    Put,
-    /// Of a get: what was found.
-    Get(Vec<KeyValue>),
-    /// Of a delete: how many keys went.
-    Delete(i64),
-}
-
-/// The answer to a [`Txn`].
-#[derive(Clone, Debug, Default)]
-pub struct TxnResult {
-    /// The head. If the transaction wrote, `revision` is the mod revision of everything it wrote.
-    pub header: Header,
-    /// Whether the conditions held.
-    pub succeeded: bool,
-    /// One for each operation of the branch taken, in order.
-    pub results: Vec<OperationResult>,
-}
-
-impl TxnResult {
-    /// What the operation at `index` found; empty if it was no get.
-    pub fn found(&self, index: usize) -> &[KeyValue] {
-        match self.results.get(index) {
-            Some(OperationResult::Get(items)) => items,
-            _ => &[],
-        }
-    }
 }
 
 /// One change of one key.

@@ -303,7 +303,7 @@ mod tests {
     }
 
     async fn put(backend: &dyn Backend, key: &str) -> Result<TxnResult> {
-        backend.txn(Txn { then: vec![Operation::put(key, "", 0)], ..Txn::default() }).await
+        backend.txn(Txn::new(Operation::put(key, "", 0))).await
     }
 
     async fn read(backend: &dyn Backend) -> Result<RangeResult> {

@@ -4,6 +4,10 @@
 //! It is done in pieces, each one transaction under the coordinator's fence, and only while there is nothing to decide:
 //! the nodes of a new round do not wait for it, and the service is busy with one piece only for a moment. A new
 //! coordinator finds out itself what is left to delete.
+//!
+//! Watch events can be late or lost. Each piece therefore also compares what makes its keys useless: no node of this life
+//! has finished since everything was read, and the nodes whose slots are deleted have no record. If a comparison fails,
+//! everything is read again, and the same piece is considered once more.
 
 use std::collections::BTreeSet;
 
@@ -138,7 +142,11 @@ impl Term {
                 (slots(), std::iter::once(stores).chain(others).map(Operation::Delete).collect())
             }
         };
-        Ok((stage, self.office.write(&self.context, self.round_revision, None, delete).await?))
+        let finished = Keys::prefix(keys.finished_life(life));
+        let unfinished = vec![Compare::UnchangedSince(finished, self.read_revision)];
+        let written =
+            self.office.write_if(&self.context, self.round_revision, None, unfinished, delete).await?;
+        Ok((stage, written))
     }
 
     /// Deletes the slots of some nodes that are gone. A node that is not in the present world and has no record comes

@@ -33,9 +33,9 @@ pub enum Written {
     Done(Revision),
     /// Another has taken office, or the run is closed.
     OutOfOffice(&'static str),
-    /// `ctl/round` is not what it was: it must be read again.
+    /// `ctl/round` is not what it was, or a further condition does not hold: all must be read again.
     Stale,
-    /// Nothing was written, though the office stands: a further condition does not hold, or there was nothing to write.
+    /// There was nothing to write.
     Skipped,
 }
 
@@ -63,10 +63,8 @@ impl Office {
         ]
     }
 
-    fn is(&self, items: &[KeyValue]) -> bool {
-        items
-            .first()
-            .is_some_and(|item| item.value == self.value && item.create_revision == self.create_revision)
+    fn is(&self, item: Option<&KeyValue>) -> bool {
+        item.is_some_and(|item| item.value == self.value && item.create_revision == self.create_revision)
     }
 
     /// Writes under the fence, trying again for the length of the return window. `round` is the value that the write puts
@@ -84,7 +82,8 @@ impl Office {
         self.write_if(context, round_revision, round, Vec::new(), then).await
     }
 
-    /// As [`Self::write`], but only if these conditions hold too.
+    /// As [`Self::write`], but only if these conditions hold too. If one of them does not, the result is
+    /// [`Written::Stale`].
     ///
     /// # Errors
     /// As those of [`Self::write`].
@@ -97,17 +96,12 @@ impl Office {
         then: Vec<Operation>,
     ) -> Result<Written> {
         let keys = &context.keys;
-        let conditional = !further.is_empty();
-        let mut when = self.holds(context);
-        when.extend(further);
-        when.push(Compare::ModRevision(keys.round().into(), round_revision));
-        when.push(Compare::absent(keys.closed()));
-        let otherwise = vec![
-            Operation::get(keys.coordinator()),
-            Operation::get(keys.round()),
-            Operation::get(keys.closed()),
-        ];
-        let txn = Txn { when, then, otherwise };
+        let fence =
+            [Compare::ModRevision(keys.round().into(), round_revision), Compare::absent(keys.closed())];
+        let (txn, office_now) = Txn::read_if_refused(keys.coordinator());
+        let mut txn = txn.when(self.holds(context)).when(further).when(fence).then(then);
+        let round_now = txn.get_if_refused(keys.round());
+        let closed_now = txn.get_if_refused(keys.closed());
         let mut backoff = Backoff::new(RetryPolicy::default(), context.entropy.bits());
         // Not for ever: meanwhile the term's other duties wait, and what it wants to write grows old.
         let deadline = Instant::now() + context.policy.return_window;
@@ -129,19 +123,18 @@ impl Office {
             if answer.succeeded {
                 return Ok(Written::Done(answer.header.revision));
             }
-            if let (true, Some(round), [item, ..]) = (maybe_applied, round, answer.found(1))
+            if let (true, Some(round), Some(item)) = (maybe_applied, round, round_now.item(&answer))
                 && item.value == round
             {
                 return Ok(Written::Done(item.mod_revision));
             }
-            if !self.is(answer.found(0)) {
+            if !self.is(office_now.item(&answer)) {
                 return Ok(Written::OutOfOffice("another node has taken office"));
             }
-            if !answer.found(2).is_empty() {
+            if closed_now.is_found(&answer) {
                 return Ok(Written::OutOfOffice("the run is closed"));
             }
-            let unmoved = answer.found(1).first().map_or(0, |item| item.mod_revision) == round_revision;
-            return Ok(if conditional && unmoved { Written::Skipped } else { Written::Stale });
+            return Ok(Written::Stale);
         }
     }
 
@@ -150,8 +143,7 @@ impl Office {
     /// # Errors
     /// What the attempt ended with.
     pub async fn resign(&self, context: &Context) -> Result<()> {
-        let then = vec![Operation::delete(context.keys.coordinator())];
-        let txn = Txn { when: self.holds(context), then, otherwise: Vec::new() };
-        context.backend.txn(txn).await.map(|_| ())
+        let resigning = Txn::new(Operation::delete(context.keys.coordinator()));
+        context.backend.txn(resigning.when(self.holds(context))).await.map(|_| ())
     }
 }

@@ -9,6 +9,7 @@
 //! | [`identity`] | who is who, and which life of a run this is |
 //! | [`keys`] | where a record stands |
 //! | [`records`] | what a record says |
+//! | [`reading`] | how a transaction reads records |
 //! | [`printable`] | how text of other processes is shown |
 //! | [`policy`] | how long, how many, and what to ignore |
 //! | [`roster`] | what a coordinator knows of the run's nodes, and since when |
@@ -33,6 +34,7 @@ pub mod plan;
 pub mod policy;
 pub mod printable;
 pub mod ranking;
+pub mod reading;
 pub mod records;
 pub mod returning;
 pub mod roster;

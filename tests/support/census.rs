@@ -72,8 +72,7 @@ impl Backend for Counted {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult> {
-        let writes = |operation: &Operation| !matches!(operation, Operation::Get(_));
-        let what = if txn.then.iter().any(writes) { "proposals" } else { "reads" };
+        let what = if txn.operations().iter().any(Operation::writes) { "proposals" } else { "reads" };
         self.ledger().count(what, 1);
         let answer = self.inner.txn(txn).await?;
         for result in &answer.results {

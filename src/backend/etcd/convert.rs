@@ -60,6 +60,14 @@ pub(super) fn compare(compare: Compare) -> etcd_client::Compare {
         Compare::ModRevision(key, revision) => {
             etcd_client::Compare::mod_revision(key, CompareOp::Equal, revision)
         }
+        Compare::UnchangedSince(keys, revision) => {
+            let (key, end) = bounds(keys);
+            let compare = etcd_client::Compare::mod_revision(key, CompareOp::Less, revision + 1);
+            match end {
+                Some(end) => compare.with_range(end),
+                None => compare,
+            }
+        }
         Compare::Version(key, version) => etcd_client::Compare::version(key, CompareOp::Equal, version),
         Compare::Exists(key) => etcd_client::Compare::version(key, CompareOp::Greater, 0),
         Compare::Value(key, value) => etcd_client::Compare::value(key, CompareOp::Equal, value),

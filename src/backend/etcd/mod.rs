@@ -11,15 +11,11 @@ mod convert;
 mod credentials;
 mod health;
 mod login;
+mod renewals;
 mod trust;
 mod watch;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;
@@ -32,7 +28,7 @@ pub use self::{
     trust::TlsFiles,
 };
 use self::{
-    classify::{Failure, Kind, classify_reason},
+    classify::{Failure, Kind},
     connection::{Clients, Connection, Dial, Dialed, Pool},
     convert::{
         compare, get_options, header, key_value, operation, operation_result,
@@ -43,7 +39,8 @@ use self::{
     watch::{EtcdWatch, open_watch},
 };
 use super::{
-    Backend, Keys, LeaseId, Operation, Range, RangeResult, Revision, Status, Txn, TxnResult, WatchStream,
+    Backend, Keys, LeaseId, Operation, Range, RangeResult, Revision, Status, Txn, TxnParts, TxnResult,
+    WatchStream,
     retry::{Backoff, RetryPolicy},
     whole_seconds,
 };
@@ -53,9 +50,6 @@ pub use crate::tls::Pem;
 /// A client of an etcd cluster.
 pub struct EtcdBackend {
     pool: Arc<Pool>,
-    /// The TTL of each lease that was renewed: the client library keeps the first answer to itself, and a lease's TTL
-    /// never changes.
-    ttls: Mutex<BTreeMap<LeaseId, Duration>>,
 }
 
 /// What an attempt is about, as far as its failure needs it.
@@ -83,12 +77,7 @@ impl EtcdBackend {
     /// As [`Self::connect`].
     #[doc(hidden)]
     pub fn connect_over(options: EtcdOptions, channels: Option<Channels>) -> Result<Self> {
-        Ok(Self { pool: Arc::new(Pool::new(options, channels)?), ttls: Mutex::default() })
-    }
-
-    fn ttls(&self) -> MutexGuard<'_, BTreeMap<LeaseId, Duration>> {
-        // A map of plain numbers, whole at any time.
-        self.ttls.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(Self { pool: Arc::new(Pool::new(options, channels)?) })
     }
 
     /// One attempt on the connection in use. It may be made twice: a service that asks for another login did nothing.
@@ -193,23 +182,24 @@ impl Backend for EtcdBackend {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult> {
-        let operations = || txn.then.iter().chain(&txn.otherwise);
+        let TxnParts { when, then, otherwise } = txn.into_parts();
+        let operations = || then.iter().chain(&otherwise);
         let lease = operations().find_map(|operation| match operation {
             Operation::Put { lease, .. } if *lease != 0 => Some(*lease),
             _ => None,
         });
-        let writes = operations().any(|operation| !matches!(operation, Operation::Get(_)));
+        let writes = operations().any(Operation::writes);
         let about = About { lease: lease.unwrap_or_default(), writes, renews: false };
-        for branch in [&txn.then, &txn.otherwise] {
+        for branch in [&then, &otherwise] {
             if puts_what_it_deletes_without_end(branch) {
                 let cause = "etcdserver: duplicate key given in txn request".to_owned();
                 return Err(Error::Rejected { endpoint: self.endpoint(), cause });
             }
         }
         let request = etcd_client::Txn::new()
-            .when(txn.when.into_iter().map(compare).collect::<Vec<_>>())
-            .and_then(txn.then.into_iter().map(operation).collect::<Vec<_>>())
-            .or_else(txn.otherwise.into_iter().map(operation).collect::<Vec<_>>());
+            .when(when.into_iter().map(compare).collect::<Vec<_>>())
+            .and_then(then.into_iter().map(operation).collect::<Vec<_>>())
+            .or_else(otherwise.into_iter().map(operation).collect::<Vec<_>>());
         self.attempt(about, |Clients { mut kv, .. }| {
             let request = request.clone();
             async move {
@@ -224,42 +214,20 @@ impl Backend for EtcdBackend {
     async fn lease_grant(&self, id: LeaseId, ttl: Duration) -> Result<Duration> {
         let about = About { lease: id, writes: true, renews: false };
         let options = LeaseGrantOptions::new().with_id(id);
-        let granted = self
-            .attempt(about, |Clients { mut lease, .. }| {
-                let options = options.clone();
-                async move { Ok(seconds(lease.grant(whole_seconds(ttl), Some(options)).await?.ttl())) }
-            })
-            .await?;
-        self.ttls().insert(id, granted);
-        Ok(granted)
+        self.attempt(about, |Clients { mut lease, .. }| {
+            let options = options.clone();
+            async move { Ok(seconds(lease.grant(whole_seconds(ttl), Some(options)).await?.ttl())) }
+        })
+        .await
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration> {
-        let known = self.ttls().get(&id).copied();
         let about = About { lease: id, writes: false, renews: true };
-        let renewed = self.attempt(about, |Clients { mut lease, .. }| async move {
-            // One stream for one renewal: no answer can be taken for that of another.
-            let (mut keeper, mut answers) = lease.keep_alive(id).await?;
-            if keeper.id() != id {
-                return Err(classify_reason("the answer to a renewal is about another lease"));
-            }
-            if let Some(ttl) = known {
-                return Ok(ttl);
-            }
-            keeper.keep_alive().await?;
-            match answers.message().await? {
-                Some(answer) if answer.id() == id && answer.ttl() > 0 => Ok(seconds(answer.ttl())),
-                Some(_) => Err(classify_reason("etcdserver: requested lease not found")),
-                None => Err(classify_reason("the stream of renewals ended")),
-            }
-        });
-        let renewed = renewed.await;
-        match &renewed {
-            Ok(ttl) => self.ttls().insert(id, *ttl),
-            Err(Error::LeaseNotFound { .. }) => self.ttls().remove(&id),
-            Err(_) => None,
-        };
-        renewed
+        self.attempt(about, |Clients { renewals, .. }| {
+            let token = self.pool.login().and_then(|login| login.token());
+            async move { renewals.renew(id, token).await }
+        })
+        .await
     }
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<()> {
@@ -268,9 +236,7 @@ impl Backend for EtcdBackend {
             lease.revoke(id).await?;
             Ok(())
         })
-        .await?;
-        self.ttls().remove(&id);
-        Ok(())
+        .await
     }
 
     async fn watch(&self, keys: Keys, start: Revision) -> Result<Box<dyn WatchStream>> {

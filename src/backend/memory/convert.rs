@@ -5,7 +5,7 @@ use super::{
     engine::{Action, Condition, Delete, Outcome, Put, Read, Refusal, Relation, Span, Target, Transaction},
 };
 use crate::{
-    backend::{Compare, Header, Operation, OperationResult, Revision, Txn},
+    backend::{Compare, Header, Operation, OperationResult, Revision, Txn, TxnParts},
     error::{Applied, Error, Result},
 };
 
@@ -17,15 +17,20 @@ pub(super) fn header(revision: Revision) -> Header {
 /// What the engine is asked for.
 pub(super) fn transaction(txn: Txn) -> Result<Transaction, Refusal> {
     let actions = |operations: Vec<Operation>| operations.into_iter().map(action).collect::<Result<_, _>>();
+    let TxnParts { when, then, otherwise } = txn.into_parts();
     Ok(Transaction {
-        when: txn.when.into_iter().map(condition).collect(),
-        then: actions(txn.then)?,
-        otherwise: actions(txn.otherwise)?,
+        when: when.into_iter().map(condition).collect::<Result<_, _>>()?,
+        then: actions(then)?,
+        otherwise: actions(otherwise)?,
     })
 }
 
-fn condition(compare: Compare) -> Condition {
+fn condition(compare: Compare) -> Result<Condition, Refusal> {
     let (key, relation, target) = match compare {
+        Compare::UnchangedSince(keys, revision) => {
+            let target = Target::ModRevision(revision + 1);
+            return Ok(Condition { span: Span::try_from(&keys)?, target, relation: Relation::Less });
+        }
         Compare::CreateRevision(key, revision) => (key, Relation::Equal, Target::CreateRevision(revision)),
         Compare::ModRevision(key, revision) => (key, Relation::Equal, Target::ModRevision(revision)),
         Compare::Version(key, version) => (key, Relation::Equal, Target::Version(version)),
@@ -33,7 +38,7 @@ fn condition(compare: Compare) -> Condition {
         Compare::Value(key, value) => (key, Relation::Equal, Target::Value(value)),
         Compare::Lease(key, lease) => (key, Relation::Equal, Target::Lease(lease)),
     };
-    Condition { span: Span::one(&key), target, relation }
+    Ok(Condition { span: Span::one(&key), target, relation })
 }
 
 fn action(operation: Operation) -> Result<Action, Refusal> {
