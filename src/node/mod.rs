@@ -2,8 +2,10 @@
 //! it for things and waits for what it publishes. Every wait here has a limit and may be cancelled by dropping it.
 
 mod address;
+mod board;
 mod connect;
 mod control;
+mod followers;
 mod holder;
 mod joining;
 mod members;

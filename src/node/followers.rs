@@ -1,0 +1,133 @@
+//! The stores of a node: each follows the session through its [`StoreView`], and those that restore their writes are
+//! kept alive for it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    board::{Board, change_for},
+    shared::Snapshot,
+};
+use crate::{
+    error::Error,
+    protocol::{identity::NodeId, records::LastWorld},
+    store::{Slots, Store, StoreView},
+};
+
+/// A store that follows its node's session.
+struct Follower {
+    node: NodeId,
+    life: String,
+    round: Option<LastWorld>,
+    view: watch::Sender<StoreView>,
+    put_back: Option<Arc<Store>>,
+}
+
+/// The stores that follow a session.
+#[derive(Default)]
+pub(super) struct Followers {
+    followers: Mutex<Vec<Follower>>,
+    /// The slots of each id that this node has had: an id's writes must never begin anew.
+    slots: Mutex<BTreeMap<NodeId, Arc<Slots>>>,
+}
+
+impl Followers {
+    /// Brings the views up to date. After a reset, the stores that restore their writes begin to do so.
+    pub(super) fn update(&self, snapshot: &Snapshot, reset: bool) {
+        let mut followers = lock(&self.followers);
+        followers.retain(|follower| !follower.view.is_closed());
+        for follower in followers.iter() {
+            follower.view.send_if_modified(|view| {
+                let new = view_of(follower, snapshot);
+                let changed = !same_view(view, &new);
+                *view = new;
+                changed
+            });
+            if let Some(store) = follower.put_back.as_ref().filter(|_| reset) {
+                let store = Arc::clone(store);
+                tokio::spawn(async move {
+                    if let Err(error) = store.put_back_now().await {
+                        tracing::warn!("the keys of the store were not all restored: {error}");
+                    }
+                });
+            }
+        }
+    }
+
+    /// Lets a store follow: its view is current while the store lives.
+    pub(super) fn follow(
+        &self,
+        board: &Board,
+        node: NodeId,
+        life: &str,
+        round: Option<LastWorld>,
+        make: impl FnOnce(watch::Receiver<StoreView>) -> (Arc<Store>, bool),
+    ) -> Arc<Store> {
+        // First the lock: what is published from here on finds the follower, what was published before is in its view.
+        let mut followers = lock(&self.followers);
+        let (view, receiver) = watch::channel(StoreView::default());
+        let mut follower = Follower { node, life: life.to_owned(), round, view, put_back: None };
+        follower.view.send_replace(view_of(&follower, &board.snapshot()));
+        let (store, put_back) = make(receiver);
+        if put_back {
+            follower.put_back = Some(Arc::clone(&store));
+        }
+        followers.retain(|follower| !follower.view.is_closed());
+        followers.push(follower);
+        store
+    }
+
+    /// The slots of one of this node's ids.
+    pub(super) fn slots(&self, node: NodeId) -> Arc<Slots> {
+        Arc::clone(lock(&self.slots).entry(node).or_default())
+    }
+
+    /// Releases the stores of earlier rounds that restore their writes, which are otherwise kept alive here. A caller that
+    /// has one can still read it.
+    pub(super) fn release_before(&self, world: &LastWorld) {
+        for follower in lock(&self.followers).iter_mut() {
+            if let Some(round) = &follower.round
+                && (round.life != world.life || round.round < world.round)
+            {
+                follower.put_back = None;
+            }
+        }
+    }
+}
+
+fn view_of(follower: &Follower, snapshot: &Snapshot) -> StoreView {
+    // Closed with success is no change of the world, but nobody will write the key that is waited for.
+    let closed = snapshot.closed.as_ref().is_some_and(|closed| closed.life == follower.life);
+    let changed =
+        follower.round.as_ref().is_some_and(|world| closed || change_for(world, snapshot).is_some());
+    let of_this_life = snapshot.world.as_ref().is_none_or(|world| world.place.life == follower.life);
+    let over = match &snapshot.end {
+        Some(error) => Some(error.clone()),
+        None if snapshot.node != Some(follower.node) => Some(Error::Left),
+        None => None,
+    };
+    StoreView {
+        run_lease: if of_this_life { snapshot.run_lease } else { 0 },
+        resets: snapshot.resets,
+        changed,
+        closed,
+        over,
+    }
+}
+
+fn same_view(old: &StoreView, new: &StoreView) -> bool {
+    old.run_lease == new.run_lease
+        && old.resets == new.resets
+        && old.changed == new.changed
+        && old.closed == new.closed
+        && old.over.is_some() == new.over.is_some()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change of what is locked here is whole before anything can fail.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
