@@ -179,9 +179,9 @@ async fn join(settings: Settings) -> Node {
         max_nodes: settings.max_nodes,
         entropy: &entropy,
     };
-    let found = search.connect().await.unwrap_or_else(|error| panic!("{error}"));
+    let (found, _) = search.connect_or_host().await.unwrap_or_else(|error| panic!("{error}"));
     let place = Place { address: "127.0.0.1".to_owned(), port: 29500, host: None };
-    Node::join(found.backend, settings.clone(), entropy, place).await.unwrap()
+    Node::join_found(found, settings.clone(), entropy, place).await.unwrap()
 }
 
 /// How many logins an etcd has answered since it was started, by its own count.

@@ -23,6 +23,7 @@ pub mod backend;
 pub mod coordinator;
 pub mod discovery;
 pub mod error;
+pub mod grant;
 pub mod hosting;
 pub mod lease;
 pub mod node;

@@ -14,6 +14,7 @@ use rand::{
 use crate::{
     backend::{Backend, limits::Limits, monotonic::Monotonic, refusals::Refusals},
     error::{Error, Result},
+    grant::Granted,
     protocol::{keys::RunKeys, policy::Policy, records::Record},
     settings::Settings,
 };
@@ -88,6 +89,8 @@ pub struct Context {
     pub hosts: bool,
     /// What the service refuses at present.
     pub refusals: Refusals,
+    /// The lease that was granted when the node connected, until the first join takes it.
+    pub granted: Mutex<Option<Granted>>,
 }
 
 impl Context {
@@ -117,7 +120,13 @@ impl Context {
             entropy,
             hosts: false,
             refusals: Refusals::default(),
+            granted: Mutex::default(),
         }
+    }
+
+    /// The lease that was granted when the node connected, once.
+    pub fn take_granted(&self) -> Option<Granted> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// How long the run's lease lives without a coordinator that renews it: longer than any change of coordinator.

@@ -26,7 +26,11 @@ use lattice_rdzv::{
     error::Applied,
 };
 use support::{Etcd, PATIENCE, free_port, within};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 /// Attempts of half a second.
 fn hasty(endpoints: impl IntoIterator<Item = impl Into<String>>) -> EtcdOptions {
@@ -50,6 +54,32 @@ fn server(serve: impl FnMut(std::net::TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
+    endpoint
+}
+
+/// A relay to an etcd, which holds responses back while `held` is true.
+async fn relay(etcd: &Etcd, held: watch::Receiver<bool>) -> String {
+    let address = etcd.endpoint().trim_start_matches("http://").to_owned();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let service = tokio::net::TcpStream::connect(&address).await.unwrap();
+            let (mut requests, mut to_client) = client.into_split();
+            let (mut responses, mut to_service) = service.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut requests, &mut to_service).await });
+            let mut held = held.clone();
+            tokio::spawn(async move {
+                let mut piece = [0; 4096];
+                while let Ok(read @ 1..) = responses.read(&mut piece).await {
+                    let released = held.wait_for(|held| !held).await.is_ok();
+                    if !released || to_client.write_all(&piece[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
     endpoint
 }
 
@@ -483,4 +513,24 @@ async fn certificates() {
     // A newer etcd answers with what is no TLS, an older one closes the connection.
     let error = connect(options).range(a_read()).await.unwrap_err();
     assert!(matches!(error, Error::NotEtcd { .. } | Error::Unavailable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_late_response_to_a_renewal_is_not_taken_for_that_of_the_next_renewal() {
+    const LEASE: i64 = 7;
+    let Some(etcd) = Etcd::start().await else { return };
+    let (hold, held) = watch::channel(false);
+    let backend = connect(hasty([relay(&etcd, held).await]));
+    let ttl = Duration::from_secs(60);
+    backend.lease_grant(LEASE, ttl).await.unwrap();
+    assert_eq!(backend.lease_keep_alive(LEASE).await.unwrap(), ttl);
+    hold.send_replace(true);
+    let error = backend.lease_keep_alive(LEASE).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    // etcd has renewed the lease, and its response is in the relay.
+    etcd.backend().lease_revoke(LEASE).await.unwrap();
+    hold.send_replace(false);
+    let error = backend.lease_keep_alive(LEASE).await.unwrap_err();
+    assert!(matches!(error, Error::LeaseNotFound { lease: LEASE }), "{error:?}");
+    assert_eq!(backend.connection(), 1, "one late response is no reason to leave the connection");
 }

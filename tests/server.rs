@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
 use etcd_client::proto::{PbWatchRequest, PbWatchResponse};
 use etcd_client::{
@@ -19,7 +19,11 @@ use lattice_rdzv::{
         etcd::{EtcdBackend, EtcdOptions, Pem, TlsFiles},
     },
     hosting::hosted_run,
+    node::{Node, Place, Search},
+    protocol::keys::RunKeys,
+    run::Entropy,
     server::{Bounds, Credentials, Server, ServerOptions, ServerTls, bind},
+    settings::{Arguments, Origin, Settings},
 };
 use support::{embedded::Embedded, within};
 use tokio::{
@@ -236,6 +240,54 @@ async fn pages_for_probes_and_people() {
     backend.txn(lattice_rdzv::backend::Txn::new(put)).await.unwrap();
     assert_eq!((metric(&server, "revision").await, metric(&server, "keys").await), (2, 1));
     assert_eq!(metric(&server, r#"requests_total{call="KV/Txn"}"#).await, 1);
+}
+
+#[tokio::test]
+async fn the_renewals_of_a_client_share_one_stream() {
+    let server = Embedded::start().await;
+    let backend = server.backend();
+    let ttl = Duration::from_secs(60);
+    for lease in [7, 8] {
+        backend.lease_grant(lease, ttl).await.unwrap();
+    }
+    for lease in [7, 8, 7, 8, 8] {
+        assert_eq!(backend.lease_keep_alive(lease).await.unwrap(), ttl);
+    }
+    let error = backend.lease_keep_alive(9).await.unwrap_err();
+    assert!(matches!(error, Error::LeaseNotFound { lease: 9 }), "{error:?}");
+    assert_eq!(backend.lease_keep_alive(7).await.unwrap(), ttl);
+    assert_eq!(metric(&server, r#"requests_total{call="Lease/LeaseKeepAlive"}"#).await, 1);
+}
+
+#[tokio::test]
+async fn granting_the_lease_of_a_node_shows_that_the_service_responds() {
+    let server = Embedded::start().await;
+    let endpoint = server.endpoint();
+    let values = [("endpoint", endpoint.as_str()), ("run_id", "run"), ("nnodes", "1"), ("is_host", "false")];
+    let values = values.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let settings =
+        Settings::resolve(&Arguments { values, origin: Origin::Argument }, &BTreeMap::new()).unwrap();
+    let entropy = Entropy::from_system();
+    let keys = RunKeys::new(&settings.run.tenant, &settings.run.run_id);
+    let search = Search {
+        connection: &settings.connection,
+        environment: &BTreeMap::new(),
+        ttl: settings.lease_ttl,
+        keys: &keys,
+        min_nodes: settings.min_nodes,
+        max_nodes: settings.max_nodes,
+        entropy: &entropy,
+    };
+    let (found, _) = search.connect_or_host().await.unwrap();
+    let granted = found.granted.clone().expect("a lease");
+    for (call, count) in [("Lease/LeaseGrant", 1), ("KV/Range", 0), ("KV/Txn", 0), ("Maintenance/Status", 0)]
+    {
+        assert_eq!(metric(&server, &format!("requests_total{{call=\"{call}\"}}")).await, count, "{call}");
+    }
+    let place = Place { address: "a.test".to_owned(), port: 29500, host: None };
+    let node = Node::join_found(found, settings, entropy, place).await.unwrap();
+    assert_eq!(node.subscribe().borrow().node, Some(granted.id), "it joins under this lease");
+    assert!(node.leave(None).await);
 }
 
 /// Opens a watch of `a` from revision 2 on with a client that asks for nothing more, as `grpcurl` does.

@@ -21,8 +21,9 @@ use crate::{
     },
     discovery::{Resolved, Source, SystemLookup, candidates, pod_facts},
     error::{Error, Result},
+    grant::Granted,
     hosting::{Begun, Host, hosted_at, hosted_run},
-    protocol::keys::RunKeys,
+    protocol::{identity::NodeId, keys::RunKeys},
     run::Entropy,
     settings::{Connection, Login, Settings, unknown_variables},
 };
@@ -44,6 +45,8 @@ pub struct Found {
     pub backend: Arc<dyn Backend>,
     /// Which source named it.
     pub source: Source,
+    /// The lease of a new node, if the service granted one to show that it responds.
+    pub granted: Option<Granted>,
 }
 
 /// How a service is looked for.
@@ -66,7 +69,7 @@ pub struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Finds the service and waits until it answers, at most for `connect_timeout`.
+    /// Finds the service and waits until it answers a read, at most for `connect_timeout`.
     ///
     /// # Errors
     /// [`Error::Setting`] for sources or credentials that are wrong, [`Error::NotFound`], [`Error::Unavailable`],
@@ -76,7 +79,8 @@ impl Search<'_> {
         self.look(false).await.map(|(found, _)| found)
     }
 
-    /// The same, but hosts the service first if that is this node's part.
+    /// The same for a node that is about to join: hosts the service first if that is this node's part, and requests the
+    /// node's lease instead of a read.
     ///
     /// # Errors
     /// As [`Self::connect`].
@@ -99,12 +103,12 @@ impl Search<'_> {
         if let Some(fallback) = source.fallback.take() {
             let patience = Duration::from_secs(Source::SILENCE_SECONDS);
             let backend = self.login(&source)?;
-            match self.answers(&backend, &source, (Instant::now() + patience).min(deadline)).await {
+            match self.answers(&backend, &source, (Instant::now() + patience).min(deadline), may_host).await {
                 Err(Error::Unavailable { cause, .. }) => {
                     tracing::warn!("{} is silent ({cause}); trying {}", source.name, fallback.name);
                     source = *fallback;
                 }
-                other => return other.map(|()| (Found { backend, source }, None)),
+                other => return other.map(|granted| (Found { backend, source, granted }, None)),
             }
         }
         if let Some(otherwise) = source.otherwise.take() {
@@ -140,9 +144,9 @@ impl Search<'_> {
             host =
                 begun.confirm(backend.as_ref(), self.entropy.bits(), deadline).await.map_err(with_sources)?;
         }
-        self.answers(&backend, &source, deadline).await.map_err(with_sources)?;
+        let granted = self.answers(&backend, &source, deadline, may_host).await.map_err(with_sources)?;
         tracing::debug!("the service is at `{}`, named by {}", backend.endpoint(), source.name);
-        Ok((Found { backend, source }, host))
+        Ok((Found { backend, source, granted }, host))
     }
 
     /// A client that shows who this node is.
@@ -172,8 +176,14 @@ impl Search<'_> {
 
     /// Waits until the service responds. If something else listens on the port, the error names it: at once if no etcd can
     /// respond there.
-    async fn answers(&self, backend: &Arc<dyn Backend>, source: &Source, deadline: Instant) -> Result<()> {
-        let asked = self.asked(backend, deadline);
+    async fn answers(
+        &self,
+        backend: &Arc<dyn Backend>,
+        source: &Source,
+        deadline: Instant,
+        joins: bool,
+    ) -> Result<Option<Granted>> {
+        let asked = self.asked(backend, deadline, joins);
         tokio::pin!(asked);
         let [endpoint] = source.endpoints.as_slice() else { return asked.await };
         let looked = async {
@@ -197,14 +207,25 @@ impl Search<'_> {
         })
     }
 
-    async fn asked(&self, backend: &Arc<dyn Backend>, deadline: Instant) -> Result<()> {
+    async fn asked(
+        &self,
+        backend: &Arc<dyn Backend>,
+        deadline: Instant,
+        joins: bool,
+    ) -> Result<Option<Granted>> {
         // The login has its own limit: what was granted for connecting begins when it is answered.
         let patience = deadline.saturating_duration_since(Instant::now());
         backend.log_in(patience).await?;
         let deadline = Instant::now() + patience;
         let told = AtomicBool::new(false);
-        let read = || async {
-            let answer = backend.range(Range::new(Keys::one(self.keys.round()))).await;
+        let id = NodeId::from_random(self.entropy.bits());
+        let began = Instant::now();
+        let request = || async {
+            let answer = if joins {
+                Granted::request(backend.as_ref(), id, self.ttl, began).await.map(Some)
+            } else {
+                backend.range(Range::new(Keys::one(self.keys.round()))).await.map(|_| None)
+            };
             if let Err(error) = &answer
                 && error.is_transient()
                 && !told.swap(true, Ordering::Relaxed)
@@ -214,7 +235,7 @@ impl Search<'_> {
             }
             answer
         };
-        retry(RetryPolicy::default(), self.entropy.bits(), deadline, read).await.map(|_| ())
+        retry(RetryPolicy::default(), self.entropy.bits(), deadline, request).await
     }
 }
 

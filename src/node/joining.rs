@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use super::control::{Control, Kept};
 use crate::{
     backend::{Compare, Header, LeaseId, Operation, Revision, Txn},
-    error::{Error, Result},
+    error::Result,
+    grant::Granted,
     protocol::{
         closing::{Reuse, reuse},
         identity::{NodeId, nonce},
@@ -46,13 +47,17 @@ pub(super) enum Joined {
 }
 
 impl Joining {
-    /// Takes a lease for a new id.
+    /// Takes a lease for a new id: at first, unless that took too long, the one that was granted when the node connected.
+    /// Nothing was attempted under that lease, so it may as well expire.
     pub(super) async fn begin(context: &Context) -> Result<Self> {
-        let id = NodeId::from_random(context.entropy.bits());
-        let sent = Instant::now();
-        let ttl = match context.backend.lease_grant(id.first_lease(), context.settings.lease_ttl).await {
-            Err(Error::LeaseExists { .. }) => context.settings.lease_ttl,
-            other => other?,
+        let granted = context.take_granted().filter(Granted::is_fresh);
+        let Granted { id, sent, ttl } = match granted {
+            Some(granted) => granted,
+            None => {
+                let id = NodeId::from_random(context.entropy.bits());
+                let ttl = context.settings.lease_ttl;
+                Granted::request(context.backend.as_ref(), id, ttl, Instant::now()).await?
+            }
         };
         Ok(Self { id, sent, ttl })
     }

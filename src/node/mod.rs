@@ -88,10 +88,30 @@ impl Node {
         entropy: Entropy,
         place: Place,
     ) -> Result<Self> {
+        let mut context = Context::new(backend, settings, entropy);
+        context.hosts = place.host.is_some();
+        Self::join_run(context, place).await
+    }
+
+    /// Does what [`Self::join`] does, at the service that was found, under the lease that it has granted.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn join_found(
+        found: Found,
+        settings: Settings,
+        entropy: Entropy,
+        place: Place,
+    ) -> Result<Self> {
+        let mut context = Context::new(found.backend, settings, entropy);
+        context.hosts = place.host.is_some();
+        context.granted = found.granted.into();
+        Self::join_run(context, place).await
+    }
+
+    async fn join_run(context: Context, place: Place) -> Result<Self> {
         let Place { address, port, host } = place;
         let began = Instant::now();
-        let mut context = Context::new(backend, settings, entropy);
-        context.hosts = host.is_some();
         let context = Arc::new(context);
         let shared = Arc::new(Shared::new());
         let (commands, received) = mpsc::channel(16);

@@ -93,7 +93,7 @@ impl Node {
             check_service(&core, &keys, &found, &entropy).await?;
             let address = local_address(&core, &found.source, &SystemLookup).await;
             let place = Place { address, port: port.unwrap_or(0), host };
-            let core = CoreNode::join(found.backend, core, entropy, place).await?;
+            let core = CoreNode::join_found(found, core, entropy, place).await?;
             let joined = Arc::new(Joined { core: Arc::new(core), awaits_world: AtomicBool::new(false) });
             Process::current().members.add(&joined);
             Ok::<_, Error>(Self { joined: OfProcess::new(joined) })
