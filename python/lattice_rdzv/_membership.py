@@ -10,6 +10,7 @@ the parent's node.
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,17 +33,39 @@ class _Parts:
         self.node: _core.Node | None = None
         # With its port: another thread may have closed the socket when it is asked.
         self.listener: tuple[socket.socket, int] | None = None
+        # The socket of the present world, which the program may take.
+        self.held: socket.socket | None = None
+        _all_parts.add(self)
+
+    def release_held_port(self) -> None:
+        held, self.held = self.held, None
+        if held is not None:
+            # Has no effect if the program has taken it.
+            held.close()
 
     def release_port(self) -> None:
         listener, self.listener = self.listener, None
         if listener is not None:
             listener[0].close()
+        self.release_held_port()
 
     def abandon(self, membership: int) -> None:
         self.release_port()
         if self.node is not None:
             self.node.abandon()
         _uninstall_signals(membership)
+
+
+# A forked child must not keep the ports of its parent in use.
+_all_parts: weakref.WeakSet[_Parts] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for parts in list(_all_parts):
+        parts.release_port()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Membership:
@@ -85,27 +108,46 @@ class Membership:
         self._parts.node = node
         return node
 
-    def offer_port(self) -> int:
+    def offer_port(self, *, hold: bool = False) -> int:
         """Binds the socket on which this node would serve as master, unless it is bound, and returns its port. It stays
-        bound until `release_port` or `take_listener`, because a world may form with this port at any time.
+        bound until `release_port`, `hold_port` or `take_listener`, because a world may form with this port at any time.
+
+        Args:
+            hold: Whether to bind a fixed port, too.
 
         Raises:
             OSError: No port could be bound.
         """
-        if self._settings.port is not None:
+        if self._settings.port is not None and not hold:
             # Only the node that becomes rank 0 needs it, and binds it then.
             return self._settings.port
         from lattice_rdzv import _listen
 
         offered = self._parts.listener
         if offered is None:
-            listener = _listen.listen(None, self._settings.port_range)
+            listener = _listen.listen(self._settings.port, self._settings.port_range)
             self._parts.listener = offered = listener, int(listener.getsockname()[1])
         return offered[1]
 
     def release_port(self) -> None:
         """Closes the socket, so that the program can bind its port."""
         self._parts.release_port()
+
+    def hold_port(self, port: int | None) -> socket.socket | None:
+        """Keeps the offered socket for the world that was returned if it is bound to this port, and returns it. Otherwise
+        closes it."""
+        offered, self._parts.listener = self._parts.listener, None
+        if offered is None:
+            return None
+        if offered[1] != port:
+            offered[0].close()
+            return None
+        self._parts.held = offered[0]
+        return offered[0]
+
+    def release_held_port(self) -> None:
+        """Closes the socket of the last world, unless the program has taken it."""
+        self._parts.release_held_port()
 
     def take_listener(self) -> socket.socket | None:
         """The bound socket, which is the caller's from here on."""

@@ -19,11 +19,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
-    from typing import Literal
+    from typing import Literal, TypeVar
 
     from typing_extensions import Unpack
 
+    from lattice_rdzv._world import WorldFacts
     from lattice_rdzv.types import JoinSettings
+
+    W = TypeVar("W", bound=WorldFacts)
 
 
 def join(
@@ -122,12 +125,23 @@ class Part:
         assert node is not None, "a run has joined before anyone gets it"
         return node
 
-    def _seek(self, port: int | None, timeout_seconds: float | None) -> _core.Call[_core.World]:
+    def _seek(self, port: int | None, hold_port: bool, timeout_seconds: float | None) -> _core.Call[_core.World]:
+        if port is not None and hold_port:
+            raise ValueError(
+                f"`port` must not be passed together with `hold_port`, which binds a port, but is `{port}`"
+            )
+        self._membership.release_held_port()
         if port is None:
             # Held until a world is returned: a world may form with this port after a call that was interrupted.
-            port = self._membership.offer_port()
+            port = self._membership.offer_port(hold=hold_port)
         self._follow_signals()
         return self._node.next_world(port=port, timeout_seconds=timeout_seconds)
+
+    def _enter(self, kind: type[W], native: _core.World, hold_port: bool) -> W:
+        world = kind._of(native)
+        is_master = hold_port and world.rank == 0
+        world._listener = self._membership.hold_port(world.master_port if is_master else None)
+        return world
 
     def _leave_limit(self, error: type[BaseException] | None) -> float | None:
         """How long the end of a `with` block may leave: an exception should not wait for a service that is away."""
@@ -212,7 +226,9 @@ class Run(Part):
         self._membership.join()
         self._follow_signals()
 
-    def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> World:
+    def next_world(
+        self, *, port: int | None = None, hold_port: bool = False, timeout_seconds: float | None = None
+    ) -> World:
         """Waits for the next world that includes this node and was not returned yet.
 
         Calling it while a world runs says that this node is done with that world: it is the way to follow a change.
@@ -220,6 +236,9 @@ class Run(Part):
         Args:
             port: Where this node would serve as master of that world, for a program that holds that port itself.
                 Default: the setting, which is not held, else a free port, which is held until the call returns.
+            hold_port: Whether the port, also that of the setting, stays bound if this node has rank 0, so that no other
+                program can take it before `World.master_socket` returns the bound socket. The socket is closed by the
+                next call of `next_world`, by `leave` and `close`, and when this `Run` is dropped, unless it was taken.
             timeout_seconds: How long to wait. Default: `join_timeout` (600 s) for a first place; a spare, beyond
                 `max_nodes`, waits without limit.
 
@@ -228,10 +247,10 @@ class Run(Part):
             ClosedError: The run is closed.
             UnreachableError: The service is gone.
             LeftError: This node has left.
+            OSError: No port could be bound.
+            ValueError: `port` and `hold_port` were both passed.
         """
-        world = World._of(self._seek(port, timeout_seconds).wait())
-        self._membership.release_port()
-        return world
+        return self._enter(World, self._seek(port, hold_port, timeout_seconds).wait(), hold_port)
 
     def __iter__(self) -> Iterator[World]:
         """Yields each world that includes this node, as `next_world` returns it.

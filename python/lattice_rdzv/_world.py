@@ -7,11 +7,12 @@ in the process that joined.
 from __future__ import annotations
 
 from lattice_rdzv._store import Store
-from lattice_rdzv.errors import LeftError
+from lattice_rdzv.errors import LeftError, RendezvousError
 
 # Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Any, TypeVar
 
     from lattice_rdzv import _core
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class WorldFacts:
     """What `World` and `aio.World` have in common: the fields."""
 
-    __slots__ = ("_fields", "_native")
+    __slots__ = ("_fields", "_listener", "_native")
 
     def __init__(
         self,
@@ -38,6 +39,8 @@ class WorldFacts:
     ) -> None:
         self._fields = (run_id, life, round, rank, size, master_address, master_port, why)
         self._native: _core.World | None = None
+        # The membership owns it, and closes it.
+        self._listener: socket.socket | None = None
 
     @classmethod
     def _of(cls: type[W], native: _core.World) -> W:
@@ -94,6 +97,27 @@ class WorldFacts:
     def why(self) -> str:
         """Reason why the round was formed."""
         return self._fields[7]
+
+    def master_socket(self) -> socket.socket:
+        """Returns the socket that is bound to `master_port` and listens on it, for the program that serves as master.
+
+        Only the node with rank 0 has it, and only if `next_world` was called with `hold_port=True`. The caller owns the
+        socket and closes it. Connections that arrive before the first `accept` wait. Programs that this process starts do
+        not inherit it, but a child that is forked afterwards does.
+
+        Raises:
+            RendezvousError: This node does not hold the port, or the socket was already taken or closed.
+        """
+        import socket
+
+        descriptor = -1 if self._listener is None else self._listener.detach()
+        if descriptor == -1:
+            raise RendezvousError(
+                f"no socket is held for port {self.master_port} of {self!r}: only rank 0 holds one, if `next_world` was "
+                "called with `hold_port=True`, until the socket is taken, the next call of `next_world`, or the departure "
+                "of this node"
+            )
+        return socket.socket(fileno=descriptor)
 
     def __eq__(self, other: object) -> bool:
         return self._fields == other._fields if type(other) is type(self) else NotImplemented

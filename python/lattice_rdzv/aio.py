@@ -74,11 +74,11 @@ async def join(
 class Run(_run.Part):
     """`lattice_rdzv.Run` for asyncio. Made by `join`; use it with `async with`, which leaves at the end."""
 
-    async def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> World:
+    async def next_world(
+        self, *, port: int | None = None, hold_port: bool = False, timeout_seconds: float | None = None
+    ) -> World:
         """Waits for the next world; see `lattice_rdzv.Run.next_world`."""
-        world = World._of(await _result(self._seek(port, timeout_seconds)))
-        self._membership.release_port()
-        return world
+        return self._enter(World, await _result(self._seek(port, hold_port, timeout_seconds)), hold_port)
 
     async def __aiter__(self) -> AsyncIterator[World]:
         """Yields each world; see `lattice_rdzv.Run.__iter__`."""
