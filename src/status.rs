@@ -162,6 +162,7 @@ async fn read_run(backend: &dyn Backend, keys: &RunKeys) -> Result<Value> {
                 "address": node.address,
                 "port": node.port,
                 "topology": node.topology,
+                "index": node.index,
                 "leaving": node.leaving,
             })
         })

@@ -88,6 +88,8 @@ impl Run {
                     address: "h".into(),
                     port: 1,
                     topology: None,
+                    // Indices repeat and are missing, and their order is not that of arrival.
+                    index: (self.arrived % 3 > 0).then(|| u32::try_from(7 - self.arrived % 7).unwrap()),
                     min: self.policy.min_nodes,
                     max: self.policy.max_nodes,
                     seeks: 0,
@@ -214,6 +216,11 @@ impl Run {
         prop_assert_eq!(ids.len(), form.members.len(), "a node twice");
         prop_assert!(form.round > round.round);
         prop_assert!(!round.has_world() || round.change.is_some(), "nobody was told");
+        let index = |id: &NodeId| roster.nodes.get(id).and_then(|node| node.record.index);
+        if !round.has_world() {
+            let lowest = ids.iter().filter_map(index).min();
+            prop_assert_eq!(form.members.first().and_then(|entry| index(&entry.id)), lowest, "rank 0");
+        }
         for id in &ids {
             let node = roster.nodes.get(id);
             prop_assert!(node.is_some_and(|node| !node.record.leaving), "{} is not here to stay", id);

@@ -23,6 +23,7 @@ class JoinSettings(TypedDict, total=False):
     user: str | None
     password_file: str | None
     port_range: str | None
+    node_index: int | str | None
     lease_ttl: float | str | None
     join_timeout: float | str | None
     spare_timeout: float | str | None
@@ -49,6 +50,7 @@ class NodeStatus(TypedDict):
     address: str
     port: int
     topology: str | None
+    index: int | None
     leaving: object
 
 

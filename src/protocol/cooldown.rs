@@ -181,6 +181,7 @@ mod tests {
             address: "h".into(),
             port: 1,
             topology: None,
+            index: None,
             min,
             max: 4,
             seeks,

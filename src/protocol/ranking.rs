@@ -1,5 +1,6 @@
 //! Who is in the next world, with which rank. Pure and deterministic: kept ranks win over everything, then a newcomer
-//! that bears the name of a node that is gone takes its rank, then topology says who fills a hole.
+//! that bears the name of a node that is gone takes its rank, then topology says who fills a hole. New nodes are
+//! ordered by their index, if they have one, and otherwise by arrival.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,12 +16,23 @@ pub struct Newcomer {
     pub name: String,
     /// Its topology label.
     pub label: Option<String>,
+    /// Its index among the nodes of the job.
+    pub index: Option<u32>,
     /// When it arrived: its record's create revision.
     pub arrived: Revision,
 }
 
-/// The next world, by rank: the members of the `last` one that are `seeking`, then newcomers by arrival, at most
-/// `max_nodes` together. Takes time in proportion to the number of nodes.
+impl Newcomer {
+    /// New nodes with an index get the lower ranks, in the order of their indices. Nodes with equal indices and nodes
+    /// without an index keep the order of arrival.
+    fn order(&self) -> (bool, Option<u32>, Revision, NodeId) {
+        (self.index.is_none(), self.index, self.arrived, self.id)
+    }
+}
+
+/// The next world, by rank: the members of the `last` one that are `seeking`, then new nodes, at most `max_nodes`
+/// together. Arrival decides which new nodes get a place, and their indices decide their ranks. Takes time in proportion
+/// to the number of nodes, except for sorting.
 pub fn rank(
     last: &[PlanEntry],
     seeking: &BTreeSet<NodeId>,
@@ -32,6 +44,7 @@ pub fn rank(
     gone.sort_by_key(|entry| entry.rank);
     newcomers.sort_by_key(|newcomer| (newcomer.arrived, newcomer.id));
     newcomers.truncate((max_nodes as usize).saturating_sub(members.len()));
+    newcomers.sort_by_key(Newcomer::order);
 
     let mut places = vec![None; members.len() + newcomers.len()];
     let displaced = keep(&mut places, members);
@@ -197,7 +210,7 @@ impl Names {
     }
 }
 
-/// Newcomers with equal labels next to each other, labels and nodes by arrival.
+/// New nodes with equal labels next to each other, both labels and nodes in the order of the list.
 fn side_by_side(newcomers: Vec<Newcomer>) -> Vec<Newcomer> {
     let mut order: BTreeMap<Option<String>, usize> = BTreeMap::new();
     for newcomer in &newcomers {
@@ -228,6 +241,7 @@ mod tests {
             id: id(number),
             name: name.into(),
             label: label.map(Into::into),
+            index: None,
             arrived: i64::try_from(number).unwrap(),
         }
     }
@@ -260,6 +274,58 @@ mod tests {
         let next = rank(&world, &BTreeSet::new(), vec![newcomer(3, "n", None), newcomer(4, "n", None)], 4);
         assert_eq!(names(&next), ["n", "n#2"]);
         assert_eq!(next[0].id, id(3));
+    }
+
+    fn indexed(number: u64, index: u32, label: Option<&str>) -> Newcomer {
+        Newcomer { index: Some(index), ..newcomer(number, &format!("i{index}"), label) }
+    }
+
+    #[test]
+    fn new_nodes_are_ranked_by_index_and_the_others_after_them_by_arrival() {
+        let come = vec![
+            newcomer(1, "a", None),
+            indexed(2, 3, None),
+            newcomer(3, "b", None),
+            indexed(4, 0, None),
+            indexed(5, 1, None),
+        ];
+        let world = rank(&[], &BTreeSet::new(), come, 5);
+        assert_eq!(names(&world), ["i0", "i1", "i3", "a", "b"]);
+    }
+
+    #[test]
+    fn equal_indices_keep_the_order_of_arrival() {
+        let come = vec![indexed(3, 1, None), indexed(1, 1, None), indexed(4, 0, None), indexed(2, 1, None)];
+        let world = rank(&[], &BTreeSet::new(), come, 4);
+        assert_eq!(world.iter().map(|entry| entry.id).collect::<Vec<_>>(), [id(4), id(1), id(2), id(3)]);
+        assert_eq!(names(&world), ["i0", "i1", "i1#2", "i1#3"]);
+    }
+
+    #[test]
+    fn arrival_decides_which_new_nodes_get_a_place_and_their_indices_decide_the_ranks() {
+        let come = vec![indexed(1, 2, None), indexed(2, 1, None), indexed(3, 0, None)];
+        assert_eq!(names(&rank(&[], &BTreeSet::new(), come, 2)), ["i1", "i2"]);
+    }
+
+    #[test]
+    fn index_orders_new_nodes_of_a_later_world_and_members_keep_their_ranks() {
+        let last = [entry(1, "a", None, 0), entry(2, "b", None, 1), entry(3, "c", None, 2)];
+        let seeking = BTreeSet::from([id(2)]);
+        let come = vec![indexed(5, 9, None), indexed(6, 4, None), indexed(7, 7, None)];
+        assert_eq!(names(&rank(&last, &seeking, come, 4)), ["i4", "b", "i7", "i9"]);
+    }
+
+    #[test]
+    fn topology_groups_new_nodes_and_index_orders_the_groups_and_the_nodes_in_them() {
+        let come = vec![
+            indexed(1, 5, Some("x")),
+            indexed(2, 4, Some("y")),
+            indexed(3, 2, Some("x")),
+            indexed(4, 0, Some("y")),
+            newcomer(5, "late", Some("x")),
+        ];
+        let world = rank(&[], &BTreeSet::new(), come, 5);
+        assert_eq!(names(&world), ["i0", "i4", "i2", "i5", "late"]);
     }
 
     #[test]
@@ -304,6 +370,7 @@ mod tests {
         #[test]
         fn ranks_are_dense_and_those_who_can_keep_theirs(
             size in 0_u64..20, kept in any::<u32>(), coming in 0_u64..20, max in 1_u32..24, labels in any::<u64>(),
+            indices in proptest::collection::vec(proptest::option::of(0_u32..10), 20),
         ) {
             let label = |number: u64| Some(if labels >> (number % 64) & 1 == 1 { "x" } else { "y" });
             let last: Vec<_> = (0..size.min(u64::from(max)))
@@ -311,7 +378,10 @@ mod tests {
                 .collect();
             let seeking: BTreeSet<_> = last.iter().filter(|e| kept >> e.rank & 1 == 1).map(|e| e.id).collect();
             let come: Vec<_> =
-                (0..coming).map(|number| newcomer(100 + number, &format!("n{}", number * 2), label(number))).collect();
+                (0..coming).zip(&indices).map(|(number, index)| Newcomer {
+                    index: *index,
+                    ..newcomer(100 + number, &format!("n{}", number * 2), label(number))
+                }).collect();
             let world = rank(&last, &seeking, come.clone(), max);
             prop_assert_eq!(world.len(), (seeking.len() + come.len()).min(max as usize));
             for (index, entry) in world.iter().enumerate() {
@@ -325,6 +395,12 @@ mod tests {
                 if (member.rank as usize) < world.len() {
                     prop_assert_eq!(now.map(|e| e.rank), Some(member.rank));
                 }
+            }
+            if last.is_empty() {
+                let of_world = come.iter().take(max as usize);
+                let lowest = of_world.filter_map(|newcomer| newcomer.index).min();
+                let first = world.first().and_then(|e| come.iter().find(|newcomer| newcomer.id == e.id));
+                prop_assert_eq!(first.and_then(|newcomer| newcomer.index), lowest, "rank 0 has the lowest index");
             }
         }
     }

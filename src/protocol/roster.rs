@@ -280,6 +280,7 @@ impl Roster {
             id,
             name: node.record.name.clone(),
             label: node.record.topology.clone(),
+            index: node.record.index,
             arrived: node.created,
         })
     }

@@ -157,6 +157,7 @@ mod tests {
             address: "h".into(),
             port: 1,
             topology: None,
+            index: None,
             min: 1,
             max: 4,
             seeks: 0,

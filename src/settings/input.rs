@@ -101,7 +101,7 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    fn variable(&self, variable: &str) -> Option<Given> {
+    pub(super) fn variable(&self, variable: &str) -> Option<Given> {
         let value = self.environment.get(variable).filter(|value| !value.trim().is_empty())?;
         Some(Given { from: format!("environment variable `{variable}`"), value: value.clone() })
     }

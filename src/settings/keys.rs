@@ -41,6 +41,7 @@ pub(super) const KEYS: &[Key] = &[
     key("port"),
     key("port_range"),
     with_variable("topology", "LATTICE_RDZV_TOPOLOGY"),
+    with_variable("node_index", "LATTICE_NODE_INDEX"),
     key("lease_ttl"),
     key("join_timeout"),
     key("spare_timeout"),
@@ -57,6 +58,10 @@ pub(super) const KEYS: &[Key] = &[
     key("on_node_failure"),
     key("leave_on_signal"),
 ];
+
+/// The variables of other programs that are read, in this order, if `node_index` is not set: torchrun's for
+/// `--node-rank`, that of an Indexed Job of Kubernetes, and Slurm's.
+pub(super) const NODE_INDEX_VARIABLES: &[&str] = &["PET_NODE_RANK", "JOB_COMPLETION_INDEX", "SLURM_NODEID"];
 
 /// The meaning of another backend's key.
 pub(super) enum Foreign {
@@ -120,7 +125,7 @@ pub(super) const SECRET_VARIABLE: &str = "LATTICE_RDZV_PASSWORD";
 
 /// The environment variables of the keys. Discovery has those that name the service.
 pub fn variables() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().filter_map(|key| key.variable)
+    KEYS.iter().filter_map(|key| key.variable).chain(NODE_INDEX_VARIABLES.iter().copied())
 }
 
 pub(super) fn find(name: &str) -> Option<&'static Key> {

@@ -142,6 +142,9 @@ pub struct Settings {
     /// The location of this node (a rack, a zone). Nodes with one label get adjacent ranks. `topology`,
     /// `LATTICE_RDZV_TOPOLOGY`.
     pub topology: Option<String>,
+    /// The index of this node among the nodes of the job, which orders the ranks of new nodes: `node_index`,
+    /// `LATTICE_NODE_INDEX`, `PET_NODE_RANK`, `JOB_COMPLETION_INDEX`, or `SLURM_NODEID`. None means by arrival.
+    pub node_index: Option<u32>,
     /// How long the service keeps a silent node. Whole seconds, 2 s to an hour. Default 10 s: with a shorter TTL, a
     /// busy machine looks dead; with a longer one, the other nodes wait longer for a dead node.
     #[serde(serialize_with = "seconds")]
@@ -227,6 +230,7 @@ impl Settings {
             port: input.read("port", parse::port)?,
             port_range: input.read("port_range", parse::port_range)?,
             topology: input.name("topology")?,
+            node_index: input.node_index()?,
             // etcd needs at least 2 s to distinguish a slow node from a dead one. With more than an hour, a loss
             // would be detected too late.
             lease_ttl: input
@@ -309,6 +313,7 @@ mod tests {
                 ("LATTICE_RDZV_SUBMISSION", "uid-1"),
                 ("LATTICE_RDZV_NODE_NAME", "trainer-0"),
                 ("LATTICE_RDZV_TOPOLOGY", "rack-3"),
+                ("LATTICE_NODE_INDEX", "5"),
                 ("LATTICE_RDZV_BACKEND", "etcd"),
                 ("LATTICE_RDZV_CACERT", "/tls/ca.pem"),
                 ("LATTICE_RDZV_CERT", "/tls/cert.pem"),
@@ -324,6 +329,7 @@ mod tests {
         assert_eq!(settings.submission.as_deref(), Some("uid-1"));
         assert_eq!(settings.node_name, "trainer-0");
         assert_eq!(settings.topology.as_deref(), Some("rack-3"));
+        assert_eq!(settings.node_index, Some(5));
         assert_eq!(settings.local_address.as_deref(), Some("fd00::7"));
         let Credentials { cacert, certificate, login } = settings.connection.credentials;
         assert_eq!(cacert, Some("/tls/ca.pem".into()));

@@ -1,4 +1,4 @@
-//! The names of a run and of a node.
+//! The names of a run and of a node, and the index of a node.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     Arguments, LONGEST_NODE_NAME_BYTES,
     input::Input,
+    keys,
     parse::{self, setting},
 };
 use crate::error::Result;
@@ -58,6 +59,11 @@ impl Input<'_> {
         }
         parse::name(&given, LONGEST_NODE_NAME_BYTES)
     }
+
+    pub(super) fn node_index(&self) -> Result<Option<u32>> {
+        let of_others = || keys::NODE_INDEX_VARIABLES.iter().find_map(|variable| self.variable(variable));
+        self.given("node_index").or_else(of_others).as_ref().map(parse::index).transpose()
+    }
 }
 
 #[cfg(test)]
@@ -91,5 +97,41 @@ mod tests {
         );
         refused(run_with(Origin::Argument, &[("node_name", "a#2")]), &["`node_name`", "`#`", "`a#2`"]);
         assert_eq!(run_with(Origin::Argument, &[("node_name", "a")]).unwrap().node_name, "a");
+    }
+
+    #[test]
+    fn node_index_is_the_first_one_that_is_set() {
+        let sources = [
+            ("LATTICE_NODE_INDEX", "2"),
+            ("PET_NODE_RANK", "3"),
+            ("JOB_COMPLETION_INDEX", "4"),
+            ("SLURM_NODEID", "5"),
+        ];
+        let index = |passed: &[(&str, &str)], environment: &[(&str, &str)]| {
+            let passed = [&[("run_id", "r"), ("nnodes", "2"), ("host_name", "h")], passed].concat();
+            resolve(CONF, &passed, environment).unwrap().node_index
+        };
+        assert_eq!(index(&[("node_index", "1")], &sources), Some(1));
+        assert_eq!(index(&[], &sources), Some(2));
+        assert_eq!(index(&[], &sources[1..]), Some(3));
+        assert_eq!(index(&[], &sources[2..]), Some(4));
+        assert_eq!(index(&[], &sources[3..]), Some(5));
+        assert_eq!(index(&[], &[("JOB_COMPLETION_INDEX", ""), ("SLURM_NODEID", "0")]), Some(0));
+        assert_eq!(index(&[], &[]), None);
+    }
+
+    #[test]
+    fn node_index_that_is_not_a_whole_number_is_an_error_that_names_its_source() {
+        for wrong in ["-1", "+1", "1.0", "4294967296", "first"] {
+            refused(
+                run_with(CONF, &[("node_index", wrong)]),
+                &["`node_index` of `--rdzv-conf`", wrong, "whole number"],
+            );
+        }
+        let passed = [("run_id", "r"), ("nnodes", "2"), ("host_name", "h")];
+        refused(
+            resolve(CONF, &passed, &[("SLURM_NODEID", "x")]),
+            &["environment variable `SLURM_NODEID`", "`x`"],
+        );
     }
 }

@@ -116,6 +116,18 @@ pub(super) fn port(given: &Given) -> Result<u16> {
         .map_err(|_| given.wrong("a port from 1 to 65535", "leave it out to have any free port taken"))
 }
 
+/// Parses the index of a node.
+pub(super) fn index(given: &Given) -> Result<u32> {
+    let text = given.value.trim();
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).ok_or_else(|| {
+        given.wrong(
+            &format!("a whole number from 0 to {}", u32::MAX),
+            "leave it out to have nodes ordered by arrival",
+        )
+    })
+}
+
 /// Parses "29500:29600", both ends included.
 pub(super) fn port_range(given: &Given) -> Result<(u16, u16)> {
     given

@@ -122,7 +122,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the machine that the tests run on decides where nodes look."""
     for name in list(os.environ):
-        if name.startswith(("LATTICE_RDZV_", "LATTICE_NNODES", "PET_", "POD_IP", "TORCHELASTIC_", "KUBERNETES_")):
+        ours = ("LATTICE_RDZV_", "LATTICE_NNODES", "LATTICE_NODE_INDEX", "JOB_COMPLETION_INDEX", "SLURM_NODEID")
+        if name.startswith((*ours, "PET_", "POD_IP", "TORCHELASTIC_", "KUBERNETES_")):
             monkeypatch.delenv(name)
 
 

@@ -206,6 +206,13 @@ def test_topology_brings_newcomers_together(join: JoinNode) -> None:
     assert by_rank in (["rack-a", "rack-a", "rack-b", "rack-b"], ["rack-b", "rack-b", "rack-a", "rack-a"])
 
 
+def test_node_index_orders_new_nodes_inside_and_between_topology_groups(join: JoinNode) -> None:
+    places = ((3, "rack-a"), (2, "rack-b"), (1, "rack-a"), (0, "rack-b"))
+    runs = [join(f"node-{index}", nnodes=4, topology=label, node_index=index) for index, label in places]
+    worlds = together(*(run.next_world for run in runs))
+    assert [member.name for member in worlds[0].members()] == ["node-0", "node-2", "node-1", "node-3"]
+
+
 def test_a_node_with_another_size_is_refused_without_effect_on_others(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     together(first.next_world, second.next_world)

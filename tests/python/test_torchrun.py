@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from harness.service import Service
-from harness.torchrun import MakeJob, once, ranks, starts
+from harness.torchrun import START_SECONDS, MakeJob, once, ranks, starts
 from harness.wait import wait_for
+
+import lattice_rdzv
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -26,6 +28,24 @@ def test_two_nodes_fixed(job: MakeJob) -> None:
     run.finish()
     assert set(run.wait_all().values()) == {0}, run.describe()
     assert starts(run) == {"node-1": 2, "node-2": 2}
+
+
+@once
+def test_ranks_follow_the_node_index_and_not_arrival(job: MakeJob) -> None:
+    run = job(nnodes="3")
+
+    def arrived(name: str) -> bool:
+        nodes = lattice_rdzv.status(run.run_id, endpoint=run.endpoint)["nodes"]
+        return any(node["name"] == name for node in nodes)
+
+    run.start("last", options=("--node-rank", "2"))
+    wait_for("the node with index 2 arrives", lambda: arrived("last"), timeout_seconds=START_SECONDS)
+    run.start("middle", environment={"JOB_COMPLETION_INDEX": "1"})
+    wait_for("the node with index 1 arrives", lambda: arrived("middle"), timeout_seconds=START_SECONDS)
+    run.start("first", options=("--node_rank=0",), environment={"JOB_COMPLETION_INDEX": "7"})
+    assert ranks(run.wait_trains("first", "middle", "last")) == {"first": 0, "middle": 1, "last": 2}
+    run.finish()
+    assert set(run.wait_all().values()) == {0}, run.describe()
 
 
 def test_growing_while_training(job: MakeJob) -> None:

@@ -1,20 +1,21 @@
 """Converts torchrun's parameters to the core's settings.
 
 The core validates every key, its unit and its bounds. This module contains only the parts that are specific to torch: the
-form of a missing run id, the ids that torch does not support, and the exception class that torch's callers expect.
+form of a missing run id, the ids that torch does not support, `--node-rank`, and the exception class that torch's callers
+expect.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
 
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from lattice_rdzv import _core, _logs
 from lattice_rdzv._run import as_text
 from lattice_rdzv.errors import SettingsError
+from lattice_rdzv.torch import launcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
     Raises:
         ValueError: A parameter is wrong, missing or unknown.
     """
-    drawn = _was_drawn(parameters.run_id)
+    drawn = launcher.drew_run_id(parameters.run_id)
     if "host_name" in parameters.config:
         # Only this module passes this key to the core, as the default of `node_name`.
         raise ValueError(f"`host_name` in `{ORIGIN}` is not a setting; to name a node, use `node_name`")
@@ -50,6 +51,13 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
         arguments["endpoint"] = parameters.endpoint
     if parameters.local_addr:
         arguments["local_addr"] = parameters.local_addr
+    node_rank = launcher.node_rank()
+    if node_rank is not None and not arguments.get("node_index"):
+        if node_rank < 0:
+            raise ValueError(
+                f"`--node-rank` must be 0 or more, but is `{node_rank}`; leave it out to rank nodes by arrival"
+            )
+        arguments["node_index"] = str(node_rank)
     arguments["host_name"] = socket.gethostname()
     try:
         _logs.level_from_environment()
@@ -74,25 +82,6 @@ def _shown(name: str, file: Path) -> str:
     if name == "password_file" and not os.path.lexists(file):
         return "not the password itself; no file exists at this path (the value may be a secret and is not repeated)"
     return f"but is `{file}`"
-
-
-def _was_drawn(run_id: str) -> bool:
-    """Returns whether torch's launcher generated this id because the passed id is empty.
-
-    The id itself does not show this, because a user can also pass a number. If the launcher generates an id,
-    `launch_agent` has it in its local variable `run_id` while it creates the handler.
-    """
-    # The module is not imported here, because its import takes long and is needed only by a launcher.
-    launcher = sys.modules.get("torch.distributed.launcher.api")
-    launch_agent = getattr(launcher, "launch_agent", None)
-    if launch_agent is None:
-        return False
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_code is launch_agent.__code__:
-            return frame.f_locals.get("run_id") == run_id
-    return False
 
 
 def _run_id(passed: str, *, own_service: bool) -> str:

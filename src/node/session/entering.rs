@@ -34,6 +34,7 @@ impl Session {
             address: self.address.clone(),
             port: self.port,
             topology: settings.topology.clone(),
+            index: settings.node_index,
             min: settings.min_nodes,
             max: settings.max_nodes,
             seeks: self.seeks,

@@ -34,6 +34,7 @@ pub(super) fn record(number: u64) -> NodeRecord {
         address: "h".into(),
         port: 1,
         topology: None,
+        index: None,
         min: 2,
         max: 4,
         seeks: 0,

@@ -48,6 +48,9 @@ pub struct NodeRecord {
     pub port: u16,
     /// Where it stands, for example a rack or a zone.
     pub topology: Option<String>,
+    /// Its index among the nodes of the job, by which new nodes get their ranks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
     /// Its `min_nodes`.
     pub min: u32,
     /// Its `max_nodes`.

@@ -113,8 +113,9 @@ class Job:
         address: str = "127.0.0.1",
         endpoint: str | None = None,
         backend: str = "lattice",
+        options: tuple[str, ...] = (),
     ) -> Agent:
-        """Starts an agent that is called `name`, and that its peers reach at `address`."""
+        """Starts an agent that is called `name`, and that its peers reach at `address`, with these options of torchrun."""
         settings = {"lease_ttl": f"{LEASE_SECONDS:g}", "node_name": name, "last_call_timeout": "1", "grow_delay": "0.2"}
         settings.update(conf or {})
         command = [
@@ -127,6 +128,7 @@ class Job:
             "--nproc-per-node", str(workers),
             "--max-restarts", str(max_restarts),
             "--local-addr", address,
+            *options,
             "--rdzv-conf", ",".join(f"{key}={value}" for key, value in settings.items()),
             str(TRAIN),
             "--out", str(self.out),
@@ -138,7 +140,9 @@ class Job:
         inherited = {
             key: value
             for key, value in os.environ.items()
-            if not key.startswith(("LATTICE_", "TORCHELASTIC_", "PET_", "POD_IP"))
+            if not key.startswith(
+                ("LATTICE_", "TORCHELASTIC_", "PET_", "POD_IP", "JOB_COMPLETION_INDEX", "SLURM_NODEID")
+            )
         }
         log_file = self.folder / f"{name}-{len(self.agents)}.log"
         with log_file.open("wb") as log:
