@@ -363,8 +363,12 @@ def probe(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
     (a key of our own under a short lease), or the error and its kind: `refused` (nobody listens there),
     `unavailable`, `not_etcd`, `denied`, `setting`, `other`."""
 
-def status(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
-    """The run as the service has it, as JSON: round, coordinator, nodes, history, closing."""
+def status(settings: Settings, *, timeout_seconds: float = 5.0) -> Call[str]:
+    """Reads the run from the service and returns it as JSON: round, coordinator, nodes, history, closing.
+
+    Raises:
+        UnreachableError: The service was not found, or did not respond within the limit.
+    """
 
 def process_identity() -> tuple[int, int]:
     """Identifies this process among its ancestors: its pid, and how many forks lie between it and the process that imported

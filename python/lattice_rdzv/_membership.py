@@ -154,12 +154,12 @@ class Membership:
         listener, self._parts.listener = self._parts.listener, None
         return None if listener is None else listener[0]
 
-    def handle_signals(self, numbers: Iterable[int], raises: Callable[[int], BaseException]) -> None:
-        """Has those of the signals raise an exception that are at their default; only in the main thread."""
+    def handle_signals(self, numbers: Iterable[int], action: Callable[[int], None]) -> None:
+        """Has `action` called for those of the signals that have their default disposition; only in the main thread."""
         from lattice_rdzv import _signals
 
         if self.is_of_this_process:
-            _signals.install(self, numbers, raises)
+            _signals.install(self, numbers, action)
 
     def tell_signals(self, numbers: Collection[int]) -> None:
         """Has the peers told when one of the signals arrives; only in the main thread."""

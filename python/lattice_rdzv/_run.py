@@ -112,8 +112,15 @@ def as_text(value: object) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
+def end_program(number: int) -> None:
+    """Ends the program because of a signal, with the status that a shell reports."""
+    raise SystemExit(128 + number)
+
+
 class Part:
     """What `Run` and `aio.Run` have in common: all that does not wait."""
+
+    _on_signal = staticmethod(end_program)
 
     def __init__(self, settings: _core.Settings) -> None:
         self._settings = settings
@@ -197,7 +204,7 @@ class Part:
 
         from lattice_rdzv import _signals
 
-        self._membership.handle_signals([signal.SIGTERM], _exit_by)
+        self._membership.handle_signals([signal.SIGTERM], self._on_signal)
         ends = signal.getsignal(signal.SIGTERM) is _signals.handle
         self._membership.tell_signals([signal.SIGTERM] if ends else [])
 
@@ -320,8 +327,3 @@ class Run(Part):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.leave(timeout_seconds=self._leave_limit(kind))
-
-
-def _exit_by(number: int) -> SystemExit:
-    # As a shell reports it.
-    return SystemExit(128 + number)

@@ -2,7 +2,7 @@
 
 Problem: by default, SIGTERM kills a process before it can notify its peers, and the first process of a container ignores
 it. A handler in Python runs only when the main thread executes Python code. Design: while a node of this process is in a
-run, signals with their default disposition raise an exception instead. Python writes each signal's number to a
+run, signals with their default disposition end the program by an exception instead. Python writes each signal's number to a
 descriptor of the core, which notifies the peers within a millisecond. Handlers of the application are not replaced, and
 the application's own descriptor still receives every signal.
 
@@ -23,8 +23,8 @@ from lattice_rdzv.errors import RendezvousError
 
 logger = logging.getLogger("lattice_rdzv")
 
-# The exception that the handler of each signal raises.
-_raised: dict[int, Callable[[int], BaseException]] = {}
+# What the handler of each signal calls. It raises an exception, or has an event loop raise it.
+_actions: dict[int, Callable[[int], None]] = {}
 # The identities of the users of the handlers. The handlers are restored when the last user is released.
 _users: set[int] = set()
 _descriptor = -1
@@ -35,24 +35,40 @@ _masks: dict[int, set[int | signal.Signals]] = {}
 
 
 def handle(number: int, frame: FrameType | None) -> None:
-    """Raises the exception for the signal. `install` sets this handler."""
-    raises = _raised.get(number)
-    if _users and raises is not None:
-        raise raises(number)
+    """Calls the action for the signal. `install` sets this handler."""
+    action = _actions.get(number)
+    if _users and action is not None:
+        _announce(number)
+        action(number)
+        return
     # The last user was released in another thread, where its handlers could not be restored.
     release()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
-def install(user: object, numbers: Iterable[int], raises: Callable[[int], BaseException]) -> None:
-    """Handles the signals that have their default disposition, until `uninstall` is called for the last user."""
+def _announce(number: int) -> None:
+    """Notifies the peers if Python did not, because the application has replaced the descriptor in the meantime, as
+    `loop.add_signal_handler` of asyncio does."""
+    if _descriptor == -1:
+        return
+    current = signal.set_wakeup_fd(-1)
+    _set_descriptor(current)
+    if current != _descriptor:
+        try:
+            os.write(_descriptor, bytes([number]))
+        except OSError as error:
+            logger.debug("the peers were not notified about signal %d: %s", number, error)
+
+
+def install(user: object, numbers: Iterable[int], action: Callable[[int], None]) -> None:
+    """Calls `action` for the signals that have their default disposition, until `uninstall` is called for the last user."""
     if not _is_main_thread():
         return
     _users.add(id(user))
     for number in numbers:
         if signal.getsignal(number) is signal.SIG_DFL:
-            _raised[number] = raises
+            _actions[number] = action
             signal.signal(number, handle)
 
 
@@ -101,10 +117,10 @@ def release() -> None:
     global _before
     if not _is_main_thread():
         return
-    for number in list(_raised):
+    for number in list(_actions):
         if signal.getsignal(number) is handle:
             signal.signal(number, signal.SIG_DFL)
-    _raised.clear()
+    _actions.clear()
     if _descriptor != -1:
         current = signal.set_wakeup_fd(-1)
         _set_descriptor(_before if current == _descriptor else current)

@@ -37,12 +37,29 @@ def status(
         SettingsError: A setting is wrong, missing or unknown.
         UnreachableError: The service was not found or did not answer.
     """
-    import json
+    return report(call(run_id, endpoint=endpoint, tenant=tenant, timeout_seconds=timeout_seconds, **settings).wait())
 
+
+def call(
+    run_id: str | None,
+    *,
+    endpoint: str | Sequence[str] | None,
+    tenant: str | None,
+    timeout_seconds: float,
+    **settings: Unpack[JoinSettings],
+) -> _core.Call[str]:
+    """Returns the call that reads a run."""
     from lattice_rdzv._run import settings_of
 
     # A connection waits at least a second.
     given: JoinSettings = {"connect_timeout": max(1.0, timeout_seconds), **settings}
     found = settings_of(run_id, nnodes=1, endpoint=endpoint, tenant=tenant, **given)
-    report: RunStatus = json.loads(_core.status(found, timeout_seconds=timeout_seconds))
-    return report
+    return _core.status(found, timeout_seconds=timeout_seconds)
+
+
+def report(text: str) -> RunStatus:
+    """Parses the result of the call."""
+    import json
+
+    parsed: RunStatus = json.loads(text)
+    return parsed

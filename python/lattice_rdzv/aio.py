@@ -23,16 +23,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from lattice_rdzv import _core, _process, _run, _store, _world
+from lattice_rdzv import _core, _process, _run, _status, _store, _world
 from lattice_rdzv._core import Change, Member
 from lattice_rdzv.errors import ClosedError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Unpack
 
-    from lattice_rdzv.types import JoinSettings
+    from lattice_rdzv.types import JoinSettings, RunStatus
 
-__all__ = ["Run", "Store", "World", "join"]
+__all__ = ["Run", "Store", "World", "join", "status"]
 
 T = TypeVar("T")
 
@@ -71,8 +71,40 @@ async def join(
     return run
 
 
+async def status(
+    run_id: str | None = None,
+    *,
+    endpoint: str | Sequence[str] | None = None,
+    tenant: str | None = None,
+    timeout_seconds: float = 5.0,
+    **settings: Unpack[JoinSettings],
+) -> RunStatus:
+    """Reads a run without joining it; the arguments, the result and the errors are those of `lattice_rdzv.status`."""
+    call = _status.call(run_id, endpoint=endpoint, tenant=tenant, timeout_seconds=timeout_seconds, **settings)
+    return _status.report(await _result(call))
+
+
+def _end_loop(number: int) -> None:
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        _run.end_program(number)
+    else:
+        # An exception that is raised between any two operations of a loop can lose the next step of a task. The end of the
+        # loop would then wait for that task forever.
+        loop.call_soon_threadsafe(_run.end_program, number)
+
+
 class Run(_run.Part):
-    """`lattice_rdzv.Run` for asyncio. Made by `join`; use it with `async with`, which leaves at the end."""
+    """`lattice_rdzv.Run` for asyncio. Made by `join`; use it with `async with`, which leaves at the end.
+
+    If the event loop runs in the main thread, SIGTERM announces at once that this node leaves and ends the loop with
+    `SystemExit` (status 143), unless the program handles SIGTERM itself, for example by `loop.add_signal_handler`, or
+    `leave_on_signal` is false. `asyncio.run` then cancels all tasks, and the `async with` blocks leave. A task that does
+    not return to the loop delays this, but not the announcement.
+    """
+
+    _on_signal = staticmethod(_end_loop)
 
     async def next_world(
         self, *, port: int | None = None, hold_port: bool = False, timeout_seconds: float | None = None

@@ -56,8 +56,8 @@ mod _core {
     /// The run as the service has it, as JSON.
     #[pyfunction]
     #[pyo3(signature = (settings, *, timeout_seconds = 5.0))]
-    fn status(py: Python<'_>, settings: &Settings, timeout_seconds: f64) -> PyResult<String> {
-        super::status::run_status(py, settings, duration(timeout_seconds)?)
+    fn status(settings: &Settings, timeout_seconds: f64) -> PyResult<Call> {
+        Ok(super::status::run_status(settings, duration(timeout_seconds)?))
     }
 
     /// Identifies this process: its pid, and how many forks lie between it and the process that imported this module.

@@ -42,11 +42,13 @@ async def awaits() -> None:
     async with await aio.join("run", nnodes=2, lease_ttl=3) as run:
         async for world in run:
             value: bytes = await world.store.wait("key")
+    size: int | None = (await aio.status("run"))["size"]
 
 lattice_rdzv.join("run", lease_tll=3)  # wrong
 lattice_rdzv.status("run", lease_tll=3)  # wrong
 async def wrong() -> None:
     await aio.join("run", lease_tll=3)  # wrong
+    await aio.status("run", lease_tll=3)  # wrong
     (await aio.join("run")).rank  # wrong
 """
 

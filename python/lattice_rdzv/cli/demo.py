@@ -126,7 +126,7 @@ def run_scenario(folder: Path, etcd: Path | None) -> None:
 def read_history(endpoint: str) -> list[dict[str, Any]]:
     """Returns the rounds that the service recorded."""
     settings = _core.Settings({"run_id": RUN_ID, "endpoint": endpoint, "nnodes": NNODES, "node_name": "demo"}, {})
-    history: list[dict[str, Any]] = json.loads(_core.status(settings)).get("history") or []
+    history: list[dict[str, Any]] = json.loads(_core.status(settings).wait()).get("history") or []
     return sorted(history, key=lambda entry: int(entry["round"]))
 
 

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         if settings.run_id == service.NO_RUN:
             print("the run id is missing; pass it as an argument, or set LATTICE_RDZV_ID", file=sys.stderr)
             return 2
-        document: dict[str, Any] = json.loads(_core.status(settings, timeout_seconds=arguments.timeout))
+        document: dict[str, Any] = json.loads(_core.status(settings, timeout_seconds=arguments.timeout).wait())
     except RendezvousError as error:
         print(error, file=sys.stderr)
         return 1

@@ -27,7 +27,7 @@ from lattice_rdzv._membership import Membership
 from lattice_rdzv.errors import ClosedError, JoinTimeoutError, RendezvousError, UnreachableError
 from lattice_rdzv.torch.errors import as_torch_error
 from lattice_rdzv.torch.master import Master, allow_open_files
-from lattice_rdzv.torch.signals import as_exception, ending_signals, torch_signals
+from lattice_rdzv.torch.signals import end_agent, ending_signals, torch_signals
 from lattice_rdzv.torch.store import LatticeStore
 from lattice_rdzv.torch.verdict import Progress, Verdict, failure, verdict
 
@@ -160,7 +160,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
     def _next_world(self) -> _core.World:
         if self._done is not None:
             raise ClosedError(f"this node has left run `{self.get_run_id()}`, because its handler was shut down")
-        self._membership.handle_signals(torch_signals(), as_exception)
+        self._membership.handle_signals(torch_signals(), end_agent)
         port = self._master.listen()
         node = self._node or self._join()
         if self._settings.leave_on_signal:
@@ -194,7 +194,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
     def _is_closed_already(self) -> bool:
         limit_seconds = min(_STATUS_SECONDS, self._settings.close_timeout_seconds)
         try:
-            run = json.loads(_core.status(self._settings, timeout_seconds=limit_seconds))
+            run = json.loads(_core.status(self._settings, timeout_seconds=limit_seconds).wait())
         except UnreachableError as error:
             # If this node hosts the embedded server, the server does not run yet. Otherwise, joining fails as well.
             logger.debug("run `%s` could not be read before it is closed: %s", self.get_run_id(), error)

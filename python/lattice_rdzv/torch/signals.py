@@ -39,7 +39,7 @@ def ending_signals() -> list[signal.Signals]:
     return [number for number in torch_signals() if signal.getsignal(number) in ending]
 
 
-def as_exception(number: int) -> BaseException:
-    """Returns the exception that torch raises for a signal."""
+def end_agent(number: int) -> None:
+    """Raises the exception that torch raises for a signal."""
     received = signal.Signals(number)
-    return SignalException(f"process {os.getpid()} got signal: {received.name}", sigval=received)
+    raise SignalException(f"process {os.getpid()} got signal: {received.name}", sigval=received)
