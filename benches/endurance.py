@@ -307,7 +307,7 @@ def measure() -> dict[str, int]:
 def members(endpoint: str, run_id: str) -> int:
     """How many nodes the service has a record of."""
     settings = _core.Settings({"run_id": run_id, "endpoint": endpoint, "nnodes": "1", "host_name": "bench"}, {})
-    return len(json.loads(_core.status(settings, timeout_seconds=30.0))["nodes"])
+    return len(json.loads(_core.status(settings, timeout_seconds=30.0).wait())["nodes"])
 
 
 if __name__ == "__main__":
