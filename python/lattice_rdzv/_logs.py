@@ -1,10 +1,10 @@
 """Passes the core's log records to Python's `logging`.
 
 Problem: tasks of the core cannot call into Python, because they would need the interpreter at any time, including its
-exit. Design: the core queues its records, and a daemon thread fetches them. Stock torchrun does not configure `logging`.
-If neither the root logger nor the logger `lattice_rdzv` has a handler, this module adds one that writes to stderr.
-`LATTICE_RDZV_LOG` (`off`, `debug`, `info`, `warning`, `error`) sets the level. If it is not set, the level is `info` with
-this module's handler, and the application's own level otherwise.
+exit. Design: the core queues its records, and a daemon thread fetches them. Levels and handlers belong to the program, with
+two exceptions. torchrun does not configure `logging`, so under torchrun and `lattice-rdzv` the level is `info`, and this
+module adds a handler that writes to stderr if neither the root logger nor the logger `lattice_rdzv` has one. If
+`LATTICE_RDZV_LOG` is set (`off`, `debug`, `info`, `warning`, `error`), its level and the handler apply to every program.
 
 The exit hook waits for the thread with a time limit and logs nothing itself: a handler of `logging` takes a lock, which
 an exception in a signal handler may have left locked.
@@ -41,6 +41,7 @@ _LAST_RECORDS_SECONDS = 1.0
 
 # The log thread of each process, by process identity. A forked child inherits the entry of its parent, but not the thread.
 _started: dict[tuple[int, int], _LogThread] = {}
+_is_of_a_command = False
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -58,6 +59,12 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
             super().emit(record)
+
+
+def is_of_a_command() -> None:
+    """Notes that the program is torchrun or `lattice-rdzv`, which have no configuration of `logging`."""
+    global _is_of_a_command
+    _is_of_a_command = True
 
 
 def start() -> None:
@@ -146,14 +153,14 @@ def level_from_environment() -> int | None:
 def _configure() -> None:
     logger = logging.getLogger("lattice_rdzv")
     wanted = level_from_environment()
-    ours = not logging.getLogger().handlers and not logger.handlers
-    if ours:
+    bare = not logging.getLogger().handlers and not logger.handlers
+    if bare and (_is_of_a_command or wanted is not None):
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger.addHandler(handler)
     if wanted is not None:
         logger.setLevel(wanted)
-    elif ours and logger.level == logging.NOTSET:
+    elif bare and _is_of_a_command and logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
     _core.log_level(logger.getEffectiveLevel())
 

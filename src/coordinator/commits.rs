@@ -152,7 +152,7 @@ impl Term {
         let (why, number) = (change.why.clone(), round.round);
         let written = self.amend(RoundRecord { change: Some(change), ..round }).await?;
         if matches!(written, Written::Done(_)) {
-            tracing::info!("coordinator: round {number} is over: {why}");
+            tracing::info!("round {number} is over: {why}");
         }
         Ok(written)
     }
@@ -161,7 +161,7 @@ impl Term {
         let Some(round) = self.roster.round.clone() else { return Ok(Written::Stale) };
         let written = self.amend(RoundRecord { refused: Some(refusal), ..round }).await?;
         if matches!(written, Written::Done(_)) {
-            tracing::warn!("coordinator: {why}");
+            tracing::warn!("{why}");
         }
         Ok(written)
     }
@@ -172,7 +172,7 @@ impl Term {
         let names = some_names(forgiven.map(|failure| failure.name.as_str()));
         let written = self.amend(RoundRecord { failures, ..round }).await?;
         if matches!(written, Written::Done(_)) {
-            tracing::info!("coordinator: earlier failures of {names} no longer count");
+            tracing::info!("earlier failures of {names} no longer count");
         }
         Ok(written)
     }
@@ -227,12 +227,12 @@ impl Term {
         if matches!(written, Written::Done(_)) {
             self.roster.committed = true;
             for cooldown in cooldowns {
-                tracing::warn!("coordinator: {cooldown}: each time a round ended with it");
+                tracing::warn!("{cooldown}: each time a round ended with it");
             }
             self.plan_cleaning(Some(previous));
             let took = took.as_secs_f64();
             tracing::info!(
-                "coordinator: round {round} formed after {took:.1} s, {size} nodes by rank: {names}; {why}"
+                "round {round} formed after {took:.1} s, {size} nodes by rank: {names}; {why}"
             );
         }
         Ok(written)

@@ -256,7 +256,7 @@ impl Term {
         self.roster.observe(now, &self.context.policy);
         let decision = decide(&self.roster, now, &self.context.policy);
         if decision.reason != self.reason {
-            tracing::debug!("coordinator: {}", decision.reason);
+            tracing::debug!("{}", decision.reason);
             self.reason.clone_from(&decision.reason);
         }
         let written = match decision.action {

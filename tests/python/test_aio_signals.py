@@ -149,11 +149,17 @@ def test_sigterm_ends_a_busy_loop_at_any_moment(tmp_path: Path, etcd: Service, r
                 await asyncio.gather(*busy)
     """.strip()
     programs = [started(tmp_path, etcd, f"{run_id}-{number}", then, nnodes="1") for number in range(ENDS)]
+    try:
+        for program in programs:
+            wait_ready(program)
+            program.process.send_signal(signal.SIGTERM)
+        statuses = [program.wait() for program in programs]
+    finally:
+        for program in programs:
+            program.process.kill()
+            program.process.wait()
+    assert statuses == [128 + signal.SIGTERM] * ENDS
     for program in programs:
-        wait_ready(program)
-        program.process.send_signal(signal.SIGTERM)
-    for program in programs:
-        assert program.wait() == 128 + signal.SIGTERM, program.output
         assert "cleaned up" in program.output
         assert "Traceback" not in program.output
 

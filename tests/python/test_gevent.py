@@ -41,7 +41,7 @@ with lattice_rdzv.serve(port=0) as server:
     ids=["patched before the import", "patched after the import"],
 )
 def test_patched_program_joins_waits_and_exits(tmp_path: Path, imports: str) -> None:
-    program = Program(tmp_path, PROGRAM.format(imports=imports))
+    program = Program(tmp_path, PROGRAM.format(imports=imports), LATTICE_RDZV_LOG="info")
     assert program.wait() == 0, program.output
     assert "newcomers 5 b'value'" in program.output
     # The log thread delivers records as everywhere else.

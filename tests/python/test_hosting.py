@@ -61,6 +61,7 @@ def node_program(folder: Path, endpoint: str, run_id: str, name: str, then: str,
         print("rank", world.rank, "round", world.round, flush=True)
         {then}
         """,
+        LATTICE_RDZV_LOG="info",
     )
 
 

@@ -203,12 +203,26 @@ def test_ctrl_c_ends_a_join_that_hangs(tmp_path: Path, capsys: pytest.CaptureFix
     took_to_be_interrupted(Program(tmp_path, source), capsys, "a join that hangs")
 
 
-def test_decisions_are_logged_to_stderr_if_logging_is_not_configured(
-    tmp_path: Path, etcd: Service, run_id: str
-) -> None:
-    talking = program(tmp_path, etcd, run_id, "    run.next_world()\n")
+def test_the_log_of_a_program_is_its_own_affair(tmp_path: Path, etcd: Service, run_id: str) -> None:
+    then = """
+    import logging
+    run.next_world()
+    ours = logging.getLogger("lattice_rdzv")
+    print("configured", ours.level, ours.handlers, logging.getLogger().handlers, flush=True)
+"""
+    quiet = program(tmp_path, etcd, run_id, then)
+    assert quiet.wait() == 0, quiet.output
+    assert "configured 0 [] []" in quiet.output
+    assert "round" not in quiet.output
+
+
+def test_a_log_line_names_its_module_once(tmp_path: Path, etcd: Service, run_id: str) -> None:
+    source = JOIN.format(run_id=run_id, nnodes="1", endpoint=etcd.endpoint, name="node-1")
+    talking = Program(tmp_path, source + "    run.next_world()\n    run.close()\n", LATTICE_RDZV_LOG="debug")
     assert talking.wait() == 0, talking.output
-    assert re.search(r"INFO lattice_rdzv\S*: .*round", talking.output)
+    modules = re.findall(r" (?:DEBUG|INFO|WARNING) lattice_rdzv\.(\w+): (.*)", talking.output)
+    assert {"node", "coordinator"} <= {module for module, _ in modules}, talking.output
+    assert not [line for module, line in modules if line.startswith((f"{module}:", "lattice_rdzv"))]
 
 
 def test_a_redirected_stderr_gets_the_log(tmp_path: Path, etcd: Service, run_id: str) -> None:
@@ -220,7 +234,8 @@ def test_a_redirected_stderr_gets_the_log(tmp_path: Path, etcd: Service, run_id:
         lattice_rdzv._logs.stop(lattice_rdzv._core.shutdown)
     print("redirected", "round 1" in redirected.getvalue(), flush=True)
 """
-    talking = program(tmp_path, etcd, run_id, then)
+    source = JOIN.format(run_id=run_id, nnodes="1", endpoint=etcd.endpoint, name="node-1")
+    talking = Program(tmp_path, source + then, LATTICE_RDZV_LOG="info")
     assert talking.wait() == 0, talking.output
     assert "redirected True" in talking.output
 

@@ -117,7 +117,7 @@ def test_exits_are_quiet_and_let_a_node_leave_first(tmp_path: Path) -> None:
         run.next_world()
         threading.Thread(target=server.wait, daemon=True).start()
     """
-    programs = [Program(tmp_path, source) for _ in range(4)]
+    programs = [Program(tmp_path, source, LATTICE_RDZV_LOG="info") for _ in range(4)]
     for one in programs:
         assert one.wait() == 0, one.output
         assert "has stopped" in one.output

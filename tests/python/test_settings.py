@@ -13,8 +13,7 @@ from lattice_rdzv.errors import SettingsError
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "settings.md").read_text()
 KEYS = (ROOT / "src" / "settings" / "keys.rs").read_text()
-RESOLVE, _ = (ROOT / "src" / "settings" / "mod.rs").read_text().split("#[cfg(test)]")
-RESOLVE += (ROOT / "src" / "settings" / "input.rs").read_text()
+RESOLVE = "".join(file.read_text().split("mod tests {")[0] for file in sorted((ROOT / "src" / "settings").glob("*.rs")))
 
 
 class Row(NamedTuple):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lattice_rdzv import __version__
+from lattice_rdzv import __version__, _logs
 
 from . import demo, doctor, serve, status
 
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.command is None:
         parser.print_help()
         return 0
+    _logs.is_of_a_command()
     try:
         status = COMMANDS[parsed.command].run(parsed)
         # Flush here, where the error can be caught, and not when the interpreter exits.

@@ -41,9 +41,13 @@ def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     Raises:
         ValueError: A parameter is wrong, missing or unknown, as with torch's own handlers.
     """
+    from lattice_rdzv import _logs
+    from lattice_rdzv.torch import launcher
     from lattice_rdzv.torch.handler import LatticeRendezvousHandler
     from lattice_rdzv.torch.settings import from_parameters
 
+    if launcher.is_torchrun():
+        _logs.is_of_a_command()
     return LatticeRendezvousHandler(from_parameters(parameters))
 
 
