@@ -88,6 +88,7 @@ def test_node_that_leaves_in_the_background_is_waited_for_at_exit(
     run = lattice_rdzv.join({run_id!r}, nnodes=1, endpoint={etcd.endpoint!r}, lease_ttl={LONG_LEASE_SECONDS})
     del run
     """,
+        LATTICE_RDZV_LOG="info",
     )
     assert program.wait() == 0, program.output
     assert etcd.nodes(run_id) == []
