@@ -88,7 +88,7 @@ chart-golden: $(stamps)/test-tools $(stamps)/chart-tools ## Update the golden re
 chart-readme: $(stamps)/test-tools ## Generate the tables of values in the chart's README from its values.yaml
 	$(python) scripts/chart_readme.py
 
-lint: $(stamps)/package $(stamps)/torch $(stamps)/test-tools $(stamps)/lint-tools ## Run rustfmt, clippy, rustdoc, ruff, mypy --strict, stubtest, shellcheck
+lint: $(stamps)/package $(stamps)/torch $(stamps)/test-tools $(stamps)/lint-tools ## Run rustfmt, clippy, rustdoc, ruff, mypy --strict, pyright, stubtest, shellcheck
 	@scripts/lint $(VENV)
 
 format: $(stamps)/lint-tools ## Format Rust and Python in place

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +28,8 @@ NAMED = {
 }
 
 PROGRAM = """
+import socket
+
 import lattice_rdzv
 from lattice_rdzv import aio
 
@@ -35,6 +41,7 @@ def trains() -> None:
             present: bytes | None = run.store.get("key", timeout_seconds=None)
             swapped: bool = world.store.compare_set("key", value, bytearray(b"b"))
             names: list[str] = [member.name for member in world.members()]
+        held: socket.socket = run.next_world(hold_port=True).master_socket()
         outcome: str = run.closed.outcome if run.closed else ""
     size: int | None = lattice_rdzv.status("run")["size"]
 
@@ -45,12 +52,18 @@ async def awaits() -> None:
     size: int | None = (await aio.status("run"))["size"]
 
 lattice_rdzv.join("run", lease_tll=3)  # wrong
+lattice_rdzv.join("run", node_index=1.5)  # wrong
+lattice_rdzv.join("run", on_node_failure="stop")  # wrong
 lattice_rdzv.status("run", lease_tll=3)  # wrong
+lattice_rdzv.join("run").next_world(hold=True)  # wrong
+lattice_rdzv.join("run").next_world().size = 3  # wrong
 async def wrong() -> None:
     await aio.join("run", lease_tll=3)  # wrong
     await aio.status("run", lease_tll=3)  # wrong
     (await aio.join("run")).rank  # wrong
 """
+
+WRONG = {number for number, line in enumerate(PROGRAM.splitlines(), 1) if line.endswith("# wrong")}
 
 
 def test_join_names_every_setting_of_the_core() -> None:
@@ -71,6 +84,19 @@ def test_wrong_names_are_errors_of_types(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     said, trouble, _ = api.run(["--strict", "--python-version", "3.10", "--no-color-output", program.name])
     assert not trouble
-    wrong = {number for number, line in enumerate(PROGRAM.splitlines(), 1) if line.endswith("# wrong")}
     found = {int(number) for number in re.findall(r"^program\.py:(\d+): error", said, re.MULTILINE)}
-    assert found == wrong, said
+    assert found == WRONG, said
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("pyright") is None, reason="pyright is not installed: it is part of the extra `lint`"
+)
+def test_pyright_finds_the_same_errors(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    # It looks for packages where the `python` of the path does.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [sys.executable, "-m", "pyright", "--outputjson", "program.py"]
+    ran = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    found = json.loads(ran.stdout)["generalDiagnostics"]
+    errors = {each["range"]["start"]["line"] + 1 for each in found if each["severity"] == "error"}
+    assert errors == WRONG, ran.stdout

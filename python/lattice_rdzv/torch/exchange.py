@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from lattice_rdzv import _core
 
-logger = logging.getLogger("lattice_rdzv.torch")
+logger: logging.Logger = logging.getLogger("lattice_rdzv.torch")
 
 # The agent's keys (torch/distributed/elastic/agent/server/api.py, unchanged from 2.6 to 2.15).
 ROLE_INFO = "torchelastic/role_info/"

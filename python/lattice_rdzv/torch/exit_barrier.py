@@ -16,7 +16,7 @@ import time
 from lattice_rdzv import _core
 from lattice_rdzv.errors import RendezvousError, StoreTimeoutError
 
-logger = logging.getLogger("lattice_rdzv.torch")
+logger: logging.Logger = logging.getLogger("lattice_rdzv.torch")
 
 # The agent's keys (torch/distributed/elastic/agent/server/api.py and utils/store.py, unchanged from 2.6 to 2.15).
 EXIT_BARRIER_COUNT = "torchelastic/agent/terminal_state/num_members"

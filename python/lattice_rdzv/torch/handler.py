@@ -31,7 +31,7 @@ from lattice_rdzv.torch.signals import end_agent, ending_signals, torch_signals
 from lattice_rdzv.torch.store import LatticeStore
 from lattice_rdzv.torch.verdict import Progress, Verdict, failure, verdict
 
-logger = logging.getLogger("lattice_rdzv.torch")
+logger: logging.Logger = logging.getLogger("lattice_rdzv.torch")
 
 BACKEND = "lattice"
 

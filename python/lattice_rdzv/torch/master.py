@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     from torch.distributed import TCPStore
 
-logger = logging.getLogger("lattice_rdzv.torch")
+logger: logging.Logger = logging.getLogger("lattice_rdzv.torch")
 
 # Open descriptors of an agent in addition to its workers' connections: logs, pipes, libraries.
 _OTHER_DESCRIPTORS = 256

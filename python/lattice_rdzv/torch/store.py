@@ -48,8 +48,8 @@ class LatticeStore(Store):
         self._rank = rank
         self._size = size
         self._round_number = round_number
-        self.exchange = Exchange(node, rank=rank, size=size, round_number=round_number)
-        self.exit_barrier = ExitBarrier(store, node, size=size, round_number=round_number)
+        self.exchange: Exchange = Exchange(node, rank=rank, size=size, round_number=round_number)
+        self.exit_barrier: ExitBarrier = ExitBarrier(store, node, size=size, round_number=round_number)
         # torch keeps only the C++ part of a clone alive, too.
         self._clones: list[LatticeStore] = []
 
