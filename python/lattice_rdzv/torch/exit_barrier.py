@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from enum import Enum, auto
 
 from lattice_rdzv import _core
 from lattice_rdzv.errors import RendezvousError, StoreTimeoutError
@@ -33,6 +34,17 @@ _COUNT_SECONDS = 10.0
 _RANDOM = random.SystemRandom()
 # Time limit of one check, so that a slow service does not delay the wait.
 _LOOK_LIMIT_SECONDS = 2.0
+
+
+class _Event(Enum):
+    """What ends one wait at the barrier."""
+
+    # The last agent has put its key.
+    FULL = auto()
+    # The world is about to change, or the run was closed.
+    CHANGE = auto()
+    # It is time to read who has arrived.
+    LOOK = auto()
 
 
 class ExitBarrier:
@@ -77,17 +89,20 @@ class ExitBarrier:
             StoreTimeoutError: Not all agents arrived within the limit.
         """
         deadline = time.monotonic() + timeout_seconds
-        between_seconds = max(_LOOK_SECONDS, self._size * _LOOK_SECONDS_PER_NODE)
         changed = False
         while True:
-            left_seconds = deadline - time.monotonic()
-            # Random, because otherwise all nodes would check at the moment of the change.
-            look_seconds = (between_seconds if changed else _COUNT_SECONDS) * _RANDOM.uniform(1.0, 1.5)
-            wait_seconds = max(0.0, min(left_seconds, look_seconds))
-            try:
-                full = self._store.get(EXIT_BARRIER_FULL, timeout_seconds=wait_seconds, until_change=not changed).wait()
-            except StoreTimeoutError:
-                if left_seconds <= look_seconds:
+            match self._next_event(deadline, changed=changed):
+                case _Event.FULL:
+                    self._full = True
+                    return
+                case _Event.CHANGE:
+                    changed = True
+                case _Event.LOOK:
+                    why = self._why_complete(changed=changed)
+                    if why is not None:
+                        logger.info("round %d: %s", self._round_number, why)
+                        return
+                case StoreTimeoutError() as error:
                     if self._node.hosts:
                         logger.warning(
                             "round %d: other nodes have not finished within %g s (`exit_barrier_timeout`); this node hosts "
@@ -96,22 +111,29 @@ class ExitBarrier:
                             self._round_number,
                             timeout_seconds,
                         )
-                    raise
-            else:
-                if full is not None:
-                    self._full = True
-                    return
-                changed = True
-                continue
-            if self.is_full(timeout_seconds=_LOOK_LIMIT_SECONDS):
-                logger.info(
-                    "round %d: all agents have arrived at the exit barrier, but the last one did not announce it",
-                    self._round_number,
-                )
-                return
-            if changed and self._nobody_is_left():
-                logger.info("round %d: no unfinished node is left at the exit barrier", self._round_number)
-                return
+                    raise error
+
+    def _next_event(self, deadline: float, *, changed: bool) -> _Event | StoreTimeoutError:
+        """Waits for the key of the last agent, for a change of the world unless one was announced, or until the next look.
+        Returns the error if the deadline ended the wait."""
+        between_seconds = max(_LOOK_SECONDS, self._size * _LOOK_SECONDS_PER_NODE) if changed else _COUNT_SECONDS
+        # Random, because otherwise all nodes would check at the moment of the change.
+        look_seconds = between_seconds * _RANDOM.uniform(1.0, 1.5)
+        left_seconds = deadline - time.monotonic()
+        wait_seconds = max(0.0, min(left_seconds, look_seconds))
+        try:
+            full = self._store.get(EXIT_BARRIER_FULL, timeout_seconds=wait_seconds, until_change=not changed).wait()
+        except StoreTimeoutError as error:
+            return error if left_seconds <= look_seconds else _Event.LOOK
+        return _Event.CHANGE if full is None else _Event.FULL
+
+    def _why_complete(self, *, changed: bool) -> str | None:
+        """Reads whether no other agent can arrive, and returns the reason."""
+        if self.is_full(timeout_seconds=_LOOK_LIMIT_SECONDS):
+            return "all agents have arrived at the exit barrier, but the last one did not announce it"
+        if changed and self._nobody_is_left():
+            return "no unfinished node is left at the exit barrier"
+        return None
 
     def _nobody_is_left(self) -> bool:
         if self._node.closed is not None:
