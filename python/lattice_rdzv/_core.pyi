@@ -1,7 +1,9 @@
-"""The native core, converted and forwarded. Public names live in `lattice_rdzv`; this module is private.
+"""Interface of the native core. This module is private; the public names are in `lattice_rdzv`.
 
-Every method that waits returns a `Call`. Every function that waits releases the GIL, looks for signals at least every
-100 ms (a handler that raises ends the call with its exception), and takes its limit as `timeout_seconds`.
+Every method that waits returns a `Call`. Every function that waits releases the GIL and checks for signals at least every
+100 ms. If a signal handler raises, the wait ends with that exception. Time limits are in seconds (`timeout_seconds`), and
+`None` means no limit unless a docstring names another default. A call that fails raises its error from `Call.wait` and
+`Call.result`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,33 +42,43 @@ _T = TypeVar("_T")
 
 @final
 class Call(Generic[_T]):
-    """A call of the core. It begins with `wait` or `start`, once."""
+    """A call of the core, which begins with `wait` or `start`. A call can begin once."""
 
     def wait(self) -> _T:
-        """Runs the call in this thread, without the GIL, and returns its result. It looks for signals at least every
-        100 ms; a handler that raises ends the call with its exception."""
+        """Runs the call in this thread and returns its result. Checks for signals at least every 100 ms."""
     def start(self, completions: Completions) -> int:
-        """Runs the call as a task, and returns the number that `completions` will have when it is done."""
+        """Runs the call as a task, and returns the number by which `completions` reports its end."""
     def result(self) -> _T:
-        """The result of a call that is done. Can be fetched once."""
+        """Returns the result of a call that has ended, once.
+
+        Raises:
+            RuntimeError: The call has not ended, was cancelled, or its result was already returned.
+        """
     def cancel(self) -> None:
-        """Drops the result. Ends the call if it is a wait; a write continues."""
+        """Drops the result. A waiting call ends; a write continues until its end."""
 
 @final
 class Completions:
-    """Tells an event loop which of its calls are done."""
+    """Reports to an event loop which of its calls have ended."""
 
     def __new__(cls) -> Completions: ...
     def fileno(self) -> int:
-        """The descriptor, which is readable while there are numbers to fetch."""
+        """Returns a descriptor that is readable while there are numbers to fetch."""
     def fetch(self) -> list[int]:
-        """The numbers of the calls that were done since the last time."""
+        """Returns the numbers of the calls that have ended since the last `fetch`."""
 
 @final
 class Settings:
-    """What a run is configured with, validated and immutable.
+    """The validated, immutable settings of a node. Creating them neither resolves names nor connects.
 
-    Raises `SettingsError` for a wrong, missing or unknown setting. Resolves nothing and connects nowhere.
+    Args:
+        arguments: Passed settings by key, as texts. An empty text counts as not passed.
+        environment: Environment variables, for settings that are not passed.
+        origin: Source of the arguments, for messages: `argument`, `--rdzv-conf`, or `command line`.
+
+    Raises:
+        SettingsError: A setting is wrong, missing or unknown.
+        ValueError: `origin` is another text.
     """
 
     def __new__(
@@ -74,10 +86,12 @@ class Settings:
     ) -> Settings: ...
     @staticmethod
     def variables() -> list[str]:
-        """The environment variables that hold what is not passed, but for those that name the service."""
+        """Returns the environment variables that are read for settings that are not passed, without those that name the
+        service."""
     @staticmethod
     def unknown_variables(environment: Mapping[str, str]) -> list[tuple[str, str | None]]:
-        """Variables that are set and have no effect, each with the known one that may be meant."""
+        """Returns the variables that are set, have no effect, and may be meant for this package, each with the most similar
+        known variable."""
     @property
     def run_id(self) -> str: ...
     @property
@@ -108,27 +122,27 @@ class Settings:
     def on_node_failure(self) -> Literal["close", "leave"]: ...
     @property
     def hosted_at(self) -> str | None:
-        """The endpoint at which a node would host the service, should nobody serve there; `None` if none would."""
+        """Endpoint at which this node would host the embedded server if no server responds there, or `None`."""
 
     @property
     def endpoints(self) -> list[str]:
-        """The endpoints of the source that discovery chose, before names are resolved."""
+        """Endpoints of the source that discovery chose, before names are resolved."""
     @property
     def only_this_machine(self) -> bool:
-        """Whether these endpoints stand for whichever machine uses them, so that no other machine can join."""
+        """Whether these endpoints mean the local machine on every machine, so that no other machine can join."""
     @property
     def endpoints_source(self) -> str:
-        """Where they came from, for example `environment LATTICE_RDZV_ENDPOINTS`."""
+        """Source of the endpoints, for example `environment LATTICE_RDZV_ENDPOINTS`."""
     @property
     def credential_files(self) -> list[tuple[str, Path]]:
-        """The files that credentials are read from when connecting, each with the setting that names it."""
+        """Files from which credentials are read when connecting, each with its setting."""
     @property
     def ignored(self) -> list[tuple[str, str]]:
         """Settings of other backends that are accepted and have no effect here, each with its reason."""
 
 @final
 class Change:
-    """Why the world that a node is in is about to be replaced. A value: it can be compared, hashed and pickled."""
+    """Reason why the world of a node is about to be replaced. A value: it can be compared, hashed and pickled."""
 
     def __new__(cls, round: int, kind: str, why: str, nodes: Sequence[str]) -> Change: ...  # noqa: A002
     @property
@@ -195,7 +209,7 @@ class World:
     """The nodes of a completed round, as one of them sees it."""
 
     def fields(self) -> tuple[str, str, int, int, int, str, int, str]:
-        """Run id, life, round, rank, size, master address, master port, and why it was formed."""
+        """Returns run id, life, round, rank, size, master address, master port, and the reason of the round."""
     @property
     def rank(self) -> int: ...
     @property
@@ -208,15 +222,21 @@ class World:
     def master_port(self) -> int: ...
     @property
     def store(self) -> Store:
-        """The store of this round.
+        """Store of this round.
 
-        If the service loses its data or is restored from an older backup, pending calls end with `StoreResetError`, or
-        else the next call does.
+        If the service loses its data or is restored from an older backup, the pending calls raise `StoreResetError`, or the
+        next call does if none is pending.
         """
     def store_put_back(self) -> Store:
-        """The same store, whose own writes are put back after the service came back empty; pending calls wait on."""
+        """Returns the store of this round for torch: after the service lost its data, this node rewrites the keys that it
+        has written, and pending calls keep waiting."""
     def members(self, *, timeout_seconds: float | None = 30.0) -> Call[list[Member]]:
-        """All members by rank, read from the service now."""
+        """Reads all members from the service, by rank.
+
+        Raises:
+            UnreachableError: The service did not respond within the limit.
+            RecordError: A record of the plan cannot be read.
+        """
 
 @final
 class Node:
@@ -224,47 +244,75 @@ class Node:
 
     @staticmethod
     def join(settings: Settings, *, port: int | None = None) -> Call[Node]:
-        """Connects, takes a lease and puts this node's record, after which it seeks a world.
+        """Connects, takes a lease, and writes this node's record, which requests a world.
 
-        `port` is where this node would serve as master. Blocks up to `connect_timeout` for a service that does not
-        answer. Raises `UnreachableError`, `SettingsError` (other min or max than the run's), `ClosedError`,
-        `RecordError`.
+        Args:
+            settings: Settings of the node.
+            port: Port on which this node serves if it becomes rank 0.
+
+        Raises:
+            UnreachableError: The service was not found, or did not respond within `connect_timeout`.
+            SettingsError: The run has other limits of its size, or a file of the settings cannot be used.
+            ClosedError: The run is closed.
+            RecordError: A record of the run cannot be read.
         """
     def next_world(self, *, port: int | None = None, timeout_seconds: float | None = None) -> Call[World]:
         """Waits for the next world that includes this node and was not returned yet.
 
-        Default limit: `join_timeout` for a first place, none for a spare without `spare_timeout`. Raises
-        `JoinTimeoutError`, `ClosedError`, `UnreachableError`, `LeftError`.
+        Args:
+            port: Port on which this node serves if it becomes rank 0. Default: the port of the last call or of `join`.
+            timeout_seconds: Time limit. Default: `join_timeout` for the first world, and `spare_timeout` for a spare.
+
+        Raises:
+            JoinTimeoutError: No world included this node within the limit.
+            ClosedError: The run is closed.
+            UnreachableError: The service does not respond any more.
+            LeftError: This node has left, or the process was forked from the one that joined.
         """
     def num_nodes_waiting(self) -> int:
-        """1 if the world last returned is about to be replaced or was closed without success, else 0; one atomic read."""
+        """Returns 1 if the world that was returned last is about to be replaced, or the run was closed without success, and
+        0 otherwise. Costs one atomic read."""
     @property
-    def change(self) -> Change | None: ...
-    def wait_change(self, *, timeout_seconds: float | None = None) -> Call[Change | None]: ...
+    def change(self) -> Change | None:
+        """Reason why the world that was returned last is about to be replaced, or `None`."""
+    def wait_change(self, *, timeout_seconds: float | None = None) -> Call[Change | None]:
+        """Waits for `change`. Returns `None` if the limit has passed, or if no change can follow."""
     @property
     def closed(self) -> Closed | None:
-        """How the run was closed; `None` while it is open as far as this node knows."""
+        """Outcome of the run, or `None` while it is open as far as this node knows."""
     def store(self) -> Store:
-        """The run-wide store, which outlives rounds. Its calls wait until the run has begun."""
+        """Returns the store of the whole run. Its calls wait until the run has begun."""
     def wait_begun(self, *, timeout_seconds: float) -> Call[None]:
-        """Waits until the run has begun. Raises `JoinTimeoutError`, `ClosedError`, `LeftError`."""
+        """Waits until the run has begun.
+
+        Raises:
+            JoinTimeoutError: The run has not begun within the limit.
+            ClosedError: The run is closed.
+            LeftError: This node has left.
+        """
     def unfinished(self, *, timeout_seconds: float = 5.0) -> Call[list[str]]:
-        """Names of the members of this node's world that are alive and have not asked for their exit barrier; none once
-        this node is in another world, or the run has moved on so far that the plan is gone. Raises `UnreachableError` if
-        the service does not answer."""
+        """Reads the names of the members of this node's world that are alive and have not arrived at the exit barrier.
+        Returns none if this node is in another world, or if the plan of its world was deleted because the run has
+        continued.
+
+        Raises:
+            UnreachableError: The service did not respond within the limit.
+        """
     def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> Call[bool]:
-        """Tells the others that this node is about to go, while it is still there; whether that was acknowledged."""
+        """Announces that this node is about to leave. Returns whether the service acknowledged it."""
     def leave(self, *, timeout_seconds: float | None = None) -> Call[bool]:
-        """Leaves the run and gives the lease back. Idempotent, never raises for the service's sake; default limit
-        `close_timeout`; whether the service acknowledged it."""
+        """Leaves the run and revokes the lease, within `close_timeout` by default. Idempotent; does not raise if the service
+        fails. Returns whether the service acknowledged it."""
     def close(
         self, outcome: Literal["succeeded", "failed", "ended"], *, why: str = "", timeout_seconds: float | None = None
     ) -> Call[bool]:
-        """Closes the run for good, then leaves. Whether the run is closed (by whomever)."""
+        """Closes the run, which is final, and leaves, within `close_timeout` by default. Returns whether the run is closed,
+        by this node or another one."""
     def abandon(self) -> None:
-        """Begins to leave, and returns at once. The exit hook waits until the node has left. Dropping a node does this."""
+        """Begins to leave, and returns at once. The exit hook waits until the node has left. Dropping a node does the same."""
     def mark_leaving_on(self, signals: Sequence[int]) -> None:
-        """Marks this node as leaving when the relay receives one of these signals; replaces what was set before."""
+        """Announces that this node is leaving when the signal relay receives one of these signals. Replaces the signals of
+        an earlier call."""
     @property
     def run_id(self) -> str: ...
     @property
@@ -275,62 +323,79 @@ class Node:
     def address(self) -> str: ...
     @property
     def hosts(self) -> bool:
-        """Whether this node hosts the service for the others."""
+        """Whether this node hosts the embedded server."""
     @property
     def endpoint(self) -> str:
-        """The endpoint in use."""
+        """Endpoint of the service that this node uses now."""
     @property
     def state(self) -> Literal["joining", "seeking", "spare", "member", "uncertain", "closed", "left"]: ...
 
 @final
 class Store:
-    """A key-value space. Keys are text, values bytes; every write applies once, whatever the network does.
+    """A key-value store. Keys are texts, and values are bytes. Every write is applied exactly once, even if the network
+    loses requests or responses.
 
-    A time-out raises `StoreTimeoutError`. Transport errors are retried until then.
+    Every call raises `StoreTimeoutError` if its limit has passed, and retries failures of the connection until then. It
+    raises `StoreResetError` if the service has lost the data, `OutcomeUnknownError` if it cannot be known whether a write
+    was applied, `LeftError` if the node has left, `ClosedError` if the run was closed before it began, and
+    `RendezvousError` for a key that the service cannot hold.
     """
 
-    def set(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]: ...
+    def set(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]:
+        """Sets the value of a key."""
     def get(self, key: str, *, timeout_seconds: float | None = 300.0, until_change: bool = False) -> Call[bytes | None]:
-        """Waits for the key. With `until_change`, returns `None` as soon as the round's world is known to change, or
-        the run is closed, with whatever outcome; at once if that is known already and the key is not there."""
+        """Waits for the key. With `until_change`, returns `None` as soon as this node knows that the world of the round
+        changes or that the run is closed, if the key does not exist then."""
     def get_now(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> Call[list[bytes | None]]:
-        """What the keys hold now; `None` where there is nothing."""
+        """Returns the present values, with `None` for keys that do not exist."""
     def multi_get(
         self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0, until_change: bool = False
     ) -> Call[list[bytes | None]]:
-        """Waits for all of the keys: one range over their common prefix, then one watch. `None` only with
-        `until_change`, for keys that are not there when the world changes."""
-    def multi_set(
-        self, items: Sequence[tuple[str, Buffer]], *, timeout_seconds: float | None = 300.0
-    ) -> Call[None]: ...
+        """Waits for all keys. With `until_change`, returns `None` for keys that do not exist when the world changes."""
+    def multi_set(self, items: Sequence[tuple[str, Buffer]], *, timeout_seconds: float | None = 300.0) -> Call[None]:
+        """Sets the values of several keys."""
     def add(
         self, key: str, amount: int = 1, *, timeout_seconds: float | None = 300.0, finished: bool = False
     ) -> Call[int]:
-        """Adds to a counter and returns its new value. `finished` marks this node as finished in the same
-        transaction: from then on it is neither waited for nor lost when it goes."""
+        """Adds to a counter, which begins at 0, and returns its new value. `finished` marks this node as finished in the
+        same transaction: the other nodes no longer wait for it, and its end is not a failure.
+
+        Raises:
+            RendezvousError: The value of the key is not a number, the sum exceeds 64 bits, or `finished` was passed to the
+                store of the run.
+        """
     def compare_set(
         self, key: str, expected: Buffer, desired: Buffer, *, timeout_seconds: float | None = 300.0
     ) -> Call[tuple[bool, bytes]]:
-        """Puts `desired` if the key holds `expected` (or is absent and `expected` is empty). Returns whether it did, and
-        what the key holds afterwards (`expected` if the key is absent and `expected` is not empty)."""
-    def append(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]: ...
-    def delete(self, key: str, *, timeout_seconds: float | None = 300.0) -> Call[bool]: ...
-    def wait(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> Call[None]: ...
-    def check(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> Call[bool]: ...
-    def count(self, *, timeout_seconds: float | None = 300.0) -> Call[int]: ...
-    def list(self, *, timeout_seconds: float | None = 300.0) -> Call[list[str]]: ...
-    def queue_push(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]: ...
+        """Sets the value to `desired` if it is `expected`, or if the key does not exist and `expected` is empty. Returns
+        whether it did so, and the value afterwards (`expected` if the key does not exist and `expected` is not empty)."""
+    def append(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]:
+        """Appends to the value of a key, which is empty if the key does not exist."""
+    def delete(self, key: str, *, timeout_seconds: float | None = 300.0) -> Call[bool]:
+        """Deletes a key, and returns whether it existed."""
+    def wait(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> Call[None]:
+        """Waits until all keys exist. A queue exists while it has values."""
+    def check(self, keys: Sequence[str], *, timeout_seconds: float | None = 300.0) -> Call[bool]:
+        """Returns whether all keys exist now. A queue exists while it has values."""
+    def count(self, *, timeout_seconds: float | None = 300.0) -> Call[int]:
+        """Returns the number of keys."""
+    def list(self, *, timeout_seconds: float | None = 300.0) -> Call[list[str]]:
+        """Returns all keys."""
+    def queue_push(self, key: str, value: Buffer, *, timeout_seconds: float | None = 300.0) -> Call[None]:
+        """Adds a value at the end of a queue."""
     def queue_pop(self, key: str, *, block: bool = True, timeout_seconds: float | None = 300.0) -> Call[bytes | None]:
-        """Takes the first value of a queue. If the call ends by a time limit, a signal or `cancel`, a value that it was
-        taking is kept for the next `queue_pop` of this node."""
+        """Removes and returns the first value of a queue. If the queue is empty, waits with `block`, and returns `None`
+        otherwise. If a limit, a signal or `cancel` ends the call while it removes a value, this node keeps the value for its
+        next `queue_pop`."""
     def queue_keep(self, key: str, value: Buffer) -> Call[None]:
-        """Keeps a value that `queue_pop` returned and that did not reach its receiver, for the next `queue_pop` of this
-        node. Leaving puts what is still kept back at the end of its queue."""
-    def queue_len(self, key: str, *, timeout_seconds: float | None = 300.0) -> Call[int]: ...
+        """Keeps a value that `queue_pop` returned, but that did not reach its receiver, for the next `queue_pop` of this
+        node. When the node leaves, the kept values are added at the end of their queues."""
+    def queue_len(self, key: str, *, timeout_seconds: float | None = 300.0) -> Call[int]:
+        """Returns the number of values in a queue."""
 
 @final
 class Server:
-    """The embedded store as a server of this process. It serves until it is stopped."""
+    """The embedded server in this process. It serves until it is stopped."""
 
     @staticmethod
     def start(
@@ -343,25 +408,41 @@ class Server:
         user: str | None = None,
         password_file: str | PathLike[str] | None = None,
         metrics: tuple[str, int] | None = None,
-    ) -> Server: ...
+    ) -> Server:
+        """Starts the server.
+
+        Args:
+            host: Address to listen on. `*` means all addresses.
+            port: Port to listen on. 0 means any free port.
+            cert: File with the server's certificate, which enables TLS. Requires `key`.
+            key: File with the private key of the certificate.
+            client_ca: File with the CA that must have signed the clients' certificates.
+            user: Name with which clients must log in. Requires `password_file`.
+            password_file: File with the password, which is read at each login.
+            metrics: Address and port of a second listener for metrics and probes.
+
+        Raises:
+            OSError: The server cannot listen there.
+            SettingsError: A file cannot be used, or a setting lacks its counterpart.
+        """
     @property
     def endpoint(self) -> str:
-        """Where clients on this machine reach it, for example `http://127.0.0.1:29400`."""
+        """Endpoint for clients on this machine, for example `http://127.0.0.1:29400`."""
     @property
     def metrics_endpoint(self) -> str | None:
-        """Where programs on this machine reach the port for probes and Prometheus, if there is one."""
+        """Address of the listener for metrics and probes, or `None`."""
     @property
     def member_id(self) -> int:
-        """By which clients tell it from another."""
+        """Random id, by which clients distinguish this server from an earlier one."""
     def wait(self, *, timeout_seconds: float | None = None) -> bool:
-        """Waits until it is stopped by another thread; false if the time was over first."""
+        """Waits until another thread stops the server. Returns false if the limit has passed."""
     def stop(self) -> None:
-        """Tells its clients and ends, within two seconds. Does nothing in a forked child, nor a second time."""
+        """Notifies the clients and stops, within 2 s. Idempotent. Does nothing in a forked child."""
 
 def probe(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
-    """What the service says of itself, as JSON: endpoint, version, cluster id, errors, whether it lets us write
-    (a key of our own under a short lease), or the error and its kind: `refused` (nobody listens there),
-    `unavailable`, `not_etcd`, `denied`, `setting`, `other`."""
+    """Reads the state of the service and returns it as JSON: endpoint, version, cluster id, errors, and whether this client
+    can write (a key of its own with a short lease). If the service cannot be reached, the JSON contains the error and its
+    kind: `refused` (no program listens there), `unavailable`, `not_etcd`, `denied`, `setting`, or `other`."""
 
 def status(settings: Settings, *, timeout_seconds: float = 5.0) -> Call[str]:
     """Reads the run from the service and returns it as JSON: round, coordinator, nodes, history, closing.
@@ -371,27 +452,31 @@ def status(settings: Settings, *, timeout_seconds: float = 5.0) -> Call[str]:
     """
 
 def process_identity() -> tuple[int, int]:
-    """Identifies this process among its ancestors: its pid, and how many forks lie between it and the process that imported
-    this module. The pid alone can repeat in a new pid namespace."""
+    """Returns the PID and the number of forks since the process that imported this module. The PID alone can repeat in a new
+    PID namespace."""
 
 def log_records(*, timeout_seconds: float) -> list[tuple[int, str, str]]:
-    """Waits for log records: level (as in `logging`), target (`lattice_rdzv.node`), message. After `shutdown` it
-    returns at once with what is left, and may still be called."""
+    """Waits for log records, and returns level (as in `logging`), logger (`lattice_rdzv.node`), and message of each. After
+    `shutdown`, returns the remaining records at once."""
 
 def log_level(level: int) -> None:
-    """The least level that is recorded."""
+    """Sets the lowest level that is recorded."""
 
 def signal_descriptor(forward_to: int) -> int:
-    """A non-blocking descriptor for `signal.set_wakeup_fd`, which stays open until the process ends. It leads to the
-    relay, which marks the nodes that asked for a signal (`Node.mark_leaving_on`) within a millisecond, without Python. The
-    relay passes each byte on to `forward_to`, unless that is -1."""
+    """Returns a non-blocking descriptor for `signal.set_wakeup_fd`, which stays open until the process ends. A relay reads it
+    and announces within a millisecond that the nodes that asked for a signal (`Node.mark_leaving_on`) are leaving, without
+    Python. The relay forwards each byte to the descriptor `forward_to`, unless that is -1.
+
+    Raises:
+        OSError: `forward_to` is closed, or there are too many open files.
+    """
 
 def end_calls() -> None:
-    """Ends the pending calls of other threads and lets only this thread make new ones; for the exit hook, before leaving.
-    The other threads are daemon threads: they get `SystemExit`, and one that calls again never returns."""
+    """Ends the pending calls of other threads, which get `SystemExit`. From then on, only this thread can make calls, and
+    calls of other threads never return. For the exit hook, when all other threads are daemon threads."""
 
 def leave_all(*, timeout_seconds: float) -> None:
-    """Leaves the runs of all nodes of this process, at the same time; for the exit hook."""
+    """Leaves the runs of all nodes of this process concurrently. For the exit hook."""
 
 def shutdown() -> None:
-    """Stops the runtime of this process (at most 2 s) and ends pending calls; for `atexit`. Idempotent."""
+    """Stops the runtime of this process, within 2 s, and ends pending calls. Idempotent. For the exit hook."""

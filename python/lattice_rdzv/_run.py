@@ -1,7 +1,7 @@
-"""One node's part in a run, as a program uses it: join, take worlds, leave.
+"""`join` and `Run`: how a program joins a run, waits for worlds, and leaves.
 
-Thin over the core's `Node`: it fills in what was not passed, keeps the port that this node offers, and knows that
-leaving is something a process does once.
+This module converts arguments to settings and forwards to the core's `Node`. `_membership` owns the node, its socket, and
+its signals.
 """
 
 from __future__ import annotations
@@ -42,29 +42,36 @@ def join(
     submission: str | None = None,
     **settings: Unpack[JoinSettings],
 ) -> Run:
-    """Joins a run and returns this node's part in it; `Run.next_world` then waits for a place.
+    """Joins a run. `Run.next_world` then waits for the first world that includes this node.
 
     Args:
-        run_id: Which run. Default: `LATTICE_RDZV_ID`.
-        nnodes: How many nodes: `2`, `"2:4"` or `(2, 4)` for at least 2 and at most 4. Default: `LATTICE_NNODES`.
-        endpoint: Where the service is: `host:port`, several with commas or as a list. If it is one, with another port
-            than 2379, the node whose address that is hosts the service there, should nobody serve yet; `is_host` says
-            so where the address does not. Default: as found in the environment (`LATTICE_RDZV_ENDPOINTS`, the service's
-            variables, its DNS name; outside a cluster `localhost:2379`, or hosted at `localhost:29400`).
-        node_name: What this node is called. Default: `LATTICE_RDZV_NODE_NAME`, else the host's name.
-        local_address: Where its peers reach it. Default: `POD_IP`, else the address it reaches the service from.
-        port: Where it would serve as master, which only the node that becomes rank 0 has to bind. Default: a free one.
-        topology: A label such as a rack; nodes of one label get ranks side by side. Default: `LATTICE_RDZV_TOPOLOGY`.
-        tenant: Keeps the runs of several users of one service apart. Default: `LATTICE_RDZV_TENANT`, else `default`.
-        submission: Tells this submission of a job from the next under the same run id. Default:
+        run_id: Name of the run, equal on all of its nodes. Default: `LATTICE_RDZV_ID`.
+        nnodes: Number of nodes: `2`, or `"2:4"` or `(2, 4)` for at least 2 and at most 4. Default: `LATTICE_NNODES`.
+        endpoint: Address of the rendezvous service, `host:port`, or several as a list or separated by commas. If it is one
+            address with another port than 2379, and no server responds there, the node with this address hosts the
+            embedded server; `is_host` overrides this. Default: `LATTICE_RDZV_ENDPOINTS`, the variables of a Kubernetes
+            Service, or its DNS name; outside a cluster `localhost:2379`, or hosted at `localhost:29400`.
+        node_name: Name of this node, by which it gets its rank again. Default: `LATTICE_RDZV_NODE_NAME`, else the name of
+            the host.
+        local_address: Address at which the other nodes reach this node. Default: `POD_IP`, else the local address of the
+            connection to the service.
+        port: Port on which this node serves if it becomes rank 0. Only rank 0 binds it. Default: a free port.
+        topology: Label of the node's location, such as a rack. Nodes with equal labels get adjacent ranks. Default:
+            `LATTICE_RDZV_TOPOLOGY`.
+        tenant: Separates the runs of several users of one service. Default: `LATTICE_RDZV_TENANT`, else `default`.
+        submission: Distinguishes this start of a job from the next one with the same run id. Default:
             `LATTICE_RDZV_SUBMISSION`.
-        settings: Any other setting by its name in `--rdzv-conf`, for example `lease_ttl=5`.
+        settings: Other settings by their names in `--rdzv-conf`, such as `lease_ttl=5` (seconds) or `node_index=0`.
+
+    Returns:
+        This node's part in the run. Use it in a `with` block, whose end leaves the run.
 
     Raises:
-        SettingsError: Something of the above is wrong, missing or unknown, or differs from the run's `nnodes`.
-        UnreachableError: No service was found, or it did not answer.
+        SettingsError: A setting is wrong, missing or unknown, or differs from that of the run.
+        UnreachableError: The service was not found, or did not respond within `connect_timeout` (30 s).
         ClosedError: The run is closed.
-        RecordError: The run was written by an incompatible version.
+        RecordError: An incompatible version wrote a record of the run.
+        OSError: No port could be bound.
     """
     return Run(
         settings_of(
@@ -90,7 +97,11 @@ def settings_of(
     local_address: str | None = None,
     **settings: object,
 ) -> _core.Settings:
-    """The settings that the arguments of `join` and the environment stand for."""
+    """Returns the settings from the arguments of `join` and the environment.
+
+    Raises:
+        SettingsError: A setting is wrong, missing or unknown.
+    """
     # Half of what importing this package would take.
     import socket
 
@@ -108,7 +119,7 @@ def settings_of(
 
 
 def as_text(value: object) -> str:
-    """A setting as the core reads it, which knows `1` and `0` and not how Python spells them."""
+    """Returns the text of a setting, as the core reads it. A truth value becomes `1` or `0`."""
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
@@ -118,7 +129,7 @@ def end_program(number: int) -> None:
 
 
 class Part:
-    """What `Run` and `aio.Run` have in common: all that does not wait."""
+    """The methods of `Run` and `aio.Run` that do not wait."""
 
     _on_signal = staticmethod(end_program)
 
@@ -151,23 +162,25 @@ class Part:
         return world
 
     def _leave_limit(self, error: type[BaseException] | None) -> float | None:
-        """How long the end of a `with` block may leave: an exception should not wait for a service that is away."""
+        """Returns the time limit for leaving at the end of a `with` block, in seconds. After an exception it is at most 3 s,
+        so that the exception is not delayed by a service that does not respond."""
         limit = self._settings.close_timeout_seconds
         return limit if error is None else min(limit, _process.LEAVE_AT_EXIT_SECONDS)
 
     @property
     def changing(self) -> bool:
-        """Whether the world last returned is about to be replaced, or was closed without success. One atomic read."""
+        """Whether the world that was returned last is about to be replaced, or the run was closed without success. Costs
+        one atomic read."""
         return self._node.num_nodes_waiting() > 0
 
     @property
     def change(self) -> _core.Change | None:
-        """Why the world last returned is about to be replaced; `None` while it is not."""
+        """Reason why the world that was returned last is about to be replaced, or `None`."""
         return self._node.change
 
     @property
     def closed(self) -> _core.Closed | None:
-        """How the run was closed; `None` while it is open as far as this node knows."""
+        """Outcome of the run, or `None` while it is open as far as this node knows."""
         return self._node.closed
 
     @property
@@ -192,12 +205,12 @@ class Part:
 
     @property
     def state(self) -> Literal["joining", "seeking", "spare", "member", "uncertain", "closed", "left"]:
-        """Where this node is; `uncertain` says that its lease may be over because the service does not answer."""
+        """State of this node. `uncertain` means that its lease may have expired, because the service does not respond."""
         return self._node.state
 
     def _follow_signals(self) -> None:
-        """Has SIGTERM end the program with the `with` block and the exit hook, and the peers told at once. Does nothing
-        where the application handles SIGTERM itself, and outside the main thread."""
+        """Makes SIGTERM end the program by an exception, and notifies the peers at once. Does nothing if the application
+        handles SIGTERM itself, and outside the main thread."""
         if not self._settings.leave_on_signal:
             return
         import signal
@@ -218,14 +231,13 @@ class Part:
 
 
 class Run(Part):
-    """A node's part in a run. Made by `join`; use it with `with`, which leaves at the end, within 3 s
-    if an exception ends the block. `for world in run` yields its worlds.
+    """The part of one node in a run. `join` returns it. `for world in run` yields its worlds.
 
-    Keep it for as long as this node takes part: the node leaves when its `Run` is dropped, even if a `World` of it is
-    still in use.
+    Use it in a `with` block, whose end leaves the run, within 3 s if an exception ends the block. The node also leaves when
+    the last reference to its `Run` is dropped, even if one of its worlds is still in use.
 
-    A node acts only in the process that joined. In a forked child `leave` and `close` do nothing and return false,
-    `changing` is false, and all else raises `LeftError`.
+    A node acts only in the process that joined. In a forked child, `leave` and `close` do nothing and return false,
+    `changing` is false, and everything else raises `LeftError`.
     """
 
     def __init__(self, settings: _core.Settings) -> None:
@@ -238,21 +250,21 @@ class Run(Part):
     ) -> World:
         """Waits for the next world that includes this node and was not returned yet.
 
-        Calling it while a world runs says that this node is done with that world: it is the way to follow a change.
+        A call while a world runs ends this node's part in that world, and requests the next one. Make it after a change.
 
         Args:
-            port: Where this node would serve as master of that world, for a program that holds that port itself.
-                Default: the setting, which is not held, else a free port, which is held until the call returns.
+            port: Port on which this node serves if it has rank 0, for a program that has bound the port itself. Default:
+                the setting `port`, which is not bound, or a free port, which is bound until the call returns.
             hold_port: Whether the port, also that of the setting, stays bound if this node has rank 0, so that no other
                 program can take it before `World.master_socket` returns the bound socket. The socket is closed by the
                 next call of `next_world`, by `leave` and `close`, and when this `Run` is dropped, unless it was taken.
-            timeout_seconds: How long to wait. Default: `join_timeout` (600 s) for a first place; a spare, beyond
-                `max_nodes`, waits without limit.
+            timeout_seconds: Time limit. Default: `join_timeout` (600 s) for the first world; `spare_timeout`, which is
+                unlimited by default, while this node is a spare because the world has `max_nodes` nodes.
 
         Raises:
-            JoinTimeoutError: There was no place within that time.
+            JoinTimeoutError: No world included this node within the time limit.
             ClosedError: The run is closed.
-            UnreachableError: The service is gone.
+            UnreachableError: The service does not respond any more.
             LeftError: This node has left.
             OSError: No port could be bound.
             ValueError: `port` and `hold_port` were both passed.
@@ -262,7 +274,7 @@ class Run(Part):
     def __iter__(self) -> Iterator[World]:
         """Yields each world that includes this node, as `next_world` returns it.
 
-        The iteration ends when the run was closed with success. Otherwise it raises what `next_world` raises.
+        The iteration ends when the run is closed as succeeded. All other errors of `next_world` are raised.
         """
         while True:
             try:
@@ -274,30 +286,33 @@ class Run(Part):
             yield world
 
     def wait_change(self, *, timeout_seconds: float | None = None) -> _core.Change | None:
-        """Waits until the world last returned is about to be replaced, and returns why; `None` after the time given, or
-        once there can be no change any more, because the run succeeded or this node left.
+        """Waits until the world that was returned last is about to be replaced.
 
         Args:
-            timeout_seconds: How long to wait. Default: without limit.
+            timeout_seconds: Time limit. Default: unlimited.
+
+        Returns:
+            The change, or `None` if the limit has passed, or if no change can follow because the run succeeded or this node
+            left.
         """
         return self._node.wait_change(timeout_seconds=timeout_seconds).wait()
 
     @property
     def store(self) -> Store:
-        """A key-value space of the whole run, which outlives rounds; `World.store` is one of its round.
+        """Key-value store of the whole run. `World.store` is the store of one round.
 
-        Its calls wait until the run has begun, within their time limit.
+        Its calls wait until the run has begun, within their time limits.
         """
         return Store(self._node.store())
 
     def leave(self, *, timeout_seconds: float | None = None) -> bool:
-        """Leaves the run; the others go on. Idempotent, and never raises for the service's sake.
+        """Leaves the run. The other nodes continue. Idempotent; does not raise if the service fails.
 
         Args:
-            timeout_seconds: How long to try. Default: `close_timeout` (30 s).
+            timeout_seconds: Time limit. Default: `close_timeout` (30 s).
 
         Returns:
-            Whether the service acknowledged it.
+            Whether the service acknowledged the departure.
         """
         return self._membership.end(lambda node: node.leave(timeout_seconds=timeout_seconds))
 
@@ -308,15 +323,15 @@ class Run(Part):
         why: str = "",
         timeout_seconds: float | None = None,
     ) -> bool:
-        """Closes the run for everyone and for good, then leaves.
+        """Closes the run for all nodes, which is final, and then leaves. Does not raise if the service fails.
 
         Args:
-            outcome: How it ended. After `failed` and `ended` the others' next `next_world` raises `ClosedError`.
-            why: What to tell them.
-            timeout_seconds: How long to try. Default: `close_timeout` (30 s).
+            outcome: Outcome of the run. Every later `next_world` of the other nodes raises `ClosedError` with it.
+            why: Reason, for the messages of the other nodes.
+            timeout_seconds: Time limit. Default: `close_timeout` (30 s).
 
         Returns:
-            Whether the run is closed, by whomever.
+            Whether the run is closed, by this node or another one.
         """
         return self._membership.end(lambda node: node.close(outcome, why=why, timeout_seconds=timeout_seconds))
 
