@@ -70,7 +70,10 @@ def reference_pages(root: Path) -> Iterator[tuple[str, str]]:
     yield "reference/rust.md", RUST
     yield "reference/command-line.md", command_line()
     folder = root / "src" / "settings"
-    yield "reference/keys.md", settings((folder / "keys.rs").read_text(), (folder / "mod.rs").read_text())
+    # `mod.rs` first: its comments of a field are the ones of the key.
+    files = sorted(folder.glob("*.rs"), key=lambda file: (file.name != "mod.rs", file.name))
+    fields = "".join(file.read_text() for file in files)
+    yield "reference/keys.md", settings((folder / "keys.rs").read_text(), fields)
 
 
 def command_line() -> str:

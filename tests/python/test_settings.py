@@ -13,7 +13,8 @@ from lattice_rdzv.errors import SettingsError
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "settings.md").read_text()
 KEYS = (ROOT / "src" / "settings" / "keys.rs").read_text()
-RESOLVE = "".join(file.read_text().split("mod tests {")[0] for file in sorted((ROOT / "src" / "settings").glob("*.rs")))
+FILES = sorted((ROOT / "src" / "settings").glob("*.rs"))
+RESOLVE = "".join(file.read_text().split("#[cfg(test)]\nmod tests")[0] for file in FILES)
 
 
 class Row(NamedTuple):
