@@ -231,9 +231,7 @@ impl Term {
             }
             self.plan_cleaning(Some(previous));
             let took = took.as_secs_f64();
-            tracing::info!(
-                "round {round} formed after {took:.1} s, {size} nodes by rank: {names}; {why}"
-            );
+            tracing::info!("round {round} formed after {took:.1} s, {size} nodes by rank: {names}; {why}");
         }
         Ok(written)
     }
