@@ -15,7 +15,7 @@ use crate::{
     backend::{Backend, limits::Limits, monotonic::Monotonic, refusals::Refusals},
     error::{Error, Result},
     grant::Granted,
-    protocol::{keys::RunKeys, policy::Policy, records::Record},
+    protocol::{keys::RunKeys, policy::Policy, records::Record, sizing::WorldSizes},
     settings::Settings,
 };
 
@@ -100,6 +100,7 @@ impl Context {
         let policy = Policy {
             min_nodes: settings.min_nodes,
             max_nodes: settings.max_nodes,
+            sizing: settings.sizing.clone(),
             settle_time: settings.settle_time,
             last_call_timeout: settings.last_call_timeout,
             rejoin_timeout: settings.rejoin_timeout,
@@ -144,16 +145,23 @@ pub(crate) fn decode_found<R: Record>(key: &str, found: &[crate::backend::KeyVal
 }
 
 /// That a node's settings are not the run's.
-pub(crate) fn mismatch(settings: &Settings, min: u32, max: u32, by: &str) -> Option<Error> {
-    if (settings.min_nodes, settings.max_nodes) == (min, max) {
+pub(crate) fn mismatch(settings: &Settings, run: WorldSizes<'_>, by: &str) -> Option<Error> {
+    let own = settings.sizes();
+    if own == run {
         return None;
     }
-    let hint = if settings.max_nodes == 1 && max == 1 { "" } else { " (`--nnodes`, or `nnodes`)" };
+    let hint = if own.sizing != run.sizing {
+        " (`--nnodes`, or `nnodes`, and `sizes`, `node_unit` and `wanted`)"
+    } else if own.max == 1 && run.max == 1 {
+        ""
+    } else {
+        " (`--nnodes`, or `nnodes`)"
+    };
     Some(Error::Mismatch {
         message: format!(
-            "run `{}` was begun by {by} with nnodes {min}:{max}, and this node has {}:{}; give every node of a \
-             run the same{hint}, or another run id",
-            settings.run.run_id, settings.min_nodes, settings.max_nodes
+            "run `{}` was begun by {by} with nnodes {run}, and this node has {own}; give every node of a run the \
+             same{hint}, or another run id",
+            settings.run.run_id
         ),
     })
 }

@@ -11,6 +11,7 @@ use lattice_rdzv::{
         policy::Policy,
         records::{NodeRecord, Phase, RoundRecord},
         roster::{Moment, Roster},
+        sizing::Sizing,
         submission::RefusalRecord,
     },
     settings::Reaction,
@@ -51,11 +52,12 @@ struct Run {
 }
 
 impl Run {
-    fn new(min: u32, max: u32, on_member_loss: Reaction, on_newcomer: Reaction) -> Self {
+    fn new(min: u32, max: u32, sizing: Sizing, on_member_loss: Reaction, on_newcomer: Reaction) -> Self {
         let (return_window, trusted_silence) = Policy::lease_times(Duration::from_secs(10));
         let policy = Policy {
             min_nodes: min,
             max_nodes: max,
+            sizing,
             settle_time: Duration::from_millis(500),
             last_call_timeout: Duration::from_secs(30),
             rejoin_timeout: Duration::from_secs(90),
@@ -92,6 +94,7 @@ impl Run {
                     index: (self.arrived % 3 > 0).then(|| u32::try_from(7 - self.arrived % 7).unwrap()),
                     min: self.policy.min_nodes,
                     max: self.policy.max_nodes,
+                    sizing: self.policy.sizing.clone(),
                     seeks: 0,
                     world: None,
                     leaving: false,
@@ -211,6 +214,11 @@ impl Run {
         let (roster, policy) = (&self.roster, &self.policy);
         let size = u32::try_from(form.members.len()).unwrap();
         prop_assert!(policy.min_nodes <= size && size <= policy.max_nodes, "a world of {}", size);
+        prop_assert_eq!(policy.sizes().largest(size as usize), Some(size), "a size that is not allowed");
+        let seekers = roster.seekers(policy);
+        if form.failures.is_empty() && round.failures.is_empty() {
+            prop_assert_eq!(policy.sizes().largest(seekers.len()), Some(size), "of {} nodes", seekers.len());
+        }
         prop_assert!(form.members.iter().map(|entry| entry.rank).eq(0..size), "ranks: {:?}", form.members);
         let ids: BTreeSet<NodeId> = form.members.iter().map(|entry| entry.id).collect();
         prop_assert_eq!(ids.len(), form.members.len(), "a node twice");
@@ -235,9 +243,25 @@ impl Run {
             let Some(node) = roster.nodes.get(id).filter(|node| !node.record.leaving) else { continue };
             let seeks = node.record.seeks > round.round;
             prop_assert!(seeks || self.now >= deadline, "{} was not waited for", id);
-            prop_assert_eq!(ids.contains(id), seeks, "{} seeks: {}", id, seeks);
+            if policy.sizes().is_restricted() {
+                prop_assert!(!ids.contains(id) || seeks, "{} does not seek", id);
+                let new = form.members.iter().any(|entry| !roster.world.contains_key(&entry.id));
+                prop_assert!(ids.contains(id) || !seeks || !new, "a new node has the place of {}", id);
+            } else {
+                prop_assert_eq!(ids.contains(id), seeks, "{} seeks: {}", id, seeks);
+            }
         }
         Ok(())
+    }
+}
+
+/// One of four kinds of rules for a run of these numbers of nodes.
+fn sizing_of(kind: u32, min: u32, max: u32) -> Sizing {
+    match kind {
+        1 => Sizing { sizes: vec![min, max], ..Sizing::default() },
+        2 => Sizing { node_unit: Some(max), ..Sizing::default() },
+        3 => Sizing { wanted: Some(min), ..Sizing::default() },
+        _ => Sizing::default(),
     }
 }
 
@@ -246,9 +270,10 @@ proptest! {
     #[test]
     fn no_world_is_formed_that_must_not_be(
         steps in steps(), min in 1_u32..4, more in 0_u32..4, loss in any::<bool>(), newcomer in any::<bool>(),
+        sizing in 0_u32..4,
     ) {
         let reaction = |ignored| if ignored { Reaction::Ignore } else { Reaction::Restart };
-        let mut run = Run::new(min, min + more, reaction(loss), reaction(newcomer));
+        let mut run = Run::new(min, min + more, sizing_of(sizing, min, min + more), reaction(loss), reaction(newcomer));
         for step in steps {
             run.step(step);
             if !run.decide()? {
@@ -261,7 +286,7 @@ proptest! {
 /// That the property is about something: ordinary runs form world after world.
 #[test]
 fn ordinary_runs_form_world_after_world() {
-    let mut run = Run::new(2, 3, Reaction::Restart, Reaction::Restart);
+    let mut run = Run::new(2, 3, Sizing::default(), Reaction::Restart, Reaction::Restart);
     for turn in 0..20 {
         if turn < 3 {
             run.step(Step::Arrives(Some(1)));

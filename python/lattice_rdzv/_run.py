@@ -61,7 +61,8 @@ def join(
         tenant: Separates the runs of several users of one service. Default: `LATTICE_RDZV_TENANT`, else `default`.
         submission: Distinguishes this start of a job from the next one with the same run id. Default:
             `LATTICE_RDZV_SUBMISSION`.
-        settings: Other settings by their names in `--rdzv-conf`, such as `lease_ttl=5` (seconds) or `node_index=0`.
+        settings: Other settings by their names in `--rdzv-conf`, such as `lease_ttl=5` (seconds), `node_index=0` or
+            `sizes=[2, 4, 8]`.
 
     Returns:
         This node's part in the run. Use it in a `with` block, whose end leaves the run.
@@ -109,7 +110,7 @@ def settings_of(
         "run_id": run_id,
         "endpoint": endpoint if endpoint is None or isinstance(endpoint, str) else ",".join(endpoint),
         "local_addr": local_address,
-        "nnodes": f"{nnodes[0]}:{nnodes[1]}" if isinstance(nnodes, tuple) else nnodes,
+        "nnodes": nnodes,
         **settings,
     }
     passed = {name: as_text(value) for name, value in arguments.items() if value is not None}
@@ -119,7 +120,11 @@ def settings_of(
 
 
 def as_text(value: object) -> str:
-    """Returns the text of a setting, as the core reads it. A truth value becomes `1` or `0`."""
+    """Returns the text of a setting, as the core reads it. A truth value becomes `1` or `0`, and a sequence a list
+    with colons.
+    """
+    if isinstance(value, (list, tuple, range)):
+        return ":".join(as_text(part) for part in value)
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 

@@ -5,6 +5,7 @@ The types of `status` are provisional: the report may gain and rename entries be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 __all__ = ["ClosedStatus", "JoinSettings", "NodeStatus", "RoundStatus", "RunStatus"]
@@ -15,6 +16,9 @@ class JoinSettings(TypedDict, total=False):
 
     min_nodes: int | str | None
     max_nodes: int | str | None
+    sizes: Sequence[int] | str | None
+    node_unit: int | str | None
+    wanted: int | str | None
     is_host: bool | int | str | None
     backend: str | None
     cacert: str | None

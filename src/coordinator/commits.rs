@@ -42,7 +42,7 @@ impl Term {
         let attempt = nonce(self.context.entropy.bits());
         let host = self.roster.host().map(str::to_owned);
         let forming = RoundRecord::forming(life, policy.min_nodes, policy.max_nodes, attempt);
-        RoundRecord { round, host, ..forming }
+        RoundRecord { round, host, sizing: policy.sizing.clone(), ..forming }
     }
 
     /// Puts `ctl/round` with its plan and whatever goes with it: the commit. What does not fit into one transaction

@@ -152,7 +152,8 @@ impl Joining {
         let run_lease: LeaseId = NodeId::from_random(context.entropy.bits()).first_lease();
         context.backend.lease_grant(run_lease, context.run_lease_ttl()).await?;
         let (life, attempt) = (nonce(context.entropy.bits()), nonce(context.entropy.bits()));
-        let round = RoundRecord::forming(life, settings.min_nodes, settings.max_nodes, attempt);
+        let forming = RoundRecord::forming(life, settings.min_nodes, settings.max_nodes, attempt);
+        let round = RoundRecord { sizing: settings.sizing.clone(), ..forming };
         let office = office(context, self.id);
         let node_lease = self.id.first_lease();
         let txn = Txn {
@@ -187,5 +188,6 @@ pub(super) fn office(context: &Context, node: NodeId) -> CoordinatorRecord {
         nonce: nonce(context.entropy.bits()),
         min: context.settings.min_nodes,
         max: context.settings.max_nodes,
+        sizing: context.settings.sizing.clone(),
     }
 }

@@ -48,7 +48,10 @@ pub(super) async fn describe(context: &Context) -> String {
     }
     let missing = match (min as usize).checked_sub(here) {
         Some(missing) if missing > 0 => format!("{missing} missing of at least {min}"),
-        _ => format!("at least {min} needed, at most {max} taken"),
+        _ => match settings.sizes().describe(here) {
+            Some(sizes) => sizes,
+            None => format!("at least {min} needed, at most {max} taken"),
+        },
     };
     if reasons.len() == NAMES && left_out > NAMES {
         reasons.push(format!("and {} more", left_out - NAMES));
@@ -77,11 +80,11 @@ async fn read(context: &Context) -> Result<(WaitingRecord, bool)> {
     let mut waiting = WaitingRecord::default();
     for item in &answer.items {
         match NodeRecord::decode(&String::from_utf8_lossy(&item.key), &item.value) {
-            Ok(record) if (record.min, record.max) == (settings.min_nodes, settings.max_nodes) => {
+            Ok(record) if record.sizes() == settings.sizes() => {
                 waiting.add(record.name);
             }
             Ok(record) => {
-                waiting.leave_out(format!("{} with nnodes {}:{}", record.name, record.min, record.max));
+                waiting.leave_out(format!("{} with nnodes {}", record.name, record.sizes()));
             }
             Err(error) => waiting.leave_out(error.to_string()),
         }
@@ -99,6 +102,11 @@ pub(super) async fn describe_full(context: &Context, round: &RoundRecord) -> Str
     let formed_at = history.as_ref().and_then(|history| history.formed_at);
     let seconds =
         context.entropy.unix_seconds().zip(formed_at).map(|(now, formed)| now.saturating_sub(formed));
+    let sizes = round.sizes();
+    if round.size < round.max && sizes.is_restricted() {
+        let here = read(context).await.ok().and_then(|(waiting, _)| sizes.describe(waiting.here));
+        return between_sizes(&context.settings.run.run_id, round, here);
+    }
     full(
         &context.settings.run.run_id,
         context.settings.submission.as_deref(),
@@ -106,6 +114,14 @@ pub(super) async fn describe_full(context: &Context, round: &RoundRecord) -> Str
         history.as_ref(),
         seconds,
     )
+}
+
+/// That this node is a spare until enough nodes wait for the next size.
+fn between_sizes(run_id: &str, round: &RoundRecord, here: Option<String>) -> String {
+    let RoundRecord { round: number, size, .. } = round;
+    let sizes = round.sizes();
+    let here = here.map_or_else(String::new, |here| format!(": {here}"));
+    format!("run `{run_id}` has {size} of {sizes} nodes in round {number}, and this node is a spare{here}")
 }
 
 fn full(

@@ -140,7 +140,7 @@ pub fn cooling(roster: &Roster, policy: &Policy, now: Moment) -> BTreeMap<NodeId
     if round.change.is_none() {
         others.extend(roster.active_members().map(|(id, _)| id));
     }
-    if others.len() < policy.min_nodes as usize { BTreeMap::new() } else { cooling }
+    if policy.sizes().largest(others.len()).is_none() { BTreeMap::new() } else { cooling }
 }
 
 /// Who waits, for reasons and logs; empty if nobody does.
@@ -173,6 +173,7 @@ mod tests {
         fixtures::{id, policy, seconds},
         records::{ChangeRecord, NodeRecord, Phase, PlanEntry},
         roster::Absence,
+        sizing::Sizing,
     };
 
     fn record(name: &str, min: u32, seeks: u64) -> NodeRecord {
@@ -184,6 +185,7 @@ mod tests {
             index: None,
             min,
             max: 4,
+            sizing: Sizing::default(),
             seeks,
             world: None,
             leaving: false,

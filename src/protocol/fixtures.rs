@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{identity::NodeId, policy::Policy, roster::Moment};
+use super::{identity::NodeId, policy::Policy, roster::Moment, sizing::Sizing};
 use crate::settings::Reaction;
 
 /// A policy for at most 4 nodes under a TTL of 10 s, under which a round forms without a wait.
@@ -11,6 +11,7 @@ pub(super) fn policy(min_nodes: u32) -> Policy {
     Policy {
         min_nodes,
         max_nodes: 4,
+        sizing: Sizing::default(),
         settle_time: Duration::ZERO,
         last_call_timeout: Duration::ZERO,
         rejoin_timeout: Duration::from_secs(90),

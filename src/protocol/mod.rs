@@ -12,9 +12,11 @@
 //! | [`reading`] | how a transaction reads records |
 //! | [`printable`] | how text of other processes is shown |
 //! | [`policy`] | how long, how many, and what to ignore |
+//! | [`sizing`] | which sizes a world may have |
 //! | [`roster`] | what a coordinator knows of the run's nodes, and since when |
 //! | [`decide`] | what a coordinator does next, and why |
-//! | [`ranking`] | who is in the next world, with which rank |
+//! | [`selection`] | which nodes are in the next world, if more are there than it has places |
+//! | [`ranking`] | with which ranks |
 //! | [`cooldown`] | how long a node that fails again and again waits for its next place |
 //! | [`plan`] | how a world is cut into shards |
 //! | [`standing`] | what a node is in the round that it sees |
@@ -38,6 +40,8 @@ pub mod reading;
 pub mod records;
 pub mod returning;
 pub mod roster;
+pub mod selection;
+pub mod sizing;
 pub mod standing;
 pub mod submission;
 pub mod waiting;

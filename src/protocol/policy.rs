@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::sizing::{Sizing, WorldSizes};
 use crate::{backend::retry::LONGEST_BACKOFF, settings::Reaction};
 
 /// What a coordinator decides by. Times are durations of its own monotonic clock.
@@ -11,6 +12,8 @@ pub struct Policy {
     pub min_nodes: u32,
     /// The most nodes of a world.
     pub max_nodes: u32,
+    /// Which sizes between them are allowed.
+    pub sizing: Sizing,
     /// How long to wait for more than `min_nodes` when a member of the last world is among those that seek.
     pub settle_time: Duration,
     /// How long to wait for more than `min_nodes` when everybody is new.
@@ -42,6 +45,11 @@ pub const GATHER_LIMIT: Duration = Duration::from_secs(1);
 pub const REJOINS_PER_SECOND: u32 = 750;
 
 impl Policy {
+    /// The sizes that a world may have.
+    pub fn sizes(&self) -> WorldSizes<'_> {
+        WorldSizes { min: self.min_nodes, max: self.max_nodes, sizing: &self.sizing }
+    }
+
     /// The times that follow from a lease's TTL: return window and trusted silence.
     pub fn lease_times(ttl: Duration) -> (Duration, Duration) {
         (ttl + ttl / 4 + LONGEST_BACKOFF, ttl / 2)

@@ -206,14 +206,14 @@ impl Roster {
         self.owner = self.find_owner(now);
         let contested = self.is_contested();
         let seekers = self.seekers(policy);
-        let enough = seekers.len() >= policy.min_nodes as usize;
+        let enough = policy.sizes().largest(seekers.len()).is_some();
         let cooling = cooldown::cooling(self, policy, now);
-        let newcomer = seekers.iter().any(|id| !self.world.contains_key(id) && !cooling.contains_key(id));
-        let room = self.room(policy) > 0;
+        let is_new = |id: &&NodeId| !self.world.contains_key(id) && !cooling.contains_key(id);
+        let grows = self.larger_size(seekers.iter().filter(is_new).count(), policy).is_some();
         let wanted = self.change_told.is_some() || (!seekers.is_empty() && !self.has_world());
         since(&mut self.contested_since, contested);
         since(&mut self.enough_since, enough);
-        since(&mut self.newcomers_since, newcomer && room);
+        since(&mut self.newcomers_since, grows);
         since(&mut self.wanted_since, wanted);
     }
 
@@ -236,10 +236,10 @@ impl Roster {
         })
     }
 
-    /// How many nodes the world has room for, those that are away not counted.
-    pub fn room(&self, policy: &Policy) -> usize {
+    /// The size to which so many new nodes let the world grow, if that is larger than the number of members that are here.
+    pub fn larger_size(&self, newcomers: usize, policy: &Policy) -> Option<u32> {
         let here = self.world.keys().filter(|id| self.nodes.contains_key(id)).count();
-        (policy.max_nodes as usize).saturating_sub(here)
+        policy.sizes().largest(here + newcomers).filter(|size| *size as usize > here)
     }
 
     /// The nodes that have finished and are still here.
@@ -255,8 +255,7 @@ impl Roster {
     /// The nodes that a next world can be made of.
     pub fn seekers(&self, policy: &Policy) -> BTreeSet<NodeId> {
         let seeks = |(id, node): (&NodeId, &Present)| {
-            let eligible = node.record.min == policy.min_nodes
-                && node.record.max == policy.max_nodes
+            let eligible = node.record.sizes() == policy.sizes()
                 && !node.record.leaving
                 && !self.finished.contains(id)
                 && !self.left_out.contains(id)

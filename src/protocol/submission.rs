@@ -148,6 +148,7 @@ mod tests {
         decide::decide,
         fixtures::{id, policy, seconds},
         records::{ChangeKind, ChangeRecord, PlanEntry},
+        sizing::Sizing,
     };
 
     /// Puts a node of a submission, or of none.
@@ -160,6 +161,7 @@ mod tests {
             index: None,
             min: 1,
             max: 4,
+            sizing: Sizing::default(),
             seeks: 0,
             world: None,
             leaving,

@@ -34,7 +34,7 @@ impl WaitingRecord {
         let mut described = Self::default();
         for node in roster.nodes.values() {
             let record = &node.record;
-            if (record.min, record.max) == (policy.min_nodes, policy.max_nodes) {
+            if record.sizes() == policy.sizes() {
                 described.here += 1;
                 if described.names.len() < NAMES {
                     described.names.push(record.name.clone());
@@ -42,7 +42,7 @@ impl WaitingRecord {
             } else {
                 described.left_out += 1;
                 if described.reasons.len() < NAMES {
-                    let reason = format!("{} with nnodes {}:{}", record.name, record.min, record.max);
+                    let reason = format!("{} with nnodes {}", record.name, record.sizes());
                     described.reasons.push(reason);
                 }
             }
@@ -76,6 +76,7 @@ mod tests {
         protocol::{
             identity::NodeId,
             records::{NodeRecord, Phase, PlanEntry, RoundRecord},
+            sizing::Sizing,
         },
         settings::Reaction,
     };
@@ -85,6 +86,7 @@ mod tests {
         Policy {
             min_nodes: 2,
             max_nodes: 1_000,
+            sizing: Sizing::default(),
             settle_time: Duration::ZERO,
             last_call_timeout: Duration::ZERO,
             rejoin_timeout: Duration::ZERO,

@@ -25,6 +25,9 @@ pub(super) const KEYS: &[Key] = &[
     Key { name: "nnodes", variable: Some("LATTICE_NNODES"), flag: Some("--nnodes") },
     Key { name: "min_nodes", variable: None, flag: Some("--nnodes") },
     Key { name: "max_nodes", variable: None, flag: Some("--nnodes") },
+    with_variable("sizes", "LATTICE_RDZV_SIZES"),
+    with_variable("node_unit", "LATTICE_RDZV_NODE_UNIT"),
+    with_variable("wanted", "LATTICE_RDZV_WANTED"),
     // Discovery reads its variable together with the other sources of endpoints.
     Key { name: "endpoint", variable: None, flag: Some("--rdzv-endpoint") },
     key("is_host"),

@@ -32,7 +32,10 @@ use self::{
     input::Input,
     times::{optional_seconds, seconds},
 };
-use crate::error::Result;
+use crate::{
+    error::Result,
+    protocol::sizing::{Sizing, WorldSizes},
+};
 
 /// The maximum length of a run id, tenant, label or submission, in bytes: every key of the run contains the id
 /// percent-encoded, and torch uses the run id in a file name.
@@ -123,6 +126,9 @@ pub struct Settings {
     pub min_nodes: u32,
     /// The maximum number of nodes: `nnodes` or `max_nodes`. Additional nodes are spares. Default `min_nodes`.
     pub max_nodes: u32,
+    /// Which sizes between them are allowed (`sizes`, `node_unit`), and how many nodes the first world waits for
+    /// (`wanted`). Default: every size, and the first world waits for `max_nodes` until `last_call_timeout` ends.
+    pub sizing: Sizing,
     /// Distinguishes one submission of a job from the next under one run id, for example the UID of a Job:
     /// `submission`, `LATTICE_RDZV_SUBMISSION`.
     pub submission: Option<String>,
@@ -211,6 +217,7 @@ impl Settings {
         let run = input.run()?;
         let connection = input.connection()?;
         let (min_nodes, max_nodes) = input.nodes()?;
+        let sizing = input.sizing(min_nodes, max_nodes)?;
         let reactions = [("restart", Reaction::Restart), ("ignore", Reaction::Ignore)];
         let failures = [("close", NodeFailure::Close), ("leave", NodeFailure::Leave)];
         let join_timeout = input.duration("join_timeout", 1.0..=LONGEST_SECONDS, 600.0)?;
@@ -223,6 +230,7 @@ impl Settings {
             connection,
             min_nodes,
             max_nodes,
+            sizing,
             submission: input.name("submission")?,
             node_name: input.node_name()?,
             host_name: input.given("host_name").map(|given| given.value.clone()),
@@ -257,6 +265,11 @@ impl Settings {
             leave_on_signal: input.read("leave_on_signal", parse::boolean)?.unwrap_or(true),
             ignored: input.ignored,
         })
+    }
+
+    /// The sizes that a world may have.
+    pub fn sizes(&self) -> WorldSizes<'_> {
+        WorldSizes { min: self.min_nodes, max: self.max_nodes, sizing: &self.sizing }
     }
 }
 

@@ -105,6 +105,17 @@ pub(super) fn nodes(given: &Given) -> Result<(u32, u32)> {
     }
 }
 
+/// Parses "2:4:8", in any order.
+pub(super) fn sizes(given: &Given) -> Result<Vec<u32>> {
+    let sizes: Option<Vec<u32>> = given.value.split(':').map(|size| number_of_nodes(size.trim())).collect();
+    let mut sizes = sizes.ok_or_else(|| {
+        given.wrong("numbers of nodes of 1 or more, with colons between", "write it such as `2:4:8`")
+    })?;
+    sizes.sort_unstable();
+    sizes.dedup();
+    Ok(sizes)
+}
+
 fn number_of_nodes(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|count| digits && *count > 0)

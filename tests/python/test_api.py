@@ -152,6 +152,62 @@ def test_a_spare_waits_and_comes_in(join: JoinNode) -> None:
     assert {staying.rank, came.rank} == {0, 1}
 
 
+def test_a_world_has_an_allowed_size_and_grows_when_nodes_complete_the_next_one(join: JoinNode) -> None:
+    sizes: dict[str, object] = {"nnodes": "1:4", "sizes": [2, 4], "wanted": 2, "last_call_timeout": 300}
+    first, second = join("node-1", **sizes), join("node-2", **sizes)
+    before = together(first.next_world, second.next_world)
+    assert {world.size for world in before} == {2}
+
+    third = join("node-3", **sizes)
+    coming = Pending(third.next_world)
+    wait_for("node-3 is a spare", lambda: third.state == "spare")
+    assert not first.changing
+    fourth = join("node-4", **sizes)
+    last = Pending(fourth.next_world)
+    change = first.wait_change(timeout_seconds=10)
+    assert change is not None
+    assert change.kind == "newcomers"
+    after = together(first.next_world, second.next_world)
+    assert [world.rank for world in after] == [world.rank for world in before]
+    assert {world.size for world in (*after, coming.result(), last.result())} == {4}
+
+
+def test_after_a_loss_the_newest_member_is_a_spare_until_the_next_size_is_complete(join: JoinNode) -> None:
+    sizes: dict[str, object] = {"nnodes": "1:4", "node_unit": 2, "last_call_timeout": 1}
+    runs = [join(f"node-{number}", **sizes) for number in (1, 2, 3, 4)]
+    together(*[run.next_world for run in runs])
+    gone, *others = runs
+    gone.leave()
+
+    pending = {run: Pending(run.next_world) for run in others}
+    wait_for("one of three is a spare", lambda: [run.state for run in others].count("spare") == 1)
+    worlds = [call.result() for run, call in pending.items() if run.state != "spare"]
+    assert {world.size for world in worlds} == {2}
+    assert "3 nodes here, 2 used, the next size is 4" in worlds[0].why
+
+    back = join("node-1", **sizes)
+    again = [Pending(run.next_world) for run in (*others, back) if run.state != "spare"]
+    again += [call for run, call in pending.items() if not call.done]
+    assert {call.result().size for call in again} == {4}
+
+
+@pytest.mark.parametrize(
+    ("other", "both"),
+    [
+        ({"sizes": "2:4"}, r"2:4 \(sizes=2:4, wanted=2\), and this node has 2:4 \(sizes=2:4\)"),
+        ({"node_unit": 2}, r"2:4 \(sizes=2:4, wanted=2\), and this node has 2:4 \(node_unit=2\)"),
+        ({}, r"2:4 \(sizes=2:4, wanted=2\), and this node has 2:4; "),
+    ],
+)
+def test_a_node_with_other_allowed_sizes_is_refused(join: JoinNode, other: dict[str, object], both: str) -> None:
+    sizes: dict[str, object] = {"nnodes": "2:4", "sizes": (2, 4), "wanted": 2}
+    first, second = join("node-1", **sizes), join("node-2", **sizes)
+    together(first.next_world, second.next_world)
+    with pytest.raises(lattice_rdzv.SettingsError, match=both):
+        join("node-3", nnodes="2:4", **other).next_world()
+    assert not first.changing
+
+
 def test_the_time_to_find_a_place_is_bounded(join: JoinNode) -> None:
     run = join("node-1")
     began = time.monotonic()
@@ -232,6 +288,9 @@ def test_a_node_with_another_size_is_refused_without_effect_on_others(join: Join
         ({"lease_tll": "5"}, "lease_ttl"),
         ({"password": "hunter2"}, "password"),
         ({"port": "http"}, "port"),
+        ({"nnodes": "2:4", "sizes": [8, 16]}, "argument `sizes` must be .* from 2 to 4.*`8:16`"),
+        ({"nnodes": "2:4", "node_unit": 5}, "argument `node_unit` must be .* from 2 to 4.*`5`"),
+        ({"nnodes": "2:4", "wanted": 5}, "argument `wanted` must be .*`5`"),
     ],
 )
 def test_a_wrong_setting_is_named(join: JoinNode, settings: dict[str, object], expected: str) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from harness.service import Service
-from harness.torchrun import START_SECONDS, MakeJob, once, ranks, starts
+from harness.torchrun import START_SECONDS, MakeJob, kill_node, once, ranks, starts
 from harness.wait import wait_for
 
 import lattice_rdzv
@@ -66,6 +68,30 @@ def test_growing_while_training(job: MakeJob) -> None:
     assert set(run.wait_all().values()) == {0}, run.describe()
     assert "the workers restart: node-3 wants to join" in run.agents[0].log
     assert "the workers restart: node-4 wants to join" in run.agents[2].log
+
+
+def test_a_job_trains_at_allowed_sizes_only(job: MakeJob) -> None:
+    run = job(nnodes="1:4")
+    sizes = {"sizes": "2:4", "settle_time": "0.1"}
+    agents = {name: run.start(name, conf=sizes) for name in ("node-1", "node-2", "node-3", "node-4")}
+    run.wait_trains(*agents)
+    assert {line.group_world for line in run.lines()} <= {2, 4}
+
+    at = kill_node(run, agents.pop("node-4"))
+
+    def pair_trains() -> set[str] | None:
+        steps = [line for line in run.steps(at) if line.group_world == 2]
+        nodes = {line.node for line in steps if line.master_port == steps[-1].master_port}
+        return nodes if len(nodes) == 2 else None
+
+    pair = wait_for("two of three nodes train", pair_trains, timeout_seconds=START_SECONDS, detail=run.describe)
+    (spare,) = set(agents) - pair
+    run.wait_log(agents[spare], "and this node is a spare: 3 nodes here, 2 used, the next size is 4")
+    run.start("node-4", conf=sizes)
+    run.wait_trains(*agents, "node-4", since=time.monotonic())
+    assert {line.group_world for line in run.lines()} <= {2, 4}
+    run.finish()
+    assert [agent.wait() for agent in run.agents if agent.process.returncode != -signal.SIGKILL] == [0] * 4
 
 
 def test_two_jobs_without_ids_never_meet(job: MakeJob) -> None:

@@ -8,7 +8,10 @@ use std::{
 use lattice_rdzv::{
     Error,
     node::{Snapshot, WorldFacts},
-    protocol::records::LastWorld,
+    protocol::{
+        records::LastWorld,
+        sizing::{Sizing, WorldSizes},
+    },
 };
 use tokio::time::Instant;
 
@@ -47,11 +50,17 @@ pub(crate) struct Book {
     pub(crate) began: Instant,
     pub(crate) min: u32,
     pub(crate) max: u32,
+    pub(crate) sizing: Sizing,
 }
 
 impl Book {
-    pub(crate) fn new(min: u32, max: u32) -> Self {
-        Self { ledger: Arc::default(), began: Instant::now(), min, max }
+    pub(crate) fn new(min: u32, max: u32, sizing: Sizing) -> Self {
+        Self { ledger: Arc::default(), began: Instant::now(), min, max, sizing }
+    }
+
+    /// The sizes that a world may have.
+    pub(crate) fn sizes(&self) -> WorldSizes<'_> {
+        WorldSizes { min: self.min, max: self.max, sizing: &self.sizing }
     }
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -100,8 +109,8 @@ impl Book {
             if let Some(other) = others.next() {
                 wrong.push(format!("round {round} has {name} and {other}, which are of two submissions"));
             }
-            if *rank >= *size || *size < self.min || *size > self.max {
-                wrong.push(format!("rank {rank} of {size} in a run of {}:{}", self.min, self.max));
+            if *rank >= *size || self.sizes().largest(*size as usize) != Some(*size) {
+                wrong.push(format!("rank {rank} of {size} in a run of {}", self.sizes()));
             }
             if *rank == 0 && world.master_address != format!("{name}.test") {
                 wrong.push(format!("rank 0 is {name}, and the master {}", world.master_address));

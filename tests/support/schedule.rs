@@ -15,6 +15,7 @@ use lattice_rdzv::{
     protocol::{
         keys::RunKeys,
         records::{ChangeKind, LastWorld, Outcome, Phase, PlanShard, Record as _, RoundRecord},
+        sizing::Sizing,
     },
     run::Entropy,
 };
@@ -173,6 +174,8 @@ pub(crate) struct Schedule<G: Ground> {
     pub(crate) agents: Vec<Living<G::Link>>,
     started: u64,
     nnodes: String,
+    /// The settings about sizes.
+    sizing: Vec<(&'static str, String)>,
     weather: Weather,
     tally: Tally,
     /// Which start of the job this is.
@@ -209,7 +212,9 @@ impl<G: Ground> Schedule<G> {
             ("submission", submission.as_str()),
             label,
         ];
-        let settings = settings(&name, &self.nnodes, &times);
+        let sizing = self.sizing.iter().map(|(key, value)| (*key, value.as_str()));
+        let more: Vec<_> = times.into_iter().chain(sizing).collect();
+        let settings = settings(&name, &self.nnodes, &more);
         self.book.write(format!("{name}: starts"));
         let link = self.ground.link(&name, seed);
         let place = self.ground.place(&name, &link).await;
@@ -451,7 +456,7 @@ impl<G: Ground> Schedule<G> {
         self.settle_submissions().await;
         // What they had open is closed by then.
         sleep(Duration::from_millis(1)).await;
-        while (self.agents.len() as u64) < u64::from(self.book.min) || !self.ground.is_served() {
+        while self.book.sizes().largest(self.agents.len()).is_none() || !self.ground.is_served() {
             self.start().await;
         }
         // Who hosts the service goes last.
@@ -479,7 +484,7 @@ impl<G: Ground> Schedule<G> {
     }
 
     fn unsettled(&self) -> String {
-        let expected = self.agents.len().min(self.book.max as usize);
+        let expected = self.book.sizes().largest(self.agents.len()).map_or(0, |size| size as usize);
         let mut worlds = BTreeSet::new();
         let mut members = 0;
         for living in &self.agents {
@@ -700,12 +705,32 @@ async fn check_plan(client: &dyn Backend, keys: &RunKeys, round: &RoundRecord, r
     }
 }
 
+/// In half of the runs, rules about the sizes of worlds.
+fn sizing(chance: u64, min: u32, max: u32) -> Sizing {
+    match chance % 6 {
+        0 => Sizing { sizes: vec![min, max], ..Sizing::default() },
+        1 if max >= 2 && (max % 2 == 0 || max > min) => Sizing { node_unit: Some(2), ..Sizing::default() },
+        2 => Sizing { wanted: Some(min.midpoint(max)), ..Sizing::default() },
+        _ => Sizing::default(),
+    }
+}
+
+/// The settings that stand for these rules.
+fn texts(sizing: &Sizing) -> Vec<(&'static str, String)> {
+    let list = sizing.sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(":");
+    let sizes = (!list.is_empty()).then_some(("sizes", list));
+    let unit = sizing.node_unit.map(|unit| ("node_unit", unit.to_string()));
+    let wanted = sizing.wanted.map(|wanted| ("wanted", wanted.to_string()));
+    sizes.into_iter().chain(unit).chain(wanted).collect()
+}
+
 async fn run<G: Ground>(seed: u64, weather: Weather) -> Report {
     let mut random = StdRng::seed_from_u64(seed);
     let min = 1 + u32::try_from(random.next_u64() % 3).unwrap();
     let max = min + u32::try_from(random.next_u64() % 3).unwrap();
     let ground = G::prepare(&mut random, weather).await;
-    let book = Book::new(min, max);
+    let sizing = sizing(random.next_u64(), min, max);
+    let book = Book::new(min, max, sizing.clone());
     let mut schedule = Schedule {
         book: book.clone(),
         random,
@@ -713,12 +738,14 @@ async fn run<G: Ground>(seed: u64, weather: Weather) -> Report {
         agents: Vec::new(),
         started: 0,
         nnodes: format!("{min}:{max}"),
+        sizing: texts(&sizing),
         weather,
         tally: Tally::new(),
         submission: 1,
     };
     let witness = tokio::spawn(witness(schedule.ground.observer(), book.clone()));
-    let first = if weather == Weather::ServiceOnly { max } else { min };
+    let smallest = book.sizes().smallest();
+    let first = if weather == Weather::ServiceOnly { max } else { smallest };
     for _ in 0..first {
         schedule.start().await;
     }

@@ -37,6 +37,7 @@ impl Session {
             index: settings.node_index,
             min: settings.min_nodes,
             max: settings.max_nodes,
+            sizing: settings.sizing.clone(),
             seeks: self.seeks,
             world: self.world.as_ref().map(|world| world.place.clone()),
             leaving: self.leaving,
@@ -275,11 +276,12 @@ impl Session {
                 if let Some(wait) = wait_of(&round.record, &self.context.settings.node_name) {
                     tracing::warn!("no place in round {number} yet: {wait}");
                 }
-                if round.record.size >= round.record.max {
-                    tracing::info!(
-                        "round {number} is full with {} nodes: this node is a spare",
-                        round.record.size
-                    );
+                let size = round.record.size;
+                if size >= round.record.max {
+                    tracing::info!("round {number} is full with {size} nodes: this node is a spare");
+                } else if round.record.has_spares() {
+                    let sizes = round.record.sizes();
+                    tracing::info!("round {number} has {size} nodes of {sizes}: this node is a spare");
                 }
             }
         }

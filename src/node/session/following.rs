@@ -210,11 +210,10 @@ impl Session {
             .control
             .coordinator
             .as_ref()
-            .map(|office| (office.record.min, office.record.max, format!("`{}`", office.record.name)));
-        let of_round =
-            self.control.round_record().map(|round| (round.min, round.max, "an earlier node".to_owned()));
-        let (min, max, by) = of_round.or(of_office)?;
-        mismatch(settings, min, max, &by)
+            .map(|office| (office.record.sizes(), format!("`{}`", office.record.name)));
+        let of_round = self.control.round_record().map(|round| (round.sizes(), "an earlier node".to_owned()));
+        let (run, by) = of_round.or(of_office)?;
+        mismatch(settings, run, &by)
     }
 
     /// Why this node is refused: it is of another submission than the run.

@@ -484,10 +484,8 @@ impl Session {
             return State::Member;
         }
         // Once a change is told the world is about to go, and a node that waits is waiting for a place in the next one.
-        let full = self
-            .control
-            .round_record()
-            .is_some_and(|round| round.has_world() && round.size >= round.max && round.change.is_none());
+        let full =
+            self.control.round_record().is_some_and(|round| round.has_spares() && round.change.is_none());
         if full && self.world.is_none() { State::Spare } else { State::Seeking }
     }
 

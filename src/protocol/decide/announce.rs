@@ -73,20 +73,20 @@ fn announce_newcomers(facts: &Facts<'_>) -> Option<Decision> {
     Some(announce(ChangeKind::Newcomers, why, facts.names(&ids)))
 }
 
-/// When the world is to grow, if new nodes wait for which it has room: `grow_delay` after the first of them, or at once if
-/// they fill the world. A world of which nodes have finished does not grow, unless all of them left without closing the
-/// run.
+/// When the world is to grow, if new nodes wait that complete a larger size: `grow_delay` after the first moment at which
+/// they did, or at once if they complete the largest size. A world of which nodes have finished does not grow, unless all
+/// of them left without closing the run.
 fn growth_due(facts: &Facts<'_>) -> Option<Moment> {
     let Facts { roster, now, policy, .. } = *facts;
-    let room = roster.room(policy);
-    if policy.on_newcomer != Reaction::Restart || facts.newcomers.is_empty() || room == 0 {
+    if policy.on_newcomer != Reaction::Restart || facts.newcomers.is_empty() {
         return None;
     }
+    let size = roster.larger_size(facts.newcomers.len(), policy)?;
     if roster.is_finishing() && (facts.members() > 0 || roster.finished_here().next().is_some()) {
         return None;
     }
     let due = roster.newcomers_since.unwrap_or(now) + policy.grow_delay;
-    Some(if facts.newcomers.len() >= room { due.min(now) } else { due })
+    Some(if policy.sizes().next_above(size).is_none() { due.min(now) } else { due })
 }
 
 /// No rule applies. Time alone confirms a loss, lets the world grow, or ends the wait of a node that failed too often.

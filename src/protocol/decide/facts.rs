@@ -63,6 +63,11 @@ impl<'a> Facts<'a> {
         self.kept.len() + self.newcomers.len()
     }
 
+    /// The largest size that these nodes fill.
+    pub(super) fn size(&self) -> Option<u32> {
+        self.policy.sizes().largest(self.candidates())
+    }
+
     /// Which nodes wait because they failed too often, as the end of a reason.
     pub(super) fn cooling_text(&self) -> String {
         cooldown::describe(&self.cooling)

@@ -8,6 +8,7 @@ use crate::protocol::{
     policy::Policy,
     records::{ChangeRecord, NodeRecord, Phase, PlanEntry, RoundRecord},
     roster::{Moment, Roster},
+    sizing::Sizing,
 };
 
 const TTL: Duration = Duration::from_secs(3);
@@ -37,6 +38,7 @@ pub(super) fn record(number: u64) -> NodeRecord {
         index: None,
         min: 2,
         max: 4,
+        sizing: Sizing::default(),
         seeks: 0,
         world: None,
         leaving: false,

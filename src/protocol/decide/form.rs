@@ -1,13 +1,16 @@
 //! Rules for the next world, while there is none or a change of the present one was announced. Each rule waits for one
 //! condition. When all of them hold, the world forms.
 
+use std::collections::BTreeSet;
+
 use super::{Action, Decision, Form, facts::Facts};
 use crate::protocol::{
     cooldown,
+    identity::NodeId,
     policy::{GATHER_LIMIT, GATHER_QUIET},
     ranking,
     records::{PlanEntry, some_names},
-    submission,
+    selection, submission,
 };
 
 /// The rules in order.
@@ -33,18 +36,22 @@ fn wait_for_members(facts: &Facts<'_>) -> Option<Decision> {
 /// Rule: no node has finished, or a member and enough nodes seek. Otherwise the run cannot continue: the coordinator closes
 /// it if a member seeks, and waits until the finished nodes close it if none does.
 fn end_finished_run(facts: &Facts<'_>) -> Option<Decision> {
-    let (roster, min, left) = (facts.roster, facts.policy.min_nodes as usize, facts.candidates());
+    let (roster, left) = (facts.roster, facts.candidates());
+    let enough = facts.size().is_some();
     if !roster.is_finishing() {
         return None;
     }
     if facts.kept.is_empty() {
-        let is_over = left < min || roster.finished_here().next().is_some();
+        let is_over = !enough || roster.finished_here().next().is_some();
         return is_over.then(|| Decision::wait("the world has finished; waiting for its closing", None));
     }
     let finished = roster.finished.len();
-    let why =
-        || format!("{finished} nodes have finished, and the {left} left are fewer than min_nodes = {min}");
-    (left < min).then(|| Decision::now(Action::Close, why()))
+    let min = match facts.policy.sizes() {
+        sizes if sizes.is_restricted() => format!("the smallest size, {}", sizes.smallest()),
+        sizes => format!("min_nodes = {}", sizes.min),
+    };
+    let why = || format!("{finished} nodes have finished, and the {left} left are fewer than {min}");
+    (!enough).then(|| Decision::now(Action::Close, why()))
 }
 
 /// Rule: the node that hosts the service is present. A world without it would lose its service when that node's process
@@ -61,27 +68,44 @@ fn wait_for_departures(facts: &Facts<'_>) -> Option<Decision> {
     (facts.now < due).then(|| Decision::wait("waiting for departures to come to an end", Some(due)))
 }
 
-/// Rule: `max_nodes` nodes seek, or at least `min_nodes` do and the time for more nodes has passed.
+/// Rule: the nodes that seek fill the largest size, or as many as the first world wants, or any size and the time for more
+/// nodes has passed.
 fn wait_for_nodes(facts: &Facts<'_>) -> Option<Decision> {
-    let policy = facts.policy;
-    let (here, min, max) = (facts.candidates(), policy.min_nodes as usize, policy.max_nodes as usize);
-    if here < min {
-        return Some(Decision::wait(format!("{here} of at least {min} nodes are here"), None));
-    }
-    if here >= max {
+    let Facts { round, now, policy, .. } = *facts;
+    let (here, sizes) = (facts.candidates(), policy.sizes());
+    let Some(size) = facts.size() else {
+        let missing = || format!("{here} of at least {} nodes are here", sizes.min);
+        return Some(Decision::wait(sizes.describe(here).unwrap_or_else(missing), None));
+    };
+    let wanted = policy.sizing.wanted.filter(|_| !round.has_world());
+    if sizes.next_above(size).is_none() || wanted.is_some_and(|wanted| here >= wanted as usize) {
         return None;
     }
     let patience = if facts.kept.is_empty() { policy.last_call_timeout } else { policy.settle_time };
-    let due = facts.roster.enough_since.unwrap_or(facts.now) + patience;
-    let waiting = || format!("{here} of at most {max} nodes are here{}", facts.cooling_text());
-    (facts.now < due).then(|| Decision::wait(waiting(), Some(due)))
+    let due = facts.roster.enough_since.unwrap_or(now) + patience;
+    let waiting = || {
+        let most = || format!("{here} of at most {} nodes are here", sizes.max);
+        let here = sizes.describe(here).unwrap_or_else(most);
+        let wanted =
+            wanted.map_or_else(String::new, |wanted| format!(", and the first world wants {wanted}"));
+        format!("{here}{wanted}{}", facts.cooling_text())
+    };
+    (now < due).then(|| Decision::wait(waiting(), Some(due)))
 }
 
 /// All conditions hold.
 fn commit_world(facts: &Facts<'_>) -> Decision {
-    let Facts { roster, round, now, policy, ref kept, .. } = *facts;
+    let Facts { roster, round, now, .. } = *facts;
+    let size = facts.size().unwrap_or(0);
+    let (mut kept, mut newcomers) = (facts.kept.clone(), facts.newcomers.clone());
+    if facts.candidates() > size as usize {
+        let members = kept.iter().filter_map(|id| roster.newcomer(*id)).collect();
+        let chosen = selection::select(members, newcomers.clone(), size as usize);
+        kept.retain(|id| chosen.contains(id));
+        newcomers.retain(|newcomer| chosen.contains(&newcomer.id));
+    }
     let last: Vec<PlanEntry> = roster.world.values().cloned().collect();
-    let members = ranking::rank(&last, kept, facts.newcomers.clone(), policy.max_nodes);
+    let members = ranking::rank(&last, &kept, newcomers, size);
     let newcomers = u32::try_from(members.len() - kept.len()).unwrap_or(u32::MAX);
     let took = now.saturating_sub(roster.wanted_since.unwrap_or(now));
     let named = roster.submission_of(members.iter().map(|entry| &entry.id)).map(str::to_owned);
@@ -91,11 +115,11 @@ fn commit_world(facts: &Facts<'_>) -> Decision {
     let failures = if same_job { cooldown::failures(roster, now) } else { Vec::new() };
     let number = roster.highest_round.max(round.round) + 1;
     let form = Form { round: number, members, submission, failures, newcomers, took };
-    Decision::now(Action::Form(form), reason(facts))
+    Decision::now(Action::Form(form), reason(facts, &kept))
 }
 
 /// Why the world forms: the change that was announced, and everything else that makes it another one than the last.
-fn reason(facts: &Facts<'_>) -> String {
+fn reason(facts: &Facts<'_>, kept: &BTreeSet<NodeId>) -> String {
     let roster = facts.roster;
     let change = facts.round.change.as_ref();
     let mut reason = change.map_or_else(|| "first world".to_owned(), |change| change.why.clone());
@@ -110,6 +134,11 @@ fn reason(facts: &Facts<'_>) -> String {
     if !facts.staying.is_empty() {
         let names = facts.list(&facts.staying);
         reason = format!("{reason}; dropped for not seeking again in time: {names}");
+    }
+    let spares: Vec<NodeId> = facts.kept.difference(kept).copied().collect();
+    if !spares.is_empty() {
+        let sizes = facts.policy.sizes().describe(facts.candidates()).unwrap_or_default();
+        reason = format!("{reason}; {sizes}, so these members become spares: {}", facts.list(&spares));
     }
     reason + &facts.cooling_text()
 }

@@ -15,6 +15,8 @@ mod facts;
 mod fixtures;
 mod form;
 mod restore;
+#[cfg(test)]
+mod sizing;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Record, RoundRecord};
+use crate::protocol::sizing::{Sizing, WorldSizes};
 
 /// The world that a node was in last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,9 @@ pub struct NodeRecord {
     pub min: u32,
     /// Its `max_nodes`.
     pub max: u32,
+    /// Which sizes of a world are allowed.
+    #[serde(default, skip_serializing_if = "Sizing::is_default")]
+    pub sizing: Sizing,
     /// It wants a world of this round or a later one.
     pub seeks: u64,
     /// The world it was in when it wrote this.
@@ -69,3 +73,10 @@ pub struct NodeRecord {
     pub submission: Option<String>,
 }
 impl Record for NodeRecord {}
+
+impl NodeRecord {
+    /// The sizes that a world may have.
+    pub fn sizes(&self) -> WorldSizes<'_> {
+        WorldSizes { min: self.min, max: self.max, sizing: &self.sizing }
+    }
+}

@@ -3,7 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::Record;
-use crate::protocol::{cooldown::FailureRecord, identity::NodeId, submission::RefusalRecord};
+use crate::protocol::{
+    cooldown::FailureRecord,
+    identity::NodeId,
+    sizing::{Sizing, WorldSizes},
+    submission::RefusalRecord,
+};
 
 /// Who decides, at `ctl/coordinator`; goes with that node's lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +23,18 @@ pub struct CoordinatorRecord {
     pub min: u32,
     /// The run's `max_nodes`.
     pub max: u32,
+    /// Which sizes of a world are allowed.
+    #[serde(default, skip_serializing_if = "Sizing::is_default")]
+    pub sizing: Sizing,
 }
 impl Record for CoordinatorRecord {}
+
+impl CoordinatorRecord {
+    /// The sizes that a world may have.
+    pub fn sizes(&self) -> WorldSizes<'_> {
+        WorldSizes { min: self.min, max: self.max, sizing: &self.sizing }
+    }
+}
 
 /// What a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +100,9 @@ pub struct RoundRecord {
     pub min: u32,
     /// The run's `max_nodes`.
     pub max: u32,
+    /// Which sizes of a world are allowed.
+    #[serde(default, skip_serializing_if = "Sizing::is_default")]
+    pub sizing: Sizing,
     /// What the run is doing.
     pub phase: Phase,
     /// Why the round was formed.
@@ -120,6 +138,7 @@ impl RoundRecord {
             master_port: 0,
             min,
             max,
+            sizing: Sizing::default(),
             phase: Phase::Forming,
             why: String::new(),
             host: None,
@@ -128,6 +147,16 @@ impl RoundRecord {
             failures: Vec::new(),
             change: None,
         }
+    }
+
+    /// The sizes that a world may have.
+    pub fn sizes(&self) -> WorldSizes<'_> {
+        WorldSizes { min: self.min, max: self.max, sizing: &self.sizing }
+    }
+
+    /// Whether nodes that are not in the world are spares: it is full, or it waits for the nodes of the next size.
+    pub fn has_spares(&self) -> bool {
+        self.has_world() && (self.size >= self.max || self.sizes().is_restricted())
     }
 
     /// Whether a world is committed.

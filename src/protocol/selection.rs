@@ -1,0 +1,105 @@
+//! Which nodes are in the next world, if more are present than it has places.
+//!
+//! Members come before new nodes. Among either, the nodes of one topology label are a group, and whole groups are chosen
+//! first: those of which the world has nodes already, then the largest, then the earliest. A node without a label is a group
+//! of its own, so without labels the newest nodes stay out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{identity::NodeId, ranking::Newcomer};
+
+/// Chooses so many of these nodes.
+pub fn select(members: Vec<Newcomer>, newcomers: Vec<Newcomer>, size: usize) -> BTreeSet<NodeId> {
+    let mut chosen: Vec<Newcomer> = Vec::new();
+    for pool in [members, newcomers] {
+        let labels = chosen.iter().filter_map(|node| node.label.clone()).collect();
+        let room = size.saturating_sub(chosen.len());
+        chosen.extend(fill(pool, &labels, room));
+    }
+    chosen.into_iter().map(|node| node.id).collect()
+}
+
+/// Chooses so many nodes of a pool for a world that has nodes of these labels.
+fn fill(pool: Vec<Newcomer>, labels: &BTreeSet<String>, mut room: usize) -> Vec<Newcomer> {
+    let label = |group: &[Newcomer]| group.first().and_then(|node| node.label.clone());
+    let is_new = |group: &[Newcomer]| label(group).is_none_or(|label| !labels.contains(&label));
+    let first = |group: &[Newcomer]| group.first().map(|node| (node.arrived, node.id));
+    let mut groups = groups(pool);
+    groups.sort_by_key(|group| (is_new(group), std::cmp::Reverse(group.len()), first(group)));
+    let mut chosen = Vec::new();
+    let mut broken: Vec<Vec<Newcomer>> = Vec::new();
+    for group in groups {
+        if group.len() <= room {
+            room -= group.len();
+            chosen.extend(group);
+        } else {
+            broken.push(group);
+        }
+    }
+    // No whole group fits into the rest: one is broken up.
+    let smallest = broken.into_iter().min_by_key(|group| (is_new(group), group.len(), first(group)));
+    chosen.extend(smallest.into_iter().flatten().take(room));
+    chosen
+}
+
+/// The nodes of each label, and each node without a label, by arrival.
+fn groups(mut pool: Vec<Newcomer>) -> Vec<Vec<Newcomer>> {
+    pool.sort_by_key(|node| (node.arrived, node.id));
+    let mut labeled: BTreeMap<String, Vec<Newcomer>> = BTreeMap::new();
+    let mut groups = Vec::new();
+    for node in pool {
+        match node.label.clone() {
+            Some(label) => labeled.entry(label).or_default().push(node),
+            None => groups.push(vec![node]),
+        }
+    }
+    groups.extend(labeled.into_values());
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes such as `3x`: the third to arrive, with the label `x`. `3-` has none.
+    fn nodes(text: &str) -> Vec<Newcomer> {
+        let node = |word: &str| {
+            let (number, label) = word.split_at(word.len() - 1);
+            let number: u64 = number.parse().unwrap();
+            Newcomer {
+                id: NodeId::from_random(number << 1),
+                name: word.into(),
+                label: Some(label.to_owned()).filter(|label| label != "-"),
+                index: None,
+                arrived: i64::try_from(number).unwrap(),
+            }
+        };
+        text.split_whitespace().map(node).collect()
+    }
+
+    #[test]
+    fn the_newest_nodes_stay_out_and_with_topology_those_that_break_up_a_group() {
+        for (members, newcomers, size, expected) in [
+            // Without labels, by arrival.
+            ("", "4- 1- 3- 2-", 2, "1- 2-"),
+            ("1- 2- 3-", "4-", 2, "1- 2-"),
+            ("5- 6-", "1- 2-", 3, "5- 6- 1-"),
+            // A member that is newer than a new node stays.
+            ("9- 8-", "1-", 2, "8- 9-"),
+            // A whole group, although its nodes are newer.
+            ("", "1x 2y 3x 4y 5y", 3, "2y 4y 5y"),
+            ("", "1x 2y 3x 4y 5y", 2, "1x 3x"),
+            ("1x 2y 3y", "", 2, "2y 3y"),
+            // The group that the world has nodes of.
+            ("1x 2x", "3y 4y 5x 6x", 4, "1x 2x 5x 6x"),
+            // If no whole group fits, the smallest is broken up, by arrival.
+            ("", "1x 2x 3x 4y 5y", 1, "4y"),
+            ("", "1x 2x 3x 4y 5y", 4, "1x 2x 3x 4y"),
+            ("1x", "2y", 5, "1x 2y"),
+        ] {
+            let chosen = select(nodes(members), nodes(newcomers), size);
+            let expected: BTreeSet<NodeId> = nodes(expected).into_iter().map(|node| node.id).collect();
+            assert_eq!(chosen, expected, "{size} of {members} and {newcomers}");
+        }
+    }
+}
