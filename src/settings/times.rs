@@ -62,7 +62,8 @@ mod tests {
         ];
         for key in times {
             let from = format!("`{key}` of `--rdzv-conf`");
-            let expected = if key == "lease_ttl" { "whole seconds from" } else { "seconds as a decimal number" };
+            let expected =
+                if key == "lease_ttl" { "whole seconds from" } else { "seconds as a decimal number" };
             refused(run_with(CONF, &[(key, "10m")]), &[&from, expected, "`10m`"]);
             refused(run_with(CONF, &[(key, "-1")]), &[&from]);
             refused(run_with(CONF, &[(key, "inf")]), &[&from]);

@@ -90,12 +90,11 @@ impl Session {
             let watches = self.watcher.as_ref().is_some_and(|watcher| watcher.resumed_on() == *connection);
             watches && self.context.backend.connection() == *connection
         });
-        let closed = match followed {
-            Some(_) => self.control.closed.take(),
-            None => {
-                self.watch_from_now().await?;
-                None
-            }
+        let closed = if followed.is_some() {
+            self.control.closed.take()
+        } else {
+            self.watch_from_now().await?;
+            None
         };
         let mut record = self.desired();
         record.world = None;
