@@ -1,0 +1,90 @@
+//! Leaving a run and closing it.
+
+use std::time::Duration;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{Node, session::Command};
+use crate::{error::Error, protocol::records::Outcome};
+
+impl Node {
+    /// Tells the others that this node is about to go, while it is still there. Whether they can see it by then.
+    pub async fn mark_leaving(&self, limit: Duration) -> bool {
+        let (done, answer) = oneshot::channel();
+        self.ask(Command::MarkLeaving { done }, answer, limit).await.is_some()
+    }
+
+    /// Leaves the run and gives the lease back; whether the service acknowledged it. Idempotent, and several may wait
+    /// for it; the shortest limit of theirs counts.
+    pub async fn leave(&self, limit: Option<Duration>) -> bool {
+        let limit = limit.unwrap_or(self.context.settings.close_timeout);
+        let began = Instant::now();
+        let left = if let Some(left) = self.left.get() {
+            *left
+        } else {
+            self.return_kept(limit / 2).await;
+            self.leave_session(limit.saturating_sub(began.elapsed())).await
+        };
+        self.stop_hosting(limit.saturating_sub(began.elapsed())).await;
+        left
+    }
+
+    /// Writes the items of queues that no pop delivered back to their queues, for the nodes that stay.
+    async fn return_kept(&self, limit: Duration) {
+        if self.takes.is_empty() {
+            return;
+        }
+        let returned = match self.run_store(limit).await {
+            Ok(store) => store.return_kept(limit).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = returned {
+            tracing::warn!("items that interrupted `queue_pop` calls took could not be returned: {error}");
+        }
+    }
+
+    async fn leave_session(&self, limit: Duration) -> bool {
+        let (done, answer) = oneshot::channel();
+        // A session that ended for another's leaving may not have read the command.
+        let acknowledged =
+            self.ask(Command::Leave { done }, answer, limit).await.is_some() || self.shared.is_gone();
+        if self.left.set(acknowledged).is_ok() && !acknowledged {
+            self.session.abort();
+            self.shared.end(Error::Left);
+            tracing::warn!(
+                "leaving was not acknowledged within {:.0} s; the lease lapses",
+                limit.as_secs_f64()
+            );
+        }
+        self.left.get().copied().unwrap_or(acknowledged)
+    }
+
+    /// Ends the service that this node hosts; after the run's end once the others have left, too. Whoever else leaves
+    /// meanwhile waits for that.
+    async fn stop_hosting(&self, limit: Duration) {
+        let Ok(mut host) = tokio::time::timeout(limit, self.host.lock()).await else { return };
+        let Some(host) = host.take() else { return };
+        let closed = self.shared.subscribe().borrow().closed.is_some();
+        if closed {
+            host.linger(self.context.backend.as_ref(), &self.context.keys, limit).await;
+        }
+        host.stop().await;
+    }
+
+    /// Closes the run for good; whether it is closed, by whomever. Not if this node is no longer in the life that it
+    /// would close.
+    pub async fn close(&self, outcome: Outcome, why: &str, limit: Option<Duration>) -> bool {
+        let (done, answer) = oneshot::channel();
+        let limit = limit.unwrap_or(self.context.settings.close_timeout);
+        let command = Command::Close { outcome, why: why.to_owned(), done };
+        self.ask(command, answer, limit).await.unwrap_or(false)
+    }
+
+    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>, limit: Duration) -> Option<T> {
+        let ask = async {
+            self.commands.send(command).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(limit, ask).await.ok().flatten()
+    }
+}
