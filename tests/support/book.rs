@@ -42,6 +42,9 @@ pub(crate) struct Ledger {
     pub(crate) refusals: usize,
     /// Who has ended.
     pub(crate) ends: BTreeSet<String>,
+    /// Agents that died, left, or were cut off at some time. Their records may be gone, and then the run may pass to
+    /// another submission.
+    pub(crate) away: BTreeSet<String>,
 }
 
 #[derive(Clone)]
@@ -191,7 +194,8 @@ impl Book {
         }
     }
 
-    /// A node was refused: it is of another submission than the run and than every member of its world.
+    /// A node was refused: it is of another submission than the run and than every member of the world that is still
+    /// there. Once no member is left, the run passes to the submission of the node that waits longest.
     fn refused(&self, name: &str, seen: &Snapshot) {
         let wrong = {
             let mut ledger = self.ledger();
@@ -202,7 +206,9 @@ impl Book {
             let of_run = round.and_then(|round| round.refused.as_ref()).map(|refused| &refused.submission);
             let world = round.map(|round| (round.life.clone(), round.round, round.world.clone()));
             let members = world.map(|world| ledger.members(&world)).unwrap_or_default();
-            let alike = members.into_iter().find(|member| ledger.submissions.get(member) == own);
+            let is_there = |member: &String| !ledger.ends.contains(member) && !ledger.away.contains(member);
+            let mut present = members.into_iter().filter(is_there);
+            let alike = present.find(|member| ledger.submissions.get(member) == own);
             match (of_run, alike) {
                 (Some(of_run), None) if Some(of_run) != own => None,
                 (of_run, alike) => {

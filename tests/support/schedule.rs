@@ -268,6 +268,7 @@ impl<G: Ground> Schedule<G> {
                     living.cut = !living.cut;
                     let word = if living.cut {
                         *self.tally.entry("partitions").or_default() += 1;
+                        self.book.ledger().away.insert(living.name.clone());
                         self.ground.cut(&living.link, manner)
                     } else {
                         self.ground.mend(&living.link);
@@ -298,6 +299,7 @@ impl<G: Ground> Schedule<G> {
     /// Takes out an agent that is about to end.
     fn take(&mut self, index: usize) -> Living<G::Link> {
         let gone = self.agents.remove(index);
+        self.book.ledger().away.insert(gone.name.clone());
         if self.ground.is_hosted_by(&gone.link) {
             self.wiped(&format!("{}: the service will end with it", gone.name));
         }
