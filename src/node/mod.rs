@@ -7,7 +7,6 @@ mod connect;
 mod control;
 mod followers;
 mod holder;
-mod joining;
 mod leaving;
 mod members;
 mod ports;

@@ -23,6 +23,7 @@
 //! | [`returning`] | what a node does after a break |
 //! | [`submission`] | which submission a run belongs to, and which nodes it refuses |
 //! | [`closing`] | what a starter does about a run that is closed |
+//! | [`work`] | what the session of a node does next |
 //! | [`waiting`] | what the coordinator says about the nodes that wait |
 
 pub mod closing;
@@ -45,3 +46,4 @@ pub mod sizing;
 pub mod standing;
 pub mod submission;
 pub mod waiting;
+pub mod work;

@@ -1,52 +1,60 @@
-//! Following `ctl/` and the lease: what a node makes of what it sees. No I/O; what must be done is left to
-//! [`Work`](super::Work).
+//! Following `ctl/` and the lease: what a node concludes from what it observes. There is no I/O here; what has to be done
+//! follows from the state ([`Work`](crate::protocol::work::Work)).
 
 use tokio::time::Instant;
 
-use super::{FIRST_CLOSING_RENEWAL, Session};
+use super::{Session, membership::MembershipEvent, stage::Stage};
 use crate::{
     backend::{LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
     error::{Error, Result},
-    node::shared::{HostLost, WorldFacts},
-    protocol::{records::ClosedRecord, submission::are_rivals},
+    node::shared::HostLost,
     run::mismatch,
     settings::Settings,
 };
 
 impl Session {
-    pub(super) fn follow_lease(&mut self, alive: bool) {
-        let Some(identity) = &mut self.identity else { return };
-        let state = identity.lease.borrow_and_update().clone();
-        if alive && self.uncertain {
-            tracing::info!("contact with the service is back after {:.1} s", state.silence.as_secs_f64());
-            self.uncertain = false;
+    pub(super) fn handle_membership_event(&mut self, event: MembershipEvent) {
+        match event {
+            MembershipEvent::Lease => self.handle_lease_update(),
+            MembershipEvent::TermEnded(end) => self.handle_term_end(end),
         }
-        if !state.alive || state.breaks != identity.breaks {
-            identity.breaks = state.breaks;
-            self.before.silence = state.silence;
-            self.doubt = true;
-            self.retry_at = None;
+    }
+
+    fn handle_lease_update(&mut self) {
+        let Some(membership) = self.stage.membership_mut() else { return };
+        let (state, interrupted) = membership.lease.update();
+        if interrupted {
+            membership.needs_resync = true;
+            self.retry.end_pause();
         }
         if !state.alive {
-            self.stop_serving();
+            membership.candidacy.stop_coordinator();
         }
     }
 
-    /// An answer has shown that the service's data was replaced. Until this node has looked, its stores wait.
-    pub(super) fn be_set_back(&mut self) {
-        let setbacks = *self.setbacks.borrow_and_update();
-        if self.identity.is_some() && self.closed.is_none() {
-            self.doubt = true;
-            self.retry_at = None;
+    /// An answer has shown that the data of the service was replaced. The stores of this node wait until it has read what
+    /// that changed.
+    pub(super) fn handle_setback(&mut self) {
+        if let Stage::In(membership) = &mut self.stage {
+            self.setbacks.borrow_and_update();
+            membership.needs_resync = true;
+            self.retry.end_pause();
         } else {
-            self.context.monotonic.judge(setbacks);
+            self.accept_setbacks();
         }
     }
 
-    pub(super) fn become_uncertain(&mut self) {
-        self.uncertain = true;
-        let Some(identity) = &self.identity else { return };
-        let state = identity.lease.borrow().clone();
+    /// Lets the stores continue: nothing that this node has written can be lost by the replacements of the data so far.
+    pub(super) fn accept_setbacks(&mut self) {
+        let setbacks = *self.setbacks.borrow_and_update();
+        self.context.monotonic.judge(setbacks);
+    }
+
+    /// Reports that the lease may have expired.
+    pub(super) fn report_uncertainty(&mut self) {
+        let Stage::In(membership) = &mut self.stage else { return };
+        membership.lease.uncertain = true;
+        let state = membership.lease.state();
         let cause = state.trouble.unwrap_or_else(|| "no answer".to_owned());
         tracing::warn!(
             "no renewal was acknowledged by the service at `{}` for {:.1} s, longer than the lease lives: whether this \
@@ -54,200 +62,152 @@ impl Session {
             self.context.backend.endpoint(),
             state.acknowledged.elapsed().as_secs_f64()
         );
-        let host = self.world.as_ref().and_then(|world| world.host.clone()).filter(|_| !self.context.hosts);
-        if let Some(host) = host
-            && self.closed.is_none()
-        {
+        let host = membership.world.as_ref().and_then(|world| world.host.clone());
+        if let Some(host) = host.filter(|_| !self.context.hosts) {
             tracing::warn!("lost {host}, which hosts the service: the world has lost a member");
-            self.host_lost = Some(HostLost { host, since: Instant::now() });
+            self.lost.host = Some(HostLost { host, since: Instant::now() });
         }
     }
 
-    pub(super) fn follow(&mut self, watched: Result<Watched>) {
-        match watched {
+    pub(super) fn handle_watch_report(&mut self, report: Result<Watched>) {
+        match report {
             Ok(Watched::Changes(changes)) => {
-                self.watch_trouble = None;
-                let read = self.read_revision;
-                for event in changes.events.iter().filter(|event| event.revision() > read) {
-                    if let Err(error) = self.control.apply(&self.context.keys, event) {
-                        self.unreadable(error);
-                        return;
+                self.known.clear_watch_trouble();
+                for event in &changes.events {
+                    match self.known.apply(&self.context, event) {
+                        Ok(true) => self.reconcile(),
+                        Ok(false) => {}
+                        Err(error) => {
+                            self.end_with_unreadable_record(error);
+                            return;
+                        }
                     }
-                    self.examine();
-                    if self.watcher.is_none() {
-                        // It has retired: what came after concerns the node that it becomes, which reads again.
+                    if !self.known.is_watched() {
+                        // The membership has ended. The rest concerns the node that joins next, which reads everything.
                         return;
                     }
                 }
-                self.look_at_closing_again();
+                self.retry_if_next_life_has_begun();
             }
             Ok(Watched::Compacted) => {
-                // Before it joins a node has nothing that could be in doubt, and opens the watch anew.
-                self.doubt = self.identity.is_some();
-                self.watched_on = None;
-                self.watch_at = Instant::now() + LONGEST_BACKOFF;
+                match &mut self.stage {
+                    Stage::In(membership) => membership.needs_resync = true,
+                    // Nothing that a joining node has written can be lost. It opens the watch again.
+                    Stage::Joining(joining) => joining.outside.watched_on = None,
+                    Stage::Outside(_) | Stage::Closed(_) | Stage::Over(_) => {}
+                }
+                self.known.pause_watch(LONGEST_BACKOFF);
             }
             Err(error) => {
-                let trouble = error.to_string();
-                if self.watch_trouble.as_ref() != Some(&trouble) {
-                    tracing::warn!("watching the run failed, and is tried on: {trouble}");
-                    self.watch_trouble = Some(trouble);
-                }
-                self.watch_at = Instant::now() + LONGEST_BACKOFF;
+                self.known.log_watch_trouble(&error);
+                self.known.pause_watch(LONGEST_BACKOFF);
             }
         }
     }
 
-    /// A node that waits until a closed run's id may be used again joins once another node has begun the next life.
-    fn look_at_closing_again(&mut self) {
-        let waits_for =
-            self.closed_since.as_ref().filter(|_| self.watched_on.is_some()).map(|(life, _)| life);
-        let stands = self.control.closed_record().map(|closed| &closed.life);
-        if waits_for.is_some() && waits_for != stands {
-            self.retry_at = None;
+    /// Concludes what follows from `ctl/` as it is now.
+    pub(super) fn reconcile(&mut self) {
+        if matches!(self.stage, Stage::Closed(_)) {
+            return;
         }
-    }
-
-    /// A control record that cannot be read ends a node that waits; one that trains goes on, and says so.
-    pub(super) fn unreadable(&mut self, error: Error) {
-        tracing::error!("{error}");
-        self.stop_serving();
-        self.end = Some(error);
-    }
-
-    /// What follows from `ctl/` as it is now.
-    pub(super) fn examine(&mut self) {
-        let Some(identity) = self.identity.as_mut().filter(|_| self.closed.is_none()) else { return };
-        identity.saw_office |=
-            self.control.coordinator.as_ref().is_some_and(|office| office.record.node != identity.id);
-        let closed = self
-            .control
-            .closed
-            .as_ref()
-            .filter(|closed| self.life.as_ref().is_none_or(|life| *life == closed.record.life));
-        if let Some(closed) = closed.cloned() {
+        let Some(membership) = self.stage.membership_mut() else { return };
+        let office = self.known.control.coordinator.as_ref();
+        membership.lease.observed_coordinator |=
+            office.is_some_and(|office| office.record.node != membership.id);
+        let closed = self.known.control.closed.as_ref();
+        let is_mine = |life: &String| membership.life.name.as_ref().is_none_or(|own| own == life);
+        if let Some(closed) = closed.filter(|closed| is_mine(&closed.record.life)).cloned() {
             if self.is_of_another_job(&closed.record) {
-                self.start_over(&closed.record);
+                if matches!(self.stage, Stage::In(_)) {
+                    self.start_over(&closed.record);
+                }
             } else {
-                self.be_closed(closed.record, closed.lease);
+                self.handle_run_closed(closed.record, closed.lease);
             }
             return;
         }
-        if self.world.is_none()
-            && let Some(error) = self.other_settings()
+        let Stage::In(membership) = &self.stage else { return };
+        if membership.world.is_none()
+            && let Some(error) = self.settings_mismatch()
         {
-            self.end = Some(error);
+            self.end_with(error);
             return;
         }
         if let Some(error) = self.refusal() {
-            // The record goes too: a node that is refused neither decides nor waits.
-            self.retire();
-            self.end = Some(error);
+            // The record is deleted too: a node that is refused neither decides nor waits.
+            self.leave_membership();
+            self.end_with(error);
             return;
         }
-        self.examine_round();
-        self.examine_coordinator();
+        self.reconcile_round();
+        self.reconcile_coordinator();
     }
 
-    /// There is no `ctl/round`. A term that knew one would wait for changes of a round that is gone; the next one restores it.
-    pub(super) fn end_term_of_lost_round(&mut self) {
-        if self.serving.as_ref().is_some_and(|serving| serving.had_round) {
-            self.stop_serving();
-        }
-    }
-
-    pub(super) fn examine_round(&mut self) {
-        let Some(round) = self.control.round.clone() else {
-            // The run's lease is over, or the service lost its data, or somebody discarded data of an older backup:
-            // a node that has a world says so in its record.
-            self.doubt |= self.world.is_some();
-            self.end_term_of_lost_round();
+    /// Concludes what follows from `ctl/round` as it is now.
+    pub(super) fn reconcile_round(&mut self) {
+        let Stage::In(membership) = &mut self.stage else { return };
+        let Some(round) = self.known.control.round.clone() else {
+            // The lease of the run has expired, or the service lost its data, or a node has discarded the data of an older
+            // backup: a node that has a world says so in its record.
+            membership.needs_resync |= membership.world.is_some();
+            membership.candidacy.end_term_of_lost_round();
             return;
         };
-        if let Some(serving) = &mut self.serving {
-            serving.had_round = true;
+        if let Some(task) = &mut membership.candidacy.task {
+            task.had_round = true;
         }
-        let same_life = self.life.as_ref().is_none_or(|life| *life == round.record.life);
-        let other = |world: &WorldFacts| {
-            let place = &world.place;
-            round.record.round < place.round
-                || (round.record.round == place.round && round.record.world != place.world)
-        };
-        let other = self.world.as_ref().is_some_and(|world| !same_life || other(world));
-        if other {
-            // Once a revision: what the reading of it brings up is acted upon, and the coordinator does the rest.
-            self.doubt |= self.doubted_round != round.revision;
-            self.doubted_round = round.revision;
+        if membership.contradicts(&round.record) {
+            // A resync reads what follows for this node. The rest is up to the coordinator.
+            membership.request_resync(round.revision);
             return;
         }
-        self.life = Some(round.record.life.clone());
+        let same_life = membership.life.name.as_ref().is_none_or(|life| *life == round.record.life);
+        membership.life.name = Some(round.record.life.clone());
         if same_life {
-            self.lose_run_lease(round.lease);
+            self.handle_run_lease_change(round.lease);
         }
-        self.run_lease = round.lease;
-        if let (Some(world), Some(change)) = (&self.world, &round.record.change)
-            && world.place.is_of(&round.record)
+        let Stage::In(membership) = &mut self.stage else { return };
+        membership.life.run_lease = round.lease;
+        if let (Some(place), Some(change)) = (membership.place(), &round.record.change)
+            && place.is_of(&round.record)
             && self.shared.waiting() == 0
         {
             tracing::info!("round {} is about to be replaced: {}", round.record.round, change.why);
         }
     }
 
-    /// If the run's lease is another than before, everything that hung on it is lost. The stores must know that before
-    /// this node's record stands in a service that came back empty: until then all of their writes are refused.
-    pub(super) fn lose_run_lease(&mut self, now: LeaseId) {
-        if self.run_lease != 0 && self.run_lease != now {
-            self.before.past_run_leases.insert(self.run_lease);
+    /// If the run has another lease than before, everything attached to the old one is lost. The stores must know that
+    /// before the record of this node is written to a service that came back empty: until then all their writes are
+    /// rejected.
+    pub(super) fn handle_run_lease_change(&mut self, lease: LeaseId) {
+        let Stage::In(membership) = &mut self.stage else { return };
+        if membership.life.replace_run_lease(lease) {
             self.resets += 1;
-            self.run_lease = now;
             self.publish();
         }
     }
 
-    pub(super) fn other_settings(&self) -> Option<Error> {
-        let settings = &self.context.settings;
-        let of_office = self
-            .control
+    /// Why this node cannot be in the run: its settings are not those of the run.
+    pub(super) fn settings_mismatch(&self) -> Option<Error> {
+        let control = &self.known.control;
+        let of_office = control
             .coordinator
             .as_ref()
             .map(|office| (office.record.sizes(), format!("`{}`", office.record.name)));
-        let of_round = self.control.round_record().map(|round| (round.sizes(), "an earlier node".to_owned()));
+        let of_round = control.round_record().map(|round| (round.sizes(), "an earlier node".to_owned()));
         let (run, by) = of_round.or(of_office)?;
-        mismatch(settings, run, &by)
+        mismatch(&self.context.settings, run, &by)
     }
 
     /// Why this node is refused: it is of another submission than the run.
     fn refusal(&self) -> Option<Error> {
-        let identity = self.identity.as_ref().filter(|_| self.world.is_none())?;
-        let refused = self.control.round_record()?.refused.as_ref()?;
-        let Settings { run, submission, .. } = &self.context.settings;
-        let own = submission.as_deref().filter(|own| refused.refuses(Some(own), identity.created))?;
-        Some(Error::Mismatch { message: refused.message(&run.run_id, own) })
-    }
-
-    /// Whether this is the closing of another submission, whose run this node only waited in.
-    pub(super) fn is_of_another_job(&self, closed: &ClosedRecord) -> bool {
-        let own = self.context.settings.submission.as_deref();
-        self.world.is_none() && are_rivals(closed.submission.as_deref(), own)
-    }
-
-    /// The run of another submission is over: joins again, to begin a run of this one.
-    pub(super) fn start_over(&mut self, closed: &ClosedRecord) {
-        let other = closed.submission.as_deref().unwrap_or_default();
-        tracing::info!("the run of submission `{other}` is closed; this node begins a new one");
-        self.retire();
-        self.past_life = None;
-    }
-
-    pub(super) fn be_closed(&mut self, closed: ClosedRecord, lease: LeaseId) {
-        if self.closed.is_none() {
-            let ClosedRecord { by, why, outcome, .. } = &closed;
-            tracing::info!("the run was closed as {} by `{by}`: {why}", outcome.as_str());
+        let Stage::In(membership) = &self.stage else { return None };
+        if membership.world.is_some() {
+            return None;
         }
-        self.stop_serving();
-        let leases = [lease, self.run_lease];
-        self.closing_leases = leases.into_iter().filter(|lease| *lease != 0).collect();
-        self.renew_closing_at = Instant::now() + self.context.entropy.part_of(FIRST_CLOSING_RENEWAL);
-        self.closed = Some(closed);
+        let refused = self.known.control.round_record()?.refused.as_ref()?;
+        let Settings { run, submission, .. } = &self.context.settings;
+        let own = submission.as_deref().filter(|own| refused.refuses(Some(own), membership.created))?;
+        Some(Error::Mismatch { message: refused.message(&run.run_id, own) })
     }
 }

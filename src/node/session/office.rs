@@ -1,147 +1,137 @@
-//! Becoming coordinator, and ceasing to be.
+//! Becoming coordinator, and ceasing to be coordinator.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-
-use super::{Closing, Serving, Session};
+use super::{Session, membership::CoordinatorTask, stage::Stage};
 use crate::{
     backend::{Compare, Operation, Txn, retry::LONGEST_BACKOFF},
     coordinator,
     coordinator::{End, Office},
     error::Result,
-    node::{control::Control, joining::office},
+    node::control::Control,
     protocol::{
+        identity::{NodeId, nonce},
         policy::REJOINS_PER_SECOND,
-        records::{Outcome, Record},
+        records::{CoordinatorRecord, Outcome, Record},
     },
+    run::Context,
 };
 
+/// A new term of a node as coordinator.
+pub(super) fn new_term(context: &Context, node: NodeId) -> CoordinatorRecord {
+    CoordinatorRecord {
+        node,
+        name: context.settings.node_name.clone(),
+        nonce: nonce(context.entropy.bits()),
+        min: context.settings.min_nodes,
+        max: context.settings.max_nodes,
+        sizing: context.settings.sizing.clone(),
+    }
+}
+
 impl Session {
-    pub(super) fn examine_coordinator(&mut self) {
-        let Some(identity) = &self.identity else { return };
-        let Some(office) = self.control.coordinator.clone() else {
-            if self.campaign_at.is_none() {
-                let size = self.control.round_record().map_or(0, |round| round.size);
+    /// Starts or stops the coordinator's task, or schedules a campaign, as `ctl/coordinator` requires.
+    pub(super) fn reconcile_coordinator(&mut self) {
+        let Stage::In(membership) = &mut self.stage else { return };
+        let Some(office) = self.known.control.coordinator.clone() else {
+            if membership.candidacy.campaign_at.is_none() {
+                let size = self.known.control.round_record().map_or(0, |round| round.size);
                 let spread = Duration::from_secs(1) * size / REJOINS_PER_SECOND;
                 let spread = spread.clamp(Duration::from_millis(20), Duration::from_secs(5));
-                self.campaign_at = Some(Instant::now() + self.context.entropy.part_of(spread));
+                membership.candidacy.campaign_in(self.context.entropy.part_of(spread));
             }
             return;
         };
-        self.campaign_at = None;
-        let name = &office.record.name;
-        if self.coordinator_name.as_ref() != Some(name) {
-            tracing::info!("coordinator: `{name}` decides");
-            self.coordinator_name = Some(name.clone());
+        membership.candidacy.campaign_at = None;
+        self.known.log_coordinator(&office.record.name);
+        let served = membership.candidacy.task.as_ref().map(|task| &task.office.record);
+        if office.record.node != membership.id {
+            membership.candidacy.stop_coordinator();
+        } else if !membership.candidacy.has_ended(&office) && served != Some(&office.record) {
+            let trusted = membership.lease.observed_coordinator;
+            self.start_coordinator(office, trusted);
         }
-        if office.record.node != identity.id {
-            self.stop_serving();
-        } else if !self.ended_terms.contains(&office.record.nonce)
-            && self.serving.as_ref().is_none_or(|serving| serving.office.record != office.record)
-        {
-            self.serve(office);
-        }
-    }
-
-    /// This node's own office, if it still stands though its term is over: nobody else would decide meanwhile.
-    pub(super) fn office_to_give_back(&self) -> Option<&Office> {
-        let office = self.control.coordinator.as_ref()?;
-        let own = self.identity.as_ref().is_some_and(|identity| identity.id == office.record.node);
-        (own && self.ended_terms.contains(&office.record.nonce)).then_some(office)
     }
 
     pub(super) async fn resign(&mut self) -> Result<()> {
-        if let Some(office) = self.office_to_give_back() {
+        let Stage::In(membership) = &mut self.stage else { return Ok(()) };
+        if let Some(office) = membership.term_to_resign(&self.known.control) {
             office.resign(&self.context).await?;
-            // Whatever stands there now, it is not this office.
-            self.control.coordinator = None;
-            self.campaign_at = Some(Instant::now() + LONGEST_BACKOFF);
+            // Whatever `ctl/coordinator` names now, it is not this term.
+            self.known.control.coordinator = None;
+            membership.candidacy.campaign_in(LONGEST_BACKOFF);
         }
         Ok(())
     }
 
     pub(super) async fn campaign(&mut self) -> Result<()> {
-        let Some(identity) = &self.identity else { return Ok(()) };
+        let Stage::In(membership) = &mut self.stage else { return Ok(()) };
         let keys = &self.context.keys;
-        let record = office(&self.context, identity.id);
-        let lease = identity.lease.borrow().lease;
+        let record = new_term(&self.context, membership.id);
         let txn = Txn {
             when: vec![
                 Compare::absent(keys.coordinator()),
-                Compare::Exists(keys.node(identity.id).into()),
+                Compare::Exists(keys.node(membership.id).into()),
                 Compare::absent(keys.closed()),
             ],
             then: vec![
-                Operation::put(keys.coordinator(), record.encode(), lease),
+                Operation::put(keys.coordinator(), record.encode(), membership.lease.id()),
                 Operation::get(keys.coordinator()),
             ],
             otherwise: vec![
-                Operation::get(keys.node(identity.id)),
+                Operation::get(keys.node(membership.id)),
                 Operation::get(keys.coordinator()),
                 Operation::get(keys.closed()),
             ],
         };
         let answer = self.context.backend.txn(txn).await?;
-        self.campaign_at = None;
+        membership.candidacy.campaign_at = None;
         if !answer.succeeded && answer.found(0).is_empty() {
-            self.doubt = true;
+            membership.needs_resync = true;
             return Ok(());
         }
         let seen = Control::of(keys, (1..3).flat_map(|index| answer.found(index)))?;
-        let trusted_before = identity.saw_office;
-        self.control.coordinator = seen.coordinator;
+        let trusted_before = membership.lease.observed_coordinator;
+        self.known.control.coordinator = seen.coordinator;
         if answer.succeeded {
-            if let Some(office) = self.control.coordinator.clone() {
-                self.coordinator_name = Some(office.record.name.clone());
-                self.start_serving(office, trusted_before);
+            if let Some(office) = self.known.control.coordinator.clone() {
+                self.known.set_coordinator_name(&office.record.name);
+                self.start_coordinator(office, trusted_before);
             }
         } else {
-            // What refused this may be ahead of the watch: left aside, it would be tried again at once, for ever.
-            self.control.closed = seen.closed;
-            self.examine();
+            // What rejected this may be newer than what the watch has reported. Without it, the node would campaign again
+            // at once.
+            self.known.control.closed = seen.closed;
+            self.reconcile();
         }
         Ok(())
     }
 
-    pub(super) fn serve(&mut self, office: Office) {
-        let trusted = self.identity.as_ref().is_some_and(|identity| identity.saw_office);
-        self.start_serving(office, trusted);
-    }
-
-    pub(super) fn start_serving(&mut self, office: Office, trusted: bool) {
-        self.stop_serving();
-        let Some(identity) = &mut self.identity else { return };
-        identity.saw_office = true;
-        tracing::debug!(nonce = office.record.nonce, trusted, "taking office");
+    fn start_coordinator(&mut self, office: Office, trusted: bool) {
+        let Stage::In(membership) = &mut self.stage else { return };
+        membership.candidacy.stop_coordinator();
+        membership.lease.observed_coordinator = true;
+        tracing::debug!(nonce = office.record.nonce, trusted, "becoming coordinator");
         let task = tokio::spawn(coordinator::serve(
             Arc::clone(&self.context),
             office.clone(),
-            identity.keeper.state(),
-            identity.keeper.handle(),
+            membership.lease.keeper.state(),
+            membership.lease.keeper.handle(),
             trusted,
         ));
-        let had_round = self.control.round.is_some();
-        self.serving = Some(Serving { office, task, had_round });
+        let had_round = self.known.control.round.is_some();
+        membership.candidacy.task = Some(CoordinatorTask { office, task, had_round });
     }
 
-    pub(super) fn stop_serving(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            self.ended_terms.insert(serving.office.record.nonce.clone());
+    /// The coordinator's task has ended by itself.
+    pub(super) fn handle_term_end(&mut self, end: Option<End>) {
+        if let Some(membership) = self.stage.membership_mut() {
+            membership.candidacy.stop_coordinator();
+            membership.candidacy.campaign_in(LONGEST_BACKOFF);
         }
-    }
-
-    pub(super) fn term_ended(&mut self, end: Option<End>) {
-        if let Some(serving) = self.serving.take() {
-            self.ended_terms.insert(serving.office.record.nonce.clone());
-        }
-        self.campaign_at = Some(Instant::now() + LONGEST_BACKOFF);
         match end {
-            Some(End::Close(why)) if self.closing.is_none() => {
-                self.closing =
-                    Some(Closing { due: true, ..Closing::new(&self.context, Outcome::Ended, why) });
-            }
-            Some(End::Failed(error)) => tracing::warn!("coordinator: giving the office up: {error}"),
+            Some(End::Close(why)) => self.owner.require_closing(&self.context, Outcome::Ended, why),
+            Some(End::Failed(error)) => tracing::warn!("coordinator: resigning after an error: {error}"),
             Some(_) | None => {}
         }
     }

@@ -1,0 +1,69 @@
+//! The state of a node whose run is closed: it renews the leases of the closed run until it leaves.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Session, membership::Membership, stage::Stage};
+use crate::{
+    backend::{LeaseId, retry::LONGEST_BACKOFF},
+    protocol::records::ClosedRecord,
+};
+
+/// How often the nodes that are still there renew the lease of the closing record and that of the run.
+const RENEWAL: Duration = Duration::from_secs(20);
+
+/// The first of these renewals comes at a random moment within this time, so that N nodes do not send 2 N of them at
+/// once, and those that leave soon send none. The lease of the run still has half of its time when the run is closed.
+const FIRST_RENEWAL: Duration = Duration::from_secs(10);
+
+/// A node in a closed run.
+pub(super) struct Closed {
+    pub(super) record: ClosedRecord,
+    /// The lease of the closing record and that of the run.
+    leases: Vec<LeaseId>,
+    renew_at: Instant,
+    /// Nothing if the node was not in the run.
+    pub(super) membership: Option<Box<Membership>>,
+}
+
+impl Closed {
+    /// When to renew the leases.
+    pub(super) fn renew_at(&self) -> Option<Instant> {
+        (!self.leases.is_empty()).then_some(self.renew_at)
+    }
+}
+
+impl Session {
+    /// The run is closed by this record, which is attached to this lease (0 if it is gone). The membership remains until
+    /// the node leaves; the coordinator's task ends.
+    pub(super) fn handle_run_closed(&mut self, record: ClosedRecord, lease: LeaseId) {
+        if !matches!(self.stage, Stage::Closed(_)) {
+            let ClosedRecord { by, why, outcome, .. } = &record;
+            tracing::info!("the run was closed as {} by `{by}`: {why}", outcome.as_str());
+        }
+        let mut membership = self.take_membership();
+        if let Some(membership) = &mut membership {
+            membership.candidacy.stop_coordinator();
+        }
+        let run_lease = membership.as_ref().map_or(0, |membership| membership.life.run_lease);
+        let leases = [lease, run_lease].into_iter().filter(|lease| *lease != 0).collect();
+        let renew_at = Instant::now() + self.context.entropy.part_of(FIRST_RENEWAL);
+        self.stage = Stage::Closed(Box::new(Closed { record, leases, renew_at, membership }));
+        // A node that knows that its life is closed does not restore it.
+        self.accept_setbacks();
+    }
+
+    pub(super) async fn renew_closing(&mut self) {
+        let Stage::Closed(closed) = &mut self.stage else { return };
+        closed.renew_at = Instant::now() + RENEWAL;
+        for lease in closed.leases.clone() {
+            if let Err(error) = self.context.backend.lease_keep_alive(lease).await {
+                tracing::debug!(%error, "renewing the closing failed");
+                if error.is_transient() {
+                    closed.renew_at = Instant::now() + LONGEST_BACKOFF;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The state of a node that joins the run: it has a lease, which it keeps alive, and makes attempts at one transaction.
+//! If the run is closed, it begins the next life of the run id, or waits until it may do that.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Session,
+    membership::{HeldLease, Membership},
+    office::new_term,
+    outside::Outside,
+    stage::Stage,
+};
+use crate::{
+    backend::{Compare, Header, LeaseId, Operation, Revision, Txn},
+    error::Result,
+    grant::Granted,
+    node::control::{Control, Kept},
+    protocol::{
+        closing::{Reuse, reuse},
+        identity::{NodeId, nonce},
+        records::{ClosedRecord, NodeRecord, Record, RoundRecord},
+    },
+    run::Context,
+};
+
+/// How long a node that waits for the id of a closed run relies on its watch alone, because watches have lost events.
+const LONGEST_REUSE_WAIT: Duration = Duration::from_secs(60);
+
+/// A node that joins. Its id and lease are the same in all attempts, because one that was given up may still be applied.
+/// It takes another id only once the service has reported that the lease does not exist: then no attempt can be applied.
+pub(super) struct Joining {
+    id: NodeId,
+    pub(super) lease: HeldLease,
+    pub(super) outside: Outside,
+}
+
+/// The result of an attempt to join.
+enum Joined {
+    /// The node is in.
+    In {
+        /// The records under `ctl/`.
+        control: Box<Control>,
+        /// The head of the answer.
+        header: Header,
+        /// The mod revision of its record.
+        revision: Revision,
+    },
+    /// The life that the node was in is closed.
+    Closed(ClosedRecord, LeaseId),
+    /// The run is closed; try again after so long at the latest, or once that closing is gone.
+    Later(Box<Kept<ClosedRecord>>, Duration),
+    /// The run is closed as succeeded, and this is the submission that succeeded.
+    AlreadyDone(ClosedRecord),
+    /// Something moved in between: try again now.
+    Again,
+}
+
+impl Session {
+    pub(super) async fn join(&mut self) -> Result<()> {
+        if let Stage::Joining(joining) = &mut self.stage
+            && !joining.lease.state().alive
+        {
+            self.stage = Stage::Outside(std::mem::take(&mut joining.outside));
+        }
+        if matches!(self.stage, Stage::Outside(_)) {
+            let (id, lease) = take_lease(&self.context).await?;
+            if let Stage::Outside(outside) = std::mem::take(&mut self.stage) {
+                self.stage = Stage::Joining(Box::new(Joining { id, lease, outside }));
+            }
+        }
+        let Stage::Joining(joining) = &mut self.stage else { return Ok(()) };
+        // What the watch has reported since the last read is still valid, unless it was opened again meanwhile.
+        let connection = self.known.watch_connection();
+        let is_watched = joining.outside.watched_on.take() == Some(connection)
+            && self.context.backend.connection() == connection;
+        let closed = if is_watched {
+            self.known.control.closed.take()
+        } else {
+            self.known.watch_from_now(&self.context).await?;
+            None
+        };
+        let record = self.owner.desired_record(&self.context, None);
+        match joining.attempt(&self.context, &record, closed).await? {
+            Joined::Again => joining.outside.watched_on = Some(self.known.watch_connection()),
+            Joined::Later(closed, time) => {
+                joining.outside.watched_on = Some(self.known.watch_connection());
+                self.known.control.closed = Some(*closed);
+                self.retry.pause(time.min(LONGEST_REUSE_WAIT));
+            }
+            Joined::Closed(closed, lease) => {
+                if self.is_of_another_job(&closed) {
+                    self.start_over(&closed);
+                } else {
+                    self.handle_run_closed(closed, lease);
+                }
+            }
+            Joined::AlreadyDone(closed) => return Err(closed.error(&self.context.settings.run.run_id)),
+            Joined::In { control, header, revision } => {
+                self.known.control = *control;
+                if let Some(error) = self.settings_mismatch() {
+                    return Err(error);
+                }
+                self.finish_join(record, revision, header);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_join(&mut self, record: NodeRecord, revision: Revision, header: Header) {
+        match std::mem::take(&mut self.stage) {
+            Stage::Joining(joining) => {
+                let Joining { id, lease, .. } = *joining;
+                tracing::debug!(%id, "joined");
+                self.stage = Stage::In(Box::new(Membership::new(id, lease, record, revision, header)));
+            }
+            other => self.stage = other,
+        }
+        // A new id has no data that the service could have lost.
+        self.accept_setbacks();
+        self.known.set_read_revision(header.revision);
+        self.reconcile();
+    }
+
+    /// A node that waits until the id of a closed run can be used again joins once another node has begun the next life.
+    pub(super) fn retry_if_next_life_has_begun(&mut self) {
+        let Stage::Joining(joining) = &self.stage else { return };
+        let waits_for =
+            joining.outside.closed_since.as_ref().filter(|_| joining.outside.watched_on.is_some());
+        let closed = self.known.control.closed_record().map(|closed| &closed.life);
+        if waits_for.is_some_and(|(life, _)| Some(life) != closed) {
+            self.retry.end_pause();
+        }
+    }
+}
+
+/// Takes a lease for a new id: at first, unless that took too long, the one that was granted when the node connected.
+/// Nothing was attempted under that lease, so it may as well expire.
+async fn take_lease(context: &Arc<Context>) -> Result<(NodeId, HeldLease)> {
+    let Granted { id, sent, ttl } = match context.take_granted().filter(Granted::is_fresh) {
+        Some(granted) => granted,
+        None => {
+            let id = NodeId::from_random(context.entropy.bits());
+            let ttl = context.settings.lease_ttl;
+            Granted::request(context.backend.as_ref(), id, ttl, Instant::now()).await?
+        }
+    };
+    Ok((id, HeldLease::start(context, id.first_lease(), ttl, sent)))
+}
+
+impl Joining {
+    /// Writes the record unless the run is closed. `closed` is a closing record that is known to be current, of another
+    /// life than the past one of this node. Repeatable.
+    async fn attempt(
+        &mut self,
+        context: &Context,
+        record: &NodeRecord,
+        closed: Option<Kept<ClosedRecord>>,
+    ) -> Result<Joined> {
+        if let Some(closed) = closed {
+            return self.reuse(context, record, closed).await;
+        }
+        let past_life = self.outside.past_life.as_deref();
+        let keys = &context.keys;
+        let node = keys.node(self.id);
+        let mut read = [keys.coordinator(), keys.round(), keys.closed()].map(Operation::get).to_vec();
+        let mut then = read.clone();
+        then.push(Operation::put(node.clone(), record.encode(), self.id.first_lease()));
+        read.push(Operation::get(node.clone()));
+        let past = past_life.map(|life| keys.closed_life(life));
+        then.extend(past.clone().map(Operation::get));
+        read.extend(past.clone().map(Operation::get));
+        // An attempt that was given up may be applied later. It must not bring an old record back.
+        let when = vec![Compare::absent(keys.closed()), Compare::absent(node)];
+        let answer = context.backend.txn(Txn { when, then, otherwise: read }).await?;
+        let control = Control::of(keys, (0..3).flat_map(|index| answer.found(index)))?;
+        let of_past_life =
+            control.closed.as_ref().filter(|closed| Some(closed.record.life.as_str()) == past_life);
+        if let Some(closed) = of_past_life {
+            return Ok(Joined::Closed(closed.record.clone(), closed.lease));
+        }
+        if let (Some(past), [item, ..]) = (past, answer.found(4)) {
+            return Ok(Joined::Closed(ClosedRecord::decode(&past, &item.value)?, item.lease));
+        }
+        if answer.succeeded {
+            let revision = answer.header.revision;
+            return Ok(Joined::In { control: Box::new(control), header: answer.header, revision });
+        }
+        if let ([own, ..], None) = (answer.found(3), &control.closed) {
+            // An earlier attempt, whose answer was lost.
+            let revision = own.mod_revision;
+            return Ok(Joined::In { control: Box::new(control), header: answer.header, revision });
+        }
+        let Some(closed) = control.closed.clone() else { return Ok(Joined::Again) };
+        if !answer.found(3).is_empty() {
+            // It was in before the closing, without having known.
+            return Ok(Joined::Closed(closed.record, closed.lease));
+        }
+        self.reuse(context, record, closed).await
+    }
+
+    async fn reuse(
+        &mut self,
+        context: &Context,
+        record: &NodeRecord,
+        closed: Kept<ClosedRecord>,
+    ) -> Result<Joined> {
+        let now = Instant::now();
+        let since = match &self.outside.closed_since {
+            Some((life, since)) if *life == closed.record.life => *since,
+            _ => {
+                self.outside.closed_since = Some((closed.record.life.clone(), now));
+                let ClosedRecord { outcome, by, .. } = &closed.record;
+                let outcome = outcome.as_str();
+                tracing::info!("found the run closed as {outcome} by `{by}`; its id may be used again");
+                now
+            }
+        };
+        let settings = &context.settings;
+        match reuse(&closed.record, settings.submission.as_deref(), now - since, settings.reuse_delay) {
+            Reuse::AlreadyDone => Ok(Joined::AlreadyDone(closed.record)),
+            Reuse::Wait(time) => Ok(Joined::Later(Box::new(closed), time)),
+            Reuse::Begin => self.begin_life(context, record, &closed).await,
+        }
+    }
+
+    /// Begins a new life after a closed one. The same transaction moves the closing record away and replaces all records
+    /// under `ctl/`.
+    async fn begin_life(
+        &self,
+        context: &Context,
+        record: &NodeRecord,
+        closed: &Kept<ClosedRecord>,
+    ) -> Result<Joined> {
+        let keys = &context.keys;
+        let settings = &context.settings;
+        let run_lease: LeaseId = NodeId::from_random(context.entropy.bits()).first_lease();
+        context.backend.lease_grant(run_lease, context.run_lease_ttl()).await?;
+        let (life, attempt) = (nonce(context.entropy.bits()), nonce(context.entropy.bits()));
+        let forming = RoundRecord::forming(life, settings.min_nodes, settings.max_nodes, attempt);
+        let round = RoundRecord { sizing: settings.sizing.clone(), ..forming };
+        let office = new_term(context, self.id);
+        let node_lease = self.id.first_lease();
+        let txn = Txn {
+            when: vec![Compare::ModRevision(keys.closed().into(), closed.revision)],
+            then: vec![
+                Operation::put(keys.closed_life(&closed.record.life), closed.record.encode(), closed.lease),
+                Operation::delete(keys.closed()),
+                Operation::put(keys.round(), round.encode(), run_lease),
+                Operation::put(keys.coordinator(), office.encode(), node_lease),
+                Operation::put(keys.node(self.id), record.encode(), node_lease),
+            ],
+            otherwise: Vec::new(),
+        };
+        let answer = context.backend.txn(txn).await?;
+        if answer.succeeded {
+            let name = &closed.record.by;
+            let outcome = closed.record.outcome.as_str();
+            tracing::info!(
+                "the run was closed as {outcome} by `{name}`; its id is used again, for a new life"
+            );
+        }
+        // Whether this attempt or another node's was applied: the next attempt to join reads it.
+        Ok(Joined::Again)
+    }
+}

@@ -1,0 +1,103 @@
+//! Leaving the run.
+
+use super::{Session, membership::Membership, stage::Stage};
+use crate::{
+    backend::{Compare, LeaseId, Operation, Txn},
+    error::{Error, Result},
+    node::control::Control,
+    protocol::records::{ChangeKind, ChangeRecord, NodeRecord, Phase, Record, RoundRecord},
+};
+
+impl Session {
+    /// Leaves the run: tells the other nodes, ends the term as coordinator, and revokes the lease.
+    pub(super) async fn leave_run(&mut self) -> Result<()> {
+        if let Stage::Joining(joining) = &self.stage {
+            // An attempt may have written the record already.
+            let lease = joining.lease.id();
+            self.revoke(lease).await?;
+        }
+        let Some(membership) = self.stage.membership_mut() else {
+            self.finish_leaving();
+            return Ok(());
+        };
+        let (id, lease) = (membership.id, membership.lease.id());
+        let serving = membership.candidacy.task.as_ref().map(|task| task.office.clone());
+        let keys = &self.context.keys;
+        let finished = membership.place().map(|place| keys.finished_node(&place.life, place.round, id));
+        let mut then = [keys.coordinator(), keys.round(), keys.closed()].map(Operation::get).to_vec();
+        then.extend(finished.map(Operation::get));
+        let read = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
+        // A record that cannot be read keeps no node from leaving.
+        let control = Control::of(keys, (0..3).flat_map(|index| read.found(index))).unwrap_or_default();
+        let name = self.context.settings.node_name.clone();
+        let change = change_by_leaving(membership, name, &control, !read.found(3).is_empty());
+        let office =
+            serving.or_else(|| control.coordinator.clone().filter(|office| office.record.node == id));
+        membership.candidacy.stop_coordinator();
+        let mut announced = change.is_none();
+        if let Some(office) = &office {
+            let mut when = office.holds(&self.context);
+            let mut then = vec![Operation::delete(keys.node(id)), Operation::delete(keys.coordinator())];
+            if let (Some(change), Some(round)) = (change, &control.round) {
+                when.push(Compare::ModRevision(keys.round().into(), round.revision));
+                when.push(Compare::absent(keys.closed()));
+                let record = RoundRecord { change: Some(change), ..round.record.clone() };
+                then.push(Operation::put(keys.round(), record.encode(), round.lease));
+            }
+            let answer = self.context.backend.txn(Txn { when, then, otherwise: Vec::new() }).await?;
+            let mine = control.coordinator.as_ref().is_some_and(|now| now.record == office.record);
+            if !answer.succeeded && mine {
+                // `ctl/round` has changed, or the run was closed, in between: read again.
+                return Ok(());
+            }
+            // Otherwise another node is coordinator by now, and this node announces its departure as any other does.
+            announced |= answer.succeeded;
+        }
+        if !announced {
+            let world = membership.place().cloned();
+            let record = NodeRecord { leaving: true, ..self.owner.desired_record(&self.context, world) };
+            let txn = Txn {
+                when: vec![Compare::Exists(keys.node(id).into())],
+                then: vec![Operation::put(keys.node(id), record.encode(), lease)],
+                otherwise: Vec::new(),
+            };
+            match self.context.backend.txn(txn).await {
+                Ok(_) | Err(Error::LeaseNotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.revoke(lease).await?;
+        self.finish_leaving();
+        Ok(())
+    }
+
+    /// Revokes a lease, and returns once the service has acknowledged that it does not exist any more.
+    async fn revoke(&mut self, lease: LeaseId) -> Result<()> {
+        match self.context.backend.lease_revoke(lease).await {
+            Ok(()) | Err(Error::LeaseNotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn finish_leaving(&mut self) {
+        self.shared.set_gone();
+        self.publish_end();
+        self.owner.answer_leaves();
+    }
+}
+
+/// The change that the other nodes are told of when this node leaves. `None` if `ctl/round` is not its own world or
+/// announces a change already, or if this node is finished.
+fn change_by_leaving(
+    membership: &Membership,
+    name: String,
+    control: &Control,
+    finished: bool,
+) -> Option<ChangeRecord> {
+    let round = control.round_record()?;
+    let mine = membership.place()?.is_of(round) && round.phase == Phase::Running;
+    if finished || !mine || round.change.is_some() || control.closed.is_some() {
+        return None;
+    }
+    Some(ChangeRecord { kind: ChangeKind::Leaving, why: format!("{name} leaving"), names: vec![name] })
+}

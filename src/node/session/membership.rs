@@ -1,0 +1,333 @@
+//! The state of a node that is in the run: its identity, lease and record, its life, its world, and its term as
+//! coordinator.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+
+use super::owner::Owner;
+use crate::{
+    backend::{Header, KeyValue, LeaseId, Revision},
+    coordinator::{End, Office},
+    lease::{Keeper, LeaseState},
+    node::{control::Control, shared::WorldFacts},
+    protocol::{
+        identity::NodeId,
+        records::{LastWorld, NodeRecord, Phase, Record, RoundRecord},
+        returning::Before,
+    },
+    run::Context,
+};
+
+/// The lease of a node, with what is known under it.
+pub(super) struct HeldLease {
+    pub(super) keeper: Keeper,
+    state: watch::Receiver<LeaseState>,
+    /// The interruptions of the lease that were noticed.
+    interruptions: u64,
+    /// How long the service was silent in the last interruption, until the node has read what that changed.
+    pub(super) silence: Duration,
+    /// Whether a coordinator was observed under this lease. Then an absent member is not merely returning from an
+    /// interruption that ended this lease too.
+    pub(super) observed_coordinator: bool,
+    /// Whether it was reported that the lease may have expired.
+    pub(super) uncertain: bool,
+}
+
+impl HeldLease {
+    /// Keeps a lease alive whose grant was sent at `sent`.
+    pub(super) fn start(context: &Arc<Context>, lease: LeaseId, ttl: Duration, sent: Instant) -> Self {
+        let keeper = Keeper::start(context, lease, ttl, sent);
+        Self {
+            state: keeper.state(),
+            keeper,
+            interruptions: 0,
+            silence: Duration::ZERO,
+            observed_coordinator: false,
+            uncertain: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> LeaseId {
+        self.state.borrow().lease
+    }
+
+    pub(super) fn state(&self) -> LeaseState {
+        self.state.borrow().clone()
+    }
+
+    /// Waits for a change of the state.
+    pub(super) async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            // The keeper has ended, and its last state was read.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Reads a changed state. Returns whether the lease was interrupted or has ended.
+    pub(super) fn update(&mut self) -> (LeaseState, bool) {
+        let state = self.state.borrow_and_update().clone();
+        let interrupted = !state.alive || state.breaks != self.interruptions;
+        if interrupted {
+            self.interruptions = state.breaks;
+            self.silence = state.silence;
+        }
+        if state.alive && self.uncertain {
+            let silence = state.silence.as_secs_f64();
+            tracing::info!("contact with the service is back after {silence:.1} s");
+            self.uncertain = false;
+        }
+        (state, interrupted)
+    }
+
+    /// When to report that the lease may have expired, unless that was reported.
+    pub(super) fn uncertain_at(&self) -> Option<Instant> {
+        (!self.uncertain).then(|| self.state.borrow().uncertain_at())
+    }
+}
+
+/// The record of a node as it stands in the service.
+pub(super) struct StoredRecord {
+    pub(super) record: NodeRecord,
+    /// Each write of the record compares this revision. An earlier attempt may still be applied, and would otherwise
+    /// bring an old record back.
+    pub(super) revision: Revision,
+    /// Whether it must be written even if it does not differ.
+    pub(super) is_stale: bool,
+}
+
+/// The life of the run that a node is in.
+#[derive(Default)]
+pub(super) struct Life {
+    /// Its name, once a `ctl/round` was read.
+    pub(super) name: Option<String>,
+    /// The lease of the run; 0 while it is not known.
+    pub(super) run_lease: LeaseId,
+    /// The leases that the run had before. Each restored world takes a new one.
+    past_run_leases: BTreeSet<LeaseId>,
+}
+
+impl Life {
+    /// Sets the lease of the run. Returns whether the run had another one, so that everything attached to that is lost.
+    pub(super) fn replace_run_lease(&mut self, lease: LeaseId) -> bool {
+        let replaced = self.run_lease != 0 && self.run_lease != lease;
+        if replaced {
+            self.past_run_leases.insert(self.run_lease);
+            self.run_lease = lease;
+        }
+        replaced
+    }
+}
+
+/// A coordinator's task. Dropping it ends the task, but not the term.
+pub(super) struct CoordinatorTask {
+    pub(super) office: Office,
+    pub(super) task: JoinHandle<End>,
+    /// Whether there was a `ctl/round` in this term. If that is deleted, what the task knows is outdated.
+    pub(super) had_round: bool,
+}
+
+impl Drop for CoordinatorTask {
+    fn drop(&mut self) {
+        // A detached task would continue to decide without its node.
+        self.task.abort();
+    }
+}
+
+/// What a node does as coordinator, or to become coordinator.
+#[derive(Default)]
+pub(super) struct Candidacy {
+    pub(super) task: Option<CoordinatorTask>,
+    /// The terms of this node that are over, by their nonces.
+    ended_terms: BTreeSet<String>,
+    /// When to campaign.
+    pub(super) campaign_at: Option<Instant>,
+}
+
+impl Candidacy {
+    pub(super) fn campaign_in(&mut self, time: Duration) {
+        self.campaign_at = Some(Instant::now() + time);
+    }
+
+    /// Ends the coordinator's task, if there is one.
+    pub(super) fn stop_coordinator(&mut self) {
+        if let Some(task) = self.task.take() {
+            self.ended_terms.insert(task.office.record.nonce.clone());
+        }
+    }
+
+    pub(super) fn has_ended(&self, office: &Office) -> bool {
+        self.ended_terms.contains(&office.record.nonce)
+    }
+
+    /// There is no `ctl/round`. A term that knew one would wait for changes of a round that is deleted; the next term
+    /// restores it.
+    pub(super) fn end_term_of_lost_round(&mut self) {
+        if self.task.as_ref().is_some_and(|task| task.had_round) {
+            self.stop_coordinator();
+        }
+    }
+
+    /// Waits for the end of the coordinator's task. `None` if it was aborted or has panicked.
+    async fn ended(&mut self) -> Option<End> {
+        match &mut self.task {
+            Some(task) => {
+                let ended = (&mut task.task).await;
+                ended.inspect_err(|error| tracing::error!("the task of the coordinator failed: {error}")).ok()
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// An event of a membership.
+pub(super) enum MembershipEvent {
+    /// The state of the lease has changed.
+    Lease,
+    /// The coordinator's task has ended.
+    TermEnded(Option<End>),
+}
+
+/// A node in the run.
+pub(super) struct Membership {
+    pub(super) id: NodeId,
+    /// The revision at which the record was created.
+    pub(super) created: Revision,
+    pub(super) lease: HeldLease,
+    pub(super) record: StoredRecord,
+    pub(super) life: Life,
+    /// The world that this node is in.
+    pub(super) world: Option<Arc<WorldFacts>>,
+    /// The name of the world whose plan was read last.
+    pub(super) read_world: Option<String>,
+    /// The cluster, and the highest revision of a linearizable answer.
+    header: Header,
+    /// Whether an interruption may have changed something that was not read yet.
+    pub(super) needs_resync: bool,
+    /// The revision of the `ctl/round` because of which the node has read everything again.
+    last_resync_revision: Revision,
+    pub(super) candidacy: Candidacy,
+}
+
+impl Membership {
+    /// A node whose record was written at `revision`, as an answer with this head shows.
+    pub(super) fn new(
+        id: NodeId,
+        lease: HeldLease,
+        record: NodeRecord,
+        revision: Revision,
+        header: Header,
+    ) -> Self {
+        // If the revision is an earlier one, an earlier attempt has written the record, perhaps with other contents.
+        let is_stale = revision != header.revision;
+        Self {
+            id,
+            created: revision,
+            lease,
+            record: StoredRecord { record, revision, is_stale },
+            life: Life::default(),
+            world: None,
+            read_world: None,
+            header,
+            needs_resync: false,
+            last_resync_revision: 0,
+            candidacy: Candidacy { campaign_at: Some(Instant::now()), ..Candidacy::default() },
+        }
+    }
+
+    /// Waits for an event. Cancel-safe.
+    pub(super) async fn next_event(&mut self) -> MembershipEvent {
+        tokio::select! {
+            biased;
+            () = self.lease.changed() => MembershipEvent::Lease,
+            ended = self.candidacy.ended() => MembershipEvent::TermEnded(ended),
+        }
+    }
+
+    pub(super) fn place(&self) -> Option<&LastWorld> {
+        self.world.as_ref().map(|world| &world.place)
+    }
+
+    /// Whether the stored record differs from the one that it should be. Its world counts only while the world is
+    /// restored from the records, because otherwise no node reads it.
+    pub(super) fn record_needs_update(&self, context: &Context, owner: &Owner, control: &Control) -> bool {
+        let stored = &self.record.record;
+        let restoring = control.round_record().is_some_and(|round| round.phase == Phase::Restoring);
+        let world = if restoring { self.place().cloned() } else { stored.world.clone() };
+        self.record.is_stale || owner.desired_record(context, world) != *stored
+    }
+
+    /// Whether `ctl/round` names a world whose plan must be read.
+    pub(super) fn has_unread_round(&self, control: &Control) -> bool {
+        control.round_record().is_some_and(|round| {
+            let mine = self.place().is_some_and(|place| place.is_of(round));
+            // The service was restored from an older backup. No node is moved back, however long it takes to restore the
+            // later world.
+            let older =
+                self.place().is_some_and(|place| round.life == place.life && round.round < place.round);
+            // While a world is restored, a newer one may appear. Its members are known after that.
+            let known = mine || older || round.phase == Phase::Restoring;
+            round.has_world() && !known && self.read_world.as_ref() != Some(&round.world)
+        })
+    }
+
+    /// Whether `ctl/round` contradicts the world or the life of this node.
+    pub(super) fn contradicts(&self, round: &RoundRecord) -> bool {
+        let same_life = self.life.name.as_ref().is_none_or(|life| *life == round.life);
+        self.place().is_some_and(|place| {
+            let other_world = round.round == place.round && round.world != place.world;
+            !same_life || round.round < place.round || other_world
+        })
+    }
+
+    /// Requests a resync because of this `ctl/round`, once for each revision of it.
+    pub(super) fn request_resync(&mut self, revision: Revision) {
+        self.needs_resync |= self.last_resync_revision != revision;
+        self.last_resync_revision = revision;
+    }
+
+    /// Sets the head of a linearizable read of `ctl/`.
+    pub(super) fn record_header(&mut self, header: Header) {
+        self.header = header;
+    }
+
+    /// Raises the highest revision that this node has read.
+    pub(super) fn raise_revision(&mut self, revision: Revision) {
+        self.header.revision = self.header.revision.max(revision);
+    }
+
+    /// What this node knew before an interruption.
+    pub(super) fn before(&self, set_back: bool) -> Before {
+        Before {
+            life: self.life.name.clone(),
+            world: self.place().cloned(),
+            cluster_id: self.header.cluster_id,
+            revision: self.header.revision,
+            silence: self.lease.silence,
+            run_lease: self.life.run_lease,
+            past_run_leases: self.life.past_run_leases.clone(),
+            set_back,
+        }
+    }
+
+    /// Adopts the stored record: an attempt whose answer was lost may have written it.
+    pub(super) fn adopt_stored_record(&mut self, found: &[KeyValue]) {
+        let [item, ..] = found else { return };
+        self.record.revision = item.mod_revision;
+        match NodeRecord::decode(&String::from_utf8_lossy(&item.key), &item.value) {
+            Ok(record) => self.record.record = record,
+            Err(error) => {
+                tracing::warn!(
+                    "the record of this node was changed by another client; writing it again: {error}"
+                );
+                self.record.is_stale = true;
+            }
+        }
+    }
+
+    /// The term of this node that still stands although it is over: no other node can become coordinator meanwhile.
+    pub(super) fn term_to_resign<'control>(&self, control: &'control Control) -> Option<&'control Office> {
+        let office = control.coordinator.as_ref()?;
+        (office.record.node == self.id && self.candidacy.has_ended(office)).then_some(office)
+    }
+}

@@ -1,0 +1,89 @@
+//! The state of a node that is outside the run: it has not joined yet, or its membership has ended.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Session, membership::Membership, stage::Stage};
+use crate::{
+    backend::LeaseId,
+    protocol::{records::ClosedRecord, submission::are_rivals},
+};
+
+/// What a node outside the run remembers.
+#[derive(Default)]
+pub(super) struct Outside {
+    /// The life that it was in. If that is closed meanwhile, this node ends with it.
+    pub(super) past_life: Option<String>,
+    /// The closed life whose run id it waits for, and since when.
+    pub(super) closed_since: Option<(String, Instant)>,
+    /// The connection of the watch that was opened before `ctl/` was read last, while the node relies on that watch to
+    /// report when the id of a closed run is used again.
+    pub(super) watched_on: Option<u64>,
+}
+
+impl Session {
+    /// Moves the membership out of the state. The lease of a node that was joining is revoked.
+    pub(super) fn take_membership(&mut self) -> Option<Box<Membership>> {
+        let stage = std::mem::take(&mut self.stage);
+        if let Stage::Joining(joining) = &stage {
+            self.revoke_later(joining.lease.id());
+        }
+        stage.into_membership()
+    }
+
+    /// Revokes a lease that is no longer needed. If that fails, it expires.
+    pub(super) fn revoke_later(&self, lease: LeaseId) {
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            let _ = context.backend.lease_revoke(lease).await;
+        });
+    }
+
+    /// Ends the membership, or the attempt to join, and revokes its lease. When the node joins again, it has another id.
+    pub(super) fn leave_membership(&mut self) {
+        self.known = std::mem::take(&mut self.known).without_watch();
+        let past_life = match self.take_membership() {
+            Some(membership) => {
+                self.revoke_later(membership.lease.id());
+                if let Some(place) = membership.place() {
+                    // Above every round that it has seen, even if the service has forgotten that round.
+                    self.owner.lowest_round = place.round + 1;
+                }
+                membership.life.name.clone()
+            }
+            None => None,
+        };
+        self.stage = Stage::Outside(Outside { past_life, ..Outside::default() });
+    }
+
+    /// The next round was formed without this node.
+    pub(super) fn handle_exclusion(&mut self, why: String) {
+        tracing::warn!("no longer a member: {why}");
+        let world = self.stage.membership().and_then(|membership| membership.world.clone());
+        self.leave_membership();
+        if let Some(world) = world {
+            if self.shared.returned().is_some_and(|returned| returned.is_same_world(&world.place)) {
+                self.lost.dropped = Some(why);
+            } else {
+                // The owner never got this world and still waits for one.
+                self.owner.seeks = true;
+            }
+        }
+    }
+
+    /// Whether this record closes a run of another submission, in which this node only waited.
+    pub(super) fn is_of_another_job(&self, closed: &ClosedRecord) -> bool {
+        let own = self.context.settings.submission.as_deref();
+        let has_world = self.stage.membership().is_some_and(|membership| membership.world.is_some());
+        !has_world && are_rivals(closed.submission.as_deref(), own)
+    }
+
+    /// The run of another submission is closed: joins again, to begin a run of its own submission.
+    pub(super) fn start_over(&mut self, closed: &ClosedRecord) {
+        let other = closed.submission.as_deref().unwrap_or_default();
+        tracing::info!("the run of submission `{other}` is closed; this node begins a new one");
+        self.leave_membership();
+        self.stage = Stage::default();
+    }
+}

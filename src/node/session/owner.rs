@@ -1,0 +1,195 @@
+//! What the owner of a node wants from its session.
+
+use tokio::sync::oneshot;
+
+use crate::{
+    backend::LeaseId,
+    protocol::{
+        identity::NodeId,
+        records::{LastWorld, NodeRecord, Outcome},
+        work::{Departure, Wants},
+    },
+    run::Context,
+};
+
+/// A request of the handle to its session. If a request is never answered, the session is over.
+#[derive(Debug)]
+pub(in super::super) enum Command {
+    /// Take part in the next round, unless there is a world that was not returned to the owner yet.
+    Seek {
+        /// The port on which the node would serve as master. `None` keeps the last one.
+        port: Option<u16>,
+        /// The world that was returned to the owner last.
+        after: Option<LastWorld>,
+    },
+    /// Announce that this node is about to leave.
+    MarkLeaving {
+        /// Answered when the other nodes can read it.
+        done: oneshot::Sender<()>,
+    },
+    /// Leave the run.
+    Leave {
+        /// Answered when the service has acknowledged it.
+        done: oneshot::Sender<()>,
+    },
+    /// Close the run.
+    Close {
+        /// How the run ended.
+        outcome: Outcome,
+        /// Why it ended.
+        why: String,
+        /// Answered with whether the run is closed.
+        done: oneshot::Sender<bool>,
+    },
+}
+
+/// A request to close the run.
+pub(super) struct Closing {
+    pub(super) outcome: Outcome,
+    pub(super) why: String,
+    /// The lease of the closing record, the same in all attempts. It is revoked only when it is known that no attempt
+    /// was applied and that none can be.
+    pub(super) lease: LeaseId,
+    /// Whether the lease was requested from the service.
+    pub(super) granted: bool,
+    /// Whether the coordinator of this node requires the closing, so that it is not abandoned when no caller waits.
+    required: bool,
+    callers: Vec<oneshot::Sender<bool>>,
+}
+
+impl Closing {
+    fn new(context: &Context, outcome: Outcome, why: String) -> Self {
+        let lease = NodeId::from_random(context.entropy.bits()).first_lease();
+        Self { outcome, why, lease, granted: false, required: false, callers: Vec::new() }
+    }
+}
+
+/// What the owner wants, and the callers that wait for it.
+pub(super) struct Owner {
+    address: String,
+    port: u16,
+    /// Whether the owner wants a world that it does not have.
+    pub(super) seeks: bool,
+    /// The lowest round that the owner accepts.
+    pub(super) lowest_round: u64,
+    leaving: bool,
+    leave_callers: Vec<oneshot::Sender<()>>,
+    mark_callers: Vec<oneshot::Sender<()>>,
+    pub(super) closing: Option<Closing>,
+}
+
+impl Owner {
+    pub(super) fn new(address: String, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            seeks: true,
+            lowest_round: 0,
+            leaving: false,
+            leave_callers: Vec::new(),
+            mark_callers: Vec::new(),
+            closing: None,
+        }
+    }
+
+    pub(super) fn wants(&self) -> Wants {
+        let departure = if !self.leave_callers.is_empty() {
+            Departure::Requested
+        } else if self.leaving {
+            Departure::Announced
+        } else {
+            Departure::None
+        };
+        Wants { world: self.seeks, close: self.closing.is_some(), departure }
+    }
+
+    /// The record that this node should have.
+    pub(super) fn desired_record(&self, context: &Context, world: Option<LastWorld>) -> NodeRecord {
+        let settings = &context.settings;
+        NodeRecord {
+            name: settings.node_name.clone(),
+            address: self.address.clone(),
+            port: self.port,
+            topology: settings.topology.clone(),
+            index: settings.node_index,
+            min: settings.min_nodes,
+            max: settings.max_nodes,
+            sizing: settings.sizing.clone(),
+            seeks: self.lowest_round,
+            world,
+            leaving: self.leaving,
+            hosts: context.hosts,
+            submission: settings.submission.clone(),
+        }
+    }
+
+    /// Seeks a world. `port` is where this node would serve as master.
+    pub(super) fn seek(&mut self, port: Option<u16>) {
+        self.port = port.unwrap_or(self.port);
+        self.seeks = true;
+    }
+
+    pub(super) fn mark_leaving(&mut self, done: oneshot::Sender<()>) {
+        self.leaving = true;
+        self.mark_callers.push(done);
+    }
+
+    /// Answers those who wait until the departure of this node is announced.
+    pub(super) fn answer_marks(&mut self) {
+        for done in self.mark_callers.drain(..) {
+            let _ = done.send(());
+        }
+    }
+
+    pub(super) fn leave(&mut self, done: oneshot::Sender<()>) {
+        self.leave_callers.push(done);
+    }
+
+    /// Answers those who wait until this node has left.
+    pub(super) fn answer_leaves(&mut self) {
+        for done in self.leave_callers.drain(..) {
+            let _ = done.send(());
+        }
+    }
+
+    /// Closes the run. Only one closing is attempted at a time: a caller that comes later waits for the result of the
+    /// first.
+    pub(super) fn close(
+        &mut self,
+        context: &Context,
+        outcome: Outcome,
+        why: String,
+        done: oneshot::Sender<bool>,
+    ) {
+        self.drop_abandoned_closing();
+        match &mut self.closing {
+            Some(closing) if !closing.callers.is_empty() => closing.callers.push(done),
+            of_nobody => {
+                let required = of_nobody.is_some();
+                let closing = Closing::new(context, outcome, why);
+                self.closing = Some(Closing { required, callers: vec![done], ..closing });
+            }
+        }
+    }
+
+    /// Closes the run because the coordinator of this node requires it.
+    pub(super) fn require_closing(&mut self, context: &Context, outcome: Outcome, why: String) {
+        self.closing.get_or_insert_with(|| Closing { required: true, ..Closing::new(context, outcome, why) });
+    }
+
+    /// Drops a closing that no caller waits for any more.
+    pub(super) fn drop_abandoned_closing(&mut self) {
+        let Some(closing) = &mut self.closing else { return };
+        closing.callers.retain(|caller| !caller.is_closed());
+        if closing.callers.is_empty() && !closing.required {
+            self.closing = None;
+        }
+    }
+
+    /// Answers those who wait until the run is closed.
+    pub(super) fn answer_closing(&mut self, closed: bool) {
+        for caller in self.closing.take().into_iter().flat_map(|closing| closing.callers) {
+            let _ = caller.send(closed);
+        }
+    }
+}

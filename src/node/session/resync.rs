@@ -1,0 +1,180 @@
+//! What a node does after an interruption: one read, one decision ([`after_break`]), and what that requires.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    RESTORE_PAUSE, Session,
+    membership::{HeldLease, StoredRecord},
+    stage::Stage,
+};
+use crate::{
+    backend::{Compare, Header, KeyValue, Operation, Txn},
+    error::Result,
+    node::control::Control,
+    protocol::{
+        identity::NodeId,
+        records::{ClosedRecord, LastWorld, Outcome, Record},
+        returning::{Found, Return, after_break, is_earlier_data},
+    },
+    run::decode_found,
+};
+
+impl Session {
+    /// Reads what an interruption has changed, and acts on it.
+    pub(super) async fn resync(&mut self) -> Result<()> {
+        let setbacks = *self.setbacks.borrow_and_update();
+        let Stage::In(membership) = &mut self.stage else { return Ok(()) };
+        let keys = &self.context.keys;
+        let mut then = [keys.coordinator(), keys.round(), keys.closed()].map(Operation::get).to_vec();
+        then.push(Operation::get(keys.node(membership.id)));
+        let life_key = membership.life.name.as_ref().map(|life| keys.closed_life(life));
+        then.extend(life_key.clone().map(Operation::get));
+        let answer = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
+        let control = match Control::of(keys, (0..3).flat_map(|index| answer.found(index))) {
+            Ok(control) => control,
+            Err(error) => {
+                self.end_with_unreadable_record(error);
+                return Ok(());
+            }
+        };
+        let lease = membership.lease.state();
+        let found = Found {
+            header: answer.header,
+            closed: control.closed_record().cloned(),
+            closed_life: life_key.map_or(Ok(None), |key| decode_found(&key, answer.found(4)))?,
+            round: control.round_record().cloned(),
+            run_lease: control.round.as_ref().map_or(0, |round| round.lease),
+            record: !answer.found(3).is_empty(),
+            lease: lease.alive && answer.found(3).first().is_none_or(|item| item.lease == lease.lease),
+        };
+        let before = membership.before(self.context.monotonic.judged() < setbacks);
+        if is_earlier_data(&before, &found) {
+            return self.discard(&control).await;
+        }
+        let next = after_break(&before, &found);
+        tracing::debug!(?next, "after an interruption");
+        match next {
+            Return::GoOn => self.resume(control, answer.header, answer.found(3)),
+            Return::PutAgain | Return::Restore => {
+                self.handle_run_lease_change(if next == Return::PutAgain { found.run_lease } else { 0 });
+                self.reregister(control, answer.header, answer.found(3)).await?;
+            }
+            Return::JoinAsNew(why) => {
+                self.known.control = control;
+                self.handle_exclusion(why.to_owned());
+            }
+            Return::Closed(Some(record)) if self.is_of_another_job(&record) => self.start_over(&record),
+            Return::Closed(record) => {
+                let lease = control.closed.as_ref().map_or(0, |closed| closed.lease);
+                let record = record.unwrap_or_else(|| ClosedRecord {
+                    life: before.life.unwrap_or_default(),
+                    by: "?".into(),
+                    why: "the run has ended, and its records are gone".into(),
+                    outcome: Outcome::Ended,
+                    submission: None,
+                });
+                self.handle_run_closed(record, lease);
+            }
+        }
+        if !matches!(&self.stage, Stage::In(membership) if membership.needs_resync) {
+            self.context.monotonic.judge(setbacks);
+        }
+        Ok(())
+    }
+
+    /// Nothing of this node was lost.
+    fn resume(&mut self, control: Control, header: Header, own: &[KeyValue]) {
+        let Stage::In(membership) = &mut self.stage else { return };
+        membership.needs_resync = false;
+        membership.lease.silence = Duration::ZERO;
+        membership.record_header(header);
+        membership.adopt_stored_record(own);
+        // The service may have lost the world of this node although its lease lived. Then its record restores the world.
+        let round = control.round_record();
+        let lost = |place: &LastWorld| {
+            round.is_none_or(|round| round.life != place.life || round.round < place.round)
+        };
+        membership.record.is_stale |= membership.place().is_some_and(lost);
+        self.follow_from(control, header);
+    }
+
+    /// Follows `ctl/` from this read on.
+    fn follow_from(&mut self, control: Control, header: Header) {
+        self.known.control = control;
+        self.known.set_read_revision(header.revision);
+        self.known.watch_from(&self.context, header.revision + 1);
+        if self.known.control.round.is_some() {
+            self.reconcile();
+            return;
+        }
+        // The node has acted on the lack of a round already.
+        if let Stage::In(membership) = &mut self.stage {
+            membership.candidacy.end_term_of_lost_round();
+        }
+        self.reconcile_coordinator();
+    }
+
+    /// Deletes the `ctl/round` of an older backup, unless it has moved since it was read. All that stands under its lease
+    /// is void with that, because each write and read of a store compares the lease of `ctl/round`. The run is then
+    /// restored from the records of its nodes, as after the loss of all data.
+    async fn discard(&mut self, read: &Control) -> Result<()> {
+        let place = self.stage.membership().and_then(|membership| membership.place());
+        let (Some(stale), Some(place)) = (&read.round, place) else { return Ok(()) };
+        let key = self.context.keys.round();
+        let txn = Txn {
+            when: vec![Compare::ModRevision(key.clone().into(), stale.revision)],
+            then: vec![Operation::delete(key)],
+            otherwise: Vec::new(),
+        };
+        // Whether this write or another node's was applied: the next resync reads it.
+        self.retry.pause(RESTORE_PAUSE);
+        if self.context.backend.txn(txn).await?.succeeded {
+            tracing::warn!(
+                "the service was restored from an older backup, at round {} of this run; that data is discarded, and round \
+                 {} is restored from its nodes",
+                stale.record.round,
+                place.round
+            );
+            self.retry.end_pause();
+        }
+        Ok(())
+    }
+
+    /// Takes another lease and writes the record again, unless `ctl/round` has changed since it was read.
+    async fn reregister(&mut self, read: Control, header: Header, own: &[KeyValue]) -> Result<()> {
+        let Stage::In(membership) = &mut self.stage else { return Ok(()) };
+        let context = &self.context;
+        let record = self.owner.desired_record(context, membership.place().cloned());
+        let lease = NodeId::from_random(context.entropy.bits()).first_lease();
+        let sent = Instant::now();
+        let ttl = context.backend.lease_grant(lease, context.settings.lease_ttl).await?;
+        let key = context.keys.node(membership.id);
+        let stored_revision = own.first().map_or(0, |item| item.mod_revision);
+        let txn = Txn {
+            when: vec![
+                Compare::ModRevision(context.keys.round().into(), read.round_revision()),
+                Compare::absent(context.keys.closed()),
+                Compare::ModRevision(key.clone().into(), stored_revision),
+            ],
+            then: vec![Operation::put(key, record.encode(), lease)],
+            otherwise: Vec::new(),
+        };
+        let answer = context.backend.txn(txn).await?;
+        if !answer.succeeded {
+            self.revoke_later(lease);
+            self.retry.pause(RESTORE_PAUSE);
+            return Ok(());
+        }
+        membership.candidacy.stop_coordinator();
+        membership.lease = HeldLease::start(context, lease, ttl, sent);
+        membership.record = StoredRecord { record, revision: answer.header.revision, is_stale: false };
+        membership.needs_resync = false;
+        membership.record_header(header);
+        let world = membership.place().map_or(0, |place| place.round);
+        tracing::warn!("the lease had ended; nobody was told, and this node is back in round {world}");
+        self.follow_from(read, header);
+        Ok(())
+    }
+}

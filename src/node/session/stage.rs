@@ -1,0 +1,54 @@
+//! The states of a node. Leaving a state is a move: what belongs to it is dropped with it, so no field is reset by hand.
+
+use super::{closed::Closed, joining::Joining, membership::Membership, outside::Outside, over::Over};
+
+/// The state of a node.
+pub(super) enum Stage {
+    /// Outside the run.
+    Outside(Outside),
+    /// On its way into the run, with a lease.
+    Joining(Box<Joining>),
+    /// In the run.
+    In(Box<Membership>),
+    /// The run is closed.
+    Closed(Box<Closed>),
+    /// An error has ended the session. The node can only close the run and leave it.
+    Over(Box<Over>),
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::Outside(Outside::default())
+    }
+}
+
+impl Stage {
+    /// The membership. A node keeps it when the run is closed, and after some errors, until it leaves.
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        match self {
+            Self::Outside(_) | Self::Joining(_) => None,
+            Self::In(membership) => Some(membership),
+            Self::Closed(closed) => closed.membership.as_deref(),
+            Self::Over(over) => over.membership.as_deref(),
+        }
+    }
+
+    pub(super) fn membership_mut(&mut self) -> Option<&mut Membership> {
+        match self {
+            Self::Outside(_) | Self::Joining(_) => None,
+            Self::In(membership) => Some(membership),
+            Self::Closed(closed) => closed.membership.as_deref_mut(),
+            Self::Over(over) => over.membership.as_deref_mut(),
+        }
+    }
+
+    /// Moves the membership out.
+    pub(super) fn into_membership(self) -> Option<Box<Membership>> {
+        match self {
+            Self::Outside(_) | Self::Joining(_) => None,
+            Self::In(membership) => Some(membership),
+            Self::Closed(closed) => closed.membership,
+            Self::Over(over) => over.membership,
+        }
+    }
+}
