@@ -51,7 +51,7 @@ async fn a_slow_join_leaves_no_record_of_a_node_that_does_not_exist() {
     let service = MemoryService::new();
     let link = Arc::new(service.connect_with(TTL / 4));
     let began = Instant::now();
-    // What it writes in the first half of a TTL arrives soon after that half, when the node has drawn another id.
+    // What it writes in the first half of a TTL arrives soon after that half, when the node has given these attempts up.
     link.interfere(Some(Box::new(move |call| {
         let arrives = began + TTL * 6 / 10;
         let early = call == Call::Txn && began.elapsed() < TTL / 2;
@@ -64,6 +64,32 @@ async fn a_slow_join_leaves_no_record_of_a_node_that_does_not_exist() {
     assert!(began.elapsed() < TTL, "before the first lease expires by itself");
     let nodes = items(&service.connect(), "nodes/").await;
     assert_eq!(nodes.len(), 1, "{nodes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_leaves_while_it_joins_leaves_no_record() {
+    let service = MemoryService::new();
+    let (node, link) = tapped(&service, "a", "2", &[]).await;
+    // No answer to a join arrives from here on: only a join compares two keys.
+    let joins = Arc::new(AtomicBool::new(false));
+    let is_join = Arc::clone(&joins);
+    link.tap().refuses = Some(Box::new(move |txn: &Txn| {
+        is_join.store(txn.when.len() == 2, Ordering::Relaxed);
+        None
+    }));
+    link.inner.interfere(Some(Box::new(move |call| {
+        let answer_lost = call == Call::Txn && joins.load(Ordering::Relaxed);
+        Fate { answer_lost, ..Fate::default() }
+    })));
+    service.wipe();
+    let client = service.connect();
+    let deadline = Instant::now() + 3 * TTL;
+    while items(&client, "nodes/").await.is_empty() {
+        assert!(Instant::now() < deadline, "the node joins again");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(node.leave(None).await);
+    assert_eq!(items(&client, "nodes/").await.len(), 0, "before the lease expires");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use super::{
     identity::NodeId,
-    records::{ChangeKind, ChangeRecord, ClosedRecord, LastWorld, Outcome, PlanShard, RoundRecord},
+    records::{ChangeKind, ChangeRecord, ClosedRecord, LastWorld, Outcome, Phase, PlanShard, RoundRecord},
 };
 
 /// What a node is in a round.
@@ -23,6 +23,18 @@ pub fn standing(node: NodeId, round: &RoundRecord, shard: Option<&PlanShard>) ->
     }
     let entry = shard.and_then(|shard| shard.nodes.iter().find(|entry| entry.id == node));
     entry.map_or(Standing::Outside, |entry| Standing::Member(entry.rank))
+}
+
+/// Whether a node that was given the world `place` must read the plan of this round. `read` is the attempt whose plan it
+/// read last.
+pub fn has_unread_plan(round: &RoundRecord, place: Option<&LastWorld>, read: Option<&str>) -> bool {
+    let mine = place.is_some_and(|place| place.is_of(round));
+    // The service was restored from an older backup. No node is moved back, however long it takes to restore the later
+    // world.
+    let older = place.is_some_and(|place| round.life == place.life && round.round < place.round);
+    // While a world is restored, a newer one may appear. Its members are known after that.
+    let restoring = round.phase == Phase::Restoring;
+    round.has_world() && !mine && !older && !restoring && read != Some(round.attempt.as_str())
 }
 
 /// Why the world that a node was given is about to be replaced or was, from the control records as it sees them.
@@ -48,4 +60,39 @@ pub fn change_of(
         why: format!("round {} was formed: {}", round.round, round.why),
         names: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_reads_each_plan_that_may_name_it_once() {
+        let round = |life: &str, number, world: &str, attempt: &str| RoundRecord {
+            round: number,
+            world: world.to_owned(),
+            size: 2,
+            phase: Phase::Running,
+            ..RoundRecord::forming(life.to_owned(), 1, 2, attempt.to_owned())
+        };
+        let place = LastWorld { life: "l".into(), round: 3, world: "w3".into(), rank: 0, size: 2 };
+        let member = Some(&place);
+        let next = round("l", 4, "w4", "a4");
+        let forming = RoundRecord { world: String::new(), size: 0, phase: Phase::Forming, ..next.clone() };
+        let restoring = RoundRecord { phase: Phase::Restoring, ..next.clone() };
+        let cases = [
+            ("no world yet", forming, None, None, false),
+            ("the first world", next.clone(), None, None, true),
+            ("a plan that it has read", next.clone(), None, Some("a4"), false),
+            ("the plan of one world, written again", next.clone(), None, Some("a3"), true),
+            ("its own world", round("l", 3, "w3", "a3"), member, None, false),
+            ("the next world", next, member, Some("a3"), true),
+            ("an older world from a backup", round("l", 2, "w2", "a2"), member, None, false),
+            ("a world of another life", round("m", 1, "w1", "a1"), member, None, true),
+            ("a world that is restored", restoring, member, None, false),
+        ];
+        for (case, round, place, read, expected) in cases {
+            assert_eq!(has_unread_plan(&round, place, read), expected, "{case}");
+        }
+    }
 }

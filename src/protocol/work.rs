@@ -118,13 +118,13 @@ pub fn next_step(wants: Wants, situation: Situation, retry_at: Option<Moment>, n
     if let Some(work) = work.filter(|_| pause.is_none()) {
         return Step::Do(work);
     }
-    let (timer, timed) = match situation {
+    let (timer, timer_work) = match situation {
         Situation::In(duties) => (duties.uncertain_at, Work::ReportUncertainty),
         Situation::Closed { renew_at } => (renew_at, Work::RenewClosing),
         Situation::Outside | Situation::Over => (None, Work::ReportUncertainty),
     };
     if timer.is_some_and(|at| at <= now) {
-        return Step::Do(timed);
+        return Step::Do(timer_work);
     }
     let campaign = match situation {
         Situation::In(Duties { term: TermDuty::Campaign(at), .. }) => at.filter(|at| now < *at),
@@ -222,7 +222,7 @@ mod tests {
         let closes_and_leaves = Wants { close: true, ..leaves };
         let campaigns = Duties { term: TermDuty::Campaign(Some(NOW)), ..Duties::default() };
         let (outside, inside) = (Situation::Outside, Situation::In(Duties::default()));
-        let (closed, over) = (Situation::Closed { renew_at: Some(LATER) }, Situation::Over);
+        let (ended, over) = (Situation::Closed { renew_at: Some(LATER) }, Situation::Over);
         let cases = [
             ("seeks", seeks, outside, Some(Work::Join)),
             ("was excluded, and its owner does not seek", idle, outside, None),
@@ -237,8 +237,8 @@ mod tests {
             ("campaigns in its world", idle, Situation::In(campaigns), Some(Work::Campaign)),
             ("does not campaign when about to leave", announces, Situation::In(campaigns), None),
             ("leaves whatever there is to do", leaves, Situation::In(all_duties()), Some(Work::Leave)),
-            ("does nothing in a closed run", seeks, closed, None),
-            ("leaves a closed run", leaves, closed, Some(Work::Leave)),
+            ("does nothing in a closed run", seeks, ended, None),
+            ("leaves a closed run", leaves, ended, Some(Work::Leave)),
             ("does nothing after an error", seeks, over, None),
             ("leaves after an error", leaves, over, Some(Work::Leave)),
             ("closes after an error", closes, over, Some(Work::Close)),

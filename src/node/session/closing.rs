@@ -65,7 +65,7 @@ impl Session {
             return Ok(());
         }
         if membership.place().is_some_and(|place| !place.is_of(round)) {
-            if membership.read_world.as_ref() == Some(&round.world) {
+            if membership.read_attempt.as_ref() == Some(&round.attempt) {
                 // The round was formed without this node, which waits in its own world for its exit barrier.
                 self.owner.answer_closing(false);
             } else {

@@ -15,6 +15,7 @@ use crate::{
         identity::NodeId,
         records::{LastWorld, NodeRecord, Phase, Record, RoundRecord},
         returning::Before,
+        standing::has_unread_plan,
     },
     run::Context,
 };
@@ -198,8 +199,8 @@ pub(super) struct Membership {
     pub(super) life: Life,
     /// The world that this node is in.
     pub(super) world: Option<Arc<WorldFacts>>,
-    /// The name of the world whose plan was read last.
-    pub(super) read_world: Option<String>,
+    /// The attempt whose plan was read last.
+    pub(super) read_attempt: Option<String>,
     /// The cluster, and the highest revision of a linearizable answer.
     header: Header,
     /// Whether an interruption may have changed something that was not read yet.
@@ -227,7 +228,7 @@ impl Membership {
             record: StoredRecord { record, revision, is_stale },
             life: Life::default(),
             world: None,
-            read_world: None,
+            read_attempt: None,
             header,
             needs_resync: false,
             last_resync_revision: 0,
@@ -259,16 +260,8 @@ impl Membership {
 
     /// Whether `ctl/round` names a world whose plan must be read.
     pub(super) fn has_unread_round(&self, control: &Control) -> bool {
-        control.round_record().is_some_and(|round| {
-            let mine = self.place().is_some_and(|place| place.is_of(round));
-            // The service was restored from an older backup. No node is moved back, however long it takes to restore the
-            // later world.
-            let older =
-                self.place().is_some_and(|place| round.life == place.life && round.round < place.round);
-            // While a world is restored, a newer one may appear. Its members are known after that.
-            let known = mine || older || round.phase == Phase::Restoring;
-            round.has_world() && !known && self.read_world.as_ref() != Some(&round.world)
-        })
+        let unread = |round| has_unread_plan(round, self.place(), self.read_attempt.as_deref());
+        control.round_record().is_some_and(unread)
     }
 
     /// Whether `ctl/round` contradicts the world or the life of this node.

@@ -48,7 +48,7 @@ impl Session {
         then.extend(finished.map(Operation::get));
         let answer = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
         membership.raise_revision(answer.header.revision);
-        membership.read_world = Some(round.record.world.clone());
+        membership.read_attempt = Some(attempt.clone());
         let now: Option<RoundRecord> = decode_found(&keys.round(), answer.found(0))?;
         if now.is_none_or(|now| (&now.world, &now.attempt) != (&round.record.world, attempt)) {
             // `ctl/round` has changed, which the watch will report.
