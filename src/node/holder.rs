@@ -69,16 +69,14 @@ pub(super) enum Holder {
 impl Holder {
     /// Connects, sends, and looks at the answer.
     pub(super) async fn find(endpoint: &Endpoint) -> Self {
-        let other_scheme = match endpoint.scheme {
-            Scheme::Http => {
-                exchange(endpoint, &CLIENT_HELLO).await.filter(|answer| is_tls(answer)).map(|_| Self::Tls)
+        match endpoint.scheme {
+            Scheme::Http if exchange(endpoint, &CLIENT_HELLO).await.is_some_and(|answer| is_tls(&answer)) => {
+                return Self::Tls;
             }
-            Scheme::Https => {
-                exchange(endpoint, HTTP2).await.filter(|answer| is_http2(answer)).map(|_| Self::Plain)
+            Scheme::Https if exchange(endpoint, HTTP2).await.is_some_and(|answer| is_http2(&answer)) => {
+                return Self::Plain;
             }
-        };
-        if let Some(found) = other_scheme {
-            return found;
+            _ => {}
         }
         let [a, b, c, d] = MAGIC.to_ne_bytes();
         match exchange(endpoint, &[VALIDATE, a, b, c, d, COUNT_KEYS]).await {

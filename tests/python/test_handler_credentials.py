@@ -44,7 +44,7 @@ def test_a_password(own_service: Service, make: MakeHandler, tmp_path: Any) -> N
 
 def test_http_to_a_port_with_tls_is_named_at_once(mtls_service: Service, make: MakeHandler) -> None:
     endpoint = mtls_service.endpoint.replace("https://", "http://")
-    with pytest.raises(RendezvousConnectionError, match=f"requires TLS.*pass `{mtls_service.endpoint}`"):
+    with pytest.raises(RendezvousConnectionError, match=rf"requires TLS.*pass `{mtls_service.endpoint}`"):
         make(endpoint=endpoint, connect_timeout="600").next_rendezvous()
 
 
@@ -52,7 +52,7 @@ def test_https_to_a_port_without_tls_is_named_at_once(
     service: Service, certificates: Certificates, make: MakeHandler
 ) -> None:
     endpoint = service.endpoint.replace("http://", "https://")
-    with pytest.raises(RendezvousConnectionError, match="does not use TLS.*pass `http://"):
+    with pytest.raises(RendezvousConnectionError, match=r"does not use TLS.*pass `http://"):
         make(endpoint=endpoint, cacert=str(certificates.authority), connect_timeout="600").next_rendezvous()
 
 
