@@ -209,7 +209,7 @@ impl Roster {
         let enough = policy.sizes().largest(seekers.len()).is_some();
         let cooling = cooldown::cooling(self, policy, now);
         let is_new = |id: &&NodeId| !self.world.contains_key(id) && !cooling.contains_key(id);
-        let grows = self.larger_size(seekers.iter().filter(is_new).count(), policy).is_some();
+        let grows = self.larger_size(seekers.iter().filter(is_new).count(), now, policy).is_some();
         let wanted = self.change_told.is_some() || (!seekers.is_empty() && !self.has_world());
         since(&mut self.contested_since, contested);
         since(&mut self.enough_since, enough);
@@ -236,9 +236,14 @@ impl Roster {
         })
     }
 
-    /// The size to which so many new nodes let the world grow, if that is larger than the number of members that are here.
-    pub fn larger_size(&self, newcomers: usize, policy: &Policy) -> Option<u32> {
-        let here = self.world.keys().filter(|id| self.nodes.contains_key(id)).count();
+    /// The size to which so many new nodes let the world grow, if that is larger than the number of members that are here or
+    /// may still return from an interruption. A new node does not get the place of a member that returns.
+    pub fn larger_size(&self, newcomers: usize, now: Moment, policy: &Policy) -> Option<u32> {
+        let returns = |id: &NodeId| {
+            let absence = self.absences.get(id);
+            absence.is_some_and(|absence| !absence.announced && now < absence.believed)
+        };
+        let here = self.world.keys().filter(|id| self.nodes.contains_key(id) || returns(id)).count();
         policy.sizes().largest(here + newcomers).filter(|size| *size as usize > here)
     }
 

@@ -81,7 +81,7 @@ fn growth_due(facts: &Facts<'_>) -> Option<Moment> {
     if policy.on_newcomer != Reaction::Restart || facts.newcomers.is_empty() {
         return None;
     }
-    let size = roster.larger_size(facts.newcomers.len(), policy)?;
+    let size = roster.larger_size(facts.newcomers.len(), now, policy)?;
     if roster.is_finishing() && (facts.members() > 0 || roster.finished_here().next().is_some()) {
         return None;
     }

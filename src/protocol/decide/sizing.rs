@@ -175,6 +175,21 @@ fn the_first_world_waits_for_the_wanted_number_and_later_ones_do_not() {
 }
 
 #[test]
+fn a_spare_does_not_get_the_place_of_a_member_that_may_return_from_an_interruption() {
+    let mut run = Run::new(list(&[2, 4]), &[]);
+    run.arrive(seconds(0), 1..=3);
+    assert_eq!(run.form(seconds(30)).0, "n1 n2");
+    // The last acknowledged renewal is older than is trusted.
+    run.roster.remove_node(seconds(60), id(2), &run.policy);
+    run.roster.observe(seconds(60), &run.policy);
+    assert_eq!(run.reason(seconds(60)), "round 1 runs with 1 nodes");
+    let confirmed = seconds(60) + run.policy.return_window;
+    assert_eq!(decide(&run.roster, seconds(60), &run.policy).wake, Some(confirmed));
+    run.roster.acknowledged = confirmed;
+    assert_eq!(run.announced(confirmed), ChangeKind::Lost);
+}
+
+#[test]
 fn a_node_of_other_sizes_is_not_counted() {
     let mut run = Run::new(list(&[2, 4]), &[]);
     run.arrive(seconds(0), 1..=1);
