@@ -247,8 +247,8 @@ mod tests {
     use super::*;
 
     fn answer(succeeded: bool, keys: &[Option<&str>]) -> TxnResult {
-        let items = |key: &Option<&str>| key.iter().map(|key| item(key)).collect();
-        let results = keys.iter().map(|key| OperationResult::Get(items(key))).collect();
+        let items = |key: Option<&str>| key.into_iter().map(item).collect();
+        let results = keys.iter().map(|key| OperationResult::Get(items(*key))).collect();
         TxnResult { succeeded, results, ..TxnResult::default() }
     }
 
@@ -256,7 +256,7 @@ mod tests {
         KeyValue { key: key.into(), mod_revision: 7, ..KeyValue::default() }
     }
 
-    fn key<'answer>(get: Get, answer: &'answer TxnResult) -> Option<&'answer [u8]> {
+    fn key(get: Get, answer: &TxnResult) -> Option<&[u8]> {
         get.item(answer).map(|item| item.key.as_slice())
     }
 

@@ -145,7 +145,9 @@ impl Inner {
                     return result.and_then(|result| self.done(change, course, written, result));
                 }
                 Next::Again(pause, why) => {
-                    why.iter().for_each(|why| progress.note(why));
+                    if let Some(why) = why {
+                        progress.note(&why);
+                    }
                     waits.pause(pause).await?;
                 }
                 Next::AfterReset => {
