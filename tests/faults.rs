@@ -74,7 +74,7 @@ async fn a_node_that_leaves_while_it_joins_leaves_no_record() {
     let joins = Arc::new(AtomicBool::new(false));
     let is_join = Arc::clone(&joins);
     link.tap().refuses = Some(Box::new(move |txn: &Txn| {
-        is_join.store(txn.when.len() == 2, Ordering::Relaxed);
+        is_join.store(txn.conditions().len() == 2, Ordering::Relaxed);
         None
     }));
     link.inner.interfere(Some(Box::new(move |call| {
