@@ -138,13 +138,13 @@ impl Session {
 /// Takes a lease for a new id: at first, unless that took too long, the one that was granted when the node connected.
 /// Nothing was attempted under that lease, so it may as well expire.
 async fn take_lease(context: &Arc<Context>) -> Result<(NodeId, HeldLease)> {
-    let Granted { id, sent, ttl } = match context.take_granted().filter(Granted::is_fresh) {
-        Some(granted) => granted,
-        None => {
-            let id = NodeId::from_random(context.entropy.bits());
-            let ttl = context.settings.lease_ttl;
-            Granted::request(context.backend.as_ref(), id, ttl, Instant::now()).await?
-        }
+    let granted = context.take_granted().filter(Granted::is_fresh);
+    let Granted { id, sent, ttl } = if let Some(granted) = granted {
+        granted
+    } else {
+        let id = NodeId::from_random(context.entropy.bits());
+        let ttl = context.settings.lease_ttl;
+        Granted::request(context.backend.as_ref(), id, ttl, Instant::now()).await?
     };
     Ok((id, HeldLease::start(context, id.first_lease(), ttl, sent)))
 }
