@@ -263,7 +263,13 @@ async fn the_renewals_of_a_client_share_one_stream() {
 async fn granting_the_lease_of_a_node_shows_that_the_service_responds() {
     let server = Embedded::start().await;
     let endpoint = server.endpoint();
-    let values = [("endpoint", endpoint.as_str()), ("run_id", "run"), ("nnodes", "1"), ("is_host", "false")];
+    let values = [
+        ("endpoint", endpoint.as_str()),
+        ("run_id", "run"),
+        ("nnodes", "1"),
+        ("node_name", "a"),
+        ("is_host", "false"),
+    ];
     let values = values.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let settings =
         Settings::resolve(&Arguments { values, origin: Origin::Argument }, &BTreeMap::new()).unwrap();
