@@ -5,6 +5,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     reason = "a test fails by panicking, and reports"
 )]
@@ -86,14 +87,14 @@ impl Run {
 async fn census(size: usize, connect: impl Fn(usize) -> Arc<dyn Backend>) -> Costs {
     let links: Vec<Counted> = (0..size).map(|number| Counted::new(connect(number))).collect();
     let mut run = Run { seen: vec![Counts::new(); size], costs: Costs::new(), links };
-    let nnodes = format!("{}:{size}", size - 1);
+    let sizes = format!("{}:{size}", size - 1);
     let join = async |number: usize| {
         let name = format!("n{number:05}");
         let times = [("lease_ttl", TTL), ("last_call_timeout", "600"), ("settle_time", "0.1")];
-        let settings = settings(&name, &nnodes, &times);
+        let wanted = settings(&name, &sizes, &times);
         let backend = Arc::new(run.links[number].clone());
         let entropy = Entropy::seeded(u64::try_from(number).unwrap());
-        Node::join(backend, settings, entropy, place(&name)).await.expect("joined")
+        Node::join(backend, wanted, entropy, place(&name)).await.expect("joined")
     };
     // One is missing for long enough that all the others say what they wait for.
     let mut nodes = join_all((0..size - 1).map(&join)).await;

@@ -1,6 +1,12 @@
 //! What a backend does, told once and held against each: the engine in the process, the same engine as a server, and a
 //! real etcd. If all pass, a simulation on the first says something about the last.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

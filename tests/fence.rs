@@ -24,6 +24,7 @@ use lattice_rdzv::{
     protocol::{
         identity::NodeId,
         records::{CoordinatorRecord, NodeRecord, Record as _},
+        sizing::Sizing,
     },
     run::{Context, Entropy},
 };
@@ -41,7 +42,8 @@ async fn office(
 ) -> Result<(Office, i64), lattice_rdzv::Error> {
     let key = context.keys.coordinator();
     let node = NodeId::from_random(2);
-    let record = CoordinatorRecord { node, name: "n".into(), nonce: nonce.into(), min: 1, max: 2 };
+    let (name, nonce, sizing) = ("n".into(), nonce.into(), Sizing::default());
+    let record = CoordinatorRecord { node, name, nonce, min: 1, max: 2, sizing };
     let put = |key: String, value: Vec<u8>| Txn::new(Operation::put(key, value, 0));
     link.txn(put(key.clone(), record.encode())).await?;
     let round = link.txn(put(context.keys.round(), b"{}".to_vec())).await?.header.revision;
