@@ -91,7 +91,8 @@ impl Run {
                     port: 1,
                     topology: None,
                     // Indices repeat and are missing, and their order is not that of arrival.
-                    index: (self.arrived % 3 > 0).then(|| u32::try_from(7 - self.arrived % 7).unwrap()),
+                    index: (!self.arrived.is_multiple_of(3))
+                        .then(|| u32::try_from(7 - self.arrived % 7).unwrap()),
                     min: self.policy.min_nodes,
                     max: self.policy.max_nodes,
                     sizing: self.policy.sizing.clone(),

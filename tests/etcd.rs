@@ -519,17 +519,17 @@ async fn certificates() {
 async fn a_late_response_to_a_renewal_is_not_taken_for_that_of_the_next_renewal() {
     const LEASE: i64 = 7;
     let Some(etcd) = Etcd::start().await else { return };
-    let (hold, held) = watch::channel(false);
+    let (pause, held) = watch::channel(false);
     let backend = connect(hasty([relay(&etcd, held).await]));
     let ttl = Duration::from_secs(60);
     backend.lease_grant(LEASE, ttl).await.unwrap();
     assert_eq!(backend.lease_keep_alive(LEASE).await.unwrap(), ttl);
-    hold.send_replace(true);
+    pause.send_replace(true);
     let error = backend.lease_keep_alive(LEASE).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
     // etcd has renewed the lease, and its response is in the relay.
     etcd.backend().lease_revoke(LEASE).await.unwrap();
-    hold.send_replace(false);
+    pause.send_replace(false);
     let error = backend.lease_keep_alive(LEASE).await.unwrap_err();
     assert!(matches!(error, Error::LeaseNotFound { lease: LEASE }), "{error:?}");
     assert_eq!(backend.connection(), 1, "one late response is no reason to leave the connection");

@@ -711,7 +711,9 @@ async fn check_plan(client: &dyn Backend, keys: &RunKeys, round: &RoundRecord, r
 fn sizing(chance: u64, min: u32, max: u32) -> Sizing {
     match chance % 6 {
         0 => Sizing { sizes: vec![min, max], ..Sizing::default() },
-        1 if max >= 2 && (max % 2 == 0 || max > min) => Sizing { node_unit: Some(2), ..Sizing::default() },
+        1 if max >= 2 && (max.is_multiple_of(2) || max > min) => {
+            Sizing { node_unit: Some(2), ..Sizing::default() }
+        }
         2 => Sizing { wanted: Some(min.midpoint(max)), ..Sizing::default() },
         _ => Sizing::default(),
     }
