@@ -39,8 +39,7 @@ impl Session {
     /// the node leaves; the coordinator's task ends.
     pub(super) fn handle_run_closed(&mut self, record: ClosedRecord, lease: LeaseId) {
         if !matches!(self.stage, Stage::Closed(_)) {
-            let ClosedRecord { by, why, outcome, .. } = &record;
-            tracing::info!("the run was closed as {} by `{by}`: {why}", outcome.as_str());
+            tracing::info!("{}", record.message(&self.context.settings.run.run_id));
         }
         let mut membership = self.take_membership();
         if let Some(membership) = &mut membership {

@@ -45,18 +45,37 @@ pub struct ClosedRecord {
 impl Record for ClosedRecord {}
 
 impl ClosedRecord {
+    /// Who closed the run, how, and why, if a reason was given.
+    pub fn message(&self, run_id: &str) -> String {
+        let reason = if self.why.is_empty() { String::new() } else { format!(": {}", self.why) };
+        format!("run `{run_id}` was closed as {} by `{}`{reason}", self.outcome.as_str(), self.by)
+    }
+
     /// The error that ends every call on the run.
     pub fn error(&self, run_id: &str) -> Error {
-        let reason = if self.why.is_empty() { String::new() } else { format!(": {}", self.why) };
         Error::Closed {
             outcome: self.outcome.as_str().to_owned(),
             by: self.by.clone(),
             why: self.why.clone(),
-            message: format!(
-                "run `{run_id}` was closed as {} by `{}`{reason}",
-                self.outcome.as_str(),
-                self.by
-            ),
+            message: self.message(run_id),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_without_a_reason_ends_with_the_name() {
+        let closed = |why: &str| ClosedRecord {
+            life: "l".into(),
+            by: "n1".into(),
+            why: why.into(),
+            outcome: Outcome::Succeeded,
+            submission: None,
+        };
+        assert_eq!(closed("").message("r"), "run `r` was closed as succeeded by `n1`");
+        assert_eq!(closed("done").message("r"), "run `r` was closed as succeeded by `n1`: done");
     }
 }
