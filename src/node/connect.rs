@@ -192,7 +192,15 @@ impl Search<'_> {
         };
         let holder = tokio::select! {
             biased;
-            answer = &mut asked => return answer,
+            answer = &mut asked => match answer {
+                // With the wrong scheme, some servers send what is no HTTP/2, and others end the connection.
+                Err(Error::NotEtcd { endpoint: at, cause }) => {
+                    let server = Holder::find_other_scheme(endpoint).await;
+                    let found = server.and_then(|server| server.describe(endpoint));
+                    return Err(Error::NotEtcd { endpoint: at, cause: found.unwrap_or(cause) });
+                }
+                other => return other,
+            },
             holder = looked => holder,
         };
         let Some(what) = holder.describe(endpoint) else { return asked.await };

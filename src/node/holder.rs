@@ -16,6 +16,8 @@ use crate::discovery::{Endpoint, Scheme};
 
 /// A process that has not answered within this time is silent.
 const LIMIT: Duration = Duration::from_secs(1);
+/// A server answers in its own protocol at once.
+const SCHEME_LIMIT: Duration = Duration::from_millis(500);
 
 /// The messages `VALIDATE` and `GETNUMKEYS` of a `TCPStore`, and what follows the first: `TCPStoreBackend.hpp`. The number
 /// of keys comes as 8 bytes.
@@ -69,21 +71,25 @@ pub(super) enum Holder {
 impl Holder {
     /// Connects, sends, and looks at the answer.
     pub(super) async fn find(endpoint: &Endpoint) -> Self {
-        match endpoint.scheme {
-            Scheme::Http if exchange(endpoint, &CLIENT_HELLO).await.is_some_and(|answer| is_tls(&answer)) => {
-                return Self::Tls;
-            }
-            Scheme::Https if exchange(endpoint, HTTP2).await.is_some_and(|answer| is_http2(&answer)) => {
-                return Self::Plain;
-            }
-            _ => {}
+        if let Some(server) = Self::find_other_scheme(endpoint).await {
+            return server;
         }
         let [a, b, c, d] = MAGIC.to_ne_bytes();
-        match exchange(endpoint, &[VALIDATE, a, b, c, d, COUNT_KEYS]).await {
+        match exchange(endpoint, &[VALIDATE, a, b, c, d, COUNT_KEYS], LIMIT).await {
             Some(Answer::Bytes(bytes)) if bytes.len() == 8 => Self::TcpStore,
             Some(Answer::Nothing) => Self::Silent,
             _ => Self::Other,
         }
+    }
+
+    /// Finds a server with TLS where the endpoint has `http`, or without TLS where it has `https`.
+    pub(super) async fn find_other_scheme(endpoint: &Endpoint) -> Option<Self> {
+        let (question, is_wanted, found): (&[u8], fn(&Answer) -> bool, _) = match endpoint.scheme {
+            Scheme::Http => (&CLIENT_HELLO, is_tls, Self::Tls),
+            Scheme::Https => (HTTP2, is_http2, Self::Plain),
+        };
+        let answer = exchange(endpoint, question, SCHEME_LIMIT).await;
+        answer.filter(is_wanted).map(|_| found)
     }
 
     /// Whether no etcd can respond at this endpoint while this listens there.
@@ -125,12 +131,12 @@ enum Answer {
 }
 
 /// The first bytes of an answer. `None` if there is no connection, or if it ends without an answer.
-async fn exchange(endpoint: &Endpoint, question: &[u8]) -> Option<Answer> {
+async fn exchange(endpoint: &Endpoint, question: &[u8], limit: Duration) -> Option<Answer> {
     let address = (endpoint.host.to_string(), endpoint.port);
-    let mut stream = timeout(LIMIT, TcpStream::connect(address)).await.ok()?.ok()?;
+    let mut stream = timeout(limit, TcpStream::connect(address)).await.ok()?.ok()?;
     stream.write_all(question).await.ok()?;
     let mut bytes = [0; 64];
-    match timeout(LIMIT, stream.read(&mut bytes)).await {
+    match timeout(limit, stream.read(&mut bytes)).await {
         Ok(Ok(0) | Err(_)) => None,
         Ok(Ok(length)) => Some(Answer::Bytes(bytes[..length].to_vec())),
         Err(_) => Some(Answer::Nothing),
