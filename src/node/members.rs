@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Node, WorldFacts};
 use crate::{
@@ -13,12 +13,16 @@ use crate::{
         Keys, Range,
         retry::{RetryPolicy, retry},
     },
-    error::{Error, Result},
+    error::{Applied, Error, Result},
     protocol::{
         keys::RunKeys,
-        records::{LastWorld, PlanEntry, PlanShard, Record, RoundRecord},
+        records::{LastWorld, Phase, PlanEntry, PlanShard, Record, RoundRecord},
     },
+    run::decode_found,
 };
+
+/// The pause between two reads of a world that is being restored.
+const RESTORE_PAUSE: Duration = Duration::from_millis(200);
 
 impl Node {
     /// All members of a world that this node was given, by rank, read from the service now.
@@ -66,10 +70,26 @@ impl Node {
             let range = || context.backend.range(range.clone());
             retry(RetryPolicy::default(), context.entropy.bits(), deadline, range).await
         };
-        let found = read(Range::new(Keys::one(keys.round()))).await?;
-        let round =
-            found.items.first().map(|item| RoundRecord::decode(&keys.round(), &item.value)).transpose()?;
-        let present = round.filter(|round| place.is_of(round)).map(|round| round.attempt);
+        let present = loop {
+            let found = read(Range::new(Keys::one(keys.round()))).await?;
+            let round: Option<RoundRecord> = decode_found(&keys.round(), &found.items)?;
+            let present = round.filter(|round| place.is_of(round));
+            if present.as_ref().is_none_or(|round| round.phase != Phase::Restoring) {
+                break present.map(|round| round.attempt);
+            }
+            // Until the end of that, the plan names only the nodes that were back when the coordinator wrote it.
+            if Instant::now() + RESTORE_PAUSE > deadline {
+                return Err(Error::Unavailable {
+                    endpoint: context.backend.endpoint(),
+                    cause: format!(
+                        "round {} is being restored, because the service had lost its data",
+                        place.round
+                    ),
+                    applied: Applied::No,
+                });
+            }
+            sleep(RESTORE_PAUSE).await;
+        };
         let all = keys.plan_round(&place.life, place.round);
         let attempt_of = |key: &str| key.strip_prefix(&all)?.split('/').next().map(str::to_owned);
         let prefix = match &present {

@@ -491,7 +491,8 @@ impl<G: Ground> Schedule<G> {
         let mut members = 0;
         for living in &self.agents {
             let seen = living.node.subscribe().borrow().clone();
-            if seen.state == State::Member && living.node.num_nodes_waiting() == 0 {
+            let is_restoring = seen.round.is_some_and(|round| round.phase == Phase::Restoring);
+            if seen.state == State::Member && !is_restoring && living.node.num_nodes_waiting() == 0 {
                 members += 1;
                 worlds.extend(living.world.borrow().as_ref().map(|world| (world.life.clone(), world.round)));
             }
