@@ -181,13 +181,14 @@ def test_after_a_loss_the_newest_member_is_a_spare_until_the_next_size_is_comple
 
     pending = {run: Pending(run.next_world) for run in others}
     wait_for("one of three is a spare", lambda: [run.state for run in others].count("spare") == 1)
-    worlds = [call.result() for run, call in pending.items() if run.state != "spare"]
+    (spare,) = [run for run in others if run.state == "spare"]
+    worlds = [call.result() for run, call in pending.items() if run is not spare]
     assert {world.size for world in worlds} == {2}
     assert "3 nodes here, 2 used, the next size is 4" in worlds[0].why
 
     back = join("node-1", **sizes)
-    again = [Pending(run.next_world) for run in (*others, back) if run.state != "spare"]
-    again += [call for run, call in pending.items() if not call.done]
+    again = [Pending(run.next_world) for run in (*others, back) if run is not spare]
+    again.append(pending[spare])
     assert {call.result().size for call in again} == {4}
 
 
