@@ -127,6 +127,18 @@ async fn several_may_wait_for_a_node_to_leave_or_to_close() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_has_left_returns_no_world_that_it_had_before() {
+    let service = MemoryService::new();
+    let agents = joined(&service, "1", &["a"]).await;
+    let node = &agents[0].node;
+    let mut seen = node.subscribe();
+    seen.wait_for(|seen| seen.world.is_some()).await.unwrap();
+    assert!(node.leave(None).await);
+    let world = node.next_world(None, None).await;
+    assert!(matches!(world, Err(Error::Left)), "{world:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_follows_a_node_hears_its_end_however_it_ends() {
     let service = MemoryService::new();
     let agents = joined(&service, "1", &["a"]).await;

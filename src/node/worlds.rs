@@ -119,7 +119,8 @@ impl Node {
     fn is_unreturned(&self, world: &LastWorld, seen: &Snapshot) -> bool {
         let returned = self.shared.returned();
         let newer = returned.is_none_or(|old| !old.is_same_world(world));
-        newer && seen.dropped.is_none() && seen.closed.is_none()
+        let has_left = matches!(seen.end, Some(Error::Left));
+        newer && seen.dropped.is_none() && seen.closed.is_none() && !has_left
     }
 
     fn deadline(&self, seen: &Snapshot, began: Instant, limit: Option<Duration>) -> Option<Instant> {
