@@ -82,7 +82,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As [`Settings::resolve`], for the settings that it reads.
+    /// As [`super::Settings::resolve`], for the settings that it reads.
     pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
         Input::new(arguments, environment)?.connection()
     }

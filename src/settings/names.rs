@@ -18,7 +18,7 @@ pub struct RunName {
     /// Separates the runs of one group from those of another: `tenant`, `LATTICE_RDZV_TENANT`. Default `default`.
     pub tenant: String,
     /// The run: `run_id`, `LATTICE_RDZV_ID`. torchrun's default `none` does not identify a run, and is accepted only
-    /// if a node of this run hosts the service. At most [`LONGEST_NAME_BYTES`], no control characters.
+    /// if a node of this run hosts the service. At most [`super::LONGEST_NAME_BYTES`], no control characters.
     pub run_id: String,
 }
 
@@ -27,7 +27,7 @@ impl RunName {
     ///
     /// # Errors
     ///
-    /// As [`Settings::resolve`], for the settings that it reads.
+    /// As [`super::Settings::resolve`], for the settings that it reads.
     pub fn resolve(arguments: &Arguments, environment: &BTreeMap<String, String>) -> Result<Self> {
         Input::new(arguments, environment)?.run()
     }
