@@ -82,9 +82,9 @@ impl Operation {
 /// If all conditions hold, the operations of one branch, otherwise those of the other one, in one atomic step.
 #[derive(Clone, Debug)]
 pub struct Txn {
-    pub(crate) when: Vec<Compare>,
-    pub(crate) then: Vec<Operation>,
-    pub(crate) otherwise: Vec<Operation>,
+    when: Vec<Compare>,
+    then: Vec<Operation>,
+    otherwise: Vec<Operation>,
 }
 
 /// A transaction in parts, as a backend sends it.
@@ -99,11 +99,6 @@ pub struct TxnParts {
 }
 
 impl Txn {
-    /// Nothing yet, for [`crate::node`]'s sessions.
-    pub(crate) fn default() -> Self {
-        Self { when: Vec::new(), then: Vec::new(), otherwise: Vec::new() }
-    }
-
     /// Executes this operation.
     pub fn new(operation: Operation) -> Self {
         Self { when: Vec::new(), then: vec![operation], otherwise: Vec::new() }
@@ -230,16 +225,6 @@ pub struct TxnResult {
     pub succeeded: bool,
     /// One for each operation of the branch that was executed, in order. A [`Get`] finds its own.
     pub results: Vec<OperationResult>,
-}
-
-impl TxnResult {
-    /// What the operation at `index` found; empty if it was no get. For [`crate::node`]'s sessions.
-    pub(crate) fn found(&self, index: usize) -> &[KeyValue] {
-        match self.results.get(index) {
-            Some(OperationResult::Get(items)) => items,
-            _ => &[],
-        }
-    }
 }
 
 #[cfg(test)]

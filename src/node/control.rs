@@ -1,7 +1,7 @@
 //! A node's picture of `ctl/`: coordinator, round and closing, from a read or from watch events.
 
 use crate::{
-    backend::{Event, KeyValue, LeaseId, Revision},
+    backend::{Event, Get, KeyValue, LeaseId, Revision, Txn, TxnResult},
     coordinator::Office,
     error::Result,
     protocol::{
@@ -24,6 +24,24 @@ pub(super) struct Control {
     pub(super) coordinator: Option<Office>,
     pub(super) round: Option<Kept<RoundRecord>>,
     pub(super) closed: Option<Kept<ClosedRecord>>,
+}
+
+/// A read of everything under `ctl/` in a transaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ControlGet([Get; 3]);
+
+impl ControlGet {
+    /// Begins a transaction with this read.
+    pub(super) fn first(keys: &RunKeys) -> (Txn, Self) {
+        let (mut txn, coordinator) = Txn::read(keys.coordinator());
+        let (round, closed) = (txn.get(keys.round()), txn.get(keys.closed()));
+        (txn, Self([coordinator, round, closed]))
+    }
+
+    /// What it found.
+    pub(super) fn control(&self, keys: &RunKeys, answer: &TxnResult) -> Result<Control> {
+        Control::of(keys, self.0.iter().filter_map(|get| get.item(answer)))
+    }
 }
 
 impl Control {

@@ -26,9 +26,11 @@ impl Session {
         };
         let keys = &self.context.keys;
         let own_lease = closing.granted.then_some(closing.lease);
-        let then = [keys.round(), keys.closed(), keys.closed_life(&life)].map(Operation::get).to_vec();
-        let read = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
-        let control = match Control::of(keys, (0..2).flat_map(|index| read.found(index))) {
+        let (mut txn, round) = Txn::read(keys.round());
+        let closed = txn.get(keys.closed());
+        let moved = txn.get(keys.closed_life(&life));
+        let read = self.context.backend.txn(txn).await?;
+        let control = match Control::of(keys, [round, closed].iter().filter_map(|get| get.item(&read))) {
             Ok(control) => control,
             Err(error) => {
                 self.owner.answer_closing(false);
@@ -41,7 +43,7 @@ impl Session {
             self.owner.answer_closing(true);
             return Ok(());
         }
-        if let [moved, ..] = read.found(2) {
+        if let Some(moved) = moved.item(&read) {
             // The next life has begun and has moved the closing record there. Each attempt of this node compares that
             // `ctl/round` is of this life, so none can be applied any more.
             self.revoke_unused(own_lease, moved.lease);
@@ -89,20 +91,18 @@ impl Session {
             Ok(_) | Err(Error::LeaseExists { .. }) => {}
             Err(error) => return Err(error),
         }
-        let txn = Txn {
-            when: vec![
-                Compare::Exists(keys.node(membership.id).into()),
-                Compare::absent(keys.closed()),
-                Compare::ModRevision(keys.round().into(), control.round_revision()),
-            ],
-            then: vec![Operation::put(keys.closed(), record.encode(), lease)],
-            otherwise: vec![Operation::get(keys.node(membership.id))],
-        };
+        let node = keys.node(membership.id);
+        let mut txn = Txn::new(Operation::put(keys.closed(), record.encode(), lease)).when([
+            Compare::Exists(node.as_str().into()),
+            Compare::absent(keys.closed()),
+            Compare::ModRevision(keys.round().into(), control.round_revision()),
+        ]);
+        let own = txn.get_if_refused(node);
         let written = self.context.backend.txn(txn).await?;
         if written.succeeded {
             self.handle_run_closed(record, lease);
             self.owner.answer_closing(true);
-        } else if written.found(0).is_empty() {
+        } else if !own.is_found(&written) {
             match &mut self.stage {
                 // The lease is lost, or this node was excluded: a resync reads which, and whether it may still close the
                 // run.

@@ -16,7 +16,7 @@ use crate::{
     backend::{Compare, Header, LeaseId, Operation, Revision, Txn},
     error::Result,
     grant::Granted,
-    node::control::{Control, Kept},
+    node::control::{Control, ControlGet, Kept},
     protocol::{
         closing::{Reuse, reuse},
         identity::{NodeId, nonce},
@@ -164,36 +164,36 @@ impl Joining {
         let past_life = self.outside.past_life.as_deref();
         let keys = &context.keys;
         let node = keys.node(self.id);
-        let mut read = [keys.coordinator(), keys.round(), keys.closed()].map(Operation::get).to_vec();
-        let mut then = read.clone();
-        then.push(Operation::put(node.clone(), record.encode(), self.id.first_lease()));
-        read.push(Operation::get(node.clone()));
-        let past = past_life.map(|life| keys.closed_life(life));
-        then.extend(past.clone().map(Operation::get));
-        read.extend(past.clone().map(Operation::get));
+        let (txn, control) = ControlGet::first(keys);
         // An attempt that was given up may be applied later. It must not bring an old record back.
-        let when = vec![Compare::absent(keys.closed()), Compare::absent(node)];
-        let answer = context.backend.txn(Txn { when, then, otherwise: read }).await?;
-        let control = Control::of(keys, (0..3).flat_map(|index| answer.found(index)))?;
+        let when = [Compare::absent(keys.closed()), Compare::absent(node.as_str())];
+        let put = Operation::put(node.as_str(), record.encode(), self.id.first_lease());
+        let mut txn = txn.when(when).then([put]);
+        let own = txn.get_if_refused(node);
+        let past = past_life.map(|life| keys.closed_life(life)).map(|key| (txn.get(key.as_str()), key));
+        let answer = context.backend.txn(txn).await?;
+        let control = control.control(keys, &answer)?;
         let of_past_life =
             control.closed.as_ref().filter(|closed| Some(closed.record.life.as_str()) == past_life);
         if let Some(closed) = of_past_life {
             return Ok(Joined::Closed(closed.record.clone(), closed.lease));
         }
-        if let (Some(past), [item, ..]) = (past, answer.found(4)) {
-            return Ok(Joined::Closed(ClosedRecord::decode(&past, &item.value)?, item.lease));
+        if let Some((past, key)) = past
+            && let Some(item) = past.item(&answer)
+        {
+            return Ok(Joined::Closed(ClosedRecord::decode(&key, &item.value)?, item.lease));
         }
         if answer.succeeded {
             let revision = answer.header.revision;
             return Ok(Joined::In { control: Box::new(control), header: answer.header, revision });
         }
-        if let ([own, ..], None) = (answer.found(3), &control.closed) {
+        if own.is_found(&answer) && control.closed.is_none() {
             // An earlier attempt, whose answer was lost.
-            let revision = own.mod_revision;
+            let revision = own.revision(&answer);
             return Ok(Joined::In { control: Box::new(control), header: answer.header, revision });
         }
         let Some(closed) = control.closed.clone() else { return Ok(Joined::Again) };
-        if !answer.found(3).is_empty() {
+        if own.is_found(&answer) {
             // It was in before the closing, without having known.
             return Ok(Joined::Closed(closed.record, closed.lease));
         }
@@ -242,18 +242,15 @@ impl Joining {
         let round = RoundRecord { sizing: settings.sizing.clone(), ..forming };
         let office = new_term(context, self.id);
         let node_lease = self.id.first_lease();
-        let txn = Txn {
-            when: vec![Compare::ModRevision(keys.closed().into(), closed.revision)],
-            then: vec![
-                Operation::put(keys.closed_life(&closed.record.life), closed.record.encode(), closed.lease),
-                Operation::delete(keys.closed()),
-                Operation::put(keys.round(), round.encode(), run_lease),
-                Operation::put(keys.coordinator(), office.encode(), node_lease),
-                Operation::put(keys.node(self.id), record.encode(), node_lease),
-            ],
-            otherwise: Vec::new(),
-        };
-        let answer = context.backend.txn(txn).await?;
+        let past = keys.closed_life(&closed.record.life);
+        let begins = Txn::new(Operation::put(past, closed.record.encode(), closed.lease)).then([
+            Operation::delete(keys.closed()),
+            Operation::put(keys.round(), round.encode(), run_lease),
+            Operation::put(keys.coordinator(), office.encode(), node_lease),
+            Operation::put(keys.node(self.id), record.encode(), node_lease),
+        ]);
+        let unchanged = Compare::ModRevision(keys.closed().into(), closed.revision);
+        let answer = context.backend.txn(begins.when([unchanged])).await?;
         if answer.succeeded {
             let name = &closed.record.by;
             let outcome = closed.record.outcome.as_str();

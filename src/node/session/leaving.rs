@@ -4,7 +4,7 @@ use super::{Session, membership::Membership, stage::Stage};
 use crate::{
     backend::{Compare, LeaseId, Operation, Txn},
     error::{Error, Result},
-    node::control::Control,
+    node::control::{Control, ControlGet},
     protocol::records::{ChangeKind, ChangeRecord, NodeRecord, Phase, Record, RoundRecord},
 };
 
@@ -24,27 +24,29 @@ impl Session {
         let serving = membership.candidacy.task.as_ref().map(|task| task.office.clone());
         let keys = &self.context.keys;
         let finished = membership.place().map(|place| keys.finished_node(&place.life, place.round, id));
-        let mut then = [keys.coordinator(), keys.round(), keys.closed()].map(Operation::get).to_vec();
-        then.extend(finished.map(Operation::get));
-        let read = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
+        let (mut txn, control) = ControlGet::first(keys);
+        let finished = finished.map(|key| txn.get(key));
+        let read = self.context.backend.txn(txn).await?;
         // A record that cannot be read keeps no node from leaving.
-        let control = Control::of(keys, (0..3).flat_map(|index| read.found(index))).unwrap_or_default();
+        let control = control.control(keys, &read).unwrap_or_default();
+        let finished = finished.is_some_and(|finished| finished.is_found(&read));
         let name = self.context.settings.node_name.clone();
-        let change = change_by_leaving(membership, name, &control, !read.found(3).is_empty());
+        let change = change_by_leaving(membership, name, &control, finished);
         let office =
             serving.or_else(|| control.coordinator.clone().filter(|office| office.record.node == id));
         membership.candidacy.stop_coordinator();
         let mut announced = change.is_none();
         if let Some(office) = &office {
-            let mut when = office.holds(&self.context);
-            let mut then = vec![Operation::delete(keys.node(id)), Operation::delete(keys.coordinator())];
+            let mut txn = Txn::new(Operation::delete(keys.node(id)))
+                .then([Operation::delete(keys.coordinator())])
+                .when(office.holds(&self.context));
             if let (Some(change), Some(round)) = (change, &control.round) {
-                when.push(Compare::ModRevision(keys.round().into(), round.revision));
-                when.push(Compare::absent(keys.closed()));
+                let unchanged = Compare::ModRevision(keys.round().into(), round.revision);
                 let record = RoundRecord { change: Some(change), ..round.record.clone() };
-                then.push(Operation::put(keys.round(), record.encode(), round.lease));
+                let put = Operation::put(keys.round(), record.encode(), round.lease);
+                txn = txn.when([unchanged, Compare::absent(keys.closed())]).then([put]);
             }
-            let answer = self.context.backend.txn(Txn { when, then, otherwise: Vec::new() }).await?;
+            let answer = self.context.backend.txn(txn).await?;
             let mine = control.coordinator.as_ref().is_some_and(|now| now.record == office.record);
             if !answer.succeeded && mine {
                 // `ctl/round` has changed, or the run was closed, in between: read again.
@@ -56,11 +58,8 @@ impl Session {
         if !announced {
             let world = membership.place().cloned();
             let record = NodeRecord { leaving: true, ..self.owner.desired_record(&self.context, world) };
-            let txn = Txn {
-                when: vec![Compare::Exists(keys.node(id).into())],
-                then: vec![Operation::put(keys.node(id), record.encode(), lease)],
-                otherwise: Vec::new(),
-            };
+            let exists = Compare::Exists(keys.node(id).into());
+            let txn = Txn::new(Operation::put(keys.node(id), record.encode(), lease)).when([exists]);
             match self.context.backend.txn(txn).await {
                 Ok(_) | Err(Error::LeaseNotFound { .. }) => {}
                 Err(error) => return Err(error),

@@ -304,8 +304,7 @@ impl Membership {
     }
 
     /// Adopts the stored record: an attempt whose answer was lost may have written it.
-    pub(super) fn adopt_stored_record(&mut self, found: &[KeyValue]) {
-        let [item, ..] = found else { return };
+    pub(super) fn adopt_stored_record(&mut self, item: &KeyValue) {
         self.record.revision = item.mod_revision;
         match NodeRecord::decode(&String::from_utf8_lossy(&item.key), &item.value) {
             Ok(record) => self.record.record = record,

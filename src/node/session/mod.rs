@@ -46,7 +46,7 @@ use crate::{
 const NODE_WRITES: &str = "what this node writes";
 
 /// The pause between attempts while a service that lost the run is restored.
-const RESTORE_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const RESTORE_PAUSE: Duration = Duration::from_millis(200);
 
 /// A pause without end.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -72,7 +72,7 @@ pub(super) struct Session {
     known: Known,
     retry: Retry,
     lost: LostWorld,
-    /// How often the service came back empty.
+    /// How often the service has lost its data.
     resets: u64,
     /// How often the service's data was replaced, as the answers to this node show.
     setbacks: watch::Receiver<u64>,

@@ -68,29 +68,23 @@ impl Session {
         let Stage::In(membership) = &mut self.stage else { return Ok(()) };
         let keys = &self.context.keys;
         let record = new_term(&self.context, membership.id);
-        let txn = Txn {
-            when: vec![
-                Compare::absent(keys.coordinator()),
-                Compare::Exists(keys.node(membership.id).into()),
-                Compare::absent(keys.closed()),
-            ],
-            then: vec![
-                Operation::put(keys.coordinator(), record.encode(), membership.lease.id()),
-                Operation::get(keys.coordinator()),
-            ],
-            otherwise: vec![
-                Operation::get(keys.node(membership.id)),
-                Operation::get(keys.coordinator()),
-                Operation::get(keys.closed()),
-            ],
-        };
+        let put = Operation::put(keys.coordinator(), record.encode(), membership.lease.id());
+        let mut txn = Txn::new(put).when([
+            Compare::absent(keys.coordinator()),
+            Compare::Exists(keys.node(membership.id).into()),
+            Compare::absent(keys.closed()),
+        ]);
+        // After the put, whose revision identifies the term.
+        let coordinator = txn.get(keys.coordinator());
+        let own = txn.get_if_refused(keys.node(membership.id));
+        let closed = txn.get_if_refused(keys.closed());
         let answer = self.context.backend.txn(txn).await?;
         membership.candidacy.campaign_at = None;
-        if !answer.succeeded && answer.found(0).is_empty() {
+        if !answer.succeeded && !own.is_found(&answer) {
             membership.needs_resync = true;
             return Ok(());
         }
-        let seen = Control::of(keys, (1..3).flat_map(|index| answer.found(index)))?;
+        let seen = Control::of(keys, [coordinator, closed].iter().filter_map(|get| get.item(&answer)))?;
         let trusted_before = membership.lease.observed_coordinator;
         self.known.control.coordinator = seen.coordinator;
         if answer.succeeded {

@@ -79,7 +79,7 @@ impl Session {
         !has_world && are_rivals(closed.submission.as_deref(), own)
     }
 
-    /// The run of another submission is closed: joins again, to begin a run of its own submission.
+    /// The closed run belongs to another submission. Joins again, to begin a run of this node's submission.
     pub(super) fn start_over(&mut self, closed: &ClosedRecord) {
         let other = closed.submission.as_deref().unwrap_or_default();
         tracing::info!("the run of submission `{other}` is closed; this node begins a new one");

@@ -12,13 +12,13 @@ use super::{
 use crate::{
     backend::{Compare, Header, KeyValue, Operation, Txn},
     error::Result,
-    node::control::Control,
+    node::control::{Control, ControlGet},
     protocol::{
         identity::NodeId,
+        reading::RecordGet,
         records::{ClosedRecord, LastWorld, Outcome, Record},
         returning::{Found, Return, after_break, is_earlier_data},
     },
-    run::decode_found,
 };
 
 impl Session {
@@ -27,12 +27,13 @@ impl Session {
         let setbacks = *self.setbacks.borrow_and_update();
         let Stage::In(membership) = &mut self.stage else { return Ok(()) };
         let keys = &self.context.keys;
-        let mut then = [keys.coordinator(), keys.round(), keys.closed()].map(Operation::get).to_vec();
-        then.push(Operation::get(keys.node(membership.id)));
+        let (mut txn, control) = ControlGet::first(keys);
+        let own = txn.get(keys.node(membership.id));
         let life_key = membership.life.name.as_ref().map(|life| keys.closed_life(life));
-        then.extend(life_key.clone().map(Operation::get));
-        let answer = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
-        let control = match Control::of(keys, (0..3).flat_map(|index| answer.found(index))) {
+        let closed_life = life_key.map(|key| RecordGet::<ClosedRecord>::next(&mut txn, key));
+        let answer = self.context.backend.txn(txn).await?;
+        let own = own.item(&answer);
+        let control = match control.control(keys, &answer) {
             Ok(control) => control,
             Err(error) => {
                 self.end_with_unreadable_record(error);
@@ -43,11 +44,11 @@ impl Session {
         let found = Found {
             header: answer.header,
             closed: control.closed_record().cloned(),
-            closed_life: life_key.map_or(Ok(None), |key| decode_found(&key, answer.found(4)))?,
+            closed_life: closed_life.map_or(Ok(None), |closed| closed.record(&answer))?,
             round: control.round_record().cloned(),
             run_lease: control.round.as_ref().map_or(0, |round| round.lease),
-            record: !answer.found(3).is_empty(),
-            lease: lease.alive && answer.found(3).first().is_none_or(|item| item.lease == lease.lease),
+            record: own.is_some(),
+            lease: lease.alive && own.is_none_or(|item| item.lease == lease.lease),
         };
         let before = membership.before(self.context.monotonic.judged() < setbacks);
         if is_earlier_data(&before, &found) {
@@ -56,10 +57,10 @@ impl Session {
         let next = after_break(&before, &found);
         tracing::debug!(?next, "after an interruption");
         match next {
-            Return::GoOn => self.resume(control, answer.header, answer.found(3)),
+            Return::GoOn => self.resume(control, answer.header, own),
             Return::PutAgain | Return::Restore => {
                 self.handle_run_lease_change(if next == Return::PutAgain { found.run_lease } else { 0 });
-                self.reregister(control, answer.header, answer.found(3)).await?;
+                self.reregister(control, answer.header, own).await?;
             }
             Return::JoinAsNew(why) => {
                 self.known.control = control;
@@ -85,12 +86,14 @@ impl Session {
     }
 
     /// Nothing of this node was lost.
-    fn resume(&mut self, control: Control, header: Header, own: &[KeyValue]) {
+    fn resume(&mut self, control: Control, header: Header, own: Option<&KeyValue>) {
         let Stage::In(membership) = &mut self.stage else { return };
         membership.needs_resync = false;
         membership.lease.silence = Duration::ZERO;
         membership.record_header(header);
-        membership.adopt_stored_record(own);
+        if let Some(own) = own {
+            membership.adopt_stored_record(own);
+        }
         // The service may have lost the world of this node although its lease lived. Then its record restores the world.
         let round = control.round_record();
         let lost = |place: &LastWorld| {
@@ -109,7 +112,7 @@ impl Session {
             self.reconcile();
             return;
         }
-        // The node has acted on the lack of a round already.
+        // The node has already acted on the missing round.
         if let Stage::In(membership) = &mut self.stage {
             membership.candidacy.end_term_of_lost_round();
         }
@@ -123,11 +126,8 @@ impl Session {
         let place = self.stage.membership().and_then(|membership| membership.place());
         let (Some(stale), Some(place)) = (&read.round, place) else { return Ok(()) };
         let key = self.context.keys.round();
-        let txn = Txn {
-            when: vec![Compare::ModRevision(key.clone().into(), stale.revision)],
-            then: vec![Operation::delete(key)],
-            otherwise: Vec::new(),
-        };
+        let unchanged = Compare::ModRevision(key.as_str().into(), stale.revision);
+        let txn = Txn::new(Operation::delete(key)).when([unchanged]);
         // Whether this write or another node's was applied: the next resync reads it.
         self.retry.pause(RESTORE_PAUSE);
         if self.context.backend.txn(txn).await?.succeeded {
@@ -143,7 +143,7 @@ impl Session {
     }
 
     /// Takes another lease and writes the record again, unless `ctl/round` has changed since it was read.
-    async fn reregister(&mut self, read: Control, header: Header, own: &[KeyValue]) -> Result<()> {
+    async fn reregister(&mut self, read: Control, header: Header, own: Option<&KeyValue>) -> Result<()> {
         let Stage::In(membership) = &mut self.stage else { return Ok(()) };
         let context = &self.context;
         let record = self.owner.desired_record(context, membership.place().cloned());
@@ -151,17 +151,13 @@ impl Session {
         let sent = Instant::now();
         let ttl = context.backend.lease_grant(lease, context.settings.lease_ttl).await?;
         let key = context.keys.node(membership.id);
-        let stored_revision = own.first().map_or(0, |item| item.mod_revision);
-        let txn = Txn {
-            when: vec![
-                Compare::ModRevision(context.keys.round().into(), read.round_revision()),
-                Compare::absent(context.keys.closed()),
-                Compare::ModRevision(key.clone().into(), stored_revision),
-            ],
-            then: vec![Operation::put(key, record.encode(), lease)],
-            otherwise: Vec::new(),
-        };
-        let answer = context.backend.txn(txn).await?;
+        let stored_revision = own.map_or(0, |item| item.mod_revision);
+        let put = Txn::new(Operation::put(key.as_str(), record.encode(), lease)).when([
+            Compare::ModRevision(context.keys.round().into(), read.round_revision()),
+            Compare::absent(context.keys.closed()),
+            Compare::ModRevision(key.into(), stored_revision),
+        ]);
+        let answer = context.backend.txn(put).await?;
         if !answer.succeeded {
             self.revoke_later(lease);
             self.retry.pause(RESTORE_PAUSE);

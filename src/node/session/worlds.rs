@@ -10,10 +10,10 @@ use crate::{
     node::shared::WorldFacts,
     protocol::{
         cooldown::wait_of,
+        reading::RecordGet,
         records::{LastWorld, PlanShard, Record, RoundRecord},
         standing::{Standing, standing},
     },
-    run::decode_found,
 };
 
 impl Session {
@@ -21,12 +21,9 @@ impl Session {
         let Stage::In(membership) = &mut self.stage else { return Ok(()) };
         let record = self.owner.desired_record(&self.context, membership.place().cloned());
         let key = self.context.keys.node(membership.id);
-        let txn = Txn {
-            when: vec![Compare::ModRevision(key.clone().into(), membership.record.revision)],
-            then: vec![Operation::put(key, record.encode(), membership.lease.id())],
-            otherwise: Vec::new(),
-        };
-        let answer = self.context.backend.txn(txn).await?;
+        let unchanged = Compare::ModRevision(key.as_str().into(), membership.record.revision);
+        let put = Txn::new(Operation::put(key, record.encode(), membership.lease.id()));
+        let answer = self.context.backend.txn(put.when([unchanged])).await?;
         if answer.succeeded {
             membership.record = StoredRecord { record, revision: answer.header.revision, is_stale: false };
         } else {
@@ -43,18 +40,22 @@ impl Session {
         let keys = &self.context.keys;
         let RoundRecord { life, round: number, attempt, shards, .. } = &round.record;
         let shard_key = keys.plan_shard(life, *number, attempt, id.shard(*shards));
-        let mut then = vec![Operation::get(keys.round()), Operation::get(shard_key.clone())];
         let finished = membership.place().map(|place| keys.finished_node(&place.life, place.round, id));
-        then.extend(finished.map(Operation::get));
-        let answer = self.context.backend.txn(Txn { then, ..Txn::default() }).await?;
+        let (mut txn, round_now) = RecordGet::<RoundRecord>::first(keys.round());
+        let shard = RecordGet::<PlanShard>::next(&mut txn, shard_key);
+        let finished = finished.map(|key| txn.get(key));
+        let answer = self.context.backend.txn(txn).await?;
+        let has_finished = finished.is_some_and(|finished| finished.is_found(&answer));
         membership.raise_revision(answer.header.revision);
         membership.read_attempt = Some(attempt.clone());
-        let now: Option<RoundRecord> = decode_found(&keys.round(), answer.found(0))?;
-        if now.is_none_or(|now| (&now.world, &now.attempt) != (&round.record.world, attempt)) {
+        if round_now
+            .record(&answer)?
+            .is_none_or(|now| (&now.world, &now.attempt) != (&round.record.world, attempt))
+        {
             // `ctl/round` has changed, which the watch will report.
             return Ok(());
         }
-        let shard: Option<PlanShard> = decode_found(&shard_key, answer.found(1))?;
+        let shard = shard.record(&answer)?;
         match standing(id, &round.record, shard.as_ref()) {
             Standing::Waiting => {}
             Standing::Member(rank) => {
@@ -63,7 +64,7 @@ impl Session {
                 let name = entry.map_or(own, |entry| &entry.name).clone();
                 self.enter_world(name, rank, &round.record);
             }
-            Standing::Outside if !answer.found(2).is_empty() => {
+            Standing::Outside if has_finished => {
                 // The node continues to wait for its exit barrier in the world that it has.
                 tracing::info!("round {number} was formed without this node, which is finished");
             }
