@@ -67,7 +67,7 @@ pub(super) async fn describe(context: &Context) -> String {
     format!("{count} here ({who}), {missing}{left_out}{hint}{refused}")
 }
 
-/// What the coordinator says, in one key; without a word of it what some records say, and whether there are more.
+/// Reads the coordinator's description, or, if there is none, some records, and whether there are more of them.
 async fn read(context: &Context) -> Result<(WaitingRecord, bool)> {
     let key = context.keys.waiting();
     let described = context.backend.range(Range::new(Keys::one(key.clone()))).await?;
@@ -80,12 +80,7 @@ async fn read(context: &Context) -> Result<(WaitingRecord, bool)> {
     let mut waiting = WaitingRecord::default();
     for item in &answer.items {
         match NodeRecord::decode(&String::from_utf8_lossy(&item.key), &item.value) {
-            Ok(record) if record.sizes() == settings.sizes() => {
-                waiting.add(record.name);
-            }
-            Ok(record) => {
-                waiting.leave_out(format!("{} with nnodes {}", record.name, record.sizes()));
-            }
+            Ok(record) => waiting.count(&record, settings.sizes()),
             Err(error) => waiting.leave_out(error.to_string()),
         }
     }

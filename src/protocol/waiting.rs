@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     policy::Policy,
-    records::{NAMES, Record},
+    records::{NAMES, NodeRecord, Record},
     roster::Roster,
+    sizing::WorldSizes,
 };
 
 /// The nodes that are there while a round is awaited, at `waiting`.
@@ -33,19 +34,7 @@ impl WaitingRecord {
         }
         let mut described = Self::default();
         for node in roster.nodes.values() {
-            let record = &node.record;
-            if record.sizes() == policy.sizes() {
-                described.here += 1;
-                if described.names.len() < NAMES {
-                    described.names.push(record.name.clone());
-                }
-            } else {
-                described.left_out += 1;
-                if described.reasons.len() < NAMES {
-                    let reason = format!("{} with nnodes {}", record.name, record.sizes());
-                    described.reasons.push(reason);
-                }
-            }
+            described.count(&node.record, policy.sizes());
         }
         if unreadable > 0 {
             described.left_out += unreadable;
@@ -54,16 +43,24 @@ impl WaitingRecord {
         Some(described)
     }
 
-    /// Adds a node that is there.
-    pub fn add(&mut self, name: String) {
+    /// Counts a node of a run with these sizes. A node that has others is left out.
+    pub fn count(&mut self, record: &NodeRecord, sizes: WorldSizes<'_>) {
+        if record.sizes() != sizes {
+            self.leave_out(format!("{} with nnodes {}", record.name, record.sizes()));
+            return;
+        }
         self.here += 1;
-        self.names.push(name);
+        if self.names.len() < NAMES {
+            self.names.push(record.name.clone());
+        }
     }
 
     /// Adds a node that is not counted.
     pub fn leave_out(&mut self, reason: String) {
         self.left_out += 1;
-        self.reasons.push(reason);
+        if self.reasons.len() < NAMES {
+            self.reasons.push(reason);
+        }
     }
 }
 
