@@ -26,6 +26,7 @@ pub mod error;
 pub mod grant;
 pub mod hosting;
 pub mod lease;
+mod lock;
 pub mod node;
 pub mod protocol;
 #[cfg(feature = "python")]

@@ -1,16 +1,19 @@
 //! What a session publishes and its handle reads: a snapshot, and the one number that torch polls ten times a second.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use tokio::sync::watch;
 
 use super::shared::{Snapshot, WorldFacts};
-use crate::protocol::{
-    records::{ChangeKind, ChangeRecord, LastWorld},
-    standing::change_of,
+use crate::{
+    lock::lock,
+    protocol::{
+        records::{ChangeKind, ChangeRecord, LastWorld},
+        standing::change_of,
+    },
 };
 
 /// The snapshot of a session, and what its handle has done with it.
@@ -31,12 +34,12 @@ impl Board {
         }
     }
 
-    /// What is known now, and a way to wait for news.
+    /// The present snapshot, and a way to wait for the next one.
     pub(super) fn subscribe(&self) -> watch::Receiver<Snapshot> {
         self.snapshot.subscribe()
     }
 
-    /// What is known now.
+    /// The present snapshot.
     pub(super) fn snapshot(&self) -> watch::Ref<'_, Snapshot> {
         self.snapshot.borrow()
     }
@@ -54,22 +57,22 @@ impl Board {
         Some(self.snapshot.send_replace(snapshot.clone()))
     }
 
-    /// The session has left as one should: the service knows.
+    /// The session has left, and the service has acknowledged it.
     pub(super) fn set_gone(&self) {
         self.gone.store(true, Ordering::Release);
     }
 
-    /// Whether it has.
+    /// Whether the session has left, acknowledged by the service.
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// The world that its owner has.
+    /// The world that was returned to the owner last.
     pub(super) fn returned(&self) -> Option<LastWorld> {
         lock(&self.returned).clone()
     }
 
-    /// Its owner has this world now. What is known of it may be a change already, which is news to who waits for one.
+    /// Marks this world as returned to the owner. A change of it may be known already, so waiting callers are notified.
     pub(super) fn set_returned(&self, world: LastWorld) {
         {
             let mut returned = lock(&self.returned);
@@ -79,7 +82,7 @@ impl Board {
         self.snapshot.send_modify(|_| ());
     }
 
-    /// Why the world that its owner has is about to be replaced.
+    /// Why the world that was returned last is about to be replaced.
     pub(super) fn change(&self) -> Option<(LastWorld, ChangeRecord)> {
         change_of_returned(lock(&self.returned).as_ref(), &self.snapshot.borrow())
     }
@@ -95,7 +98,7 @@ impl Board {
     }
 }
 
-/// Why the world that its owner has is about to be replaced, or was.
+/// Why the world that was returned last is about to be replaced, or was replaced.
 fn change_of_returned(
     returned: Option<&LastWorld>,
     snapshot: &Snapshot,
@@ -104,7 +107,7 @@ fn change_of_returned(
     change_for(world, snapshot).map(|change| (world.clone(), change))
 }
 
-/// Why this world is about to be replaced, or was.
+/// Why this world is about to be replaced, or was replaced.
 pub(super) fn change_for(world: &LastWorld, snapshot: &Snapshot) -> Option<ChangeRecord> {
     let closed = snapshot.closed.as_ref();
     let lost = snapshot.host_lost.as_ref().filter(|_| closed.is_none()).map(|lost| ChangeRecord {
@@ -121,31 +124,26 @@ pub(super) fn change_for(world: &LastWorld, snapshot: &Snapshot) -> Option<Chang
     })
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // The value is replaced as a whole, so that it is never half written after a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_world_that_has_changed_already_is_news_when_its_owner_gets_it() {
+    fn returning_a_world_that_has_changed_already_wakes_the_waiters() {
         let board = Board::new();
         board.publish(&Snapshot { dropped: Some("lost n1".to_owned()), ..Snapshot::default() });
         let mut waiter = board.subscribe();
         waiter.borrow_and_update();
-        assert!(board.change().is_none(), "nobody has a world yet");
+        assert!(board.change().is_none(), "no world was returned yet");
 
         let world = LastWorld { life: "life".into(), round: 1, world: "w".into(), rank: 0, size: 2 };
         board.set_returned(world);
-        assert!(waiter.has_changed().unwrap(), "who waits for a change is woken");
+        assert!(waiter.has_changed().unwrap(), "a caller that waits for a change is woken");
         assert_eq!(board.change().unwrap().1.kind, ChangeKind::Replaced);
     }
 
     #[test]
-    fn what_is_no_news_wakes_nobody() {
+    fn an_unchanged_snapshot_wakes_no_waiter() {
         let board = Board::new();
         let snapshot = Snapshot { resets: 1, ..Snapshot::default() };
         board.publish(&snapshot);

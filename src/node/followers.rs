@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    lock::lock,
     protocol::{identity::NodeId, records::LastWorld},
     store::{Slots, Store, StoreView},
 };
@@ -100,7 +101,7 @@ impl Followers {
 }
 
 fn view_of(follower: &Follower, snapshot: &Snapshot) -> StoreView {
-    // Closed with success is no change of the world, but nobody will write the key that is waited for.
+    // A closing with success does not change the world, but no node will write the awaited key any more.
     let closed = snapshot.closed.as_ref().is_some_and(|closed| closed.life == follower.life);
     let changed =
         follower.round.as_ref().is_some_and(|world| closed || change_for(world, snapshot).is_some());
@@ -125,9 +126,4 @@ fn same_view(old: &StoreView, new: &StoreView) -> bool {
         && old.changed == new.changed
         && old.closed == new.closed
         && old.over.is_some() == new.over.is_some()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change of what is locked here is whole before anything can fail.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

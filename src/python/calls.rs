@@ -18,7 +18,7 @@ use std::{
     },
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -28,6 +28,7 @@ use pyo3::{IntoPyObjectExt as _, exceptions::PyRuntimeError, prelude::*};
 use tokio::task::AbortHandle;
 
 use super::runtime::{OfProcess, Process, block_on};
+use crate::lock::lock;
 
 /// Makes the result for Python, on a thread of Python's.
 type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
@@ -59,11 +60,6 @@ enum Progress {
     Done(Outcome),
     /// The result was fetched, or the call was cancelled.
     Over,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every value is whole at any time.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sets the progress and returns what it was, to be dropped without the lock.

@@ -13,7 +13,7 @@ use std::{
         fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use super::{
     node::say_leaving,
     runtime::{Process, within},
 };
-use crate::node::Node;
+use crate::{lock::lock, node::Node};
 
 /// How long a node tries to notify its peers.
 const MARK_LIMIT: Duration = Duration::from_secs(1);
@@ -53,11 +53,6 @@ impl Relay {
         routes.nodes.retain(|(other, _)| other.strong_count() > 0 && !other.ptr_eq(&node));
         routes.nodes.push((node, signals));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every field is consistent at any time.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the descriptor to which Python must write signals. The relay forwards each byte to `forward_to`, unless

@@ -6,7 +6,7 @@
 //! fails over once, and the watches of the old connection end.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     backend::limits::Limits,
     error::{Error, Result},
+    lock::lock,
 };
 
 /// etcd closes connections that are pinged more often than every 5 s, or while nothing is open on them.
@@ -250,11 +251,6 @@ impl Pool {
         }
         connection.over.send_replace(Some(cause.to_owned()));
     }
-}
-
-/// What is locked here is replaced as a whole, and so is valid at any time.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
