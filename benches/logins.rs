@@ -170,15 +170,8 @@ fn settings(endpoint: &str, count: usize, number: usize, file: &str) -> Settings
 async fn join(settings: Settings) -> Node {
     let entropy = Entropy::from_system();
     let keys = RunKeys::new(&settings.run.tenant, &settings.run.run_id);
-    let search = Search {
-        connection: &settings.connection,
-        environment: &BTreeMap::new(),
-        ttl: settings.lease_ttl,
-        keys: &keys,
-        min_nodes: settings.min_nodes,
-        max_nodes: settings.max_nodes,
-        entropy: &entropy,
-    };
+    let environment = BTreeMap::new();
+    let search = Search::of_node(&settings, &environment, &keys, &entropy);
     let (found, _) = search.connect_or_host().await.unwrap_or_else(|error| panic!("{error}"));
     let place = Place { address: "127.0.0.1".to_owned(), port: 29500, host: None };
     Node::join_found(found, settings.clone(), entropy, place).await.unwrap()

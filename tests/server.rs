@@ -275,15 +275,8 @@ async fn granting_the_lease_of_a_node_shows_that_the_service_responds() {
         Settings::resolve(&Arguments { values, origin: Origin::Argument }, &BTreeMap::new()).unwrap();
     let entropy = Entropy::from_system();
     let keys = RunKeys::new(&settings.run.tenant, &settings.run.run_id);
-    let search = Search {
-        connection: &settings.connection,
-        environment: &BTreeMap::new(),
-        ttl: settings.lease_ttl,
-        keys: &keys,
-        min_nodes: settings.min_nodes,
-        max_nodes: settings.max_nodes,
-        entropy: &entropy,
-    };
+    let environment = BTreeMap::new();
+    let search = Search::of_node(&settings, &environment, &keys, &entropy);
     let (found, _) = search.connect_or_host().await.unwrap();
     let granted = found.granted.clone().expect("a lease");
     for (call, count) in [("Lease/LeaseGrant", 1), ("KV/Range", 0), ("KV/Txn", 0), ("Maintenance/Status", 0)]

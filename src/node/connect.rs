@@ -68,7 +68,25 @@ pub struct Search<'a> {
     pub entropy: &'a Entropy,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    /// The search of a node with these settings, which is about to join the run of these keys.
+    pub fn of_node(
+        settings: &'a Settings,
+        environment: &'a BTreeMap<String, String>,
+        keys: &'a RunKeys,
+        entropy: &'a Entropy,
+    ) -> Self {
+        Self {
+            connection: &settings.connection,
+            environment,
+            ttl: settings.lease_ttl,
+            keys,
+            min_nodes: settings.min_nodes,
+            max_nodes: settings.max_nodes,
+            entropy,
+        }
+    }
+
     /// Finds the service and waits until it answers a read, at most for `connect_timeout`.
     ///
     /// # Errors
@@ -193,7 +211,7 @@ impl Search<'_> {
         let holder = tokio::select! {
             biased;
             answer = &mut asked => match answer {
-                // With the wrong scheme, some servers send what is no HTTP/2, and others end the connection.
+                // If the scheme is wrong, some servers answer in another protocol, and others end the connection.
                 Err(Error::NotEtcd { endpoint: at, cause }) => {
                     let server = Holder::find_other_scheme(endpoint).await;
                     let found = server.and_then(|server| server.describe(endpoint));

@@ -32,24 +32,12 @@ const SETTINGS: u8 = 4;
 
 /// A `ClientHello` of TLS 1.2 without extensions and with one cipher suite: RFC 5246, section 7.4.1.2. Every TLS server
 /// answers it with a handshake or with an alert.
-const CLIENT_HELLO: [u8; 50] = {
-    let mut hello = [0; 50];
-    // A handshake record of TLS 1.0 with 45 bytes; in it a `ClientHello` of 41 bytes for TLS 1.2.
-    let start = [0x16, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
-    // After 32 random bytes (zeros will do) and no session: TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, no compression.
-    let end = [0, 0, 2, 0xc0, 0x2f, 1, 0];
-    let mut at = 0;
-    while at < start.len() {
-        hello[at] = start[at];
-        at += 1;
-    }
-    at = 0;
-    while at < end.len() {
-        hello[43 + at] = end[at];
-        at += 1;
-    }
-    hello
-};
+///
+/// In a handshake record of TLS 1.0 with 45 bytes, a hello of 41 bytes for TLS 1.2: 32 random bytes (zeros will do), no
+/// session, the suite `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`, and no compression.
+const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\0\x2d\x01\0\0\x29\x03\x03\
+    \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \0\0\x02\xc0\x2f\x01\0";
 /// The record types of TLS with which a server answers: alert and handshake.
 const TLS_RECORDS: [u8; 2] = [0x15, 0x16];
 
@@ -85,7 +73,7 @@ impl Holder {
     /// Finds a server with TLS where the endpoint has `http`, or without TLS where it has `https`.
     pub(super) async fn find_other_scheme(endpoint: &Endpoint) -> Option<Self> {
         let (question, is_wanted, found): (&[u8], fn(&Answer) -> bool, _) = match endpoint.scheme {
-            Scheme::Http => (&CLIENT_HELLO, is_tls, Self::Tls),
+            Scheme::Http => (CLIENT_HELLO, is_tls, Self::Tls),
             Scheme::Https => (HTTP2, is_http2, Self::Plain),
         };
         let answer = exchange(endpoint, question, SCHEME_LIMIT).await;

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{Node, WorldFacts};
+use super::{Node, WorldFacts, session::RESTORE_PAUSE};
 use crate::{
     backend::{
         Keys, Range,
@@ -20,9 +20,6 @@ use crate::{
     },
     run::decode_found,
 };
-
-/// The pause between two reads of a world that is being restored.
-const RESTORE_PAUSE: Duration = Duration::from_millis(200);
 
 impl Node {
     /// All members of a world that this node was given, by rank, read from the service now.

@@ -80,15 +80,7 @@ impl Node {
         let work = async move {
             let entropy = Entropy::from_system();
             let keys = RunKeys::new(&core.run.tenant, &core.run.run_id);
-            let search = Search {
-                connection: &core.connection,
-                environment: &environment,
-                ttl: core.lease_ttl,
-                keys: &keys,
-                min_nodes: core.min_nodes,
-                max_nodes: core.max_nodes,
-                entropy: &entropy,
-            };
+            let search = Search::of_node(&core, &environment, &keys, &entropy);
             let (found, host) = search.connect_or_host().await?;
             check_service(&core, &keys, &found, &entropy).await?;
             let address = local_address(&core, &found.source, &SystemLookup).await;
