@@ -441,7 +441,7 @@ class Server:
 
 def probe(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
     """Reads the state of the service and returns it as JSON: endpoint, version, cluster id, errors, and whether this client
-    can write (a key of its own with a short lease). If the service cannot be reached, the JSON contains the error and its
+    can write (a separate key with a short lease). If the service cannot be reached, the JSON contains the error and its
     kind: `refused` (no program listens there), `unavailable`, `not_etcd`, `denied`, `setting`, or `other`."""
 
 def status(settings: Settings, *, timeout_seconds: float = 5.0) -> Call[str]:

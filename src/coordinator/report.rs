@@ -1,5 +1,5 @@
-//! Writes who waits for a round to one key, at most once a second and only while nodes wait. Waiting nodes read that key,
-//! where each of them would otherwise have to read the records of all.
+//! Describes the nodes that wait for a round in one key, at most once a second and only while nodes wait. Otherwise each
+//! waiting node would have to read the records of all nodes.
 
 use std::time::Duration;
 

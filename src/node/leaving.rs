@@ -8,14 +8,14 @@ use super::{Node, session::Command};
 use crate::{error::Error, protocol::records::Outcome};
 
 impl Node {
-    /// Tells the others that this node is about to go, while it is still there. Whether they can see it by then.
+    /// Announces that this node is about to leave. Returns whether the other nodes can read it.
     pub async fn mark_leaving(&self, limit: Duration) -> bool {
         let (done, answer) = oneshot::channel();
         self.ask(Command::MarkLeaving { done }, answer, limit).await.is_some()
     }
 
-    /// Leaves the run and gives the lease back; whether the service acknowledged it. Idempotent, and several may wait
-    /// for it; the shortest limit of theirs counts.
+    /// Leaves the run and revokes the lease. Returns whether the service acknowledged it. Idempotent. If several callers
+    /// wait, the shortest of their limits applies.
     pub async fn leave(&self, limit: Option<Duration>) -> bool {
         let limit = limit.unwrap_or(self.context.settings.close_timeout);
         let began = Instant::now();
@@ -59,8 +59,8 @@ impl Node {
         self.left.get().copied().unwrap_or(acknowledged)
     }
 
-    /// Ends the service that this node hosts; after the run's end once the others have left, too. Whoever else leaves
-    /// meanwhile waits for that.
+    /// Stops the service that this node hosts. If the run is closed, waits until the other nodes have left. Concurrent
+    /// callers wait for the same stop.
     async fn stop_hosting(&self, limit: Duration) {
         let Ok(mut host) = tokio::time::timeout(limit, self.host.lock()).await else { return };
         let Some(host) = host.take() else { return };
@@ -71,8 +71,8 @@ impl Node {
         host.stop().await;
     }
 
-    /// Closes the run for good; whether it is closed, by whomever. Not if this node is no longer in the life that it
-    /// would close.
+    /// Closes the run, which is final. Returns whether it is closed, by this node or another one. Closes nothing if this
+    /// node is no longer in the life of the run.
     pub async fn close(&self, outcome: Outcome, why: &str, limit: Option<Duration>) -> bool {
         let (done, answer) = oneshot::channel();
         let limit = limit.unwrap_or(self.context.settings.close_timeout);

@@ -153,7 +153,7 @@ impl Node {
         })
     }
 
-    /// What is known now, and a way to wait for news.
+    /// The present snapshot, and a way to wait for the next one.
     pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
         self.shared.subscribe()
     }

@@ -1,5 +1,5 @@
-//! Where a session and its handle meet: the facts that a session publishes, on a [`Board`] for the handle, and to the
-//! stores of the node that follow it ([`Followers`]).
+//! The facts that a session publishes: on a [`Board`] for its handle, and to the stores of the node that follow it
+//! ([`Followers`]).
 
 use std::sync::Arc;
 
@@ -102,7 +102,7 @@ pub struct Snapshot {
     pub trouble: Option<Error>,
     /// The run's lease; 0 while there is none.
     pub run_lease: LeaseId,
-    /// How often the service came back empty.
+    /// How often the service has lost its data.
     pub resets: u64,
 }
 
@@ -117,7 +117,7 @@ impl Shared {
         Self { board: Board::new(), stores: Followers::default() }
     }
 
-    /// What is known now, and a way to wait for news.
+    /// The present snapshot, and a way to wait for the next one.
     pub(super) fn subscribe(&self) -> watch::Receiver<Snapshot> {
         self.board.subscribe()
     }

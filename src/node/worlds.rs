@@ -45,7 +45,7 @@ impl Node {
         let began = Instant::now();
         let mut snapshot = self.shared.subscribe();
         let mut asked = false;
-        // A spare's waiting is no waiting for a first place, however often it is taken for one in between.
+        // The wait of a spare does not count as a wait for the first world, even if its state changes in between.
         let (mut since, mut spare) = (began, false);
         let mut speak_at = began + waiting::FIRST_LINE;
         let never = began + Duration::from_secs(1_000_000_000);
@@ -80,7 +80,7 @@ impl Node {
                 () = sleep_until(deadline.unwrap_or(never)) => {
                     tokio::select! {
                         biased;
-                        // A world that has formed meanwhile is better than the description of its lack.
+                        // If a world has formed in the meantime, it is returned instead of an error.
                         changed = snapshot.changed() => changed.map_err(|_| Error::Left)?,
                         error = self.timed_out(began, seen) => return Err(error),
                     }

@@ -30,7 +30,7 @@ use crate::{
 pub struct StoreView {
     /// The run's lease; 0 while it is not known. Never the number of an earlier one.
     pub run_lease: LeaseId,
-    /// How often the service came back empty since the node joined.
+    /// How often the service has lost its data since the node joined.
     pub resets: u64,
     /// Whether the world of this store's round is known to be about to change. Of a round's store only.
     pub changed: bool,

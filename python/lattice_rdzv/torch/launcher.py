@@ -40,7 +40,7 @@ def node_rank() -> int | None:
     # Some versions of argparse remove `--`.
     script, line = ([text for text in texts if text != "--"] for texts in (script, sys.argv[1:]))
     if line[-len(script) :] != script:
-        # A program called torchrun's `main` with a list of its own.
+        # A program called torchrun's `main` with another list of arguments.
         return None
     options = (argument.partition("=")[0].replace("_", "-") for argument in line[: -len(script)])
     passed = any(option.startswith(_SHORTEST) and _NODE_RANK.startswith(option) for option in options)

@@ -98,7 +98,7 @@ impl Renewals {
 }
 
 impl Stream {
-    /// The stream, unless it has ended or has a response that nobody waits for.
+    /// The stream, unless it has ended or holds a response to an abandoned request.
     fn if_open(mut self) -> Option<Self> {
         self.responses.message().now_or_never().is_none().then_some(self)
     }

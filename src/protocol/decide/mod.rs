@@ -37,18 +37,18 @@ pub enum Action {
     /// Renew the coordinator's own lease, and decide again once that is acknowledged: a break that ended a member's
     /// lease may be about to end this one.
     Renew,
-    /// There is no round: begin a life.
+    /// `ctl/round` does not exist: begin a life.
     BeginLife,
-    /// Put back the world of before the store was lost.
+    /// Restore the world that the service has lost.
     Restore {
-        /// Its life, round and size; the rank is nobody's.
+        /// Its life, round and size. The rank has no meaning.
         world: LastWorld,
         /// Those of its nodes that are back.
         members: Vec<PlanEntry>,
         /// The submission that they are of, if they name one.
         submission: Option<String>,
     },
-    /// The world that was put back has waited for its nodes for long enough.
+    /// The restored world has waited for its nodes for long enough.
     EndRestoring,
     /// Refuse nodes of another submission.
     Refuse(RefusalRecord),

@@ -15,7 +15,7 @@ pub(super) fn restore_lost_world(roster: &Roster) -> Option<Decision> {
         Some(round) if round.phase == Phase::Restoring => {
             world.order() > (round.round, &round.life, &round.world)
         }
-        // A world that runs gives way to a later one of its own life only: of another's it is the rightful heir.
+        // Only a later world of the same life replaces a running world.
         Some(round) => world.life == round.life && world.round > round.round,
     };
     if roster.committed {
