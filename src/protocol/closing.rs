@@ -1,21 +1,21 @@
-//! What a starter does about a run that is closed: its id may be used again, for a new life.
+//! What a node that starts does about a closed run. The run ID may be used again, for a new life.
 
 use std::time::Duration;
 
 use super::records::{ClosedRecord, Outcome};
 
-/// What to do about it.
+/// The action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
     /// Begin a new life now.
     Begin,
-    /// It is this very submission, and it succeeded: there is nothing left to do.
+    /// The closed life is of this very submission, and it succeeded, so there is nothing left to do.
     AlreadyDone,
-    /// Begin a new life after so long, if it is still there then.
+    /// Begin a new life after this time, if the closing still exists then.
     Wait(Duration),
 }
 
-/// What a node does that finds the run closed, has never been in that life, and has seen it for `seen_for`.
+/// Decides for a node that finds the run closed, has never been in that life, and has seen the closing for `seen_for`.
 pub fn reuse(
     closed: &ClosedRecord,
     submission: Option<&str>,

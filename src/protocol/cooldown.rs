@@ -1,8 +1,9 @@
-//! How long a node that fails again and again waits before it gets another place.
+//! How long a node that fails repeatedly waits before it gets another place.
 //!
-//! Each time such a node joins and goes, the world ends twice. So the coordinator counts by name how often in a row the
-//! going of a node ended a world, and the name waits longer each time. Counts stand in `ctl/round` and outlive the
-//! coordinator; the times run on its own clock and begin anew with the next one.
+//! Each time such a node joins and fails, two worlds end. So the coordinator counts by name how often in a row the
+//! departure of a node ended a world, and the name waits longer each time. The counts are part of `ctl/round` and
+//! outlive the coordinator. The times are measured on the coordinator's own clock, and start again with the next
+//! coordinator.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,21 +20,21 @@ use super::{
     roster::{Moment, Roster},
 };
 
-/// So many failures in a row cost no wait.
+/// So many failures in a row do not cause a wait.
 const FREE_FAILURES: u32 = 2;
-/// The wait after the next one. Each further one doubles it.
+/// The wait after the next failure. Each further failure doubles it.
 const FIRST_COOLDOWN: Duration = Duration::from_secs(10);
 /// The longest wait.
 const LONGEST_COOLDOWN: Duration = Duration::from_secs(300);
-/// A node that stays in worlds for so long has not failed: its count begins anew.
+/// A node that stays in worlds for so long has not failed: its count starts again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(300);
-/// So many names are counted at most, those with the most failures.
+/// At most so many names are counted, those with the most failures.
 const LONGEST_LIST: usize = 64;
 
-/// How often in a row the going of a node of this name ended a world, in `ctl/round`.
+/// How often in a row the departure of a node of this name ended a world, in `ctl/round`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRecord {
-    /// Its name, without the number that told it from its like.
+    /// The name, without the number that distinguishes nodes of equal names.
     pub name: String,
     /// How often.
     pub count: u32,
@@ -48,21 +49,32 @@ impl FailureRecord {
             .min(LONGEST_COOLDOWN)
     }
 
-    /// That it waits, and why.
+    /// The message for a node that waits, with the reason.
     pub fn message(&self) -> String {
         let Self { name, count } = self;
         format!("`{name}` waits {} s because it failed {count} times in a row", self.cooldown().as_secs())
     }
+
+    /// The warning for a node that may have to wait, unless the run needs it.
+    pub fn warning(&self, min_nodes: u32) -> String {
+        let Self { name, count } = self;
+        let (wait, nodes) = (self.cooldown().as_secs(), if min_nodes == 1 { "node" } else { "nodes" });
+        format!(
+            "`{name}` failed {count} times in a row, so it waits {wait} s while at least {min_nodes} other {nodes} can \
+             form a round"
+        )
+    }
 }
 
-/// What a node of this name is told while it waits outside of the world of `round`.
+/// The warning for a node of this name while it is outside the world of `round`. It waits only if enough other nodes
+/// are present ([`cooling`]), which it does not know.
 pub fn wait_of(round: &RoundRecord, name: &str) -> Option<String> {
     let failure = round.failures.iter().find(|failure| failure.name == base_name(name))?;
     let waits = !failure.cooldown().is_zero() && round.has_world();
-    waits.then(|| format!("{} (cool-down from round {} on)", failure.message(), round.round))
+    waits.then(|| format!("{} (cool-down from round {} on)", failure.warning(round.min), round.round))
 }
 
-/// The failures in a row by name, those that ended the present world among them.
+/// The failures in a row by name, including those that ended the present world.
 pub fn failures(roster: &Roster, now: Moment) -> Vec<FailureRecord> {
     let Some(round) = &roster.round else { return Vec::new() };
     let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
@@ -80,15 +92,16 @@ pub fn failures(roster: &Roster, now: Moment) -> Vec<FailureRecord> {
     failures
 }
 
-/// The names of those whose going ended the world of `round`.
+/// The names of the nodes whose departure ended the world of `round`.
 fn ended_by<'a>(roster: &'a Roster, round: &'a RoundRecord, now: Moment) -> BTreeSet<&'a str> {
     let Some(change) = &round.change else { return BTreeSet::new() };
     match change.kind {
         ChangeKind::Lost | ChangeKind::Leaving => change.names.iter().map(|name| base_name(name)).collect(),
-        // The workers of the others fail before the lease of a lost node ends: they may be the first to ask.
+        // The workers of the other nodes fail before the lease of a lost node expires, so these nodes may request the
+        // next round first.
         ChangeKind::Seeking => {
             let lost =
-                roster.absences.iter().filter(|(_, absence)| absence.announced || now >= absence.believed);
+                roster.absences.iter().filter(|(_, absence)| absence.announced || now >= absence.confirm_at);
             let leaving = roster.world.keys().filter(|id| {
                 !roster.finished.contains(id) && roster.nodes.get(id).is_some_and(|node| node.record.leaving)
             });
@@ -101,14 +114,14 @@ fn ended_by<'a>(roster: &'a Roster, round: &'a RoundRecord, now: Moment) -> BTre
 /// A node that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cooling {
-    /// Until then.
+    /// The end of the wait.
     pub until: Moment,
-    /// For these failures.
+    /// The failures that it waits for.
     pub failure: FailureRecord,
 }
 
-/// The newcomers that must wait. Nobody waits if fewer than `min_nodes` would be left without them, and a node that hosts
-/// the service never does.
+/// The new nodes that must wait. If fewer than `min_nodes` nodes would remain without them, none of them waits. A node
+/// that hosts the service never waits.
 pub fn cooling(roster: &Roster, policy: &Policy, now: Moment) -> BTreeMap<NodeId, Cooling> {
     let Some(round) = roster.round.as_ref().filter(|round| round.has_world()) else { return BTreeMap::new() };
     let ended_by = ended_by(roster, round, now);
@@ -143,7 +156,7 @@ pub fn cooling(roster: &Roster, policy: &Policy, now: Moment) -> BTreeMap<NodeId
     if policy.sizes().largest(others.len()).is_none() { BTreeMap::new() } else { cooling }
 }
 
-/// Who waits, for reasons and logs; empty if nobody does.
+/// The nodes that wait, for reasons and logs. Empty if no node waits.
 pub fn describe(cooling: &BTreeMap<NodeId, Cooling>) -> String {
     let messages: BTreeSet<String> = cooling.values().map(|wait| wait.failure.message()).collect();
     if messages.is_empty() {
@@ -152,7 +165,8 @@ pub fn describe(cooling: &BTreeMap<NodeId, Cooling>) -> String {
     format!("; {}", some_names(messages.iter().map(String::as_str).take(NAMES)))
 }
 
-/// The failures that still count once members that have stayed long enough are forgiven theirs; or when to look again.
+/// The failures that still count after members that have stayed long enough were forgiven theirs. If none is forgiven,
+/// when to check again.
 pub fn forgive(roster: &Roster, now: Moment) -> Result<Vec<FailureRecord>, Option<Moment>> {
     let running = roster.round.as_ref().filter(|round| round.change.is_none());
     let Some(round) = running.filter(|round| !round.failures.is_empty()) else { return Err(None) };
@@ -170,28 +184,13 @@ mod tests {
     use super::*;
     use crate::protocol::{
         decide::{Action, decide},
-        fixtures::{id, policy, seconds},
+        fixtures::{self, id, policy, seconds},
         records::{ChangeRecord, NodeRecord, Phase, PlanEntry},
         roster::Absence,
-        sizing::Sizing,
     };
 
     fn record(name: &str, min: u32, seeks: u64) -> NodeRecord {
-        NodeRecord {
-            name: name.into(),
-            address: "h".into(),
-            port: 1,
-            topology: None,
-            index: None,
-            min,
-            max: 4,
-            sizing: Sizing::default(),
-            seeks,
-            world: None,
-            leaving: false,
-            hosts: false,
-            submission: None,
-        }
+        NodeRecord { name: name.into(), min, seeks, ..fixtures::record() }
     }
 
     fn failed(name: &str, count: u32) -> FailureRecord {
@@ -203,7 +202,7 @@ mod tests {
         ChangeRecord { kind, why: "why".into(), names }
     }
 
-    /// A run whose nodes a and b are in round 1, where `bad` has failed so often before.
+    /// A run whose nodes a and b are in round 1, in which `bad` has failed so often before.
     fn running(count: u32, min: u32) -> Roster {
         let mut roster = Roster::default();
         let world = [(1, "a", 0), (2, "b", 1)].map(|(number, name, rank)| {
@@ -250,13 +249,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_going_that_ended_the_world_is_a_failure() {
-        let absent = Absence { since: seconds(101), believed: seconds(110), announced: false };
+    fn only_a_departure_that_ended_the_world_is_a_failure() {
+        let absent =
+            Absence { since: seconds(101), confirm_at: seconds(110), announced: false, witnessed: true };
         for (kind, names, at, expected) in [
             (ChangeKind::Lost, &["bad#2"][..], 102, vec![failed("bad", 4)]),
             (ChangeKind::Leaving, &["a", "bad"], 102, vec![failed("bad", 4), failed("a", 1)]),
             (ChangeKind::Newcomers, &["bad"], 120, vec![failed("bad", 3)]),
-            // Node b is away, as those know who lost their connections to it: it failed, once that is believed.
+            // Node b is away, and the nodes that lost their connections to it know that. It has failed once that is
+            // confirmed.
             (ChangeKind::Seeking, &["a"], 120, vec![failed("bad", 3), failed("b", 1)]),
             (ChangeKind::Seeking, &["a"], 102, vec![failed("bad", 3)]),
         ] {
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_of_that_name_neither_grows_the_world_nor_gets_a_place_before_its_time() {
+    fn newcomer_of_that_name_neither_grows_the_world_nor_gets_a_place_before_its_time() {
         for (now, waits) in [(119, true), (120, false)] {
             let mut roster = running(4, 2);
             roster.put_node(id(3), record("bad#2", 2, 0), 3);
@@ -283,7 +284,7 @@ mod tests {
             } else {
                 assert!(matches!(decision.action, Action::AnnounceChange(_)), "{decision:?}");
             }
-            // The others form again meanwhile, for another reason.
+            // Meanwhile the other nodes form another world, for another reason.
             change(&mut roster, seconds(now), Some(told(ChangeKind::Seeking, &["a"])));
             for (number, name) in [(1, "a"), (2, "b")] {
                 roster.put_node(id(number), record(name, 2, 2), i64::try_from(number).unwrap());
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_who_is_needed_or_hosts_the_service_or_has_another_name() {
+    fn no_node_waits_that_is_needed_or_hosts_the_service_or_has_another_name() {
         for (name, hosts, min, waits) in [
             ("bad", false, 2, true),
             ("bad", false, 3, false),
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_begins_when_the_end_of_the_world_was_told_or_with_the_coordinator() {
+    fn wait_starts_when_the_end_of_the_world_was_announced_or_with_the_coordinator() {
         let mut roster = running(2, 1);
         roster.put_node(id(3), record("bad", 1, 0), 3);
         change(&mut roster, seconds(200), Some(told(ChangeKind::Lost, &["bad"])));
@@ -338,13 +339,16 @@ mod tests {
         assert_eq!(until(&another, seconds(51)), Some(seconds(60)), "a new coordinator has its own clock");
         assert_eq!(
             wait_of(&next, "bad#2").as_deref(),
-            Some("`bad` waits 10 s because it failed 3 times in a row (cool-down from round 2 on)")
+            Some(
+                "`bad` failed 3 times in a row, so it waits 10 s while at least 1 other node can form a round (cool-down \
+                 from round 2 on)"
+            )
         );
         assert_eq!(wait_of(&next, "a"), None);
     }
 
     #[test]
-    fn a_member_that_stays_for_five_minutes_has_not_failed() {
+    fn member_that_stays_for_five_minutes_has_not_failed() {
         let mut roster = running(4, 1);
         assert_eq!(forgive(&roster, seconds(101)), Err(None), "it is not here");
         let mut world: Vec<PlanEntry> = roster.world.values().cloned().collect();
@@ -358,11 +362,11 @@ mod tests {
         // Worlds that follow each other count together.
         roster.set_round(seconds(300), RoundRecord { round: 3, world: "y".into(), ..round }, world);
         roster.observe(seconds(500), &policy(1));
-        assert_eq!(decide(&roster, seconds(500), &policy(1)).action, Action::Forgive(Vec::new()));
+        assert_eq!(decide(&roster, seconds(500), &policy(1)).action, Action::KeepFailures(Vec::new()));
     }
 
     #[test]
-    fn the_list_of_failures_is_bounded() {
+    fn list_of_failures_is_bounded() {
         let mut roster = running(0, 1);
         let many: Vec<FailureRecord> = (0..200).map(|number| failed(&format!("n{number}"), number)).collect();
         let round = RoundRecord { failures: many, ..roster.round.clone().unwrap() };

@@ -1,12 +1,13 @@
-//! Where each record of a run stands. Tenant and run id are percent-encoded, so no id reaches another's keys; round
-//! numbers are zero-padded, so keys sort as rounds do.
+//! The key of each record of a run. Tenant and run ID are percent-encoded, so no ID reaches the keys of another run.
+//! Round numbers are padded with zeros, so keys sort as rounds do.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::identity::NodeId;
 use crate::backend::Keys;
 
-/// What stays as it is: the unreserved characters of RFC 3986, less `.`, so that no part can be `.` or `..`.
+/// The characters that are not encoded: the unreserved characters of RFC 3986 except `.`, so that no part can be `.` or
+/// `..`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
 /// The keys of one run.
@@ -16,6 +17,9 @@ pub struct RunKeys {
 }
 
 impl RunKeys {
+    /// The prefix of the keys of all runs of all tenants.
+    pub const ALL: &str = "/lattice/rdzv/";
+
     /// The keys of `run_id` of `tenant`.
     pub fn new(tenant: &str, run_id: &str) -> Self {
         let tenant = utf8_percent_encode(tenant, ENCODED);
@@ -23,7 +27,8 @@ impl RunKeys {
         Self { prefix: format!("/lattice/rdzv/{tenant}/{run_id}/") }
     }
 
-    /// A word for the run that a service which one of its nodes hosts says of itself; the same in every release.
+    /// A mark of the run, by which a service that one of its nodes hosts can be recognized. It is the same in every
+    /// release.
     pub fn mark(&self) -> String {
         // FNV-1a: its constants are those of its authors.
         let hash = self.prefix.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -32,17 +37,17 @@ impl RunKeys {
         format!("{hash:016x}")
     }
 
-    /// What every key of the run begins with.
+    /// The prefix of the keys of the run.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Coordinator, round and closing: the one thing that every node watches.
+    /// The prefix of coordinator, round, and closing, which every node watches.
     pub fn control(&self) -> Keys {
         Keys::prefix(format!("{}ctl/", self.prefix))
     }
 
-    /// Who decides.
+    /// The record of the coordinator.
     pub fn coordinator(&self) -> String {
         format!("{}ctl/coordinator", self.prefix)
     }
@@ -52,22 +57,38 @@ impl RunKeys {
         format!("{}ctl/round", self.prefix)
     }
 
-    /// That the run is closed.
+    /// The record of the closing of the run.
     pub fn closed(&self) -> String {
         format!("{}ctl/closed", self.prefix)
     }
 
-    /// Which nodes wait for a round, as the coordinator describes them. Not below `ctl/`, which every node watches.
+    /// The description of the nodes that wait for a round, which the coordinator writes. It is not below `ctl/`, which
+    /// every node watches.
     pub fn waiting(&self) -> String {
         format!("{}waiting", self.prefix)
     }
 
-    /// That an earlier life was closed.
+    /// The times of the coordinator's clock, for readers that do not join.
+    pub fn clocks(&self) -> String {
+        format!("{}clocks", self.prefix)
+    }
+
+    /// The request that a node leaves. Below `ctl/`, so that a node needs no further watch.
+    pub fn drain(&self, id: NodeId) -> String {
+        format!("{}ctl/drain/{id}", self.prefix)
+    }
+
+    /// The prefix of the keys of all runs of a tenant.
+    pub fn runs(tenant: &str) -> String {
+        format!("/lattice/rdzv/{}/", utf8_percent_encode(tenant, ENCODED))
+    }
+
+    /// The record of the closing of an earlier life.
     pub fn closed_life(&self, life: &str) -> String {
         format!("{}closed/{life}", self.prefix)
     }
 
-    /// What the closings of earlier lives begin with.
+    /// The prefix of the closings of earlier lives.
     pub fn closed_lives(&self) -> String {
         format!("{}closed/", self.prefix)
     }
@@ -77,35 +98,65 @@ impl RunKeys {
         format!("{}nodes/{id}", self.prefix)
     }
 
-    /// What all nodes' records begin with.
+    /// The prefix of the records of all nodes.
     pub fn nodes(&self) -> String {
         format!("{}nodes/", self.prefix)
     }
 
-    /// The node that a key under [`RunKeys::nodes`] or [`RunKeys::finished`] is about.
+    /// The node that a key under [`RunKeys::nodes`] or [`RunKeys::finished`] belongs to.
     pub fn node_of(key: &[u8]) -> Option<NodeId> {
         let text = std::str::from_utf8(key).ok()?;
         NodeId::try_from(text.rsplit('/').next()?.to_owned()).ok()
     }
 
-    /// That a node has asked for its exit barrier.
+    /// The mark of a node that has entered its exit barrier.
     pub fn finished_node(&self, life: &str, round: u64, id: NodeId) -> String {
         format!("{}{id}", self.finished(life, round))
     }
 
-    /// What all of a round's finished nodes begin with.
+    /// The prefix of the finished nodes of a round.
     pub fn finished(&self, life: &str, round: u64) -> String {
         format!("{}{round:010}/", self.finished_life(life))
     }
 
-    /// What the finished nodes of a life begin with.
+    /// The prefix of the finished nodes of a life.
     pub fn finished_life(&self, life: &str) -> String {
         format!("{}{life}/", self.all_finished())
     }
 
-    /// What the finished nodes of all rounds begin with.
+    /// The prefix of the finished nodes of all rounds.
     pub fn all_finished(&self) -> String {
         format!("{}finished/", self.prefix)
+    }
+
+    /// The evidence that a member of a round is dead.
+    pub fn lost_node(&self, life: &str, round: u64, id: NodeId) -> String {
+        format!("{}{id}", self.lost(life, round))
+    }
+
+    /// The prefix of the evidence about the members of a round.
+    pub fn lost(&self, life: &str, round: u64) -> String {
+        format!("{}{life}/{round:010}/", self.all_lost())
+    }
+
+    /// The suspicion that a member of a round is dead.
+    pub fn suspect(&self, life: &str, round: u64, id: NodeId) -> String {
+        format!("{}{id}", self.suspects(life, round))
+    }
+
+    /// The prefix of the suspicions about the members of a round.
+    pub fn suspects(&self, life: &str, round: u64) -> String {
+        format!("{}{life}/{round:010}/", self.all_suspects())
+    }
+
+    /// The prefix of all suspicions.
+    pub fn all_suspects(&self) -> String {
+        format!("{}suspects/", self.prefix)
+    }
+
+    /// The prefix of all evidence about dead members.
+    pub fn all_lost(&self) -> String {
+        format!("{}lost/", self.prefix)
     }
 
     /// One shard of a plan.
@@ -113,12 +164,12 @@ impl RunKeys {
         format!("{}{shard:06}", self.plan(life, round, attempt))
     }
 
-    /// What all shards of a plan begin with.
+    /// The prefix of the shards of a plan.
     pub fn plan(&self, life: &str, round: u64, attempt: &str) -> String {
         format!("{}{attempt}/", self.plan_round(life, round))
     }
 
-    /// What all plans of a round begin with.
+    /// The prefix of the plans of a round.
     pub fn plan_round(&self, life: &str, round: u64) -> String {
         format!("{}plan/{life}/{round:010}/", self.prefix)
     }
@@ -128,37 +179,42 @@ impl RunKeys {
         format!("{}{round:010}", self.history(life))
     }
 
-    /// What a life's history begins with.
+    /// The prefix of the history of a life.
     pub fn history(&self, life: &str) -> String {
-        format!("{}history/{life}/", self.prefix)
+        format!("{}{life}/", self.all_history())
     }
 
-    /// What the keys of a round's store begin with.
+    /// The prefix of the history of all lives.
+    pub fn all_history(&self) -> String {
+        format!("{}history/", self.prefix)
+    }
+
+    /// The prefix of the store of a round.
     pub fn round_store(&self, life: &str, round: u64) -> String {
         format!("{}kv/{life}/{round:010}/", self.prefix)
     }
 
-    /// What the keys of the run-wide store begin with.
+    /// The prefix of the run-wide store.
     pub fn run_store(&self, life: &str) -> String {
         format!("{}kv/{life}/run/", self.prefix)
     }
 
-    /// What the keys of all stores of a life begin with.
+    /// The prefix of all stores of a life.
     pub fn stores(&self, life: &str) -> String {
         format!("{}kv/{life}/", self.prefix)
     }
 
-    /// What the slots of all nodes begin with.
+    /// The prefix of the slots of all nodes.
     pub fn all_operations(&self) -> String {
         format!("{}ops/", self.prefix)
     }
 
-    /// Which write a slot of a node did last.
+    /// The slot of a node, which shows the last write that was made with it.
     pub fn operation(&self, id: NodeId, slot: u32) -> String {
         format!("{}{slot:06}", self.operations(id))
     }
 
-    /// What a node's slots begin with.
+    /// The prefix of the slots of a node.
     pub fn operations(&self, id: NodeId) -> String {
         format!("{}ops/{id}/", self.prefix)
     }
@@ -173,7 +229,7 @@ impl RunKeys {
         format!("{}ops/{id}0", self.prefix).into_bytes()
     }
 
-    /// The node whose slot a key under [`RunKeys::all_operations`] is.
+    /// The node that a slot, a key under [`RunKeys::all_operations`], belongs to.
     pub fn owner_of_operation(&self, key: &[u8]) -> Option<NodeId> {
         let own = key.strip_prefix(self.all_operations().as_bytes())?;
         NodeId::try_from(std::str::from_utf8(own).ok()?.split('/').next()?.to_owned()).ok()
@@ -184,9 +240,11 @@ impl RunKeys {
         self.before_round("kv", life, round)
     }
 
-    /// The plans of a life's rounds before `round`, and its history older than the last hundred rounds.
+    /// The plans of a life's rounds before `round`, the evidence of their losses, the suspicions, and the history older
+    /// than the last hundred rounds.
     pub fn records_before_round(&self, life: &str, round: u64) -> Vec<Keys> {
-        let mut keys = vec![self.before_round("plan", life, round)];
+        let mut keys: Vec<Keys> =
+            ["plan", "lost", "suspects"].map(|part| self.before_round(part, life, round)).into();
         if let Some(oldest) = round.checked_sub(HISTORY_ROUNDS) {
             keys.push(self.before_round("history", life, oldest));
         }
@@ -241,6 +299,10 @@ mod tests {
         };
         assert!(within(&format!("{}x", keys.round_store("life", 11))));
         assert!(within(&keys.plan_shard("life", 2, "attempt", 0)));
+        assert!(within(&keys.lost_node("life", 11, NodeId::from_random(2))));
+        assert!(within(&keys.suspect("life", 11, NodeId::from_random(2))));
+        assert!(!within(&keys.suspect("life", 12, NodeId::from_random(2))));
+        assert!(!within(&keys.lost_node("life", 12, NodeId::from_random(2))));
         assert!(!within(&format!("{}x", keys.round_store("life", 12))));
         assert!(!within(&format!("{}x", keys.run_store("life"))));
         assert!(!within(&keys.plan_shard("life", 12, "attempt", 0)));

@@ -1,31 +1,36 @@
-//! The rendezvous itself, without I/O, clock or randomness: what stands in the store, and what follows from it.
+//! The rendezvous itself, without I/O, clock, or randomness: the records of a run, and the decisions that follow from
+//! them.
 //!
-//! A node or the coordinator reads the store, calls one of these functions with what it saw and what its monotonic
-//! clock says, and carries out the answer. So every rule can be tested by itself, and a schedule of a whole run is a
-//! function of its seed.
+//! A node or the coordinator reads records, calls one of these functions with what it read and the time of its
+//! monotonic clock, and carries out the result. Therefore every rule can be tested by itself, and a schedule of a whole
+//! run is a function of its seed.
 //!
 //! | module | the question it answers |
 //! |---|---|
-//! | [`identity`] | who is who, and which life of a run this is |
-//! | [`keys`] | where a record stands |
-//! | [`records`] | what a record says |
+//! | [`identity`] | how nodes and the lives of a run are identified |
+//! | [`keys`] | which key a record has |
+//! | [`records`] | what a record contains |
 //! | [`reading`] | how a transaction reads records |
 //! | [`printable`] | how text of other processes is shown |
 //! | [`policy`] | how long, how many, and what to ignore |
 //! | [`sizing`] | which sizes a world may have |
 //! | [`roster`] | what a coordinator knows of the run's nodes, and since when |
 //! | [`decide`] | what a coordinator does next, and why |
-//! | [`selection`] | which nodes are in the next world, if more are there than it has places |
-//! | [`ranking`] | with which ranks |
-//! | [`cooldown`] | how long a node that fails again and again waits for its next place |
-//! | [`plan`] | how a world is cut into shards |
-//! | [`standing`] | what a node is in the round that it sees |
-//! | [`returning`] | what a node does after a break |
+//! | [`selection`] | which nodes are in the next world, if there are more than places |
+//! | [`ranking`] | which ranks these nodes get |
+//! | [`cooldown`] | how long a node that fails repeatedly waits for its next place |
+//! | [`plan`] | how a world is divided into shards |
+//! | [`standing`] | what a node is in the round that it reads |
+//! | [`returning`] | what a node does after an interruption |
 //! | [`submission`] | which submission a run belongs to, and which nodes it refuses |
-//! | [`closing`] | what a starter does about a run that is closed |
+//! | [`closing`] | what a node that starts does about a closed run |
 //! | [`work`] | what the session of a node does next |
-//! | [`waiting`] | what the coordinator says about the nodes that wait |
+//! | [`waiting`] | what the coordinator reports about the nodes that wait |
+//! | [`losses`] | which members a round lost, and how soon that was announced |
+//! | [`clocks`] | the times that only the coordinator knows, for readers of the run |
 
+pub mod accusing;
+pub mod clocks;
 pub mod closing;
 pub mod cooldown;
 pub mod decide;
@@ -33,6 +38,8 @@ pub mod decide;
 mod fixtures;
 pub mod identity;
 pub mod keys;
+pub mod losses;
+pub mod neighbors;
 pub mod plan;
 pub mod policy;
 pub mod printable;

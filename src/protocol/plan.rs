@@ -1,19 +1,27 @@
-//! How a world is cut into shards, so that a node reads the few kilobytes that name it and not the whole world.
+//! Divides a world into shards, so that a node reads the few kilobytes that name it, and not the whole world.
 
-use super::records::{PlanEntry, PlanShard, Record};
+use std::collections::BTreeMap;
 
-/// The most bytes of a shard. A node reads one shard in each round, and a shard of this size names some 25 nodes.
+use super::{
+    identity::NodeId,
+    records::{Neighbor, PlanEntry, PlanShard, Record},
+};
+
+/// The maximum size of a shard. A node reads one shard in each round, and a shard of this size names some 25 nodes.
 pub const SHARD_BYTES: usize = 2 * 1024;
 
-/// Cuts a world into the fewest shards, doubling, of at most [`SHARD_BYTES`] each (or of one node each). An entry goes
-/// where its node looks for it: [`super::identity::NodeId::shard`].
-pub fn shards(world: &[PlanEntry]) -> Vec<PlanShard> {
+/// Divides a world into the fewest shards (a power of two) of at most [`SHARD_BYTES`] each, or of one node each. An
+/// entry is in the shard in which its node looks for it: [`super::identity::NodeId::shard`].
+pub fn shards(world: &[PlanEntry], neighbors: &BTreeMap<NodeId, Vec<Neighbor>>) -> Vec<PlanShard> {
     let mut count: u32 = 1;
     loop {
-        let mut cut: Vec<PlanShard> = (0..count).map(|_| PlanShard { nodes: Vec::new() }).collect();
+        let mut cut: Vec<PlanShard> = (0..count).map(|_| PlanShard::default()).collect();
         for entry in world {
             if let Some(shard) = cut.get_mut(entry.id.shard(count) as usize) {
                 shard.nodes.push(entry.clone());
+                if let Some(watched) = neighbors.get(&entry.id) {
+                    shard.neighbors.insert(entry.id, watched.clone());
+                }
             }
         }
         let fits = |shard: &PlanShard| shard.nodes.len() <= 1 || shard.encode().len() <= SHARD_BYTES;
@@ -45,7 +53,7 @@ mod tests {
                     rank: u32::try_from(rank).unwrap(),
                 })
                 .collect();
-            let cut = shards(&world);
+            let cut = shards(&world, &BTreeMap::new());
             let count = u32::try_from(cut.len()).unwrap();
             for entry in &world {
                 prop_assert!(cut[entry.id.shard(count) as usize].nodes.contains(entry));

@@ -1,9 +1,9 @@
-//! Text that other processes wrote, made safe to print: a name could otherwise move the cursor of the terminal that shows
-//! it, or pass for a line of a log.
+//! Makes text of other processes safe to print. Otherwise a name could move the cursor of the terminal that shows it,
+//! or be mistaken for a line of a log.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// The text with its control characters, and those that turn the direction of text, written as escapes.
+/// The text with its control characters, and the characters that change the direction of text, written as escapes.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);

@@ -1,5 +1,5 @@
-//! Who is in the next world, with which rank. Pure and deterministic: kept ranks win over everything, then a newcomer
-//! that bears the name of a node that is gone takes its rank, then topology says who fills a hole. New nodes are
+//! Assigns the ranks of the next world. Pure and deterministic. Members keep their ranks first. Then a new node that
+//! has the name of a node that is gone takes its rank. Then topology decides which node gets a free rank. New nodes are
 //! ordered by their index, if they have one, and otherwise by arrival.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -7,18 +7,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{identity::NodeId, records::PlanEntry};
 use crate::backend::Revision;
 
-/// A node that seeks and was not in the last world.
+/// A node that waits for the round and was not in the last world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Newcomer {
     /// The node.
     pub id: NodeId,
-    /// What it calls itself.
+    /// The name that it gives itself.
     pub name: String,
     /// Its topology label.
     pub label: Option<String>,
     /// Its index among the nodes of the job.
     pub index: Option<u32>,
-    /// When it arrived: its record's create revision.
+    /// When it arrived: the create revision of its record.
     pub arrived: Revision,
 }
 
@@ -30,9 +30,9 @@ impl Newcomer {
     }
 }
 
-/// The next world, by rank: the members of the `last` one that are `seeking`, then new nodes, at most `max_nodes`
-/// together. Arrival decides which new nodes get a place, and their indices decide their ranks. Takes time in proportion
-/// to the number of nodes, except for sorting.
+/// The next world, by rank: the members of the `last` world that are `seeking`, then new nodes, at most `max_nodes`
+/// together. Arrival decides which new nodes get a place, and their indices decide their ranks. The time is
+/// proportional to the number of nodes, except for sorting.
 pub fn rank(
     last: &[PlanEntry],
     seeking: &BTreeSet<NodeId>,
@@ -54,7 +54,7 @@ pub fn rank(
     places.into_iter().flatten().collect()
 }
 
-/// Gives each member the rank that it had. Returns, by rank, the members whose rank is too high now.
+/// Gives each member the rank that it had. Returns, by rank, the members whose ranks are too high now.
 fn keep<'entry>(places: &mut [Option<PlanEntry>], members: Vec<&'entry PlanEntry>) -> Vec<&'entry PlanEntry> {
     let mut displaced = Vec::new();
     for member in members {
@@ -67,7 +67,7 @@ fn keep<'entry>(places: &mut [Option<PlanEntry>], members: Vec<&'entry PlanEntry
     displaced
 }
 
-/// Gives newcomers the ranks of gone nodes of their name. Returns the other newcomers.
+/// Gives new nodes the ranks of nodes of their names that are gone. Returns the other new nodes.
 fn inherit(
     places: &mut [Option<PlanEntry>],
     names: &mut Names,
@@ -94,8 +94,8 @@ fn inherit(
     unplaced
 }
 
-/// Fills the free ranks: with a newcomer of the label of the node that was there, else with a displaced member of that
-/// label, else with the displaced member of the highest rank, else with the first newcomer.
+/// Fills the free ranks: with a new node of the label of the node that had the rank, else with a displaced member of
+/// that label, else with the displaced member of the highest rank, else with the first new node.
 fn fill(
     places: &mut [Option<PlanEntry>],
     names: &mut Names,
@@ -129,7 +129,7 @@ fn fill(
     }
 }
 
-/// Nodes in order, of which the first is taken: of all of them, or of those with a label.
+/// Nodes in order. The first is taken, either of all nodes or of those with a given label.
 struct Queue<T> {
     nodes: Vec<Option<T>>,
     first: usize,
@@ -170,7 +170,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// A name without the number that told it from its like.
+/// The name without the number that distinguishes nodes of equal names.
 pub fn base_name(name: &str) -> &str {
     match name.rsplit_once('#') {
         Some((base, number)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_stay_keep_their_rank_and_a_hole_is_filled_from_the_end() {
+    fn remaining_members_keep_their_ranks_and_a_free_rank_is_filled_from_the_end() {
         let last =
             [entry(1, "a", None, 0), entry(2, "b", None, 1), entry(3, "c", None, 2), entry(4, "d", None, 3)];
         let seeking = BTreeSet::from([id(1), id(3), id(4)]);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_of_a_gone_name_takes_its_rank() {
+    fn newcomer_of_a_gone_name_takes_its_rank() {
         let last = [entry(1, "a", None, 0), entry(2, "b", None, 1), entry(3, "c", None, 2)];
         let seeking = BTreeSet::from([id(2), id(3)]);
         let world = rank(&last, &seeking, vec![newcomer(5, "x", None), newcomer(6, "a", None)], 4);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn topology_brings_newcomers_together_and_fills_a_hole_with_its_like() {
+    fn topology_groups_newcomers_and_fills_a_free_rank_with_an_equal_label() {
         let come = vec![
             newcomer(1, "a", Some("x")),
             newcomer(2, "b", Some("y")),
@@ -343,11 +343,12 @@ mod tests {
         assert_eq!(names(&next), ["a", "f", "b", "d", "e"]);
     }
 
-    /// As long as each node costs the same this takes a moment; the square of these numbers would take many minutes.
+    /// This takes a moment if the cost is proportional to the number of nodes. If it were quadratic, it would take many
+    /// minutes.
     #[test]
-    fn a_world_of_fifty_thousand_nodes_is_ranked_whoever_goes_and_joins() {
+    fn world_of_fifty_thousand_nodes_is_ranked_whichever_nodes_leave_and_join() {
         const SIZE: u64 = 50_000;
-        // All nodes have one name, as containers that are all called `localhost` do, or each has its own.
+        // All nodes have one name, like containers that are all called `localhost`, or each node has a different name.
         for name in [|_: u64| "localhost".to_owned(), |number: u64| format!("n{number}")] {
             let joining = |numbers: std::ops::Range<u64>| {
                 numbers.map(|number| newcomer(number, &name(number), Some("rack"))).collect::<Vec<_>>()
@@ -355,12 +356,12 @@ mod tests {
             let all = u32::try_from(SIZE).unwrap();
             let first = rank(&[], &BTreeSet::new(), joining(1..SIZE + 1), all);
             assert_eq!(first.len() as u64, SIZE);
-            // Half of the nodes are replaced, by nodes of other names where there are any.
+            // Half of the nodes are replaced, by nodes of other names where names differ.
             let kept: BTreeSet<_> = first.iter().filter(|entry| entry.rank % 2 == 0).map(|e| e.id).collect();
             let second = rank(&first, &kept, joining(SIZE + 1..SIZE + SIZE / 2 + 1), all);
             assert_eq!(second.len() as u64, SIZE);
             assert!(second.iter().filter(|entry| kept.contains(&entry.id)).all(|entry| entry.rank % 2 == 0));
-            // Half of the nodes go: the members of high rank fill the ranks that are free.
+            // Half of the nodes leave. The members of high rank fill the free ranks.
             let kept: BTreeSet<_> = second.iter().filter(|entry| entry.rank % 2 == 1).map(|e| e.id).collect();
             assert_eq!(rank(&second, &kept, Vec::new(), all).len() as u64, SIZE / 2);
         }
@@ -368,7 +369,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranks_are_dense_and_those_who_can_keep_theirs(
+        fn ranks_are_dense_and_kept_where_possible(
             size in 0_u64..20, kept in any::<u32>(), coming in 0_u64..20, max in 1_u32..24, labels in any::<u64>(),
             indices in proptest::collection::vec(proptest::option::of(0_u32..10), 20),
         ) {

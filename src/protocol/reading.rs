@@ -1,4 +1,4 @@
-//! Records that a transaction reads: each handle knows its key and its record, and finds its own answer.
+//! Records that a transaction reads. Each handle knows its key and its record, and finds its own response.
 
 use std::marker::PhantomData;
 
@@ -29,10 +29,10 @@ impl<R: Record> RecordGet<R> {
         Self { key, get, record: PhantomData }
     }
 
-    /// The record, unless it is absent.
+    /// The record. `None` if it is absent.
     ///
     /// # Errors
-    /// [`crate::Error::Record`] if it is there and cannot be read.
+    /// [`crate::Error::Record`] if the record exists and cannot be read.
     pub fn record(&self, answer: &TxnResult) -> Result<Option<R>> {
         self.get.item(answer).map(|item| R::decode(&self.key, &item.value)).transpose()
     }

@@ -1,42 +1,43 @@
-//! What a node does after a break, from one linearizable read of `ctl/` and its own record.
+//! What a node does after an interruption, based on one linearizable read of `ctl/` and its own record.
 //!
-//! Only that read counts. Headers of watches and renewals carry the revision of the etcd member that sent them and may
-//! go back without a reason; a wiped store of the same flags keeps its cluster id, and its revisions begin again.
+//! Only that read counts. Headers of watches and renewals contain the revision of the etcd member that sent them, and
+//! may decrease without a reason. An etcd that lost its data and has the same flags keeps its cluster ID, and its
+//! revisions start again.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::records::{ClosedRecord, LastWorld, RoundRecord};
+use super::records::{ClosedRecord, RoundRecord, WorldMembership};
 use crate::backend::{Header, LeaseId, Revision};
 
-/// For how long a closing stays readable after the last node that renewed it.
+/// For how long a closing remains readable after a node has renewed it for the last time.
 pub const CLOSED_LIFETIME: Duration = Duration::from_secs(900);
 
-/// What the node knew before.
+/// What the node knew before the interruption.
 #[derive(Clone, Debug, Default)]
 pub struct Before {
-    /// The life it is in, once it knows.
+    /// The life that it is in, once it knows.
     pub life: Option<String>,
-    /// The world it was given last.
-    pub world: Option<LastWorld>,
-    /// The cluster it spoke to.
+    /// The last world that it was given.
+    pub world: Option<WorldMembership>,
+    /// The ID of the cluster that it was connected to.
     pub cluster_id: u64,
-    /// The highest revision of a linearizable answer.
+    /// The highest revision of a linearizable response.
     pub revision: Revision,
-    /// How long ago it last heard from the service.
+    /// How long ago the service last responded.
     pub silence: Duration,
     /// The run's lease; 0 while it is not known.
     pub run_lease: LeaseId,
-    /// The leases that the run had before. Each restored world takes a new one.
+    /// The leases that the run had before. Each restored world gets a new one.
     pub past_run_leases: BTreeSet<LeaseId>,
-    /// Whether an answer has shown since then that the service's data was replaced
+    /// Whether a response since then has shown that the service's data was replaced
     /// ([`Monotonic`](crate::backend::monotonic::Monotonic)).
     pub set_back: bool,
 }
 
-/// What it finds now.
+/// What the node finds now.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// The head of the answer.
+    /// The header of the response.
     pub header: Header,
     /// `ctl/closed`.
     pub closed: Option<ClosedRecord>,
@@ -46,30 +47,32 @@ pub struct Found {
     pub round: Option<RoundRecord>,
     /// The lease that `ctl/round` is attached to: the run's.
     pub run_lease: LeaseId,
-    /// Whether `nodes/<id>` is there.
+    /// Whether `nodes/<id>` exists.
     pub record: bool,
     /// Whether a renewal just succeeded.
     pub lease: bool,
 }
 
-/// What follows.
+/// The action.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Return {
+pub enum Recovery {
     /// Nothing was lost.
-    GoOn,
-    /// The lease is lost, and nobody was told: grant another and put the record again.
-    PutAgain,
-    /// The service lost us all: grant another lease and put the record again, from which the world is put back.
+    Continue,
+    /// Only the lease was lost, and no loss was announced: grant another lease and write the record again.
+    Reregister,
+    /// The service lost the data of the run: grant another lease and write the record again, from which the world is
+    /// restored.
     Restore,
-    /// The world has moved on, or there was none.
-    JoinAsNew(&'static str),
-    /// The run is closed, by this record if one is left.
+    /// The world was replaced, or there was none.
+    Rejoin(&'static str),
+    /// The run is closed. Contains the record of the closing, if it still exists.
     Closed(Option<ClosedRecord>),
 }
 
-/// Whether `ctl/round`, with everything that is attached to its lease, is earlier data of this run: the service was
-/// restored from an older backup. What the backup lacks cannot be told from what was never written, so none of it may be
-/// used. A node that was in no world has nothing to restore the run from, and leaves that to the others.
+/// Whether `ctl/round`, with everything that is attached to its lease, is earlier data of this run, because the service
+/// was restored from an older backup. Data that is missing in the backup cannot be distinguished from what was never
+/// written, so none of it may be used. A node that was in no world cannot restore the run, and leaves that to the other
+/// nodes.
 pub fn is_earlier_data(before: &Before, found: &Found) -> bool {
     let (Some(world), Some(round)) = (&before.world, &found.round) else { return false };
     if round.life != world.life
@@ -84,44 +87,44 @@ pub fn is_earlier_data(before: &Before, found: &Found) -> bool {
         || (before.set_back && found.run_lease == before.run_lease)
 }
 
-/// Decides.
-pub fn after_break(before: &Before, found: &Found) -> Return {
+/// Decides what to do.
+pub fn plan_recovery(before: &Before, found: &Found) -> Recovery {
     let of_my_life = |life: &str| before.life.as_deref() == Some(life);
     if let Some(closed) = found.closed.as_ref().filter(|closed| of_my_life(&closed.life)) {
-        return Return::Closed(Some(closed.clone()));
+        return Recovery::Closed(Some(closed.clone()));
     }
     if let Some(closed) = &found.closed_life {
-        return Return::Closed(Some(closed.clone()));
+        return Recovery::Closed(Some(closed.clone()));
     }
     if found.lease && found.record {
-        return Return::GoOn;
+        return Recovery::Continue;
     }
     if found.closed.is_some() {
-        return Return::JoinAsNew("another life has come and gone");
+        return Recovery::Rejoin("another life has come and gone");
     }
-    // A record that is gone went with its lease, whatever a renewal said: nobody else deletes it, and before 3.4.38 and
-    // 3.5.23 etcd acknowledged renewals of a lease that it had revoked.
+    // A record that is gone was deleted with its lease, whatever a renewal reported: no other node deletes it, and etcd
+    // before 3.4.38 and 3.5.23 acknowledged renewals of leases that it had revoked.
     let Some(world) = &before.world else {
-        return Return::JoinAsNew("its lease had ended before it was in a world");
+        return Recovery::Rejoin("its lease had ended before it was in a world");
     };
     match &found.round {
         Some(round) if round.life == world.life && round.round == world.round => match round.change {
-            _ if round.world != world.world => Return::JoinAsNew("the others have formed another world"),
-            None => Return::PutAgain,
-            Some(_) => Return::JoinAsNew("the others were told that it was lost"),
+            _ if round.world != world.world => Recovery::Rejoin("the others have formed another world"),
+            None => Recovery::Reregister,
+            Some(_) => Recovery::Rejoin("its loss was announced to the other nodes"),
         },
         Some(round) if round.life == world.life && round.round > world.round => {
-            Return::JoinAsNew("the others have formed a later round")
+            Recovery::Rejoin("the others have formed a later round")
         }
-        Some(round) if round.life == world.life => Return::Restore,
+        Some(round) if round.life == world.life => Recovery::Restore,
         another_life => {
             let lost = before.silence < CLOSED_LIFETIME
                 || found.header.cluster_id != before.cluster_id
                 || found.header.revision < before.revision;
             match another_life {
-                _ if !lost => Return::Closed(None),
-                Some(round) if round.has_world() => Return::JoinAsNew("another life has formed a world"),
-                _ => Return::Restore,
+                _ if !lost => Recovery::Closed(None),
+                Some(round) if round.has_world() => Recovery::Rejoin("another life has formed a world"),
+                _ => Recovery::Restore,
             }
         }
     }
@@ -135,7 +138,13 @@ mod tests {
     fn before() -> Before {
         Before {
             life: Some("mine".into()),
-            world: Some(LastWorld { life: "mine".into(), round: 3, world: "w".into(), rank: 1, size: 2 }),
+            world: Some(WorldMembership {
+                life: "mine".into(),
+                round: 3,
+                world: "w".into(),
+                rank: 1,
+                size: 2,
+            }),
             cluster_id: 1,
             revision: 100,
             silence: Duration::from_secs(5),
@@ -175,26 +184,26 @@ mod tests {
             change: Some(ChangeRecord { kind: ChangeKind::Lost, why: String::new(), names: vec![] }),
             ..round("mine", 3, 2)
         };
-        let join = |answer: Return| matches!(answer, Return::JoinAsNew(_));
+        let join = |answer: Recovery| matches!(answer, Recovery::Rejoin(_));
         let mine = || Some(round("mine", 3, 2));
-        let is = |found: Found| after_break(&before(), &found);
+        let is = |found: Found| plan_recovery(&before(), &found);
 
         let my_closing = Found { closed: Some(closed("mine")), ..found(mine()) };
-        assert_eq!(is(my_closing), Return::Closed(Some(closed("mine"))));
+        assert_eq!(is(my_closing), Recovery::Closed(Some(closed("mine"))));
         let moved = Found { closed_life: Some(closed("mine")), ..found(Some(round("new", 0, 0))) };
-        assert_eq!(is(moved), Return::Closed(Some(closed("mine"))));
-        assert_eq!(is(Found { lease: true, record: true, ..found(mine()) }), Return::GoOn);
-        assert_eq!(is(found(mine())), Return::PutAgain);
-        assert_eq!(is(Found { lease: true, ..found(mine()) }), Return::PutAgain);
+        assert_eq!(is(moved), Recovery::Closed(Some(closed("mine"))));
+        assert_eq!(is(Found { lease: true, record: true, ..found(mine()) }), Recovery::Continue);
+        assert_eq!(is(found(mine())), Recovery::Reregister);
+        assert_eq!(is(Found { lease: true, ..found(mine()) }), Recovery::Reregister);
         assert!(join(is(found(Some(told)))));
         assert!(join(is(found(Some(RoundRecord { world: "x".into(), ..round("mine", 3, 2) })))));
         assert!(join(is(found(Some(round("mine", 4, 2))))));
-        assert_eq!(is(found(Some(round("mine", 2, 2)))), Return::Restore);
-        assert_eq!(is(found(None)), Return::Restore);
-        assert_eq!(is(found(Some(round("other", 0, 0)))), Return::Restore);
+        assert_eq!(is(found(Some(round("mine", 2, 2)))), Recovery::Restore);
+        assert_eq!(is(found(None)), Recovery::Restore);
+        assert_eq!(is(found(Some(round("other", 0, 0)))), Recovery::Restore);
         assert!(join(is(found(Some(round("other", 1, 2))))));
         let worldless = Before { world: None, ..before() };
-        assert!(join(after_break(&worldless, &found(None))));
+        assert!(join(plan_recovery(&worldless, &found(None))));
     }
 
     #[test]
@@ -225,12 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn a_long_silence_without_a_sign_of_loss_means_that_the_run_has_ended() {
+    fn long_silence_without_a_sign_of_loss_means_that_the_run_has_ended() {
         let silent = Before { silence: CLOSED_LIFETIME, ..before() };
-        assert_eq!(after_break(&silent, &found(None)), Return::Closed(None));
+        assert_eq!(plan_recovery(&silent, &found(None)), Recovery::Closed(None));
         let wiped = Found { header: Header { cluster_id: 1, revision: 99 }, ..found(None) };
-        assert_eq!(after_break(&silent, &wiped), Return::Restore);
+        assert_eq!(plan_recovery(&silent, &wiped), Recovery::Restore);
         let replaced = Found { header: Header { cluster_id: 2, revision: 200 }, ..found(None) };
-        assert_eq!(after_break(&silent, &replaced), Return::Restore);
+        assert_eq!(plan_recovery(&silent, &replaced), Recovery::Restore);
     }
 }

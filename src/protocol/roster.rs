@@ -1,5 +1,5 @@
-//! What a coordinator knows of its run: which nodes there are, what they ask for, and since when. It is told what the
-//! store says, with the time on its own monotonic clock; [`super::decide`] reads it.
+//! What a coordinator knows of its run: which nodes are present, what they request, and since when. It receives the
+//! content of the records, with the time of the coordinator's own monotonic clock. [`super::decide`] reads it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,85 +11,92 @@ use super::{
     identity::NodeId,
     policy::{GATHER_LIMIT, Policy},
     ranking::Newcomer,
-    records::{NodeRecord, Phase, PlanEntry, RoundRecord},
+    records::{LostRecord, NodeRecord, Phase, PlanEntry, RoundRecord},
 };
 use crate::backend::Revision;
 
-/// Time on the coordinator's monotonic clock, since it took office.
+/// A time on the monotonic clock of the caller. Only differences count.
 pub type Moment = Duration;
 
-/// How far ahead of what is known a record may say that rounds are. More is nonsense, and would leave no numbers.
-const BELIEVED_ROUNDS: u64 = 1_000_000;
+/// By how much a record may exceed the known round number. A larger number is nonsense, and would leave no further
+/// numbers.
+const MOST_ROUNDS_AHEAD: u64 = 1_000_000;
 
-/// A node that is there.
+/// A node that is present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Present {
-    /// What it says.
+    /// Its record.
     pub record: NodeRecord,
     /// When it arrived.
     pub created: Revision,
 }
 
-/// A member of the world that is not there.
+/// A member of the world that is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Absence {
-    /// Since when.
+    /// When it became absent.
     pub since: Moment,
-    /// When to believe that it will not come back from a break.
-    pub believed: Moment,
-    /// It had said that it would go.
+    /// When its failure is confirmed, because it can no longer be returning from an interruption.
+    pub confirm_at: Moment,
+    /// Whether it had announced that it leaves.
     pub announced: bool,
+    /// Whether this coordinator has seen its record disappear.
+    pub witnessed: bool,
 }
 
-/// What a coordinator knows.
+/// The state of a run as a coordinator knows it.
 #[derive(Clone, Debug, Default)]
 pub struct Roster {
-    /// The round that the run is in.
+    /// The round of the run.
     pub round: Option<RoundRecord>,
     /// The world of that round.
     pub world: BTreeMap<NodeId, PlanEntry>,
-    /// The nodes that are there.
+    /// The nodes that are present.
     pub nodes: BTreeMap<NodeId, Present>,
-    /// The nodes of this life that have asked for their exit barrier, in whatever round.
+    /// The nodes of this life that have entered their exit barrier, in any round.
     pub finished: BTreeSet<NodeId>,
-    /// Members of earlier worlds that the next one left out: each comes back under another id, if it does.
+    /// Members of earlier worlds that the next world excluded. Each of them can return only under another ID.
     pub left_out: BTreeSet<NodeId>,
-    /// The members that are away.
+    /// The members that are absent.
     pub absences: BTreeMap<NodeId, Absence>,
-    /// Lives that are over, each with the revision at which it was put away. What was there before is not of this one.
+    /// The evidence that members of the world are dead. It counts while they are absent.
+    pub lost: BTreeMap<NodeId, LostRecord>,
+    /// The lives that have ended, each with the revision at which its closing was put away. Earlier records do not
+    /// belong to this life.
     pub past_lives: BTreeMap<String, Revision>,
-    /// Since when this coordinator has seen each member in worlds, without a gap.
+    /// Since when this coordinator has seen each member in worlds, without an interruption.
     pub member_since: BTreeMap<NodeId, Moment>,
     /// When this coordinator learned of the last failure of each name that has failed.
     pub failed_at: BTreeMap<String, Moment>,
     /// The submission that the run belongs to.
     pub owner: Option<String>,
-    /// When the last renewal of the coordinator's own lease that was acknowledged had been sent.
+    /// When the last acknowledged renewal of the coordinator's own lease was sent.
     pub acknowledged: Moment,
-    /// When a silence between the coordinator and the service ended that was longer than is trusted.
+    /// When the last silence between the coordinator and the service ended that was too long for losses to be
+    /// confirmed.
     pub disturbed: Option<Moment>,
-    /// Whether this coordinator has committed a world of its own making.
+    /// Whether this coordinator has committed a world that it formed itself.
     pub committed: bool,
-    /// The highest round number seen anywhere.
+    /// The highest round number that was seen anywhere.
     pub highest_round: u64,
-    /// When the change of the world was told, or was first seen here.
+    /// When the change of the world was announced, or was first seen by this coordinator.
     pub change_told: Option<Moment>,
-    /// When the world that was put back shall count as complete.
+    /// When the restored world counts as complete.
     pub restoring_until: Option<Moment>,
-    /// The first and the last of the departures that followed each other closely.
+    /// The first and the last departure of a series of departures that followed each other closely.
     pub departures: Option<(Moment, Moment)>,
-    /// Since when `min_nodes` seek.
+    /// Since when `min_nodes` nodes request the next round.
     pub enough_since: Option<Moment>,
-    /// Since when a newcomer waits that would fit in.
+    /// Since when a new node waits for which there is a place.
     pub newcomers_since: Option<Moment>,
-    /// Since when nodes of another submission wait while nodes of the run's own mean to stay.
+    /// Since when nodes of another submission wait while nodes of the run's own submission mean to stay.
     pub contested_since: Option<Moment>,
-    /// Since when the run has no world that holds, and somebody wants one.
+    /// Since when the run has no valid world although a node requests one.
     pub wanted_since: Option<Moment>,
 }
 
 impl Roster {
-    /// Takes over what stands at `ctl/round`, with the world that it commits.
+    /// Takes over the content of `ctl/round`, with the world that it commits.
     pub fn set_round(&mut self, now: Moment, round: RoundRecord, world: Vec<PlanEntry>) {
         let same = self.round.as_ref().is_some_and(|old| {
             (&old.life, old.round, &old.world) == (&round.life, round.round, &round.world)
@@ -103,6 +110,7 @@ impl Roster {
             self.left_out.extend(self.world.keys());
             self.left_out.retain(|id| !stay.contains(id));
             self.absences.clear();
+            self.lost.clear();
             self.departures = None;
             self.change_told = None;
             self.wanted_since = None;
@@ -119,7 +127,7 @@ impl Roster {
         self.round = Some(round);
     }
 
-    /// A name that has failed waits from when the end of its world was told, as far as that is known.
+    /// The wait of a name that has failed starts when the end of its world was announced, if that is known.
     fn note_failures(&mut self, now: Moment, failures: &[FailureRecord]) {
         let known = self.round.as_ref().map_or(&[][..], |round| round.failures.as_slice());
         let told = self.change_told.unwrap_or(now);
@@ -130,18 +138,19 @@ impl Roster {
         self.failed_at = failures.iter().map(since).collect();
     }
 
-    /// A node is there, or says something new.
+    /// Adds a node, or updates its record.
     pub fn put_node(&mut self, id: NodeId, record: NodeRecord, created: Revision) {
         let seen = record.world.as_ref().map_or(0, |world| world.round).max(record.seeks.saturating_sub(1));
-        if seen <= self.highest_round.saturating_add(BELIEVED_ROUNDS) {
+        if seen <= self.highest_round.saturating_add(MOST_ROUNDS_AHEAD) {
             self.highest_round = self.highest_round.max(seen);
         }
         self.absences.remove(&id);
+        self.lost.remove(&id);
         self.return_to_world(id, &record);
         self.nodes.insert(id, Present { record, created });
     }
 
-    /// While a world is put back, its nodes bring their ranks with them.
+    /// While a world is restored, its nodes report their ranks in their records.
     fn return_to_world(&mut self, id: NodeId, record: &NodeRecord) {
         let Some(round) = self.round.as_ref().filter(|round| round.phase == Phase::Restoring) else { return };
         let own = record.world.as_ref();
@@ -153,52 +162,70 @@ impl Roster {
         }
     }
 
-    /// A node is gone.
+    /// Removes a node.
     pub fn remove_node(&mut self, now: Moment, id: NodeId, policy: &Policy) {
         let Some(gone) = self.nodes.remove(&id) else { return };
         self.left_out.remove(&id);
         let under_way = self.departures.filter(|(_, last)| now.saturating_sub(*last) <= GATHER_LIMIT);
         self.departures = Some((under_way.map_or(now, |(first, _)| first), now));
         if self.world.contains_key(&id) && !self.finished.contains(&id) {
-            let wait = if self.is_disturbed(now, policy) { policy.return_window } else { Duration::ZERO };
+            let trusted = self.lost.contains_key(&id) || !self.is_disturbed(now, policy);
+            let wait = if trusted { Duration::ZERO } else { policy.return_window };
             let announced = gone.record.leaving;
-            self.absences.insert(id, Absence { since: now, believed: now + wait, announced });
+            self.absences
+                .insert(id, Absence { since: now, confirm_at: now + wait, announced, witnessed: true });
         }
     }
 
-    /// The name of the node that hosts the service, if one does and means to stay.
-    pub fn host(&self) -> Option<&str> {
+    /// The record of the node that hosts the service, if there is one that is not leaving.
+    pub fn host(&self) -> Option<&NodeRecord> {
         let hosts = |node: &&Present| node.record.hosts && !node.record.leaving;
-        self.nodes.values().find(hosts).map(|node| node.record.name.as_str())
+        self.nodes.values().find(hosts).map(|node| &node.record)
     }
 
-    /// A member has asked for its exit barrier.
+    /// Records that a member has entered its exit barrier.
     pub fn put_finished(&mut self, id: NodeId) {
         self.finished.insert(id);
         self.absences.remove(&id);
     }
 
-    /// Whether there is, or was just now, a break in the contact with the service: who is away then may merely not be
-    /// back yet.
-    fn is_disturbed(&self, now: Moment, policy: &Policy) -> bool {
+    /// Adds the evidence that a member is dead. If it is `fresh`, the member is not merely returning from an
+    /// interruption. The evidence can arrive before or after the event that deletes the member's record.
+    pub fn put_lost(&mut self, id: NodeId, evidence: LostRecord, fresh: bool) {
+        if !self.world.contains_key(&id) || self.finished.contains(&id) {
+            return;
+        }
+        if let Some(absence) = self.absences.get_mut(&id).filter(|_| fresh) {
+            absence.confirm_at = absence.since;
+        }
+        if fresh || self.absences.contains_key(&id) {
+            self.lost.insert(id, evidence);
+        }
+    }
+
+    /// Whether the contact with the service is interrupted, or was until a moment ago. Absent nodes may then still be
+    /// returning.
+    pub fn is_disturbed(&self, now: Moment, policy: &Policy) -> bool {
         now.saturating_sub(self.acknowledged) > policy.trusted_silence
             || self.disturbed.is_some_and(|ended| now.saturating_sub(ended) < policy.return_window)
     }
 
-    /// Members of the world that a new coordinator does not find. They may be returning from the break that brought it
-    /// into office, unless that is `trusted`: it saw the office before under the lease that it still has.
-    pub fn count_absent(&mut self, now: Moment, trusted: bool, policy: &Policy) {
-        let believed = trusted && !self.is_disturbed(now, policy);
-        let wait = if believed { Duration::ZERO } else { policy.return_window };
+    /// Marks members of the world as absent that a new coordinator does not find. They may be returning from the
+    /// interruption that led to its term, unless it is `trusted`: it has seen the previous term under the lease that it
+    /// still has.
+    pub fn mark_absent_members(&mut self, now: Moment, trusted: bool, policy: &Policy) {
+        let is_confirmed = trusted && !self.is_disturbed(now, policy);
+        let wait = if is_confirmed { Duration::ZERO } else { policy.return_window };
         let absent =
             self.world.keys().filter(|id| !self.nodes.contains_key(id) && !self.finished.contains(id));
         for id in absent.copied().collect::<Vec<_>>() {
-            self.absences.entry(id).or_insert(Absence { since: now, believed: now + wait, announced: false });
+            let absence = Absence { since: now, confirm_at: now + wait, announced: false, witnessed: false };
+            self.absences.entry(id).or_insert(absence);
         }
     }
 
-    /// Brings the clocks in step with what is known: each runs from when its condition began to hold. To be called after
-    /// what was told at one time, and before anything is decided.
+    /// Updates the clocks: each starts when its condition begins to hold. Call this after all changes of one moment
+    /// were applied, and before a decision.
     pub fn observe(&mut self, now: Moment, policy: &Policy) {
         let since = |clock: &mut Option<Moment>, holds: bool| {
             *clock = if holds { Some(clock.unwrap_or(now)) } else { None };
@@ -222,13 +249,13 @@ impl Roster {
         self.round.as_ref().is_some_and(RoundRecord::has_world)
     }
 
-    /// The name by which a node is known in the world, or calls itself.
+    /// The name of a node in the world, or the name that it gives itself.
     pub fn name(&self, id: NodeId) -> &str {
         let planned = self.world.get(&id).map(|entry| entry.name.as_str());
         planned.or_else(|| self.nodes.get(&id).map(|node| node.record.name.as_str())).unwrap_or("?")
     }
 
-    /// The members that are there, not finished and not about to go.
+    /// The members that are present, not finished, and not leaving.
     pub fn active_members(&self) -> impl Iterator<Item = (NodeId, &NodeRecord)> {
         self.world.keys().filter(|id| !self.finished.contains(id)).filter_map(|id| {
             let node = self.nodes.get(id).filter(|node| !node.record.leaving)?;
@@ -236,28 +263,28 @@ impl Roster {
         })
     }
 
-    /// The size to which so many new nodes let the world grow, if that is larger than the number of members that are here or
-    /// may still return from an interruption. A new node does not get the place of a member that returns.
+    /// The size to which so many new nodes let the world grow, if that is larger than the number of members that are
+    /// present or may still return from an interruption. A new node does not get the place of a member that returns.
     pub fn larger_size(&self, newcomers: usize, now: Moment, policy: &Policy) -> Option<u32> {
         let returns = |id: &NodeId| {
             let absence = self.absences.get(id);
-            absence.is_some_and(|absence| !absence.announced && now < absence.believed)
+            absence.is_some_and(|absence| !absence.announced && now < absence.confirm_at)
         };
         let here = self.world.keys().filter(|id| self.nodes.contains_key(id) || returns(id)).count();
         policy.sizes().largest(here + newcomers).filter(|size| *size as usize > here)
     }
 
-    /// The nodes that have finished and are still here.
+    /// The nodes that have finished and are still present.
     pub fn finished_here(&self) -> impl Iterator<Item = &NodeId> {
         self.finished.iter().filter(|id| self.nodes.contains_key(id))
     }
 
-    /// Whether nodes of this world, or such as are still here, have finished: then the run is about to end.
+    /// Whether nodes of this world, or nodes that are still present, have finished. Then the run is about to end.
     pub fn is_finishing(&self) -> bool {
         self.finished.iter().any(|id| self.world.contains_key(id)) || self.finished_here().next().is_some()
     }
 
-    /// The nodes that a next world can be made of.
+    /// The nodes that the next world can be made of.
     pub fn seekers(&self, policy: &Policy) -> BTreeSet<NodeId> {
         let seeks = |(id, node): (&NodeId, &Present)| {
             let eligible = node.record.sizes() == policy.sizes()
@@ -271,13 +298,13 @@ impl Roster {
         self.nodes.iter().filter_map(seeks).collect()
     }
 
-    /// The seekers that were not in the last world.
+    /// Of these nodes, those that were not in the last world.
     pub fn newcomers(&self, policy: &Policy) -> Vec<Newcomer> {
         let ids = self.seekers(policy).into_iter().filter(|id| !self.world.contains_key(id));
         ids.filter_map(|id| self.newcomer(id)).collect()
     }
 
-    /// A node that is there, as a newcomer to a world.
+    /// A node that is present, as a candidate for a world.
     pub fn newcomer(&self, id: NodeId) -> Option<Newcomer> {
         let node = self.nodes.get(&id)?;
         Some(Newcomer {
@@ -289,7 +316,7 @@ impl Roster {
         })
     }
 
-    /// Whether a record was written in this life, and not by a node of one that is over.
+    /// Whether a record was written in this life, and not by a node of a life that has ended.
     pub fn is_of_this_life(&self, node: &Present) -> bool {
         let past_world =
             node.record.world.as_ref().is_some_and(|world| self.past_lives.contains_key(&world.life));
@@ -302,7 +329,8 @@ impl Roster {
         if self.world.contains_key(&id) {
             return record.seeks > round.round;
         }
-        // A node that was dropped, or was in a life that the store has lost, and does not know it yet asks for nothing.
+        // The node does not know yet that it was excluded, or that the service lost its life, so its request does not
+        // count.
         record.world.as_ref().is_none_or(|world| record.seeks > world.round)
     }
 }

@@ -1,8 +1,8 @@
-//! Which nodes are in the next world, if more are present than it has places.
+//! Decides which nodes are in the next world, if there are more nodes than places.
 //!
-//! Members come before new nodes. Among either, the nodes of one topology label are a group, and whole groups are chosen
-//! first: those of which the world has nodes already, then the largest, then the earliest. A node without a label is a group
-//! of its own, so without labels the newest nodes stay out.
+//! Members precede new nodes. Among each of them, the nodes of one topology label are a group, and whole groups are
+//! chosen first: those of which the world has nodes already, then the largest, then the earliest. A node without a
+//! label is a separate group, so without labels the newest nodes are not chosen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +36,7 @@ fn fill(pool: Vec<Newcomer>, labels: &BTreeSet<String>, mut room: usize) -> Vec<
             broken.push(group);
         }
     }
-    // No whole group fits into the rest: one is broken up.
+    // No whole group fits into the remaining places, so one group is split.
     let smallest = broken.into_iter().min_by_key(|group| (is_new(group), group.len(), first(group)));
     chosen.extend(smallest.into_iter().flatten().take(room));
     chosen
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_nodes_stay_out_and_with_topology_those_that_break_up_a_group() {
+    fn newest_nodes_stay_out_and_with_topology_those_that_break_up_a_group() {
         for (members, newcomers, size, expected) in [
             // Without labels, by arrival.
             ("", "4- 1- 3- 2-", 2, "1- 2-"),
@@ -92,7 +92,7 @@ mod tests {
             ("1x 2y 3y", "", 2, "2y 3y"),
             // The group that the world has nodes of.
             ("1x 2x", "3y 4y 5x 6x", 4, "1x 2x 5x 6x"),
-            // If no whole group fits, the smallest is broken up, by arrival.
+            // If no whole group fits, the smallest one is split, by arrival.
             ("", "1x 2x 3x 4y 5y", 1, "4y"),
             ("", "1x 2x 3x 4y 5y", 4, "1x 2x 3x 4y"),
             ("1x", "2y", 5, "1x 2y"),

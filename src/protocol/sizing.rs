@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a user sets besides the smallest and the largest number of nodes. All nodes of a run have equal values.
+/// The sizes that a user sets besides the minimum and the maximum number of nodes. All nodes of a run have equal
+/// values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sizing {
     /// The allowed sizes in ascending order. If it is empty, every size is allowed.
@@ -25,7 +26,7 @@ impl Sizing {
     }
 }
 
-/// All that nodes of a run must agree on about the size of its worlds.
+/// All settings of the size of worlds that the nodes of a run must agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorldSizes<'a> {
     /// The run's `min_nodes`.
@@ -37,7 +38,7 @@ pub struct WorldSizes<'a> {
 }
 
 impl WorldSizes<'_> {
-    /// Whether sizes between `min` and `max` are left out. Nodes may then wait for others although the world is not full.
+    /// Whether some sizes between `min` and `max` are not allowed. Nodes may then wait although the world is not full.
     pub fn is_restricted(&self) -> bool {
         !self.sizing.sizes.is_empty() || self.sizing.node_unit.is_some()
     }
@@ -64,12 +65,12 @@ impl WorldSizes<'_> {
         (next <= self.max).then_some(next)
     }
 
-    /// The smallest size. Settings without any are rejected.
+    /// The smallest size. Settings that allow no size are rejected.
     pub fn smallest(&self) -> u32 {
         self.next_above(0).unwrap_or(self.min)
     }
 
-    /// How many of so many nodes are in a world, and how many the next size needs, if sizes are restricted.
+    /// How many of so many nodes are in a world, and how many nodes the next size needs, if sizes are restricted.
     pub fn describe(&self, here: usize) -> Option<String> {
         if !self.is_restricted() {
             return None;
@@ -128,7 +129,7 @@ mod tests {
             let sizes = WorldSizes { min, max, sizing };
             assert_eq!((0..10).map(|nodes| sizes.largest(nodes)).collect::<Vec<_>>(), largest, "{sizes}");
             assert_eq!(sizes.smallest(), smallest, "{sizes}");
-            // The next size is the first that is larger, and none is above the largest.
+            // The next size is the first larger one, and there is none above the largest.
             for size in 0..10 {
                 let next = largest.into_iter().flatten().find(|next| *next > size);
                 assert_eq!(sizes.next_above(size), next, "{sizes} above {size}");
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_names_the_next_size() {
+    fn wait_names_the_next_size() {
         let list = Sizing { sizes: vec![2, 4], ..Sizing::default() };
         let sizes = WorldSizes { min: 1, max: 4, sizing: &list };
         assert_eq!(sizes.describe(1).as_deref(), Some("1 node here, 0 used, the next size is 2"));
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_shows_what_was_set() {
+    fn text_shows_what_was_set() {
         let sizing = Sizing { sizes: vec![2, 4], node_unit: Some(2), wanted: Some(4) };
         let sizes = WorldSizes { min: 1, max: 4, sizing: &sizing };
         assert_eq!(sizes.to_string(), "1:4 (sizes=2:4, node_unit=2, wanted=4)");

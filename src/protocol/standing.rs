@@ -1,8 +1,10 @@
-//! What a node is in the round that it sees, and whether the world it was given still holds.
+//! What a node is in the round that it reads, and whether the world that it was given is still valid.
 
 use super::{
     identity::NodeId,
-    records::{ChangeKind, ChangeRecord, ClosedRecord, LastWorld, Outcome, Phase, PlanShard, RoundRecord},
+    records::{
+        ChangeKind, ChangeRecord, ClosedRecord, Outcome, Phase, PlanShard, RoundRecord, WorldMembership,
+    },
 };
 
 /// What a node is in a round.
@@ -13,7 +15,7 @@ pub enum Standing {
     /// A member, with this rank.
     Member(u32),
     /// Not in it.
-    Outside,
+    Excluded,
 }
 
 /// What `node` is in `round`, given its shard of the plan.
@@ -22,12 +24,12 @@ pub fn standing(node: NodeId, round: &RoundRecord, shard: Option<&PlanShard>) ->
         return Standing::Waiting;
     }
     let entry = shard.and_then(|shard| shard.nodes.iter().find(|entry| entry.id == node));
-    entry.map_or(Standing::Outside, |entry| Standing::Member(entry.rank))
+    entry.map_or(Standing::Excluded, |entry| Standing::Member(entry.rank))
 }
 
-/// Whether a node that was given the world `place` must read the plan of this round. `read` is the attempt whose plan it
-/// read last.
-pub fn has_unread_plan(round: &RoundRecord, place: Option<&LastWorld>, read: Option<&str>) -> bool {
+/// Whether a node that was given the world `place` must read the plan of this round. `read` is the attempt of the plan
+/// that it read last.
+pub fn has_unread_plan(round: &RoundRecord, place: Option<&WorldMembership>, read: Option<&str>) -> bool {
     let mine = place.is_some_and(|place| place.is_of(round));
     // The service was restored from an older backup. No node is moved back, however long it takes to restore the later
     // world.
@@ -37,17 +39,18 @@ pub fn has_unread_plan(round: &RoundRecord, place: Option<&LastWorld>, read: Opt
     round.has_world() && !mine && !older && !restoring && read != Some(round.attempt.as_str())
 }
 
-/// Why the world that a node was given is about to be replaced or was, from the control records as it sees them.
-/// `None` for older news: a node may see its own round before it sees what went before.
+/// Why the world that a node was given is about to be replaced, or was replaced, according to the control records that
+/// it reads. `None` for earlier records, because a node may know of its own round before it reads the records of
+/// earlier ones.
 pub fn change_of(
-    world: &LastWorld,
+    world: &WorldMembership,
     round: Option<&RoundRecord>,
     closed: Option<&ClosedRecord>,
 ) -> Option<ChangeRecord> {
     if let Some(closed) = closed.filter(|closed| closed.life == world.life) {
         return (closed.outcome != Outcome::Succeeded).then(|| ChangeRecord {
             kind: ChangeKind::Closed,
-            why: format!("closed as {} by `{}`: {}", closed.outcome.as_str(), closed.by, closed.why),
+            why: closed.summary(),
             names: vec![closed.by.clone()],
         });
     }
@@ -67,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_reads_each_plan_that_may_name_it_once() {
+    fn node_reads_each_plan_that_may_name_it_once() {
         let round = |life: &str, number, world: &str, attempt: &str| RoundRecord {
             round: number,
             world: world.to_owned(),
@@ -75,7 +78,7 @@ mod tests {
             phase: Phase::Running,
             ..RoundRecord::forming(life.to_owned(), 1, 2, attempt.to_owned())
         };
-        let place = LastWorld { life: "l".into(), round: 3, world: "w3".into(), rank: 0, size: 2 };
+        let place = WorldMembership { life: "l".into(), round: 3, world: "w3".into(), rank: 0, size: 2 };
         let member = Some(&place);
         let next = round("l", 4, "w4", "a4");
         let forming = RoundRecord { world: String::new(), size: 0, phase: Phase::Forming, ..next.clone() };
@@ -94,5 +97,20 @@ mod tests {
         for (case, round, place, read, expected) in cases {
             assert_eq!(has_unread_plan(&round, place, read), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn closing_without_a_reason_has_no_colon_in_its_message() {
+        let place = WorldMembership { life: "l".into(), round: 3, world: "w3".into(), rank: 0, size: 2 };
+        let closed = |why: &str| ClosedRecord {
+            life: "l".into(),
+            by: "n1".into(),
+            why: why.into(),
+            outcome: Outcome::Failed,
+            submission: None,
+        };
+        let message = |why| change_of(&place, None, Some(&closed(why))).map(|change| change.why);
+        assert_eq!(message("").as_deref(), Some("closed as failed by `n1`"));
+        assert_eq!(message("out of memory").as_deref(), Some("closed as failed by `n1`: out of memory"));
     }
 }

@@ -1,9 +1,9 @@
-//! Which submission of a job a run belongs to, and which nodes it refuses because they are of another one.
+//! Which submission of a job a run belongs to, and which nodes it refuses because they belong to another one.
 //!
-//! A run serves one submission at a time. Nodes of another one are never given a place while the run belongs to the
-//! first: it may be a second job that was started with the same run id by mistake. But it may also be the same job,
+//! A run serves one submission at a time. Nodes of another submission never get a place while the run belongs to the
+//! first: they may be a second job that was started with the same run ID by mistake. But they may also be the same job,
 //! submitted again while the pods of the first submission still end. So the coordinator refuses these nodes only if
-//! nodes of the first submission are still there after a while. Nodes without a submission are never refused.
+//! nodes of the first submission are still present after a while. Nodes without a submission are never refused.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,24 +16,24 @@ use super::{
 };
 use crate::backend::Revision;
 
-/// Whether two nodes are of different submissions.
+/// Whether two nodes belong to different submissions.
 pub fn are_rivals(one: Option<&str>, other: Option<&str>) -> bool {
     matches!((one, other), (Some(one), Some(other)) if one != other)
 }
 
-/// That nodes of other submissions are refused, in `ctl/round`.
+/// Part of `ctl/round` if nodes of other submissions are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusalRecord {
     /// The submission that the run belongs to.
     pub submission: String,
-    /// Nodes whose records were created at this revision or before are refused; later ones may wait for their turn.
+    /// Nodes whose records were created at this revision or before are refused. Later nodes may wait for their turn.
     pub until: Revision,
     /// The first names of the nodes of that submission.
     pub names: Vec<String>,
 }
 
 impl RefusalRecord {
-    /// Whether it is about a node of this submission whose record was created at this revision.
+    /// Whether it refuses a node of this submission whose record was created at this revision.
     pub fn refuses(&self, submission: Option<&str>, created: Revision) -> bool {
         created <= self.until && are_rivals(Some(&self.submission), submission)
     }
@@ -51,9 +51,9 @@ impl RefusalRecord {
 }
 
 impl Roster {
-    /// The submission that the run belongs to. A world keeps the run for its own submission for as long as a node of
-    /// that is here, or a member may still return from a break. After that, and before the first world, the run belongs
-    /// to the submission of the node that arrived first.
+    /// The submission that the run belongs to. A world keeps the run for its own submission as long as a node of that
+    /// submission is present, or a member may still return from an interruption. After that, and before the first
+    /// world, the run belongs to the submission of the node that arrived first.
     pub(super) fn find_owner(&self, now: Moment) -> Option<String> {
         let round = self.round.as_ref().filter(|round| round.has_world());
         let known = round.and_then(|round| {
@@ -69,9 +69,10 @@ impl Roster {
     }
 
     fn is_held(&self, round: &RoundRecord, submission: &str, now: Moment) -> bool {
-        // Whose absence is not told, or not believed yet, may return as the member that it was.
+        // A member whose absence was not announced, or is not confirmed yet, may return.
         let mut absences = self.absences.values();
-        let returning = absences.any(|one| !one.announced && (round.change.is_none() || now < one.believed));
+        let returning =
+            absences.any(|one| !one.announced && (round.change.is_none() || now < one.confirm_at));
         round.phase == Phase::Restoring || returning || self.nodes_of(submission).next().is_some()
     }
 
@@ -89,8 +90,8 @@ impl Roster {
         named.min().map(|(_, _, submission)| submission)
     }
 
-    /// Whether this node is of another submission than the one that the run belongs to. A member never is: a world that
-    /// an earlier version formed may be of several submissions.
+    /// Whether this node belongs to another submission than the run. A member never does, because a world that an
+    /// earlier version formed may have members of several submissions.
     pub fn is_rival(&self, id: NodeId, record: &NodeRecord) -> bool {
         !self.world.contains_key(&id) && are_rivals(self.owner.as_deref(), record.submission.as_deref())
     }
@@ -115,16 +116,16 @@ impl Roster {
     }
 }
 
-/// Refuses nodes of another submission, or says when to look again.
+/// Refuses nodes of another submission, or returns when to check again.
 ///
-/// They are refused after the return window, which is longer than a lease lives: the record of a node that was killed
+/// They are refused after the reconnect window, which is longer than a lease lives. The record of a node that was killed
 /// before they arrived is gone by then.
 pub fn refuse(roster: &Roster, now: Moment, policy: &Policy) -> Result<Decision, Option<Moment>> {
     let Some(since) = roster.contested_since else {
-        // The run may pass to those who wait when it is certain that no member returns.
+        // The run may pass to the waiting nodes when it is certain that no member returns.
         let waits = roster.rivals().next().is_some();
-        let believed = roster.absences.values().map(|absence| absence.believed).filter(|at| now < *at);
-        return Err(believed.min().filter(|_| waits));
+        let confirm_at = roster.absences.values().map(|absence| absence.confirm_at).filter(|at| now < *at);
+        return Err(confirm_at.min().filter(|_| waits));
     };
     let due = since + policy.return_window;
     let Some(owner) = roster.owner.as_deref().filter(|_| now >= due) else { return Err(Some(due)) };
@@ -138,7 +139,7 @@ pub fn refuse(roster: &Roster, now: Moment, policy: &Policy) -> Result<Decision,
         some_names(names.iter().map(String::as_str))
     );
     let refusal = RefusalRecord { submission: owner.to_owned(), until, names };
-    Ok(Decision { action: Action::Refuse(refusal), reason, wake: None })
+    Ok(Decision::act(Action::Refuse(refusal), reason))
 }
 
 #[cfg(test)]
@@ -146,27 +147,17 @@ mod tests {
     use super::*;
     use crate::protocol::{
         decide::decide,
-        fixtures::{id, policy, seconds},
+        fixtures::{self, id, policy, seconds},
         records::{ChangeKind, ChangeRecord, PlanEntry},
-        sizing::Sizing,
     };
 
-    /// Puts a node of a submission, or of none.
+    /// Adds a node of a submission, or of none.
     fn put(roster: &mut Roster, now: Moment, number: u64, submission: &str, leaving: bool) {
         let record = NodeRecord {
             name: format!("n{number}"),
-            address: "h".into(),
-            port: 1,
-            topology: None,
-            index: None,
-            min: 1,
-            max: 4,
-            sizing: Sizing::default(),
-            seeks: 0,
-            world: None,
             leaving,
-            hosts: false,
             submission: Some(submission.to_owned()).filter(|submission| !submission.is_empty()),
+            ..fixtures::record()
         };
         roster.put_node(id(number), record, i64::try_from(number).unwrap());
         observe(roster, now);
@@ -217,7 +208,7 @@ mod tests {
 
     #[test]
     fn another_submission_is_refused_if_nodes_of_the_first_remain_for_a_return_window() {
-        // Also where an earlier version formed the world, which names no submission in the round.
+        // This also applies to a world that an earlier version formed, whose round names no submission.
         for named in [Some("one"), None] {
             let mut roster = running(["one", "one"], named);
             put(&mut roster, seconds(5), 3, "two", false);
@@ -250,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resubmission_waits_while_the_first_submission_ends_and_then_has_the_run() {
+    fn resubmission_waits_while_the_first_submission_ends_and_then_has_the_run() {
         let mut roster = running(["one", "one"], Some("one"));
         put(&mut roster, seconds(5), 3, "two", false);
         put(&mut roster, seconds(6), 1, "one", true);
@@ -271,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn the_run_passes_to_nobody_while_members_may_return_from_an_outage() {
+    fn run_keeps_its_submission_while_members_may_return_from_an_outage() {
         let mut roster = running(["one", "one"], Some("one"));
         roster.acknowledged = Moment::ZERO;
         roster.remove_node(seconds(40), id(1), &policy(1));
         roster.remove_node(seconds(40), id(2), &policy(1));
         put(&mut roster, seconds(40), 3, "two", false);
-        let believed = seconds(40) + policy(1).return_window;
-        for (now, told) in [(seconds(40), false), (seconds(41), true), (believed, true)] {
+        let confirm_at = seconds(40) + policy(1).return_window;
+        for (now, told) in [(seconds(40), false), (seconds(41), true), (confirm_at, true)] {
             let mut roster = roster.clone();
             if told {
                 let change = ChangeRecord {
@@ -292,10 +283,14 @@ mod tests {
             }
             observe(&mut roster, now);
             let decision = decide(&roster, now, &policy(1));
-            if now < believed {
-                assert_eq!((decision.action, decision.wake), (Action::Wait, Some(believed)), "told: {told}");
+            if now < confirm_at {
+                assert_eq!(
+                    (decision.action, decision.wake),
+                    (Action::Wait, Some(confirm_at)),
+                    "told: {told}"
+                );
                 assert_eq!(roster.owner.as_deref(), Some("one"));
-                assert_eq!(roster.contested_since, None, "and nobody is refused for nodes that are away");
+                assert_eq!(roster.contested_since, None, "and no node is refused for nodes that are away");
             } else {
                 assert!(matches!(decision.action, Action::Form(_)), "{decision:?}");
             }
@@ -303,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn before_the_first_world_the_run_belongs_to_the_first_who_names_a_submission() {
+    fn before_the_first_world_the_run_belongs_to_the_first_node_with_a_submission() {
         let mut roster = Roster::default();
         roster.set_round(Moment::ZERO, RoundRecord::forming("l".into(), 1, 4, "a".into()), Vec::new());
         put(&mut roster, seconds(1), 3, "two", false);
@@ -315,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_world_is_of_the_submission_that_its_nodes_name() {
+    fn restored_world_is_of_the_submission_that_its_nodes_name() {
         let mut roster = running(["one", "one"], Some("one"));
         let world = roster.world.values().cloned().collect();
         let restoring =

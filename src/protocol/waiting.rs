@@ -1,16 +1,19 @@
-//! What a coordinator says about the nodes that wait for a round, so that a waiting node can name them without reading
-//! the records of all nodes.
+//! What a coordinator reports about the nodes that wait for a round, so that a waiting node can name them without
+//! reading the records of all nodes.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    decide::{Decision, WaitsFor},
     policy::Policy,
     records::{NAMES, NodeRecord, Record},
     roster::Roster,
     sizing::WorldSizes,
 };
 
-/// The nodes that are there while a round is awaited, at `waiting`.
+/// The nodes that are present while a round is awaited, at `waiting`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingRecord {
     /// How many nodes have the run's settings.
@@ -21,6 +24,13 @@ pub struct WaitingRecord {
     pub left_out: usize,
     /// The first of those, each with the reason.
     pub reasons: Vec<String>,
+    /// The reason for the wait, in the coordinator's words, unless nodes are merely missing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// When the wait ends if nothing else changes, in milliseconds since 1970 by the clock of the coordinator's machine. For
+    /// messages only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_ms: Option<u64>,
 }
 
 impl Record for WaitingRecord {}
@@ -43,7 +53,20 @@ impl WaitingRecord {
         Some(described)
     }
 
-    /// Counts a node of a run with these sizes. A node that has others is left out.
+    /// Adds the reason for the wait, and when it ends if only time is missing. `zero` is the wall clock at the zero of the
+    /// coordinator's clock.
+    #[must_use]
+    pub fn because(mut self, decision: &Decision, zero: Option<Duration>) -> Self {
+        let Some(condition) = decision.waits_for else { return self };
+        let end = zero.zip(decision.wake);
+        self.ends_ms = end.and_then(|(zero, wake)| u64::try_from((zero + wake).as_millis()).ok());
+        if !matches!(condition, WaitsFor::MissingNodes | WaitsFor::MoreNodes) {
+            self.reason.clone_from(&decision.reason);
+        }
+        self
+    }
+
+    /// Counts a node of a run with these sizes. A node with other sizes is left out.
     pub fn count(&mut self, record: &NodeRecord, sizes: WorldSizes<'_>) {
         if record.sizes() != sizes {
             self.leave_out(format!("{} with nnodes {}", record.name, record.sizes()));
@@ -66,8 +89,6 @@ impl WaitingRecord {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
         protocol::{
@@ -89,6 +110,7 @@ mod tests {
             rejoin_timeout: Duration::ZERO,
             grow_delay: Duration::ZERO,
             return_window,
+            lease_ttl: Duration::from_secs(10),
             trusted_silence,
             on_member_loss: Reaction::Restart,
             on_newcomer: Reaction::Restart,
@@ -115,6 +137,22 @@ mod tests {
         assert_eq!((described.here, described.names.len(), described.left_out), (900, NAMES, 3));
         assert_eq!(described.reasons[0], "n901 with nnodes 2:8");
         assert!(described.encode().len() < 1_000, "{}", described.encode().len());
+    }
+
+    #[test]
+    fn reason_and_end_of_a_wait_are_those_of_the_decision() {
+        let zero = Some(Duration::from_secs(1_000));
+        let wait = |condition, wake: Option<u64>| {
+            let decision = Decision::wait_for(condition, "a reason", wake.map(Duration::from_secs));
+            let described = WaitingRecord::default().because(&decision, zero);
+            (described.reason, described.ends_ms)
+        };
+        assert_eq!(wait(WaitsFor::MoreNodes, Some(5)), (String::new(), Some(1_005_000)));
+        assert_eq!(wait(WaitsFor::MissingNodes, None), (String::new(), None));
+        assert_eq!(wait(WaitsFor::Members, Some(5)), ("a reason".to_owned(), Some(1_005_000)));
+        assert_eq!(wait(WaitsFor::Host, None), ("a reason".to_owned(), None));
+        let runs = Decision::wait("round 1 runs", Some(Duration::from_secs(5)));
+        assert_eq!(WaitingRecord::default().because(&runs, zero), WaitingRecord::default());
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub enum Work {
     Resign,
     /// Become coordinator.
     Campaign,
+    /// Compare what is known of `ctl/` with the service.
+    CheckControl,
     /// Renew the leases of a closed run, so that all nodes can still read how it ended.
     RenewClosing,
     /// Report that the lease of this node may have expired.
@@ -84,6 +86,8 @@ pub struct Duties {
     pub term: TermDuty,
     /// When to report that the lease may have expired, unless that was reported.
     pub uncertain_at: Option<Moment>,
+    /// When to compare what is known of `ctl/` with the service.
+    pub check_at: Option<Moment>,
 }
 
 /// The state of a node.
@@ -126,11 +130,15 @@ pub fn next_step(wants: Wants, situation: Situation, retry_at: Option<Moment>, n
     if timer.is_some_and(|at| at <= now) {
         return Step::Do(timer_work);
     }
-    let campaign = match situation {
-        Situation::In(Duties { term: TermDuty::Campaign(at), .. }) => at.filter(|at| now < *at),
-        _ => None,
+    let (campaign, check) = match situation {
+        Situation::In(Duties { term: TermDuty::Campaign(campaign_at), check_at, .. }) => {
+            (campaign_at, check_at)
+        }
+        Situation::In(Duties { check_at, .. }) => (None, check_at),
+        _ => (None, None),
     };
-    Step::Wait([pause.filter(|_| work.is_some()), timer, campaign].into_iter().flatten().min())
+    let later = [campaign, check].into_iter().flatten().filter(|at| now < *at).min();
+    Step::Wait([pause.filter(|_| work.is_some()), timer, later].into_iter().flatten().min())
 }
 
 /// The most urgent work.
@@ -159,11 +167,13 @@ fn next_maintenance_work(wants: Wants, situation: Situation, now: Moment) -> Opt
     if duties.has_unread_round {
         return Some(Work::ReadShard);
     }
-    match duties.term {
+    let term = match duties.term {
         TermDuty::Resign => Some(Work::Resign),
         TermDuty::Campaign(at) => (stays && at.is_none_or(|at| at <= now)).then_some(Work::Campaign),
         TermDuty::None => None,
-    }
+    };
+    let is_check_due = duties.check_at.is_some_and(|at| at <= now);
+    term.or(is_check_due.then_some(Work::CheckControl))
 }
 
 #[cfg(test)]
@@ -184,23 +194,26 @@ mod tests {
             has_unread_round: true,
             term: TermDuty::Resign,
             uncertain_at: Some(NOW),
+            check_at: Some(NOW),
         }
     }
 
     /// The rest of the duties after the first has been done, in order of urgency.
-    fn duties_by_urgency() -> [(Duties, Option<Work>); 6] {
+    fn duties_by_urgency() -> [(Duties, Option<Work>); 7] {
         let resync = all_duties();
         let record = Duties { needs_resync: false, ..resync };
         let shard = Duties { record_needs_update: false, ..record };
         let resign = Duties { has_unread_round: false, ..shard };
         let campaign = Duties { term: TermDuty::Campaign(None), ..resign };
-        let nothing = Duties { term: TermDuty::None, ..campaign };
+        let check = Duties { term: TermDuty::None, ..campaign };
+        let nothing = Duties { check_at: Some(LATER), ..check };
         [
             (resync, Some(Work::Resync)),
             (record, Some(Work::PutRecord)),
             (shard, Some(Work::ReadShard)),
             (resign, Some(Work::Resign)),
             (campaign, Some(Work::Campaign)),
+            (check, Some(Work::CheckControl)),
             (nothing, None),
         ]
     }
@@ -249,21 +262,22 @@ mod tests {
     }
 
     #[test]
-    fn the_run_is_restored_before_it_is_closed() {
+    fn run_is_restored_before_it_is_closed() {
         let closes = Wants { close: true, ..SEEKS };
         for (duties, work) in duties_by_urgency() {
-            let work = work.unwrap_or(Work::Close);
+            let work = work.filter(|work| work.precedes_closing()).unwrap_or(Work::Close);
             assert_eq!(next_work(closes, Situation::In(duties), NOW), Some(work), "{duties:?}");
         }
     }
 
     #[test]
-    fn a_session_wakes_up_when_something_is_due() {
+    fn session_wakes_up_when_something_is_due() {
         let inside = |term, uncertain_at| Situation::In(Duties { term, uncertain_at, ..Duties::default() });
         let resync =
             |uncertain_at| Situation::In(Duties { needs_resync: true, uncertain_at, ..Duties::default() });
         let campaign = |at| TermDuty::Campaign(Some(at));
         let closed = |at| Situation::Closed { renew_at: Some(at) };
+        let checked = |at| Situation::In(Duties { check_at: Some(at), ..Duties::default() });
         let cases = [
             ("nothing", Situation::Over, None, Step::Wait(None)),
             ("a pause without work", Situation::Over, Some(LATER), Step::Wait(None)),
@@ -274,6 +288,9 @@ mod tests {
             ("a timer first", inside(campaign(MUCH_LATER), Some(LATER)), None, Step::Wait(Some(LATER))),
             ("a campaign first", inside(campaign(LATER), Some(MUCH_LATER)), None, Step::Wait(Some(LATER))),
             ("a campaign", inside(campaign(NOW), None), None, Step::Do(Work::Campaign)),
+            ("a check", checked(NOW), None, Step::Do(Work::CheckControl)),
+            ("a check in a pause", checked(NOW), Some(LATER), Step::Wait(Some(LATER))),
+            ("a check later", checked(LATER), Some(MUCH_LATER), Step::Wait(Some(LATER))),
             ("a closed run", closed(LATER), Some(MUCH_LATER), Step::Wait(Some(LATER))),
             ("a renewal", closed(NOW), Some(LATER), Step::Do(Work::RenewClosing)),
         ];

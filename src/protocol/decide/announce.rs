@@ -4,7 +4,7 @@ use super::{Action, Decision, facts::Facts};
 use crate::{
     protocol::{
         identity::NodeId,
-        records::{ChangeKind, ChangeRecord},
+        records::{ChangeKind, ChangeRecord, nodes_text},
         roster::Moment,
     },
     settings::Reaction,
@@ -29,20 +29,21 @@ fn announce_lost(facts: &Facts<'_>) -> Option<Decision> {
     // The members of a restored world that did not return are not known by name.
     let nameless = (round.size as usize).saturating_sub(roster.world.len());
     if nameless > 0 {
-        let why = format!("lost {nameless} nodes that did not return after the service came back empty");
+        let nodes = nodes_text(nameless);
+        let why = format!("lost {nodes} that did not return after the service lost its data");
         return Some(announce(ChangeKind::Lost, why, Vec::new()));
     }
-    let lost = roster.absences.iter().filter(|(_, absence)| !absence.announced && now >= absence.believed);
+    let lost = roster.absences.iter().filter(|(_, absence)| !absence.announced && now >= absence.confirm_at);
     let (proven, unproven): (Vec<_>, Vec<_>) =
         lost.partition(|(_, absence)| roster.acknowledged >= absence.since);
     let ids = |absences: Vec<(&NodeId, _)>| absences.into_iter().map(|(id, _)| *id).collect::<Vec<_>>();
     let (proven, unproven) = (ids(proven), ids(unproven));
     if !proven.is_empty() {
-        let why = format!("lost {}", facts.list(&proven));
+        let why = format!("lost {}", facts.describe_lost(&proven));
         return Some(announce(ChangeKind::Lost, why, facts.names(&proven)));
     }
     let unproven = (!unproven.is_empty()).then(|| facts.list(&unproven))?;
-    Some(Decision::now(Action::Renew, format!("{unproven} may be lost")))
+    Some(Decision::act(Action::Renew, format!("{unproven} may be lost")))
 }
 
 /// Rule `leaving`: a member is leaving, or has left after it had marked its record so.
@@ -60,7 +61,7 @@ fn announce_leaving(facts: &Facts<'_>) -> Option<Decision> {
 /// Rule `seeking`: a member requests the next round.
 fn announce_seeking(facts: &Facts<'_>) -> Option<Decision> {
     let listed = (!facts.seeking.is_empty()).then(|| facts.list(&facts.seeking))?;
-    let why = format!("{listed} asked for another round");
+    let why = format!("{listed} requested the next round");
     Some(announce(ChangeKind::Seeking, why, facts.names(&facts.seeking)))
 }
 
@@ -92,7 +93,7 @@ fn growth_due(facts: &Facts<'_>) -> Option<Moment> {
 /// No rule applies. Time alone confirms a loss, lets the world grow, or ends the wait of a node that failed too often.
 fn keep_running(facts: &Facts<'_>) -> Decision {
     let absences = facts.roster.absences.values();
-    let confirmed = absences.filter(|absence| !absence.announced).map(|absence| absence.believed);
+    let confirmed = absences.filter(|absence| !absence.announced).map(|absence| absence.confirm_at);
     let waits = facts.cooling.values().map(|wait| wait.until);
     let wake = confirmed.filter(|at| facts.now < *at).chain(growth_due(facts)).chain(waits).min();
     let (round, members) = (facts.round.round, facts.members());
@@ -100,7 +101,7 @@ fn keep_running(facts: &Facts<'_>) -> Decision {
 }
 
 fn announce(kind: ChangeKind, why: String, names: Vec<String>) -> Decision {
-    Decision::now(Action::AnnounceChange(ChangeRecord { kind, why: why.clone(), names }), why)
+    Decision::act(Action::AnnounceChange(ChangeRecord { kind, why: why.clone(), names }), why)
 }
 
 #[cfg(test)]
@@ -113,7 +114,7 @@ mod tests {
     };
 
     #[test]
-    fn a_loss_is_told_after_one_renewal_and_the_rest_keep_their_ranks() {
+    fn loss_is_announced_after_one_renewal_and_the_other_nodes_keep_their_ranks() {
         let mut roster = running(3);
         roster.acknowledged = seconds(9.0);
         roster.remove_node(seconds(10.0), id(1), &policy());
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(decide(&roster, seconds(10.0), &policy()).action, Action::Renew);
         roster.acknowledged = seconds(10.0);
         let change = told(&mut roster, seconds(10.0));
-        assert_eq!((change.kind, change.why.as_str()), (ChangeKind::Lost, "lost n1"));
+        assert_eq!((change.kind, change.why.as_str()), (ChangeKind::Lost, "lost n1: no renewal for 3 s"));
         seek(&mut roster, seconds(10.5), 2);
         assert_eq!(decide(&roster, seconds(10.9), &policy()).action, Action::Wait, "n3 has not sought again");
         seek(&mut roster, seconds(11.0), 3);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_that_keep_coming_do_not_put_off_telling_those_before_the_renewal() {
+    fn further_losses_do_not_delay_the_announcement_of_those_before_the_renewal() {
         let mut roster = running(4);
         roster.acknowledged = seconds(9.0);
         roster.remove_node(seconds(10.0), id(1), &policy());
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_during_a_break_is_believed_only_after_the_return_window() {
+    fn loss_during_an_interruption_is_confirmed_only_after_the_return_window() {
         let mut roster = running(3);
         roster.acknowledged = seconds(5.0);
         roster.remove_node(seconds(10.0), id(1), &policy());
@@ -159,11 +160,11 @@ mod tests {
     }
 
     #[test]
-    fn a_new_coordinator_believes_absences_at_once_only_if_it_saw_the_last_one() {
+    fn new_coordinator_confirms_absences_at_once_only_if_it_observed_the_last_one() {
         for (trusted, told_at) in [(true, Moment::ZERO), (false, policy().return_window)] {
             let mut roster = Roster { acknowledged: Moment::ZERO, ..running(3) };
             roster.nodes.remove(&id(2));
-            roster.count_absent(Moment::ZERO, trusted, &policy());
+            roster.mark_absent_members(Moment::ZERO, trusted, &policy());
             roster.observe(Moment::ZERO, &policy());
             let decision = decide(&roster, Moment::ZERO, &policy());
             assert_eq!(decision.wake, (!trusted).then_some(told_at), "{decision:?}");
@@ -173,7 +174,7 @@ mod tests {
         let mut roster = running(3);
         roster.nodes.remove(&id(2));
         roster.disturbed = Some(Moment::ZERO);
-        roster.count_absent(Moment::ZERO, true, &policy());
+        roster.mark_absent_members(Moment::ZERO, true, &policy());
         let decision = decide(&roster, Moment::ZERO, &policy());
         assert_eq!(decision.wake, Some(policy().return_window), "a break has only just ended");
     }

@@ -11,13 +11,16 @@ use crate::protocol::{
     roster::{Moment, Roster},
 };
 
+/// The number of lost members whose evidence is described.
+const MOST_EVIDENCE: usize = 3;
+
 /// The state of a run that has a round.
 pub(super) struct Facts<'a> {
     pub(super) roster: &'a Roster,
     pub(super) round: &'a RoundRecord,
     pub(super) now: Moment,
     pub(super) policy: &'a Policy,
-    /// The nodes that seek, but have to wait because nodes of their name failed too often.
+    /// The nodes that request the next round, but have to wait because nodes of their names failed too often.
     pub(super) cooling: BTreeMap<NodeId, Cooling>,
     /// The members among the nodes that the next world can be made of.
     pub(super) kept: BTreeSet<NodeId>,
@@ -76,6 +79,37 @@ impl<'a> Facts<'a> {
     /// The first names of these nodes, and how many more there are.
     pub(super) fn list(&self, ids: &[NodeId]) -> String {
         some_names(ids.iter().map(|id| self.roster.name(*id)))
+    }
+
+    /// Which members were lost, and by what evidence: "n1: connection reset, then refused at 10.0.3.17:40112 (seen by n0);
+    /// n2, n3: no renewal for 10 s".
+    pub(super) fn describe_lost(&self, ids: &[NodeId]) -> String {
+        let (seen, lapsed): (Vec<NodeId>, Vec<NodeId>) =
+            ids.iter().partition(|id| self.roster.lost.contains_key(id));
+        let (described, more) = seen.split_at(seen.len().min(MOST_EVIDENCE));
+        let evidence = described.iter().filter_map(|id| {
+            Some(format!("{}: {}", self.roster.name(*id), self.roster.lost.get(id)?.evidence()))
+        });
+        let more = (!more.is_empty()).then(|| format!("{}: as these", self.list(more)));
+        let ttl = self.policy.lease_ttl.as_secs_f64();
+        let lapsed = (!lapsed.is_empty()).then(|| format!("{}: no renewal for {ttl} s", self.list(&lapsed)));
+        evidence.chain(more).chain(lapsed).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether no node can still arrive that the settle time is for: each member requests the next round, or has left, has
+    /// finished, or is dead by evidence; and each other node that could be in the next world requests it, too.
+    pub(super) fn is_complete(&self) -> bool {
+        let roster = self.roster;
+        let is_gone = |id: &NodeId| {
+            let announced = roster.absences.get(id).is_some_and(|absence| absence.announced);
+            let leaving = roster.nodes.get(id).is_some_and(|node| node.record.leaving);
+            announced || leaving || roster.finished.contains(id) || roster.lost.contains_key(id)
+        };
+        let seeks = |id: &NodeId| self.kept.contains(id) || self.cooling.contains_key(id);
+        let is_new = |id: &NodeId| self.newcomers.iter().any(|newcomer| newcomer.id == *id);
+        let members = roster.world.keys().all(|id| is_gone(id) || seeks(id));
+        let mut others = roster.nodes.keys().filter(|id| !roster.world.contains_key(id));
+        !self.kept.is_empty() && members && others.all(|id| is_gone(id) || seeks(id) || is_new(id))
     }
 
     /// The first names of these nodes, for a record.

@@ -8,7 +8,6 @@ use crate::protocol::{
     policy::Policy,
     records::{ChangeRecord, NodeRecord, Phase, PlanEntry, RoundRecord},
     roster::{Moment, Roster},
-    sizing::Sizing,
 };
 
 const TTL: Duration = Duration::from_secs(3);
@@ -20,6 +19,7 @@ pub(super) fn policy() -> Policy {
         last_call_timeout: Duration::from_secs(30),
         grow_delay: Duration::from_secs(30),
         return_window,
+        lease_ttl: TTL,
         trusted_silence,
         ..fixtures::policy(2)
     }
@@ -30,21 +30,7 @@ pub(super) fn seconds(number: f64) -> Moment {
 }
 
 pub(super) fn record(number: u64) -> NodeRecord {
-    NodeRecord {
-        name: format!("n{number}"),
-        address: "h".into(),
-        port: 1,
-        topology: None,
-        index: None,
-        min: 2,
-        max: 4,
-        sizing: Sizing::default(),
-        seeks: 0,
-        world: None,
-        leaving: false,
-        hosts: false,
-        submission: None,
-    }
+    NodeRecord { name: format!("n{number}"), min: 2, ..fixtures::record() }
 }
 
 pub(super) fn round(number: u64, size: u32) -> RoundRecord {

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Decision, Form, facts::Facts};
+use super::{Action, Decision, Form, WaitsFor, facts::Facts};
 use crate::protocol::{
     cooldown,
     identity::NodeId,
-    policy::{GATHER_LIMIT, GATHER_QUIET},
+    policy::{GATHER_LIMIT, GATHER_QUIET, GATHER_SEEN},
     ranking,
-    records::{PlanEntry, some_names},
+    records::{ChangeKind, PlanEntry},
     selection, submission,
 };
 
@@ -30,7 +30,7 @@ fn wait_for_members(facts: &Facts<'_>) -> Option<Decision> {
     }
     let due = facts.roster.change_told.unwrap_or(facts.now) + facts.policy.rejoin_time(facts.round.size);
     let waiting = || format!("waiting for {} to seek again", facts.list(&facts.staying));
-    (facts.now < due).then(|| Decision::wait(waiting(), Some(due)))
+    (facts.now < due).then(|| Decision::wait_for(WaitsFor::Members, waiting(), Some(due)))
 }
 
 /// Rule: no node has finished, or a member and enough nodes seek. Otherwise the run cannot continue: the coordinator closes
@@ -43,7 +43,8 @@ fn end_finished_run(facts: &Facts<'_>) -> Option<Decision> {
     }
     if facts.kept.is_empty() {
         let is_over = !enough || roster.finished_here().next().is_some();
-        return is_over.then(|| Decision::wait("the world has finished; waiting for its closing", None));
+        let why = "the world has finished; waiting for its closing";
+        return is_over.then(|| Decision::wait_for(WaitsFor::Closing, why, None));
     }
     let finished = roster.finished.len();
     let min = match facts.policy.sizes() {
@@ -51,34 +52,42 @@ fn end_finished_run(facts: &Facts<'_>) -> Option<Decision> {
         sizes => format!("min_nodes = {}", sizes.min),
     };
     let why = || format!("{finished} nodes have finished, and the {left} left are fewer than {min}");
-    (!enough).then(|| Decision::now(Action::Close, why()))
+    (!enough).then(|| Decision::act(Action::Close, why()))
 }
 
 /// Rule: the node that hosts the service is present. A world without it would lose its service when that node's process
 /// ends.
 fn wait_for_host(facts: &Facts<'_>) -> Option<Decision> {
     let host = facts.round.host.as_ref().filter(|_| facts.roster.host().is_none())?;
-    Some(Decision::wait(format!("waiting for `{host}`, which hosts the service, to come back"), None))
+    let why = format!("waiting for `{host}`, which hosts the service, to return");
+    Some(Decision::wait_for(WaitsFor::Host, why, None))
 }
 
-/// Rule: departures have ended. etcd expires the leases of a lost rack one by one.
+/// Rule: departures have ended. etcd expires the leases of a lost rack one by one, but observers report deaths at once.
 fn wait_for_departures(facts: &Facts<'_>) -> Option<Decision> {
     let (first, last) = facts.roster.departures.filter(|_| facts.round.has_world())?;
-    let due = (last + GATHER_QUIET).min(first + GATHER_LIMIT);
-    (facts.now < due).then(|| Decision::wait("waiting for departures to come to an end", Some(due)))
+    let mut lapsed = facts.roster.absences.keys().filter(|id| !facts.roster.lost.contains_key(id));
+    let quiet = if lapsed.next().is_none() { GATHER_SEEN } else { GATHER_QUIET };
+    let due = (last + quiet).min(first + GATHER_LIMIT);
+    let why = "waiting for departures to come to an end";
+    (facts.now < due).then(|| Decision::wait_for(WaitsFor::Departures, why, Some(due)))
 }
 
 /// Rule: the nodes that seek fill the largest size, or as many as the first world wants, or any size and the time for more
-/// nodes has passed.
+/// nodes has passed. A world whose nodes are all accounted for does not wait for more.
 fn wait_for_nodes(facts: &Facts<'_>) -> Option<Decision> {
     let Facts { round, now, policy, .. } = *facts;
     let (here, sizes) = (facts.candidates(), policy.sizes());
     let Some(size) = facts.size() else {
         let missing = || format!("{here} of at least {} nodes are here", sizes.min);
-        return Some(Decision::wait(sizes.describe(here).unwrap_or_else(missing), None));
+        let why = sizes.describe(here).unwrap_or_else(missing);
+        return Some(Decision::wait_for(WaitsFor::MissingNodes, why, None));
     };
     let wanted = policy.sizing.wanted.filter(|_| !round.has_world());
     if sizes.next_above(size).is_none() || wanted.is_some_and(|wanted| here >= wanted as usize) {
+        return None;
+    }
+    if facts.is_complete() {
         return None;
     }
     let patience = if facts.kept.is_empty() { policy.last_call_timeout } else { policy.settle_time };
@@ -90,7 +99,7 @@ fn wait_for_nodes(facts: &Facts<'_>) -> Option<Decision> {
             wanted.map_or_else(String::new, |wanted| format!(", and the first world wants {wanted}"));
         format!("{here}{wanted}{}", facts.cooling_text())
     };
-    (now < due).then(|| Decision::wait(waiting(), Some(due)))
+    (now < due).then(|| Decision::wait_for(WaitsFor::MoreNodes, waiting(), Some(due)))
 }
 
 /// All conditions hold.
@@ -115,25 +124,30 @@ fn commit_world(facts: &Facts<'_>) -> Decision {
     let failures = if same_job { cooldown::failures(roster, now) } else { Vec::new() };
     let number = roster.highest_round.max(round.round) + 1;
     let form = Form { round: number, members, submission, failures, newcomers, took };
-    Decision::now(Action::Form(form), reason(facts, &kept))
+    Decision::act(Action::Form(form), reason(facts, &kept))
 }
 
-/// Why the world forms: the change that was announced, and everything else that makes it another one than the last.
+/// Why the world forms: the change that was announced, and every other difference from the last world.
 fn reason(facts: &Facts<'_>, kept: &BTreeSet<NodeId>) -> String {
     let roster = facts.roster;
     let change = facts.round.change.as_ref();
     let mut reason = change.map_or_else(|| "first world".to_owned(), |change| change.why.clone());
     // A loss breaks the workers of the other nodes, which may request another round before the lease of the lost node ends.
     let announced = change.map_or(&[][..], |change| change.names.as_slice());
-    let lost =
-        roster.absences.iter().filter(|(_, absence)| !absence.announced).map(|(id, _)| roster.name(*id));
-    let unannounced: Vec<&str> = lost.filter(|name| !announced.iter().any(|known| known == name)).collect();
+    let lost = roster.absences.iter().filter(|(_, absence)| !absence.announced).map(|(id, _)| *id);
+    let is_announced = |id: NodeId| announced.iter().any(|known| known == roster.name(id));
+    let unannounced: Vec<NodeId> = lost.filter(|id| !is_announced(*id)).collect();
     if !unannounced.is_empty() {
-        reason = format!("{reason}; lost {}", some_names(unannounced));
+        let lost = format!("lost {}", facts.describe_lost(&unannounced));
+        reason = match change {
+            Some(change) if change.kind == ChangeKind::Lost => format!("{reason}; {lost}"),
+            // The loss is the cause of the request of another node.
+            _ => format!("{lost}; {reason}"),
+        };
     }
     if !facts.staying.is_empty() {
         let names = facts.list(&facts.staying);
-        reason = format!("{reason}; dropped for not seeking again in time: {names}");
+        reason = format!("{reason}; excluded, because they did not request the round in time: {names}");
     }
     let spares: Vec<NodeId> = facts.kept.difference(kept).copied().collect();
     if !spares.is_empty() {
@@ -149,7 +163,7 @@ mod tests {
     use crate::protocol::{
         decide::{decide, fixtures::*},
         fixtures::id,
-        records::{ChangeKind, NodeRecord, RoundRecord},
+        records::{NodeRecord, RoundRecord},
         roster::{Moment, Roster},
     };
 
@@ -179,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_house_forms_at_once_and_min_nodes_after_the_last_call() {
+    fn full_house_forms_at_once_and_min_nodes_after_the_last_call() {
         let mut roster = Roster::default();
         assert_eq!(decide(&roster, Moment::ZERO, &policy()).action, Action::BeginLife);
         roster.set_round(Moment::ZERO, round(0, 0), vec![]);
@@ -205,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_seek_again_in_time_is_dropped_and_named() {
+    fn member_that_does_not_seek_again_in_time_is_excluded_and_named() {
         let mut roster = running(4);
         seek(&mut roster, seconds(1.0), 1);
         assert_eq!(told(&mut roster, seconds(1.0)).kind, ChangeKind::Seeking);
@@ -218,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_was_not_told_is_named_all_the_same() {
+    fn loss_that_was_not_announced_is_named_in_the_reason() {
         let mut roster = running(3);
         seek(&mut roster, seconds(1.0), 2);
         told(&mut roster, seconds(1.0));
@@ -227,7 +241,7 @@ mod tests {
         roster.observe(seconds(3.0), &policy());
         let decision = decide(&roster, seconds(4.0), &policy());
         assert!(matches!(decision.action, Action::Form(_)));
-        assert_eq!(decision.reason, "n2 asked for another round; lost n1");
+        assert_eq!(decision.reason, "lost n1: no renewal for 3 s; n2 requested the next round");
     }
 
     #[test]

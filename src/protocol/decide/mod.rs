@@ -1,13 +1,16 @@
-//! The next action of a coordinator, and the reason for it: one pure function of what it knows and of the time.
+//! The next action of a coordinator, and the reason for it: one pure function of the coordinator's knowledge and of the
+//! time.
 //!
-//! [`decide`] computes the [`facts`] once and passes them to rules, each of which has a name and may settle the decision.
-//! The first rule that does so wins. docs/protocol.md lists the rules in the same order.
+//! [`decide`] asks these modules in this order. Each rule has a name, and the first one that settles the decision wins.
+//! `announce` and `form` read the same [`facts`].
 //!
 //! | module | rules |
 //! |---|---|
 //! | [`restore`] | a world that the service has lost is restored |
+//! | [`submission`](super::submission) | nodes of another submission are refused |
 //! | [`announce`] | while a world runs: a change is announced to its nodes |
 //! | [`form`] | while there is no world, or a change was announced: the next world forms |
+//! | [`cooldown`] | if nothing else is due: failures of nodes that have stayed long enough are forgiven |
 
 mod announce;
 mod facts;
@@ -16,7 +19,7 @@ mod fixtures;
 mod form;
 mod restore;
 #[cfg(test)]
-mod sizing;
+mod tests_of_sizing;
 
 use std::time::Duration;
 
@@ -24,7 +27,7 @@ use self::facts::Facts;
 use super::{
     cooldown::{self, FailureRecord},
     policy::Policy,
-    records::{ChangeRecord, LastWorld, PlanEntry},
+    records::{ChangeRecord, PlanEntry, WorldMembership},
     roster::{Moment, Roster},
     submission::{RefusalRecord, refuse},
 };
@@ -34,31 +37,31 @@ use super::{
 pub enum Action {
     /// Nothing.
     Wait,
-    /// Renew the coordinator's own lease, and decide again once that is acknowledged: a break that ended a member's
-    /// lease may be about to end this one.
+    /// Renew the coordinator's own lease, and decide again once that is acknowledged, because an interruption that
+    /// ended a member's lease may be about to end this one.
     Renew,
-    /// `ctl/round` does not exist: begin a life.
+    /// `ctl/round` does not exist, so begin a life.
     BeginLife,
     /// Restore the world that the service has lost.
     Restore {
-        /// Its life, round and size. The rank has no meaning.
-        world: LastWorld,
-        /// Those of its nodes that are back.
+        /// Its life, round and size. Its `rank` is that of an arbitrary member; ignore it.
+        world: WorldMembership,
+        /// Its nodes that have returned.
         members: Vec<PlanEntry>,
-        /// The submission that they are of, if they name one.
+        /// The submission of these nodes, if they name one.
         submission: Option<String>,
     },
-    /// The restored world has waited for its nodes for long enough.
+    /// End restoring: the reconnect window is over.
     EndRestoring,
     /// Refuse nodes of another submission.
     Refuse(RefusalRecord),
-    /// Count only these failures from now on: the nodes of the others have stayed long enough.
-    Forgive(Vec<FailureRecord>),
+    /// Keep only these failures: the nodes of the others have stayed long enough.
+    KeepFailures(Vec<FailureRecord>),
     /// Announce to the nodes of the world that another one will be formed.
     AnnounceChange(ChangeRecord),
     /// Commit a world.
     Form(Form),
-    /// Close the run as ended: those who are left can never be enough.
+    /// Close the run as ended, because the remaining nodes can never be enough.
     Close,
 }
 
@@ -69,51 +72,78 @@ pub struct Form {
     pub round: u64,
     /// The world by rank.
     pub members: Vec<PlanEntry>,
-    /// The submission that they are of, if they name one.
+    /// The submission of these nodes, if they name one.
     pub submission: Option<String>,
     /// How often in a row nodes have failed.
     pub failures: Vec<FailureRecord>,
-    /// How many of them were not in the last world.
+    /// How many members were not in the last world.
     pub newcomers: u32,
-    /// How long nodes waited for it.
+    /// How long the run was without a valid world.
     pub took: Duration,
 }
 
-/// What to do, why, and when time alone could change the answer.
+/// The condition that a run without a valid world waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// Members of a restored world that have not returned.
+    Restored,
+    /// Members of the last world that have not requested the next round.
+    Members,
+    /// Finished nodes, which will close the run.
+    Closing,
+    /// The node that hosts the service.
+    Host,
+    /// The end of a series of departures.
+    Departures,
+    /// Nodes that the smallest size still needs.
+    MissingNodes,
+    /// More nodes than the smallest size needs.
+    MoreNodes,
+}
+
+/// What to do, why, and when time alone could change the result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// What.
+    /// What to do.
     pub action: Action,
-    /// Why, in words that go into logs and records.
+    /// The reason, in words for logs and records.
     pub reason: String,
     /// When to decide again if nothing happens before.
     pub wake: Option<Moment>,
+    /// The condition that the next world waits for, if there is one.
+    pub waits_for: Option<WaitsFor>,
 }
 
 impl Decision {
-    pub(super) fn now(action: Action, reason: impl Into<String>) -> Self {
-        Self { action, reason: reason.into(), wake: None }
+    pub(super) fn act(action: Action, reason: impl Into<String>) -> Self {
+        Self { action, reason: reason.into(), wake: None, waits_for: None }
     }
 
-    pub(super) fn wait(reason: impl Into<String>, wake: Option<Moment>) -> Self {
-        Self { action: Action::Wait, reason: reason.into(), wake }
+    pub(crate) fn wait(reason: impl Into<String>, wake: Option<Moment>) -> Self {
+        Self { action: Action::Wait, reason: reason.into(), wake, waits_for: None }
     }
 
-    fn or_at(mut self, moment: Option<Moment>) -> Self {
+    pub(crate) fn wait_for(condition: WaitsFor, reason: impl Into<String>, wake: Option<Moment>) -> Self {
+        Self { waits_for: Some(condition), ..Self::wait(reason, wake) }
+    }
+
+    /// Decides again at this moment at the latest.
+    fn wake_by(mut self, moment: Option<Moment>) -> Self {
         self.wake = self.wake.into_iter().chain(moment).min();
         self
     }
 }
 
-/// Decides.
+/// Decides what to do.
 pub fn decide(roster: &Roster, now: Moment, policy: &Policy) -> Decision {
     if let Some(decision) = restore::restore_lost_world(roster) {
         return decision;
     }
-    let Some(round) = &roster.round else { return Decision::now(Action::BeginLife, "the run is new") };
+    let Some(round) = &roster.round else { return Decision::act(Action::BeginLife, "the run is new") };
     if let Some(decision) = restore::finish_restoring(roster, round, now) {
         return decision;
     }
+    // Both functions return `Err` with the time at which they may have something to do, and `Ok` if it is now.
     let refuse_at = match refuse(roster, now, policy) {
         Ok(refusal) => return refusal,
         Err(refuse_at) => refuse_at,
@@ -122,9 +152,9 @@ pub fn decide(roster: &Roster, now: Moment, policy: &Policy) -> Decision {
     let next = if facts.is_forming() { form::form_world(&facts) } else { announce::announce_change(&facts) };
     match cooldown::forgive(roster, now) {
         Ok(failures) if next.action == Action::Wait => {
-            Decision::now(Action::Forgive(failures), "nodes that had failed have stayed long enough")
+            Decision::act(Action::KeepFailures(failures), "nodes that had failed have stayed long enough")
         }
-        Ok(_) => next.or_at(refuse_at),
-        Err(forgive_at) => next.or_at(refuse_at).or_at(forgive_at),
+        Ok(_) => next.wake_by(refuse_at),
+        Err(forgive_at) => next.wake_by(refuse_at).wake_by(forgive_at),
     }
 }

@@ -1,8 +1,8 @@
 //! Rules about a world that the service has lost. Its members know it, and it is restored from their records.
 
-use super::{Action, Decision};
+use super::{Action, Decision, WaitsFor};
 use crate::protocol::{
-    records::{LastWorld, Phase, PlanEntry, RoundRecord},
+    records::{Phase, PlanEntry, RoundRecord, WorldMembership},
     roster::{Moment, Roster},
 };
 
@@ -10,7 +10,7 @@ use crate::protocol::{
 /// everything else or because it was restored from an older backup.
 pub(super) fn restore_lost_world(roster: &Roster) -> Option<Decision> {
     let round = roster.round.as_ref().filter(|round| round.has_world());
-    let is_newer = |world: &LastWorld| match round {
+    let is_newer = |world: &WorldMembership| match round {
         None => true,
         Some(round) if round.phase == Phase::Restoring => {
             world.order() > (round.round, &round.life, &round.world)
@@ -36,16 +36,16 @@ pub(super) fn restore_lost_world(roster: &Roster) -> Option<Decision> {
     });
     let members: Vec<PlanEntry> = members.collect();
     let submission = roster.submission_of(members.iter().map(|entry| &entry.id)).map(str::to_owned);
-    Some(Decision::now(
+    Some(Decision::act(
         Action::Restore { world: world.clone(), members, submission },
         match round {
             Some(older) if older.phase != Phase::Restoring => format!(
-                "the service went back to round {}; round {} of {} nodes is put back",
+                "the service went back to round {}; round {} of {} nodes is restored",
                 older.round, world.round, world.size
             ),
             _ => {
                 format!(
-                    "the service came back empty; round {} of {} nodes is put back",
+                    "the service lost its data; round {} of {} nodes is restored",
                     world.round, world.size
                 )
             }
@@ -53,8 +53,8 @@ pub(super) fn restore_lost_world(roster: &Roster) -> Option<Decision> {
     ))
 }
 
-/// Rule: a world that was restored waits for its nodes until the return window ends. This also holds if all of them have
-/// returned, because a node of another world may return and know a newer world.
+/// Rule: a world that was restored waits for its nodes until the reconnect window ends. This also holds if all of them
+/// have returned, because a node of another world may return and know a newer world.
 pub(super) fn finish_restoring(roster: &Roster, round: &RoundRecord, now: Moment) -> Option<Decision> {
     if !round.has_world() || round.phase != Phase::Restoring {
         return None;
@@ -63,9 +63,9 @@ pub(super) fn finish_restoring(roster: &Roster, round: &RoundRecord, now: Moment
     let reason = format!("{back} of {} nodes are back", round.size);
     let until = roster.restoring_until.unwrap_or(now);
     Some(if now >= until {
-        Decision::now(Action::EndRestoring, reason)
+        Decision::act(Action::EndRestoring, reason)
     } else {
-        Decision::wait(reason, Some(until))
+        Decision::wait_for(WaitsFor::Restored, reason, Some(until))
     })
 }
 
@@ -79,8 +79,8 @@ mod tests {
     };
 
     #[test]
-    fn a_world_that_the_store_lost_is_put_back_before_anything_else() {
-        let world = |rank| LastWorld { life: "old".into(), round: 7, world: "w".into(), rank, size: 3 };
+    fn world_that_the_service_lost_is_restored_before_anything_else() {
+        let world = |rank| WorldMembership { life: "old".into(), round: 7, world: "w".into(), rank, size: 3 };
         let mut roster = Roster::default();
         roster.set_round(Moment::ZERO, round(0, 0), vec![]);
         roster.observe(Moment::ZERO, &policy());
@@ -89,7 +89,7 @@ mod tests {
         let back = |number: u64, rank| NodeRecord { seeks: 0, world: Some(world(rank)), ..record(number) };
         roster.put_node(id(2), back(2, 1), 10);
         roster.observe(seconds(2.0), &policy());
-        let older = LastWorld { round: 6, ..world(0) };
+        let older = WorldMembership { round: 6, ..world(0) };
         roster.put_node(id(3), NodeRecord { world: Some(older), ..record(3) }, 11);
         roster.observe(seconds(2.0), &policy());
         let Action::Restore { world: restored, members, .. } =
@@ -106,16 +106,21 @@ mod tests {
         assert_eq!(
             decide(&roster, seconds(6.0), &policy()).action,
             Action::Wait,
-            "nothing is told meanwhile"
+            "nothing is announced meanwhile"
         );
         assert_eq!(decide(&roster, seconds(7.0), &policy()).action, Action::EndRestoring);
     }
 
     #[test]
-    fn a_later_world_of_the_life_is_put_back_over_one_that_runs_unless_this_term_made_that() {
-        let world =
-            |life: &str, round| LastWorld { life: life.into(), round, world: "x".into(), rank: 0, size: 2 };
-        let with = |world: LastWorld| {
+    fn later_world_of_the_life_replaces_a_running_one_unless_this_term_formed_that() {
+        let world = |life: &str, round| WorldMembership {
+            life: life.into(),
+            round,
+            world: "x".into(),
+            rank: 0,
+            size: 2,
+        };
+        let with = |world: WorldMembership| {
             let mut roster = running(2);
             roster.put_node(id(1), NodeRecord { seeks: world.round, world: Some(world), ..record(1) }, 1);
             roster.observe(seconds(1.0), &policy());
@@ -127,7 +132,11 @@ mod tests {
         };
         assert_eq!(restored(&with(world("l", 3))), Some((3, 1)));
         assert_eq!(restored(&Roster { committed: true, ..with(world("l", 3)) }), None);
-        assert_eq!(restored(&with(world("l", 1))), None, "of one number the one that runs goes on");
+        assert_eq!(
+            restored(&with(world("l", 1))),
+            None,
+            "of two worlds with one number, the running one continues"
+        );
         assert_eq!(restored(&with(world("k", 3))), None, "another life's is not put over it");
 
         let mut roster = with(world("l", 3));
@@ -136,7 +145,7 @@ mod tests {
         };
         let back = RoundRecord { phase: Phase::Restoring, world: "x".into(), ..round(3, 2) };
         roster.set_round(seconds(1.0), back, members);
-        let other = LastWorld { rank: 1, ..world("l", 3) };
+        let other = WorldMembership { rank: 1, ..world("l", 3) };
         roster.put_node(id(2), NodeRecord { seeks: 3, world: Some(other), ..record(2) }, 2);
         let running = RoundRecord { world: "x".into(), ..round(3, 2) };
         let members = roster.world.values().cloned().collect();
@@ -147,17 +156,17 @@ mod tests {
         assert_eq!(
             formed(&roster, seconds(4.0)).len(),
             2,
-            "who returned to its world is not left out of the next"
+            "a node that returned to its world is not excluded from the next"
         );
     }
 
     #[test]
-    fn a_node_of_a_life_that_is_over_neither_counts_nor_brings_it_back() {
+    fn node_of_a_life_that_has_ended_neither_counts_nor_restores_it() {
         let mut roster = Roster::default();
         roster.past_lives.insert("old".into(), 50);
         roster.set_round(Moment::ZERO, round(0, 0), vec![]);
         roster.observe(Moment::ZERO, &policy());
-        let world = LastWorld { life: "old".into(), round: 7, world: "w".into(), rank: 0, size: 1 };
+        let world = WorldMembership { life: "old".into(), round: 7, world: "w".into(), rank: 0, size: 1 };
         roster.put_node(id(1), NodeRecord { world: Some(world), ..record(1) }, 60);
         roster.observe(Moment::ZERO, &policy());
         roster.put_node(id(2), record(2), 40);

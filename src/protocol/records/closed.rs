@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Record;
+use super::{Record, after_colon};
 use crate::error::Error;
 
 /// How a run ended.
@@ -13,12 +13,12 @@ pub enum Outcome {
     Succeeded,
     /// The job failed for good.
     Failed,
-    /// Somebody or something ended it before either.
+    /// The run was ended without success or failure, for example by an operator.
     Ended,
 }
 
 impl Outcome {
-    /// The word for it.
+    /// The name of the outcome.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
@@ -28,27 +28,31 @@ impl Outcome {
     }
 }
 
-/// That a life is closed, at `ctl/closed`, later at `closed/<life>`.
+/// The closing of a life, at `ctl/closed`, later at `closed/<life>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosedRecord {
     /// The life.
     pub life: String,
     /// The name of the node that closed it.
     pub by: String,
-    /// Its reason.
+    /// The reason.
     pub why: String,
-    /// How it ended.
+    /// How the run ended.
     pub outcome: Outcome,
-    /// Which submission it was, for example the uid of a Kubernetes Job.
+    /// The submission that was closed, for example the uid of a Kubernetes Job.
     pub submission: Option<String>,
 }
 impl Record for ClosedRecord {}
 
 impl ClosedRecord {
-    /// Who closed the run, how, and why, if a reason was given.
+    /// The outcome, the node that closed the run, and the reason, if there is one.
+    pub(crate) fn summary(&self) -> String {
+        format!("closed as {} by `{}`{}", self.outcome.as_str(), self.by, after_colon(&self.why))
+    }
+
+    /// A message with the run and its [`summary`](Self::summary).
     pub fn message(&self, run_id: &str) -> String {
-        let reason = if self.why.is_empty() { String::new() } else { format!(": {}", self.why) };
-        format!("run `{run_id}` was closed as {} by `{}`{reason}", self.outcome.as_str(), self.by)
+        format!("run `{run_id}` was {}", self.summary())
     }
 
     /// The error that ends every call on the run.
@@ -67,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_without_a_reason_ends_with_the_name() {
+    fn message_without_a_reason_ends_with_the_name() {
         let closed = |why: &str| ClosedRecord {
             life: "l".into(),
             by: "n1".into(),

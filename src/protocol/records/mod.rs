@@ -1,18 +1,26 @@
-//! The records of a run: versioned JSON. [`Record`] says how records are encoded and decoded, and each other file has the
-//! records of one topic.
+//! The records of a run: versioned JSON. [`Record`] defines how records are encoded and decoded, and each other file
+//! has the records of one topic.
 
 mod closed;
+mod drain;
+mod lost;
 mod names;
 mod node;
 mod record;
 mod round;
+mod suspect;
 
+pub(crate) use self::names::after_colon;
 pub use self::{
     closed::{ClosedRecord, Outcome},
-    names::{NAMES, some_names},
-    node::{LastWorld, NodeRecord},
+    drain::DrainRecord,
+    lost::LostRecord,
+    names::{NAMES, names_of, nodes_text, some_names},
+    node::{NodeRecord, WorldMembership},
     record::{LONGEST_REASON_BYTES, LONGEST_RECORD_BYTES, LONGEST_TEXT_BYTES, Record, VERSION},
     round::{
-        ChangeKind, ChangeRecord, CoordinatorRecord, HistoryRecord, Phase, PlanEntry, PlanShard, RoundRecord,
+        ChangeKind, ChangeRecord, CoordinatorRecord, HistoryRecord, LossRecord, Neighbor, Phase, PlanEntry,
+        PlanShard, RoundRecord,
     },
+    suspect::{SuspectRecord, SuspectVerdict},
 };

@@ -13,16 +13,17 @@ use crate::{
 /// The major version of everything that this code writes.
 pub const VERSION: u32 = 1;
 
-/// No record is longer: a shard of a plan has 2 KiB, and a reason names 20 nodes at most.
+/// The maximum size of a record: a shard of a plan has 2 KiB, and a reason names 20 nodes at most.
 pub const LONGEST_RECORD_BYTES: usize = 64 * 1024;
-/// No name, address or label in a record is longer. Settings allow 253 bytes for names, and `#2` may follow.
+/// The maximum size of a name, an address, or a label in a record. Settings allow 253 bytes for names, and `#2` may
+/// follow.
 pub const LONGEST_TEXT_BYTES: usize = 512;
-/// No reason is longer.
+/// The maximum size of a reason.
 pub const LONGEST_REASON_BYTES: usize = 16 * 1024;
 
-/// A record that bears a version.
+/// A record with a version.
 pub trait Record: Serialize + DeserializeOwned {
-    /// Its JSON, with the version in it.
+    /// The JSON of the record, including the version.
     fn encode(&self) -> Vec<u8> {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         texts(&mut value, "", &mut |field, text| {
@@ -38,11 +39,11 @@ pub trait Record: Serialize + DeserializeOwned {
         value.to_string().into_bytes()
     }
 
-    /// Reads what stands at `key`.
+    /// Decodes the record at `key`.
     ///
     /// # Errors
-    /// [`Error::Record`] if it is no JSON, lacks a field, is too long or has another major version. Control characters
-    /// in texts are escaped, so that whoever shows them need not think of it.
+    /// [`Error::Record`] if it is not JSON, has no value for a required field, is too long, or has another major
+    /// version. Control characters in texts are escaped, so that they are safe to show.
     fn decode(key: &str, bytes: &[u8]) -> Result<Self> {
         let wrong = |why: String| Error::Record {
             key: printable(key).into_owned(),
@@ -114,14 +115,14 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_a_later_minor_version_is_skipped() {
+    fn field_of_a_later_minor_version_is_skipped() {
         let mut value: serde_json::Value = serde_json::from_slice(&closed().encode()).unwrap();
         value["of the future"] = 1.into();
         assert_eq!(ClosedRecord::decode("k", value.to_string().as_bytes()).unwrap(), closed());
     }
 
     #[test]
-    fn a_field_that_is_too_long_is_an_error_that_names_it() {
+    fn field_that_is_too_long_is_an_error_that_names_it() {
         let with = |by: usize, why: usize| {
             let record = ClosedRecord { by: "n".repeat(by), why: "w".repeat(why), ..closed() };
             ClosedRecord::decode("/the/key", &record.encode())

@@ -47,7 +47,7 @@ impl Run {
         self.roster.observe(now, &self.policy);
     }
 
-    /// Nodes that arrive at one time.
+    /// Adds nodes that arrive at the same time.
     fn arrive(&mut self, now: Moment, numbers: std::ops::RangeInclusive<u64>) {
         for number in numbers {
             self.put(now, number, 0);
@@ -60,7 +60,7 @@ impl Run {
         decision.reason
     }
 
-    /// The next world is formed. Returns the names by rank, and the reason.
+    /// Forms the next world. Returns the names by rank, and the reason.
     fn form(&mut self, now: Moment) -> (String, String) {
         let decision = decide(&self.roster, now, &self.policy);
         let Action::Form(form) = decision.action else { panic!("expected a world, not {decision:?}") };
@@ -88,7 +88,7 @@ impl Run {
         kind
     }
 
-    /// A member is lost, and the others request the next round.
+    /// A member is lost, and other nodes request the next round.
     fn lose(&mut self, now: Moment, number: u64, others: &[u64]) {
         self.roster.acknowledged = now;
         self.roster.remove_node(now, id(number), &self.policy);
@@ -106,7 +106,7 @@ fn list(sizes: &[u32]) -> Sizing {
 }
 
 #[test]
-fn a_world_has_the_largest_size_that_the_nodes_fill_and_the_newest_are_spares() {
+fn world_has_the_largest_size_that_the_nodes_fill_and_the_newest_are_spares() {
     for sizing in [list(&[2, 4, 8]), Sizing { node_unit: Some(2), ..Sizing::default() }] {
         let mut run = Run::new(sizing.clone(), &[]);
         run.arrive(seconds(0), 1..=1);
@@ -124,7 +124,7 @@ fn a_world_has_the_largest_size_that_the_nodes_fill_and_the_newest_are_spares() 
 }
 
 #[test]
-fn a_loss_shrinks_to_the_next_size_and_names_the_members_that_become_spares() {
+fn loss_shrinks_to_the_next_size_and_names_the_members_that_become_spares() {
     let mut run = Run::new(list(&[2, 4, 8]), &[]);
     run.arrive(seconds(0), 1..=4);
     assert_eq!(run.form(seconds(30)).0, "n1 n2 n3 n4");
@@ -132,7 +132,7 @@ fn a_loss_shrinks_to_the_next_size_and_names_the_members_that_become_spares() {
     assert_eq!(run.reason(seconds(40)), "waiting for departures to come to an end");
     let (names, reason) = run.form(seconds(42));
     assert_eq!(names, "n3 n2", "n2 keeps its rank");
-    let end = "lost n1; 3 nodes here, 2 used, the next size is 4, so these members become spares: n4";
+    let end = "lost n1: no renewal for 3 s; 3 nodes here, 2 used, the next size is 4, so these members become spares: n4";
     assert_eq!(reason, end);
 }
 
@@ -159,7 +159,7 @@ fn with_topology_nodes_that_break_up_a_group_are_spares() {
 }
 
 #[test]
-fn the_first_world_waits_for_the_wanted_number_and_later_ones_do_not() {
+fn first_world_waits_for_the_wanted_number_and_later_ones_do_not() {
     let wanted = || Sizing { wanted: Some(3), ..Sizing::default() };
     let mut run = Run::new(wanted(), &[]);
     run.arrive(seconds(0), 1..=2);
@@ -175,11 +175,11 @@ fn the_first_world_waits_for_the_wanted_number_and_later_ones_do_not() {
 }
 
 #[test]
-fn a_spare_does_not_get_the_place_of_a_member_that_may_return_from_an_interruption() {
+fn spare_does_not_get_the_place_of_a_member_that_may_return_from_an_interruption() {
     let mut run = Run::new(list(&[2, 4]), &[]);
     run.arrive(seconds(0), 1..=3);
     assert_eq!(run.form(seconds(30)).0, "n1 n2");
-    // The last acknowledged renewal is older than is trusted.
+    // The last acknowledged renewal is too old for a loss to be confirmed at once.
     run.roster.remove_node(seconds(60), id(2), &run.policy);
     run.roster.observe(seconds(60), &run.policy);
     assert_eq!(run.reason(seconds(60)), "round 1 runs with 1 nodes");
@@ -190,7 +190,7 @@ fn a_spare_does_not_get_the_place_of_a_member_that_may_return_from_an_interrupti
 }
 
 #[test]
-fn a_node_of_other_sizes_is_not_counted() {
+fn node_of_other_sizes_is_not_counted() {
     let mut run = Run::new(list(&[2, 4]), &[]);
     run.arrive(seconds(0), 1..=1);
     let other = NodeRecord { sizing: list(&[2, 8]), ..run.record(2) };
