@@ -1,0 +1,300 @@
+//! Follows one run by watches. Reads everything once, and then only what a new round needs: its plan.
+//!
+//! It also requests the state of the service every few seconds, because a watch does not show whether the service still
+//! responds, and the watch of a service that restarted without its data stays silent. It reads everything again if the
+//! data were replaced, and when the service responds again.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{
+    picture::{RunStatus, ServiceStatus},
+    reading::Reader,
+    records::RunRecords,
+    verdict::{Observation, judge, suspects, unreachable},
+};
+use crate::{
+    backend::{
+        Event, Header, Keys, Range, Revision,
+        watcher::{Watched, Watcher},
+    },
+    error::Result,
+    protocol::{clocks::ClocksRecord, keys::RunKeys, records::HistoryRecord},
+};
+
+/// Changes that arrive within this time are combined in one status.
+const GATHER: Duration = Duration::from_millis(20);
+/// How often the state of the service is requested.
+const SERVICE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// A run that is followed.
+#[derive(Debug)]
+pub struct Watching {
+    reader: Reader,
+    watchers: Vec<Watcher>,
+    records: RunRecords,
+    revision: Revision,
+    service: ServiceStatus,
+    service_due: Instant,
+    /// The newest data that was seen. An older response shows that the data were replaced.
+    newest: Header,
+    trouble: Option<String>,
+    shown: bool,
+}
+
+impl Watching {
+    /// Opens the watches, then reads the run.
+    ///
+    /// # Errors
+    /// Those of watching and reading.
+    pub async fn begin(reader: Reader) -> Result<Self> {
+        let keys = &reader.keys;
+        let watched = [
+            keys.control(),
+            Keys::one(keys.clocks()),
+            Keys::prefix(keys.nodes()),
+            Keys::prefix(keys.all_finished()),
+            Keys::prefix(keys.all_lost()),
+            Keys::prefix(keys.all_history()),
+        ];
+        let mut watchers: Vec<Watcher> =
+            watched.into_iter().map(|keys| Watcher::open(Arc::clone(&reader.backend), keys, 0)).collect();
+        for watcher in &mut watchers {
+            watcher.ready().await?;
+        }
+        let newest = newest_header(&reader).await?;
+        let began = Instant::now();
+        let (records, revision) = reader.records().await?;
+        let latency = began.elapsed().as_secs_f64();
+        let mut service = ServiceStatus { latency_seconds: Some(latency), ..reader.observation().service };
+        reader.ask_service(&mut service).await;
+        let service_due = Instant::now() + SERVICE_INTERVAL;
+        Ok(Self {
+            reader,
+            watchers,
+            records,
+            revision,
+            service,
+            service_due,
+            newest,
+            trouble: None,
+            shown: false,
+        })
+    }
+
+    /// The status: the first time at once, then after the next change, or when `limit` has passed. Returns whether
+    /// something changed. Cancel-safe, except that a wait starts again.
+    ///
+    /// # Errors
+    /// Errors of reading that another attempt would not avoid.
+    pub async fn next(&mut self, limit: Duration) -> Result<(RunStatus, bool)> {
+        let deadline = Instant::now() + limit;
+        let mut changed = !std::mem::replace(&mut self.shown, true);
+        while !changed {
+            tokio::select! {
+                biased;
+                event = next_of(&mut self.watchers) => {
+                    let (index, watched) = event?;
+                    changed = self.apply(index, watched).await?;
+                }
+                () = sleep_until(self.service_due) => changed = self.check_service().await?,
+                () = sleep_until(deadline) => break,
+            }
+        }
+        if changed {
+            let gathered = Instant::now() + GATHER;
+            loop {
+                tokio::select! {
+                    biased;
+                    event = next_of(&mut self.watchers) => {
+                        let (index, watched) = event?;
+                        self.apply(index, watched).await?;
+                    }
+                    () = sleep_until(gathered) => break,
+                }
+            }
+        }
+        Ok((self.status().await, changed))
+    }
+
+    async fn status(&mut self) -> RunStatus {
+        let mut observation = self.reader.observation();
+        observation.service = self.service.clone();
+        if let Some(trouble) = &self.trouble {
+            let mut status = unreachable(&observation, trouble);
+            let known =
+                judge(&self.records, &Observation { service: ServiceStatus::default(), ..observation });
+            status.verdict.notes.push(format!("last known: {}", known.verdict.sentence));
+            status.run = known.run;
+            status.nodes = known.nodes;
+            status.counts = known.counts;
+            status.rounds = known.rounds;
+            return status;
+        }
+        let status = judge(&self.records, &observation);
+        let asked = suspects(&status);
+        if let Ok(seen) = timeout(Duration::from_secs(1), self.reader.last_seen(&self.records, asked)).await {
+            observation.last_seen = seen;
+        }
+        judge(&self.records, &observation)
+    }
+
+    async fn check_service(&mut self) -> Result<bool> {
+        let before = (self.trouble.is_some(), self.service.has_leader, self.service.errors.clone());
+        let was_away = self.trouble.is_some();
+        let asked = async {
+            let status = match self.reader.backend.status().await {
+                Err(error) if error.is_transient() => return Err(error),
+                // A service that refuses to describe itself is not in trouble.
+                status => status.ok(),
+            };
+            Ok((status, newest_header(&self.reader).await?))
+        };
+        let asked = timeout(SERVICE_INTERVAL, asked).await;
+        let mut is_read = false;
+        self.trouble = match asked {
+            Ok(Ok((status, header))) => {
+                let is_another =
+                    header.cluster_id != self.newest.cluster_id || header.revision < self.newest.revision;
+                self.newest = header;
+                if let Some(status) = status {
+                    self.service.describe(status);
+                }
+                if self.service.has_leader == Some(false) {
+                    Some("it has no leader, so it has no quorum".to_owned())
+                } else if was_away || is_another {
+                    let read = self.read_again().await;
+                    is_read = read.is_ok();
+                    match read {
+                        Err(error) if !error.is_transient() => return Err(error),
+                        read => read.err().map(|error| error.to_string()),
+                    }
+                } else {
+                    None
+                }
+            }
+            Ok(Err(error)) if error.is_transient() => Some(error.to_string()),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => Some(format!("no response within {} s", SERVICE_INTERVAL.as_secs())),
+        };
+        self.service.endpoint = self.reader.backend.endpoint();
+        self.service_due = Instant::now() + SERVICE_INTERVAL;
+        let now = (self.trouble.is_some(), self.service.has_leader, self.service.errors.clone());
+        Ok(is_read || before != now)
+    }
+
+    /// Reads everything again, and continues all watches from there.
+    async fn read_again(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let (records, revision) = self.reader.records().await?;
+        (self.records, self.revision) = (records, revision);
+        self.service.latency_seconds = Some(began.elapsed().as_secs_f64());
+        for watcher in &mut self.watchers {
+            watcher.restart(revision + 1);
+        }
+        Ok(())
+    }
+
+    /// Applies a report. Returns whether a key of the run changed.
+    async fn apply(&mut self, index: usize, watched: Watched) -> Result<bool> {
+        let Watched::Changes(changes) = watched else {
+            let (records, revision) = self.reader.records().await?;
+            (self.records, self.revision) = (records, revision);
+            if let Some(watcher) = self.watchers.get_mut(index) {
+                watcher.restart(revision + 1);
+            }
+            return Ok(true);
+        };
+        self.trouble = None;
+        self.newest.revision = self.newest.revision.max(changes.revision);
+        let before = self.world();
+        let mut any = false;
+        let read = self.revision;
+        for event in changes.events.iter().filter(|event| event.revision() > read) {
+            self.apply_event(event);
+            any = true;
+        }
+        if self.world() != before {
+            let revision = changes.revision.max(self.revision);
+            self.reader.read_life(&mut self.records, revision).await?;
+        }
+        Ok(any)
+    }
+
+    /// What the plan belongs to.
+    fn world(&self) -> (Option<String>, Option<String>) {
+        let round = self.records.round.as_ref();
+        (self.records.life().map(str::to_owned), round.map(|round| round.attempt.clone()))
+    }
+
+    fn apply_event(&mut self, event: &Event) {
+        let keys = &self.reader.keys;
+        let key = event.key();
+        let is_below = |prefix: String| key.starts_with(prefix.as_bytes());
+        match event {
+            Event::Put(item) if is_below(keys.nodes()) => self.records.put_node(item),
+            Event::Put(item) if key == keys.clocks().as_bytes() => {
+                self.records.clocks = self.records.decode::<ClocksRecord>(item);
+            }
+            Event::Put(item) if is_below(keys.all_lost()) => {
+                let round = self.records.round.as_ref();
+                if round.map(|round| keys.lost(&round.life, round.round)).is_some_and(is_below) {
+                    self.records.put_lost(item);
+                }
+            }
+            Event::Put(_) if is_below(keys.all_finished()) => {
+                let life = self.records.life().map(|life| keys.finished_life(life));
+                if life.is_some_and(is_below)
+                    && let Some(id) = RunKeys::node_of(key)
+                {
+                    self.records.finished.insert(id);
+                }
+            }
+            Event::Put(item) if is_below(keys.all_history()) => {
+                let life = self.records.life().map(|life| keys.history(life));
+                if life.is_some_and(is_below)
+                    && let Some(record) = self.records.decode::<HistoryRecord>(item)
+                {
+                    self.records.history.insert(record.round, record);
+                }
+            }
+            Event::Put(item) => self.reader.put_control(&mut self.records, item),
+            Event::Delete { .. } => {
+                self.records.unreadable.remove(&*String::from_utf8_lossy(key));
+                if is_below(keys.nodes()) {
+                    if let Some(id) = RunKeys::node_of(key) {
+                        self.records.nodes.remove(&id);
+                    }
+                } else if is_below(keys.all_lost()) {
+                    if let Some(id) = RunKeys::node_of(key) {
+                        self.records.lost.remove(&id);
+                    }
+                } else if key == keys.coordinator().as_bytes() {
+                    self.records.coordinator = None;
+                } else if key == keys.round().as_bytes() {
+                    self.records.round = None;
+                } else if key == keys.closed().as_bytes() {
+                    self.records.closed = None;
+                } else if key == keys.clocks().as_bytes() {
+                    self.records.clocks = None;
+                }
+            }
+        }
+    }
+}
+
+/// The header of a read of the run.
+async fn newest_header(reader: &Reader) -> Result<Header> {
+    let read = Range { limit: 1, keys_only: true, ..Range::new(reader.keys.control()) };
+    Ok(reader.backend.range(read).await?.header)
+}
+
+/// The first report of any watch, and of which one.
+async fn next_of(watchers: &mut [Watcher]) -> Result<(usize, Watched)> {
+    let waits = watchers.iter_mut().enumerate().map(|(index, watcher)| {
+        Box::pin(async move { watcher.next().await.map(|watched| (index, watched)) })
+    });
+    let waits: Vec<_> = waits.collect();
+    futures_util::future::select_all(waits).await.0
+}
