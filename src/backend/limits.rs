@@ -1,27 +1,30 @@
-//! All size and time limits of the service and the protocol.
+//! The limits of requests: attempt, connection, transaction, page, and response.
 
 use std::time::Duration;
 
-/// The bounds of a backend and of those who use it.
+/// The limits of a backend and its callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long one attempt may take, from its sending to its answer. At most a quarter of the TTL: a renewal is sent
-    /// at a third of it, and a second one, to another etcd member, must still be in time.
+    /// The maximum duration of one attempt, from the request to the response. At most a quarter of the TTL: a renewal
+    /// is sent after a third of the TTL, and a second renewal, to another etcd member, must still be in time.
     pub attempt_timeout: Duration,
-    /// How long connecting may take. Part of the attempt, and short, because a machine that is gone answers nothing.
+    /// The maximum duration of connecting. It is part of the attempt and short, because a machine that is gone does not
+    /// respond.
     pub connect_timeout: Duration,
-    /// Operations in one transaction. etcd takes 128; the rest is for what a caller adds to each.
+    /// The maximum number of operations in one transaction. etcd accepts 128. The difference is for operations that a
+    /// caller adds.
     pub operations_per_transaction: usize,
-    /// Bytes of keys and values in one transaction. etcd takes 1.5 MiB of request, its encoding included.
+    /// The maximum number of bytes of keys and values in one transaction. etcd accepts requests of 1.5 MiB, including
+    /// the encoding.
     pub bytes_per_transaction: usize,
-    /// Keys in one page of a listing, so that no answer is larger than a client takes.
+    /// The number of keys in one page of a listing, so that no response is larger than a client accepts.
     pub page: i64,
-    /// The largest answer taken. gRPC's default of 4 MiB refuses the listing of a large run.
+    /// The maximum size of a response. gRPC's default of 4 MiB would reject the listing of a large run.
     pub answer_bytes: usize,
 }
 
 impl Limits {
-    /// The limits under a lease of this TTL.
+    /// The limits for leases of this TTL.
     pub fn for_ttl(ttl: Duration) -> Self {
         let attempt_timeout = ttl / 4;
         Self {
@@ -36,7 +39,7 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// The limits under the default TTL of 10 s.
+    /// The limits for the default TTL of 10 s.
     fn default() -> Self {
         Self::for_ttl(Duration::from_secs(10))
     }

@@ -10,6 +10,7 @@ pub mod etcd;
 pub mod limits;
 pub mod memory;
 pub mod monotonic;
+pub mod pages;
 pub mod refusals;
 pub mod retry;
 mod txn;
@@ -22,30 +23,30 @@ use async_trait::async_trait;
 pub use self::txn::{Compare, Get, Operation, OperationResult, Txn, TxnParts, TxnResult};
 use crate::error::Result;
 
-/// etcd's lease number; 0 where there is none.
+/// The ID of a lease in etcd. 0 stands for no lease.
 pub type LeaseId = i64;
 
-/// etcd's revision: the number of the write that a store is at. Begins again in a wiped store.
+/// A revision of etcd: the number of the last write. It starts again in an etcd that lost its data.
 pub type Revision = i64;
 
-/// A key with its value and etcd's bookkeeping of it.
+/// A key with its value and the metadata that etcd keeps of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyValue {
     /// The key.
     pub key: Vec<u8>,
     /// The value.
     pub value: Vec<u8>,
-    /// The revision at which the key was created, in its present life.
+    /// The revision at which the key was created, since it was last absent.
     pub create_revision: Revision,
     /// The revision of its last change.
     pub mod_revision: Revision,
-    /// How often it was written since it was created; 1 after its creation.
+    /// How often the key was written since it was created. 1 after its creation.
     pub version: i64,
-    /// The lease it hangs on, or 0.
+    /// The lease that it is attached to, or 0.
     pub lease: LeaseId,
 }
 
-/// Which keys: one, or all that begin with a prefix.
+/// The keys of a request: one key, or all keys in a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keys {
     /// One key.
@@ -71,59 +72,59 @@ impl Keys {
 /// A read. Linearizable.
 #[derive(Clone, Debug)]
 pub struct Range {
-    /// Which keys.
+    /// The keys to read.
     pub keys: Keys,
-    /// At which revision; 0 is the newest.
+    /// The revision to read at. 0 is the latest.
     pub revision: Revision,
-    /// At most so many; 0 is all. The answer's `more` says whether there were more.
+    /// The maximum number of keys. 0 stands for no limit. `more` in the result tells whether there were more.
     pub limit: i64,
     /// Leave the values out.
     pub keys_only: bool,
 }
 
 impl Range {
-    /// All of these keys with their values, now.
+    /// Reads all of these keys with their values at the latest revision.
     pub fn new(keys: Keys) -> Self {
         Self { keys, revision: 0, limit: 0, keys_only: false }
     }
 }
 
-/// What stands in the head of every answer to a read or a transaction.
+/// The header of every response to a read or a transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// The etcd cluster that answered.
+    /// The etcd cluster that responded.
     pub cluster_id: u64,
-    /// The store's revision when it answered.
+    /// The revision of the service when it responded.
     pub revision: Revision,
 }
 
-/// The answer to a [`Range`], sorted by key.
+/// The result of a [`Range`], sorted by key.
 #[derive(Clone, Debug, Default)]
 pub struct RangeResult {
-    /// The head.
+    /// The header.
     pub header: Header,
-    /// What was found.
+    /// The keys that were found.
     pub items: Vec<KeyValue>,
-    /// Whether `limit` cut the answer.
+    /// Whether there were more keys than `limit`.
     pub more: bool,
 }
 
 /// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The key was written: what it is now.
+    /// The key was written. Contains its present state.
     Put(KeyValue),
-    /// The key went, by a delete or with its lease, at this revision.
+    /// The key was deleted, by a request or with its lease, at this revision.
     Delete {
         /// The key.
         key: Vec<u8>,
-        /// The revision at which it went.
+        /// The revision of the deletion.
         revision: Revision,
     },
 }
 
 impl Event {
-    /// The key it is about.
+    /// The key that changed.
     pub fn key(&self) -> &[u8] {
         match self {
             Self::Put(item) => &item.key,
@@ -140,10 +141,11 @@ impl Event {
     }
 }
 
-/// What a watch reports at once: all changes of one or more revisions, in order. A revision is never cut in two.
+/// The changes that a watch reports together: all changes of one or more revisions, in order. A revision is never
+/// divided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The store's revision as far as this watch has seen it.
+    /// The latest revision that this watch has seen.
     pub revision: Revision,
     /// The changes.
     pub events: Vec<Event>,
@@ -152,22 +154,22 @@ pub struct Changes {
 /// One open watch. Dropping it ends it.
 #[async_trait]
 pub trait WatchStream: Send + Debug {
-    /// The next changes; cancel-safe.
+    /// Waits for the next changes. Cancel-safe.
     ///
     /// # Errors
-    /// [`crate::Error::Compacted`] if the start revision is gone; [`crate::Error::Unavailable`] if the stream broke
-    /// or the connection was given up, after which this watch is over.
+    /// [`crate::Error::Compacted`] if the start revision was compacted. [`crate::Error::Unavailable`] if the stream
+    /// broke or the connection was given up, which ends this watch.
     async fn next(&mut self) -> Result<Changes>;
 
-    /// How far this watch has seen: whoever opens the next one goes on at the revision after it. Before the first
-    /// changes it is the one before the first that the watch will report.
+    /// The last revision that this watch has seen. The next watch must start at the revision after it. Before the first
+    /// changes it is the one before the first revision that the watch will report.
     fn revision(&self) -> Revision;
 
-    /// The number of the connection that it stands on, see [`Backend::connection`].
+    /// The number of the connection that the watch uses, see [`Backend::connection`].
     fn connection(&self) -> u64;
 }
 
-/// What a service says of itself.
+/// The status that a service reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Its version, for example `3.5.21`.
@@ -176,50 +178,65 @@ pub struct Status {
     pub cluster_id: u64,
     /// The id of the etcd member that answered.
     pub member_id: u64,
-    /// The id of the leader, 0 if it knows none.
+    /// The ID of the leader. 0 if the member knows no leader.
     pub leader: u64,
-    /// The store's size in bytes.
+    /// The size of the database in bytes.
     pub db_size: i64,
     /// Alarms and errors that it reports, for example `NOSPACE`.
     pub errors: Vec<String>,
 }
 
-/// One attempt of each thing the protocol asks of a store. Every call has a deadline of its own, may be cancelled by
-/// dropping it, and fails with [`crate::Error::Unavailable`] when the service does not answer.
+/// The lifetime of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseLife {
+    /// The TTL.
+    pub granted: Duration,
+    /// The remaining time.
+    pub remaining: Duration,
+}
+
+/// One attempt of each operation that the protocol needs. Every call has a separate deadline, can be canceled by
+/// dropping it, and fails with [`crate::Error::Unavailable`] if the service does not respond.
 #[async_trait]
 pub trait Backend: Send + Sync + Debug + 'static {
-    /// Read keys.
+    /// Reads keys.
     async fn range(&self, range: Range) -> Result<RangeResult>;
 
-    /// Do a transaction.
+    /// Executes a transaction.
     async fn txn(&self, txn: Txn) -> Result<TxnResult>;
 
-    /// Grant a lease of the caller's own id (not 0). Returns the TTL that the service gave.
+    /// Grants a lease with an ID that the caller has chosen (not 0). Returns the TTL that the service granted.
     ///
     /// # Errors
-    /// [`crate::Error::LeaseExists`], which after a repeated attempt means success.
+    /// [`crate::Error::LeaseExists`], which means success after a repeated attempt.
     async fn lease_grant(&self, id: LeaseId, ttl: Duration) -> Result<Duration>;
 
-    /// Renew a lease once. Returns the TTL it now has.
+    /// Renews a lease once. Returns its new TTL.
     ///
     /// # Errors
-    /// [`crate::Error::LeaseNotFound`] if it is over.
+    /// [`crate::Error::LeaseNotFound`] if it has expired.
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration>;
 
-    /// End a lease and delete what hangs on it.
+    /// Revokes a lease and deletes the keys that are attached to it.
     ///
     /// # Errors
-    /// [`crate::Error::LeaseNotFound`] if it is over already.
+    /// [`crate::Error::LeaseNotFound`] if it has already expired.
     async fn lease_revoke(&self, id: LeaseId) -> Result<()>;
 
-    /// Watch keys from a revision on (0: from now). Returns once the service has created the watch.
+    /// The TTL with which a lease was granted or last renewed, and the remaining time. `None` if the lease does not
+    /// exist, or if this backend does not know.
+    async fn lease_life(&self, _id: LeaseId) -> Result<Option<LeaseLife>> {
+        Ok(None)
+    }
+
+    /// Watches keys from a revision on (0: from now). Returns when the service has created the watch.
     async fn watch(&self, keys: Keys, start: Revision) -> Result<Box<dyn WatchStream>>;
 
-    /// What the service says of itself.
+    /// The status that the service reports.
     async fn status(&self) -> Result<Status>;
 
-    /// Logs in, if the service asks for a password. Waits at most `patience` for a service that takes the login, and
-    /// then for as long as the answer takes, because the service checks one password after the other.
+    /// Logs in if the service requires a password. Waits at most `patience` for a service that accepts the request, and
+    /// then until the response arrives, because the service checks the passwords one after the other.
     ///
     /// # Errors
     /// [`crate::Error::Denied`] if the user or the password is wrong, [`crate::Error::Setting`] if the password cannot
@@ -231,11 +248,11 @@ pub trait Backend: Send + Sync + Debug + 'static {
     /// The endpoint in use, for messages.
     fn endpoint(&self) -> String;
 
-    /// The number of the connection in use: it changes when the backend gives one up and turns to another.
+    /// The number of the connection in use. It changes when the backend gives up a connection and opens another one.
     fn connection(&self) -> u64;
 }
 
-/// etcd's TTLs are whole seconds; a part of one counts as one, so that no lease is shorter than was asked.
+/// The TTL in whole seconds, as etcd has them. It is rounded up, so that no lease is shorter than requested.
 fn whole_seconds(ttl: Duration) -> i64 {
     let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
     i64::try_from(seconds).unwrap_or(i64::MAX)

@@ -1,16 +1,16 @@
-//! A backend whose answers never go back.
+//! A backend whose responses never go back in time.
 //!
-//! A service that was restored from an older backup, or lost its data, acknowledges reads and writes as if nothing had
-//! happened. All reads and transactions of a [`Backend`] are linearizable, so an answer that was requested after another
-//! was received cannot have a lower revision, nor come from another cluster, unless the data of the service was replaced:
-//! a *setback*. [`Monotonic`] does not return such an answer. The attempt fails as one whose outcome is unknown, the
-//! setback is counted, and its owner, the session of the node, finds out what became of the run ([`Monotonic::judge`]).
-//! Until then, calls through [`Monotonic::guarded`] fail without an effect, because what the service holds may be data
-//! that the run has replaced.
+//! A service that was restored from an older backup, or lost its data, accepts reads and writes as if nothing had
+//! happened. All reads and transactions of a [`Backend`] are linearizable. Therefore a response that was requested
+//! after another one was received cannot have a lower revision or come from another cluster, unless the data of the
+//! service was replaced: a *setback*. [`Monotonic`] does not return such a response. The attempt fails with an unknown
+//! outcome, the setback is counted, and the owner, the session of the node, finds out what happened to the run
+//! ([`Monotonic::judge`]). Until then, calls through [`Monotonic::guarded`] fail without an effect, because the service
+//! may hold data that the run has replaced.
 //!
-//! The revision alone cannot reveal a setback once other clients have raised it beyond what this one has seen, nor one of
-//! a backup that was restored with `--bump-revision` under the same cluster id. A store that finds one of its own keys at an
-//! earlier version reports it ([`Monotonic::report`]).
+//! The revision alone cannot reveal a setback after other clients have raised it above the highest revision that this
+//! client has seen. It cannot reveal a backup either that was restored with `--bump-revision` under the same cluster
+//! ID. A store that finds one of its own keys at an earlier version reports it ([`Monotonic::report`]).
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    Backend, Changes, Header, Keys, LeaseId, Range, RangeResult, Revision, Status, Txn, TxnResult,
+    Backend, Changes, Header, Keys, LeaseId, LeaseLife, Range, RangeResult, Revision, Status, Txn, TxnResult,
     WatchStream,
 };
 use crate::error::{Applied, Error, Result};
@@ -29,13 +29,13 @@ use crate::error::{Applied, Error, Result};
 /// What has been acknowledged so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Known {
-    /// The newest data that an answer, or a watch, has shown. A cluster id of 0 stands for nothing so far.
+    /// The newest data that a response or a watch has shown. The cluster ID is 0 until there was one.
     newest: Header,
     setbacks: u64,
 }
 
 impl Known {
-    /// Whether an answer to a request that was sent when `self` was known shows other, or older, data.
+    /// Whether a response to a request that was sent when `self` was known shows other or older data.
     fn is_set_back_by(&self, header: Header) -> bool {
         self.newest.cluster_id != 0
             && (header.cluster_id != self.newest.cluster_id || header.revision < self.newest.revision)
@@ -47,7 +47,7 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A backend that does not return an answer older than one before it.
+/// A backend that does not return a response that is older than an earlier one.
 #[derive(Debug)]
 pub struct Monotonic {
     backend: Arc<dyn Backend>,
@@ -57,7 +57,7 @@ pub struct Monotonic {
 }
 
 impl Monotonic {
-    /// Over this backend, of which nothing is known yet.
+    /// Wraps this backend, of which nothing is known yet.
     pub fn new(backend: Arc<dyn Backend>) -> Arc<Self> {
         let (setbacks, judged) = (watch::Sender::new(0), watch::Sender::new(0));
         Arc::new(Self { backend, known: Arc::default(), setbacks, judged })
@@ -67,17 +67,17 @@ impl Monotonic {
         lock(&self.known)
     }
 
-    /// How many setbacks there were, and a way to wait for the next.
+    /// The number of setbacks, and a way to wait for the next one.
     pub fn setbacks(&self) -> watch::Receiver<u64> {
         self.setbacks.subscribe()
     }
 
-    /// How many of them were judged.
+    /// The number of setbacks that were judged.
     pub fn judged(&self) -> u64 {
         *self.judged.borrow()
     }
 
-    /// The first so many setbacks have been dealt with: guarded calls pass again, unless there are more.
+    /// Marks the first so many setbacks as judged. Guarded calls succeed again, unless there are more setbacks.
     pub fn judge(&self, setbacks: u64) {
         self.judged.send_if_modified(|judged| {
             let news = *judged < setbacks;
@@ -86,16 +86,16 @@ impl Monotonic {
         });
     }
 
-    /// The same backend, whose calls fail while a setback has not been judged.
+    /// This backend, with calls that fail until all setbacks have been judged.
     pub fn guarded(self: &Arc<Self>) -> Arc<dyn Backend> {
         Arc::new(Guarded(Arc::clone(self)))
     }
 
-    /// Takes note of an answer to a request that was sent when `before` was known.
+    /// Checks and records a response to a request that was sent when `before` was known.
     fn accept(&self, before: Known, header: Header, applied: Applied) -> Result<()> {
         let mut known = self.known();
         if known.setbacks != before.setbacks {
-            // Whether it is of the data before or after that setback, nobody can tell.
+            // It is unknown whether the response is of the data before or after that setback.
             drop(known);
             return Err(self.unavailable("the service lost data while this request was in flight", applied));
         }
@@ -117,8 +117,8 @@ impl Monotonic {
         Ok(())
     }
 
-    /// A key that only this node writes is at an earlier version than the one acknowledged: the data was replaced, whatever
-    /// its revision is.
+    /// Reports that a key that only this node writes has an earlier version than the acknowledged one. So the data was
+    /// replaced, whatever its revision is.
     pub fn report(&self, key: &str) {
         let mut known = self.known();
         if known.setbacks == self.judged() {
@@ -166,6 +166,10 @@ impl Backend for Monotonic {
         self.backend.lease_revoke(id).await
     }
 
+    async fn lease_life(&self, id: LeaseId) -> Result<Option<LeaseLife>> {
+        self.backend.lease_life(id).await
+    }
+
     async fn watch(&self, keys: Keys, start: Revision) -> Result<Box<dyn WatchStream>> {
         let setbacks = self.known().setbacks;
         let stream = self.backend.watch(keys, start).await?;
@@ -189,12 +193,12 @@ impl Backend for Monotonic {
     }
 }
 
-/// A watch, whose changes are committed and therefore part of each later answer.
+/// A watch. Its changes are committed, and therefore every later response includes them.
 #[derive(Debug)]
 struct Followed {
     stream: Box<dyn WatchStream>,
     known: Arc<Mutex<Known>>,
-    /// How many setbacks there were when it was opened: later ones make what it shows other data.
+    /// How many setbacks there were when the watch was opened. After later ones it shows other data.
     setbacks: u64,
 }
 
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_of_older_data_is_not_returned_and_guarded_calls_wait_for_the_judgment() {
+    async fn answer_of_older_data_is_not_returned_and_guarded_calls_wait_for_the_judgment() {
         let service = MemoryService::new();
         let backend = Monotonic::new(Arc::new(service.connect()));
         let guarded = backend.guarded();
@@ -370,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_that_overtake_each_other_are_no_setback() {
+    async fn requests_that_overtake_each_other_are_not_a_setback() {
         let service = MemoryService::new();
         let link = Arc::new(service.connect());
         let backend = Monotonic::new(Arc::clone(&link) as _);

@@ -1,8 +1,9 @@
-//! What the service refuses, told once.
+//! Reports once what the service refuses.
 //!
-//! A refused write is repeated, because the service may accept it later: once space was freed, or a leader elected. Until
-//! then a run only seems to wait for nodes. So the first refusal is a warning in the service's own words, and who waits is
-//! told them too; the same words are a warning again only after the write was accepted once.
+//! A refused write is repeated, because the service may accept it later, for example after space was freed or a leader
+//! was elected. Until then a run merely seems to wait for nodes. Therefore the first refusal is logged as a warning
+//! with the text of the service, and messages of waiting nodes contain it, too. The same text is logged again only
+//! after the write was accepted once.
 
 use std::{
     collections::BTreeMap,
@@ -11,17 +12,17 @@ use std::{
 
 use crate::error::Error;
 
-/// The writes that are refused at present, each with the service's words.
+/// The writes that are refused at present, each with the text of the service.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<BTreeMap<&'static str, String>>);
 
 impl Refusals {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
-        // Words are put and taken whole.
+        // The texts are inserted and removed as a whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of an error of this write, and warns if it is a refusal that was not told yet.
+    /// Records an error of this write, and logs a warning if it is a refusal that was not reported yet.
     pub fn note(&self, write: &'static str, error: &Error) {
         let Some((endpoint, words)) = refusal(error) else { return };
         let known = self.lock().insert(write, words.to_owned());
@@ -33,12 +34,12 @@ impl Refusals {
         }
     }
 
-    /// The write was accepted.
+    /// Records that the write was accepted.
     pub fn clear(&self, write: &'static str) {
         self.lock().remove(write);
     }
 
-    /// What is refused at present, for a message; empty if nothing is.
+    /// The present refusals, for a message. Empty if there are none.
     pub fn describe(&self) -> String {
         let refused = self.lock();
         let parts = refused.iter().map(|(write, words)| format!("; the service refuses {write}: {words}"));
@@ -46,10 +47,10 @@ impl Refusals {
     }
 }
 
-/// Who refuses, and in which words, if it is the service that does.
+/// The endpoint that refuses, and its text, if the error is a refusal of the service.
 fn refusal(error: &Error) -> Option<(&str, &str)> {
     match error {
-        // An error of the connection is none: nobody has answered.
+        // An error of the connection is not a refusal, because no service has responded.
         Error::Unavailable { endpoint, cause, .. } => {
             let begin = cause.find("etcdserver: ")?;
             Some((endpoint, &cause[begin..]))
@@ -59,7 +60,7 @@ fn refusal(error: &Error) -> Option<(&str, &str)> {
     }
 }
 
-/// What to do about it, where that is known.
+/// What to do about the refusal, if that is known.
 fn advice(words: &str) -> &'static str {
     if words.contains("database space exceeded") {
         "; compact and defragment etcd or raise its `--quota-backend-bytes`, then run `etcdctl alarm disarm`"

@@ -11,18 +11,20 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Applied, Error, Result};
 
-/// The longest pause between two tries of anything that a node does with the service. Part of the time that a node may
-/// need to come back from a break.
+/// The longest pause between two attempts of anything that a node does with the service. It is part of the time that a
+/// node may need to reconnect after an interruption.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// How long to wait between attempts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryPolicy {
-    /// The longest wait before the second attempt. Short: with several etcd members the next one is likely well.
+    /// The upper bound of the first pause. It is short, because with several etcd members the next one is probably
+    /// healthy.
     pub first_delay: Duration,
-    /// The longest wait ever. Bounds how late a node notices that the service is back, and with it the return window.
+    /// The upper bound of all pauses. It limits how late a node notices that the service is available again, and
+    /// thereby the reconnect window.
     pub max_delay: Duration,
-    /// By how much the longest wait grows with each attempt.
+    /// The factor by which the bound grows with each attempt.
     pub growth: u32,
 }
 
@@ -32,7 +34,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The waits of one series of attempts.
+/// The pauses of one series of attempts.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     policy: RetryPolicy,
@@ -46,7 +48,8 @@ impl Backoff {
         Self { policy, bound: policy.first_delay, random: seed }
     }
 
-    /// How long to wait now: between half of the bound and all of it. Never nothing, so that no failure spins.
+    /// The next pause: between half of the bound and the bound. It is never zero, so that no failure causes a busy
+    /// loop.
     pub fn next_delay(&mut self) -> Duration {
         let bound = self.bound.min(self.policy.max_delay);
         self.bound = bound.saturating_mul(self.policy.growth).min(self.policy.max_delay);
@@ -55,18 +58,19 @@ impl Backoff {
         half + Duration::from_nanos(self.next_random() % nanoseconds.saturating_add(1))
     }
 
-    /// A random part of a time, apart from the series.
+    /// A random part of a time, independent of the series.
     pub fn part_of(&mut self, whole: Duration) -> Duration {
         let nanoseconds = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(self.next_random() % nanoseconds.saturating_add(1))
     }
 
-    /// Begins again with the shortest wait, after a success.
+    /// Starts again with the shortest pause, after a success.
     pub fn reset(&mut self) {
         self.bound = self.policy.first_delay;
     }
 
-    /// `SplitMix64` (Steele, Lea and Flood, 2014): enough to spread nodes, and the same everywhere.
+    /// `SplitMix64` (Steele, Lea and Flood, 2014). It is sufficient to spread nodes, and its numbers are equal on all
+    /// machines.
     fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;
@@ -76,11 +80,11 @@ impl Backoff {
     }
 }
 
-/// Makes attempts until one ends with something other than a transient error, or the next would begin after the
-/// deadline. Only for reads and for writes that may be repeated. An attempt that has begun ends by its own deadline.
+/// Makes attempts until one ends with something other than a transient error, or the next one would start after the
+/// deadline. Only for reads and for writes that may be repeated. An attempt that has started ends by its own deadline.
 ///
 /// # Errors
-/// What the last attempt ended with; an [`Error::Unavailable`] says [`Applied::Unknown`] if any of the attempts did.
+/// The error of the last attempt. An [`Error::Unavailable`] has [`Applied::Unknown`] if any of the attempts had it.
 pub async fn retry<T, A, F>(policy: RetryPolicy, seed: u64, deadline: Instant, mut attempt: A) -> Result<T>
 where
     A: FnMut() -> F,
@@ -118,7 +122,7 @@ mod tests {
         Error::Unavailable { endpoint: "e".into(), cause: "gone".into(), applied }
     }
 
-    /// The outcome, how many attempts it took, and how long.
+    /// The outcome, the number of attempts, and the duration.
     async fn run(ends: impl IntoIterator<Item = Result<u8>>) -> (Result<u8>, usize, Duration) {
         let mut ends = VecDeque::from_iter(ends);
         let (mut attempts, began) = (0, Instant::now());
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_deadline_ends_it() {
+    async fn deadline_ends_it() {
         let (outcome, attempts, took) = run([]).await;
         assert!(matches!(outcome, Err(Error::Unavailable { applied: Applied::No, .. })));
         assert!(took > Duration::from_secs(7) && took <= Duration::from_secs(10), "{took:?}");
@@ -176,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_decides() {
+    fn seed_decides() {
         let delays = |seed| {
             let mut backoff = Backoff::new(RetryPolicy::default(), seed);
             std::array::from_fn::<_, 5, _>(|_| backoff.next_delay())

@@ -1,10 +1,10 @@
-//! Transactions: conditions, operations, and handles that read the answers.
+//! Transactions: conditions, operations, and handles that read the results.
 //!
-//! A [`Txn`] always has an operation: etcd evaluates the conditions of an empty transaction on whichever member it
-//! reaches, however far that member is behind, because it waits for the leader only on behalf of a read or a write.
+//! A [`Txn`] always has an operation. etcd evaluates the conditions of an empty transaction on the member that receives
+//! it, even if that member is behind, because it waits for the leader only if there is a read or a write.
 //!
-//! The answer to an operation is a position in a list that depends on the branch that was executed. A read therefore
-//! returns a [`Get`], which finds its own answer in either branch.
+//! The result of an operation is at a position in a list that depends on the branch that was executed. Therefore a read
+//! returns a [`Get`], which finds its result in either branch.
 
 use super::{Header, KeyValue, Keys, LeaseId, Revision};
 
@@ -19,11 +19,11 @@ pub enum Compare {
     Version(Vec<u8>, i64),
     /// The key exists (its version is greater than 0).
     Exists(Vec<u8>),
-    /// The key's value is this. False where the key does not exist.
+    /// The key's value is this. False if the key does not exist.
     Value(Vec<u8>, Vec<u8>),
     /// No key here was written after this revision. Deletions do not count.
     UnchangedSince(Keys, Revision),
-    /// The key is attached to this lease. For a lease other than 0, false where the key does not exist.
+    /// The key is attached to this lease. For a lease other than 0, false if the key does not exist.
     Lease(Vec<u8>, LeaseId),
 }
 
@@ -46,14 +46,14 @@ pub enum Operation {
         /// The lease that the key is attached to, or 0.
         lease: LeaseId,
     },
-    /// Write a key's present value again, so that its version and mod revision count on; the key must exist.
+    /// Write a key's present value again, which increases its version and its mod revision. The key must exist.
     Touch {
         /// The key.
         key: Vec<u8>,
     },
     /// Read.
     Get(Keys),
-    /// Delete. The answer has the number of deleted keys.
+    /// Delete. The result contains the number of deleted keys.
     Delete(Keys),
 }
 
@@ -79,7 +79,8 @@ impl Operation {
     }
 }
 
-/// If all conditions hold, the operations of one branch, otherwise those of the other one, in one atomic step.
+/// Executes the operations of one branch if all conditions hold, and otherwise those of the other branch, in one atomic
+/// step.
 #[derive(Clone, Debug)]
 pub struct Txn {
     when: Vec<Compare>,
@@ -177,7 +178,7 @@ impl Txn {
     }
 }
 
-/// A read of one key in a transaction, which finds its answer.
+/// A read of one key in a transaction. Finds its result.
 #[derive(Clone, Copy, Debug)]
 pub struct Get {
     then: Option<usize>,
@@ -205,25 +206,25 @@ impl Get {
     }
 }
 
-/// The answer to one [`Operation`].
+/// The result of one [`Operation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperationResult {
-    /// Of a put or a touch.
+    /// The result of a put or a touch.
     Put,
-    /// Of a get: what was found.
+    /// The keys that a get found.
     Get(Vec<KeyValue>),
-    /// Of a delete: how many keys were deleted.
+    /// The number of keys that a delete deleted.
     Delete(i64),
 }
 
-/// The answer to a [`Txn`].
+/// The result of a [`Txn`].
 #[derive(Clone, Debug, Default)]
 pub struct TxnResult {
-    /// The head. If the transaction wrote, `revision` is the mod revision of everything it wrote.
+    /// The header. If the transaction wrote, `revision` is the mod revision of everything that it wrote.
     pub header: Header,
     /// Whether the conditions held.
     pub succeeded: bool,
-    /// One for each operation of the branch that was executed, in order. A [`Get`] finds its own.
+    /// One result for each operation of the branch that was executed, in order. A [`Get`] finds its own result.
     pub results: Vec<OperationResult>,
 }
 
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_without_operations_cannot_be_built() {
+    fn transaction_without_operations_cannot_be_built() {
         let when = vec![Compare::absent("a")];
         assert!(Txn::of(TxnParts { when: when.clone(), ..TxnParts::default() }).is_none());
         let otherwise = vec![Operation::get("a")];
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_branch_that_is_never_executed_is_not_sent() {
+    fn branch_that_is_never_executed_is_not_sent() {
         let (txn, _) = Txn::read("a");
         assert!(txn.clone().into_parts().otherwise.is_empty());
         assert_eq!(txn.when([Compare::absent("b")]).into_parts().otherwise, [Operation::get("a")]);

@@ -1,12 +1,14 @@
 //! A watch that outlives its streams.
 //!
-//! A stream of a watch ends with its connection: a restart of the service, another etcd member, a broken network.
-//! [`Watcher`] opens the next one at the revision after the last that it saw, so that its owner receives every change
-//! once and in order, or is told that history was compacted away and that it must list again.
+//! A stream of a watch ends with its connection: after a restart of the service, a failover to another etcd member, or
+//! a broken network. [`Watcher`] opens the next stream at the revision after the last one that it saw. So its owner
+//! receives every change once and in order, or learns that the history was compacted and that it must list the keys
+//! again.
 //!
-//! What it cannot know is whether the store is still the same one: on a wiped store, or one that is back at a backup, a
-//! resumed watch is accepted and silently misses everything until the old revision is reached again. Therefore its owner
-//! reads everything again, and restarts it from there, whenever its lease was renewed on another connection.
+//! It cannot know whether the service still has the same data. If the service lost its data or was restored from an
+//! older backup, it accepts the new stream, which misses everything without an error until the old revision is reached
+//! again. Therefore the owner reads everything again, and restarts the watch from there, whenever its lease was renewed
+//! on another connection.
 
 use std::sync::Arc;
 
@@ -27,20 +29,20 @@ use crate::{
 pub enum Watched {
     /// Changes, in order.
     Changes(Changes),
-    /// Changes were compacted away before they could be reported: list again, then [`Watcher::restart`].
+    /// Changes were compacted before they could be reported. List the keys again, then call [`Watcher::restart`].
     Compacted,
 }
 
-/// A watch that is taken up again when its stream breaks. Dropping it ends it.
+/// A watch that is resumed when its stream breaks. Dropping it ends it.
 #[derive(Debug)]
 pub struct Watcher {
     backend: Arc<dyn Backend>,
     keys: Keys,
     backoff: Backoff,
-    /// The first revision not seen yet; 0 as long as no stream has said which one it begins with.
+    /// The first revision not seen yet. 0 until a stream has reported the revision that it starts with.
     next_revision: Revision,
     stream: Option<Box<dyn WatchStream>>,
-    /// Before this no stream is opened. Kept here and not in a local sleep, so that `next` may be cancelled.
+    /// No stream is opened before this time. It is a field and not a local sleep, so that `next` may be canceled.
     not_before: Option<Instant>,
 }
 
@@ -50,7 +52,7 @@ impl Watcher {
         Self::with_policy(backend, keys, start, RetryPolicy::default(), Entropy::from_system().bits())
     }
 
-    /// The same, with the waits between attempts to open a stream; the seed decides their random part.
+    /// As [`Self::open`], with the pauses between attempts to open a stream. The seed decides their random part.
     pub fn with_policy(
         backend: Arc<dyn Backend>,
         keys: Keys,
@@ -68,22 +70,22 @@ impl Watcher {
         }
     }
 
-    /// The number of the connection that the present stream was opened on; 0 while there is none: for tests. See
+    /// The number of the connection that the present stream was opened on, or 0 if there is none. See
     /// [`Backend::connection`].
     pub fn resumed_on(&self) -> u64 {
         self.stream.as_ref().map_or(0, |stream| stream.connection())
     }
 
-    /// Goes on at this revision, after [`Watched::Compacted`] or when the store turned out to be another one.
+    /// Continues at this revision, after [`Watched::Compacted`] or if the data of the service was replaced.
     pub fn restart(&mut self, revision: Revision) {
         self.stream = None;
         self.next_revision = revision;
     }
 
-    /// Opens the stream, if there is none, with any number of attempts. Cancel-safe.
+    /// Opens the stream if there is none, with any number of attempts. Cancel-safe.
     ///
     /// # Errors
-    /// What another attempt would not mend: refused, rejected, not etcd.
+    /// Errors that another attempt would not avoid: access denied, request rejected, not an etcd.
     pub async fn ready(&mut self) -> Result<()> {
         while self.stream.is_none() {
             if let Some(instant) = self.not_before {
@@ -103,10 +105,10 @@ impl Watcher {
         Ok(())
     }
 
-    /// The next report. Cancel-safe; without end while the service is away.
+    /// The next report. Cancel-safe. Does not return while the service is unavailable.
     ///
     /// # Errors
-    /// What another attempt would not mend: refused, rejected, not etcd.
+    /// Errors that another attempt would not avoid: access denied, request rejected, not an etcd.
     pub async fn next(&mut self) -> Result<Watched> {
         loop {
             self.ready().await?;
@@ -118,13 +120,13 @@ impl Watcher {
         }
     }
 
-    /// The next report if it has arrived already. Opens no stream.
+    /// The next report if it has already arrived. Does not open a stream.
     pub fn next_arrived(&mut self) -> Option<Result<Watched>> {
         let report = self.stream.as_mut()?.next().now_or_never()?;
         self.take_in(report).transpose()
     }
 
-    /// What a stream's report is to the owner; nothing if the stream broke and will be opened again.
+    /// Converts a report of the stream for the owner. `None` if the stream broke and will be opened again.
     fn take_in(&mut self, report: Result<Changes>) -> Result<Option<Watched>> {
         match report {
             Ok(changes) => {
@@ -140,7 +142,8 @@ impl Watcher {
         }
     }
 
-    /// After a failed attempt or a broken stream: lets some time pass, or passes on what time does not mend.
+    /// After a failed attempt or a broken stream: schedules the next attempt, or returns the error if it is not
+    /// transient.
     fn after(&mut self, error: Error) -> Result<()> {
         self.stream = None;
         if !error.is_transient() {

@@ -277,7 +277,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_endpoint_is_read_as_it_is_shown(endpoint in endpoint()) {
+        fn endpoint_is_read_as_it_is_shown(endpoint in endpoint()) {
             prop_assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
         }
 
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_this_machine_where_the_text_alone_says_so() {
+    fn host_is_this_machine_where_the_text_alone_says_so() {
         let hosts = ["localhost", "LOCALHOST", "127.0.0.1", "127.0.1.1", "::1", "0.0.0.0", "::"];
         assert!(hosts.iter().all(|host| Host::parse(host).unwrap().is_this_machine()));
         let others = ["node0", "10.0.0.1", "fd00::1", "localhost.example"];
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_is_an_error_and_no_guess() {
+    fn mistake_is_an_error_and_not_guessed() {
         for text in [
             "",
             ":2379",
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_shows_neither_a_password_nor_a_control_character() {
+    fn message_shows_neither_a_password_nor_a_control_character() {
         assert_eq!(shown("http://root:hunter2@etcd:2379"), "***@etcd:2379");
         assert_eq!(shown("a\u{1b}[31m"), "a\\u{1b}[31m");
         assert!(shown(&"x".repeat(1000)).chars().count() < 130);

@@ -3,7 +3,10 @@
 //! One rule keeps all nodes of a job on one service: a name that does not exist is a result, but a failed lookup is
 //! not. After a missing name, the next source is used. After a failed lookup, the lookup is repeated.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -19,6 +22,11 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause before a lookup is repeated. It is long enough to put no load on a cluster's DNS when a thousand pods
 /// start before their Service.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether this machine has this address: only then can a socket be bound to it.
+pub(crate) fn is_own_address(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
 
 /// The result of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,7 +225,7 @@ mod tests {
     }
     use Says::{Fails, Found, Missing, Nothing};
 
-    /// Answers by script; the last answer of a name stands.
+    /// Answers by a script. The last answer for a name is repeated.
     #[derive(Default)]
     struct Script {
         answers: Mutex<BTreeMap<&'static str, VecDeque<Says>>>,
@@ -269,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_look_up_does_not_split_a_job_over_two_services() {
+    async fn slow_lookup_does_not_split_a_job_over_two_services() {
         let script = Script::new([(OWN, vec![Fails, Nothing, Fails, Found]), (SHARED, vec![Found])]);
         let resolved = resolve_in_a_pod(&script, "").await.unwrap();
         assert_eq!(resolved.source.endpoints[0].host.to_string(), OWN);
@@ -293,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pod_may_start_before_its_service() {
+    async fn pod_may_start_before_its_service() {
         let script = Script::new([(OWN, vec![Missing, Missing, Found]), (SHARED, vec![Missing])]);
         let resolved = resolve_in_a_pod(&script, "").await.unwrap();
         assert_eq!(resolved.source.endpoints[0].host.to_string(), OWN);
@@ -305,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_written_name_that_does_not_exist_is_no_reason_to_look_elsewhere() {
+    async fn written_name_that_does_not_exist_is_no_reason_to_look_elsewhere() {
         let script = Script::new([("typo", vec![Missing]), (OWN, vec![Found])]);
         let error = resolve_in_a_pod(&script, "typo").await.unwrap_err();
         assert!(error.to_string().contains("`LATTICE_RDZV_ENDPOINTS` (`typo`: does not exist)"), "{error}");
@@ -320,16 +328,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_is_not_looked_up() {
+    async fn address_is_not_looked_up() {
         let script = Script::default();
         assert!(resolve_in_a_pod(&script, "10.0.0.1,etcd-1").await.is_ok());
         assert_eq!(script.asked(), Vec::<String>::new());
     }
 
     #[tokio::test]
-    async fn the_systems_resolver_is_understood() {
+    async fn systems_resolver_is_understood() {
         assert!(matches!(SystemLookup.lookup("localhost", 2379).await, Answer::Found(_)));
-        // Reserved for names that do not exist (RFC 6761); without a DNS server nothing is known.
+        // The name is reserved for names that do not exist (RFC 6761). Without a DNS server nothing is known.
         assert!(!matches!(SystemLookup.lookup("lattice.invalid", 2379).await, Answer::Found(_)));
         let text = "failed to lookup address information: ";
         assert_eq!(classify(&format!("{text}Name or service not known")), Answer::NotFound);

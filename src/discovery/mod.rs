@@ -28,6 +28,7 @@ pub use self::{
 };
 pub(crate) use self::{
     endpoint::{EXPECTED, excerpt, parse_port, shown},
+    lookup::is_own_address,
     source::parse_list,
 };
 

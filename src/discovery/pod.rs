@@ -121,7 +121,7 @@ mod tests {
         "search own.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.96.0.10\n";
 
     #[test]
-    fn a_pod_knows_its_namespace_and_its_clusters_domain() {
+    fn pod_knows_its_namespace_and_its_clusters_domain() {
         let namespace = |file: &str| (file == NAMESPACE_FILE).then(|| "team\n".to_owned());
         let resolver = |file: &str| (file == RESOLVER_FILE).then(|| SEARCHED.to_owned());
         assert_eq!(pod_facts_with(&BTreeMap::new(), namespace), PodFacts::default());

@@ -53,7 +53,7 @@ pub fn candidates(
         let (etcds, hosted) = (endpoint(DEFAULT_PORT), endpoint(HOSTING_PORT));
         let held = Some(format!("{etcds}, else {hosted}"));
         search.looked_at.push(Looked { name: name.to_owned(), held, outcome: None });
-        let assumed = |source| Source { named_by: NamedBy::Nobody, ..source };
+        let assumed = |source| Source { named_by: NamedBy::Default, ..source };
         let mut source = assumed(Source::new(name, vec![etcds]));
         source.otherwise = Some(Box::new(assumed(Source::new(name, vec![hosted]))));
         return Ok(search.found(vec![source]));
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_source_that_is_set_is_the_only_one() {
+    fn first_source_that_is_set_is_the_only_one() {
         let mut pairs = vec![
             (ENDPOINTS, "https://a:1, b ,a:1,https://a:1,"),
             (SERVICE_HOST, "10.0.0.1"),
@@ -287,10 +287,10 @@ mod tests {
         let outside = only(&none, &pairs, &PodFacts::default());
         assert_eq!(shown_endpoints(&outside), ["http://localhost:2379"]);
         assert!(!outside.needs_dns);
-        assert_eq!(outside.named_by, NamedBy::Nobody);
+        assert_eq!(outside.named_by, NamedBy::Default);
         let hosted = outside.otherwise.unwrap();
         assert_eq!(shown_endpoints(&hosted), ["http://localhost:29400"]);
-        assert_eq!(hosted.named_by, NamedBy::Nobody);
+        assert_eq!(hosted.named_by, NamedBy::Default);
     }
 
     #[test]
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chart_in_the_pods_own_namespace_is_looked_for_once() {
+    fn chart_in_the_pods_own_namespace_is_looked_for_once() {
         let sources = candidates(&Asked::default(), &BTreeMap::new(), &pod(Some("lattice"))).unwrap().sources;
         assert_eq!(sources.len(), 1);
         let sources = candidates(&Asked::default(), &BTreeMap::new(), &pod(None)).unwrap().sources;
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guessed_name_is_whole_where_the_clusters_domain_is_known() {
+    fn guessed_name_is_whole_where_the_clusters_domain_is_known() {
         let inside = pod_that_searches("team", "example.internal");
         let sources = candidates(&Asked::default(), &BTreeMap::new(), &inside).unwrap().sources;
         let names: Vec<_> = sources.iter().flat_map(shown_endpoints).collect();
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_variable_holds_any_kind_of_host() {
+    fn service_variable_holds_any_kind_of_host() {
         for (host, expected) in [
             ("10.0.0.1", "http://10.0.0.1:2379"),
             ("fd00::1", "http://[fd00::1]:2379"),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_service_address_is_tried_by_its_own_name_only() {
+    fn silent_service_address_is_tried_by_its_own_name_only() {
         let fallback = |pairs: &[(&str, &str)], pod: &PodFacts| {
             only(&Asked::default(), pairs, pod).fallback.map(|source| shown_endpoints(&source))
         };
@@ -374,13 +374,13 @@ mod tests {
         assert_eq!(fallback(&by_kubernetes, &inside), by_name);
         assert_eq!(fallback(&by_kubernetes[2..], &inside), by_name);
         assert_eq!(fallback(&by_kubernetes, &PodFacts::default()), None);
-        // Somebody overrode the address by hand, or wrote a name: it may be of a service elsewhere.
+        // A user has overridden the address, or written a name, so it may belong to a service elsewhere.
         assert_eq!(fallback(&[(SERVICE_HOST, "10.7.7.7"), by_kubernetes[2]], &inside), None);
         assert_eq!(fallback(&[(SERVICE_HOST, "rdzv.other.svc")], &inside), None);
     }
 
     #[test]
-    fn a_source_that_is_wrong_is_an_error_and_not_passed_over() {
+    fn source_that_is_wrong_is_an_error_and_not_passed_over() {
         let none = Asked::default();
         refused(&passed("a:65536"), &[], &["`--rdzv-endpoint` must be", "65535", "`a:65536`"]);
         refused(
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_discovery_can_be_shown_as_json() {
+    fn discovery_can_be_shown_as_json() {
         let discovery = candidates(&passed("a"), &BTreeMap::new(), &pod(None)).unwrap();
         let json = serde_json::to_value(&discovery).unwrap();
         assert_eq!(json["sources"][0]["endpoints"][0], "http://a:2379");

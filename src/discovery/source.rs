@@ -14,7 +14,7 @@ pub enum NamedBy {
     /// A user set them for this job, so a node may host the embedded server there.
     User,
     /// No endpoint is set, so `localhost` is assumed. A node may host the embedded server there too.
-    Nobody,
+    Default,
     /// The cluster that this process runs in.
     Cluster,
 }

@@ -30,7 +30,7 @@ fn token() -> String {
 }
 
 /// Authenticates clients and authorizes their calls.
-pub(super) struct Gatekeeper(Option<Lock>);
+pub(super) struct Authenticator(Option<Lock>);
 
 struct Lock {
     credentials: Credentials,
@@ -64,7 +64,7 @@ impl Denials {
     }
 }
 
-impl Gatekeeper {
+impl Authenticator {
     /// Accepts every client, or one user.
     pub(super) fn new(credentials: Option<Credentials>) -> Self {
         let new = |credentials| Lock { credentials, known: Mutex::default(), denials: Mutex::default() };
@@ -72,12 +72,12 @@ impl Gatekeeper {
     }
 
     /// Whether a password is required.
-    pub(super) fn asks(&self) -> bool {
+    pub(super) fn is_enabled(&self) -> bool {
         self.0.is_some()
     }
 
     /// Rejects a call without the token.
-    pub(super) fn admit(&self, headers: &http::HeaderMap) -> Result<(), Status> {
+    pub(super) fn authorize(&self, headers: &http::HeaderMap) -> Result<(), Status> {
         let Some(lock) = &self.0 else { return Ok(()) };
         // Clients before 3.3 use the header `authorization`, which etcd still accepts.
         let shown = headers.get("token").or_else(|| headers.get("authorization"));
@@ -128,9 +128,9 @@ impl Lock {
     }
 }
 
-impl fmt::Debug for Gatekeeper {
+impl fmt::Debug for Authenticator {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Gatekeeper").field(&self.0.as_ref().map(|lock| &lock.credentials)).finish()
+        formatter.debug_tuple("Authenticator").field(&self.0.as_ref().map(|lock| &lock.credentials)).finish()
     }
 }
 
@@ -150,7 +150,7 @@ pub(super) async fn in_turn(
 }
 
 /// Compares in constant time, so that the duration does not reveal the position of the first difference.
-fn same(shown: &[u8], expected: &[u8]) -> bool {
+pub(crate) fn same(shown: &[u8], expected: &[u8]) -> bool {
     let difference = shown.iter().zip(expected).fold(0, |difference, (a, b)| difference | (a ^ b));
     shown.len() == expected.len() && difference == 0
 }
@@ -160,7 +160,7 @@ impl Api {
         &self,
         request: &PbAuthenticateRequest,
     ) -> Result<PbAuthenticateResponse, Status> {
-        let token = self.gatekeeper.token(&request.name, &request.password)?;
+        let token = self.authenticator.token(&request.name, &request.password)?;
         Ok(PbAuthenticateResponse { header: self.header(), token })
     }
 }
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_guesses_once_a_second_and_the_right_password_does_not_wait() {
+    async fn connection_guesses_once_a_second_and_the_right_password_does_not_wait() {
         let turn = tokio::sync::Mutex::default();
         let began = Instant::now();
         let wrong = || in_turn(&turn, async { Status::invalid_argument("wrong").into_http() });

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_not_complete_is_given_up_and_a_quiet_stream_is_not() {
+    async fn request_that_is_not_complete_is_given_up_and_a_quiet_stream_is_not() {
         let limit = Some(MESSAGE_LIMIT);
         assert_eq!(given_up_after(&[]).await, limit, "a call without a message");
         assert_eq!(given_up_after(&[0, 0, 0]).await, limit);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_told_apart_however_they_are_cut() {
+    fn messages_are_distinguished_however_they_are_split() {
         let two = [&[0, 0, 0, 0, 3, 1, 2, 3][..], &[0, 0, 0, 0, 0], &[0, 0, 0, 0, 9, 7]].concat();
         for size in 1..=two.len() {
             let mut messages = Messages::default();

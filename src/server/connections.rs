@@ -1,7 +1,7 @@
-//! Accepting connections and serving each, with bounds on what one that says nothing, or nonsense, may cost.
+//! Accepts connections and serves each, with limits on the cost of a client that is silent or sends invalid data.
 //!
-//! A connection has [`PATIENCE`] for its handshake and its first words. Later a peer that is gone is found by HTTP/2
-//! pings. When the server stops, clients are told, then have [`GRACE`] to end.
+//! A connection has [`PATIENCE`] for its handshake and its first bytes. Later, HTTP/2 pings detect a peer that is gone.
+//! When the server stops, it notifies its clients, which then have [`GRACE`] to end.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    api::{Api, Counted, Counter, stopped},
+    api::{Api, Counted, stopped},
     bodies::Request,
     dispatch::dispatch,
     listener::Listener,
@@ -24,59 +24,64 @@ use super::{
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto::Builder,
+    server::{conn::auto::Builder, graceful::GracefulConnection},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
-/// How long a client may take to begin.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long clients may take to end.
+/// How long a client may take to send its first bytes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long clients may take to end when the server stops.
 const GRACE: Duration = Duration::from_secs(1);
-/// How often a silent client is asked whether it is there, and how long it may take to say so.
+/// How often a silent client is pinged, and how long it may take to respond.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// After a failure to accept: most often there are too many open files, and trying at once would take a whole core.
+/// The pause after a failure to accept. Usually there are too many open files, and retries without a pause would occupy
+/// a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// A failure to accept that was the last for so long and comes again is told again.
+/// A failure to accept is logged again if it recurs after it was absent for this time.
 const ACCEPT_QUIET: Duration = Duration::from_secs(60);
-/// The words an HTTP/2 client begins with.
+/// The length of the first bytes of an HTTP/2 client.
 const PREFACE_BYTES: usize = 24;
-/// Calls at once on one connection: every wait of a run's store is one.
+/// The maximum number of concurrent calls on one connection. Every wait of a run's store is one.
 const STREAMS_PER_CONNECTION: u32 = 10_000;
-/// What a client may send before it is read: a request of 1.5 MiB takes 24 round trips.
+/// How much a client may send before it is read. A request of 1.5 MiB takes 24 round trips.
 const WINDOW_BYTES: u32 = 64 * 1024;
-/// What is handed to one HTTP/2 stream before the client has taken it.
+/// How much is passed to one HTTP/2 stream before the client has received it.
 const SEND_BYTES: usize = 64 * 1024;
 /// HTTP/1 serves pages only.
-pub(super) const PAGE_BYTES: usize = 16 * 1024;
-/// Connections at once: more than a run of 10,000 nodes has. Beyond it, a new connection is closed.
+pub(crate) const PAGE_BYTES: usize = 16 * 1024;
+/// The maximum number of connections, which is more than a run of 10,000 nodes has. Further connections are closed.
 const MOST_CONNECTIONS: usize = 16_384;
-/// What a connection costs beside its calls: sockets' and frames' buffers, and [`WINDOW_BYTES`] of what a client has sent
-/// and nobody reads.
+/// The cost of a connection besides its calls: the buffers of sockets and frames, and [`WINDOW_BYTES`] that a client
+/// has sent and that are not read.
 pub(super) const CONNECTION_BYTES: usize = 128 * 1024;
 
 /// Serves clients until the server stops.
 pub(super) async fn serve(api: Arc<Api>, listener: impl Listener, tls: Option<Renewed>) {
-    let serve = |stream, counted| connection(Arc::clone(&api), stream, tls.clone(), counted);
-    accept(&api, listener, MOST_CONNECTIONS, |api| &api.connections, serve).await;
+    let open = || api.connections.load(Ordering::Relaxed);
+    let serve = |stream| {
+        let counted = Counted::new(&api.connections);
+        connection(Arc::clone(&api), stream, tls.clone(), counted)
+    };
+    accept(api.stopping.clone(), listener, MOST_CONNECTIONS, open, serve).await;
 }
 
-/// Accepts connections, as many at once as the limit says, and serves each until the server stops. Then it waits until the
-/// last one has ended, for [`GRACE`] at most.
-pub(super) async fn accept<L: Listener, F>(
-    api: &Arc<Api>,
+/// Accepts connections up to a limit, and serves each until the server stops. Then it waits until the last one has
+/// ended, for [`GRACE`] at most. `open` returns the number of open connections.
+pub(crate) async fn accept<L: Listener, F>(
+    mut stopping: watch::Receiver<bool>,
     mut listener: L,
     most_connections: usize,
-    open: Counter,
-    serve: impl Fn(L::Stream, Counted) -> F,
+    open: impl Fn() -> usize,
+    serve: impl Fn(L::Stream) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut stopping = api.stopping.clone();
     let mut connections = JoinSet::new();
     let mut failures = Failures::default();
     loop {
@@ -85,20 +90,19 @@ pub(super) async fn accept<L: Listener, F>(
             () = stopped(&mut stopping) => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok(_) if open(api).load(Ordering::Relaxed) >= most_connections => {
+                Ok(_) if open() >= most_connections => {
                     let text = format!("{most_connections} connections are open");
                     if failures.is_news(&text, Instant::now()) {
                         tracing::warn!("new connections are closed for now; logged once for as long as that lasts: {text}");
                     }
                 }
                 Ok(stream) => {
-                    let counted = Counted::new(api, open);
-                    connections.spawn(serve(stream, counted));
+                    connections.spawn(serve(stream));
                 }
                 Err(error) => {
                     let text = error.to_string();
                     if failures.is_news(&text, Instant::now()) {
-                        tracing::warn!("connections cannot be accepted for now; told once for as long as that lasts: {text}");
+                        tracing::warn!("connections cannot be accepted for now; this is logged once while it lasts: {text}");
                     }
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -106,12 +110,12 @@ pub(super) async fn accept<L: Listener, F>(
         }
     }
     drop(listener);
-    // What is left after the grace ends with the set.
+    // Connections that are still open after the grace period end when the set is dropped.
     let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-/// Which failure to accept was the last. They come five times a second, and between those that lack a file one may be
-/// accepted: what is the same and has not been away for [`ACCEPT_QUIET`] is no news.
+/// The last failure to accept. If files are exhausted, failures occur five times a second, and connections may be
+/// accepted in between. A failure is logged again only if it differs or was absent for [`ACCEPT_QUIET`].
 #[derive(Default)]
 struct Failures(Option<(String, Instant)>);
 
@@ -130,15 +134,14 @@ where
     let stream = Heard { stream, bytes: Arc::clone(&heard) };
     match tls {
         None => converse(api, stream, &heard).await,
-        Some(tls) => match timeout(PATIENCE, async { tls.acceptor().await.accept(stream).await }).await {
-            Ok(Ok(stream)) => converse(api, stream, &heard).await,
-            Ok(Err(error)) => tracing::debug!("a client was refused, no TLS came about: {error}"),
-            Err(_) => tracing::debug!("a client was left, it did not finish its TLS handshake"),
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => converse(api, stream, &heard).await,
+            Err(error) => tracing::debug!("a TLS handshake with a client failed: {error}"),
         },
     }
 }
 
-/// Serves HTTP/1 or HTTP/2, whichever the client speaks.
+/// Serves HTTP/1 or HTTP/2, depending on the client.
 async fn converse(
     api: Arc<Api>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -148,7 +151,7 @@ async fn converse(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(PAGE_BYTES);
     builder
         .http2()
-        // No client of etcd reads it, and it is the wall clock's.
+        // No client of etcd reads the date, and it would come from the wall clock.
         .auto_date_header(false)
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
@@ -157,38 +160,44 @@ async fn converse(
         .initial_connection_window_size(WINDOW_BYTES)
         .max_send_buf_size(SEND_BYTES)
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
-    let mut stopping = api.stopping.clone();
+    let stopping = api.stopping.clone();
     let before = heard.load(Ordering::Relaxed);
     let share = api.budget.share();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let request = request.map(|body| Request::new(body, Arc::clone(&share)));
         dispatch(Arc::clone(&api), Arc::clone(&share), request)
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut patience = pin!(sleep(PATIENCE));
-    let (mut begun, mut told) = (false, false);
-    loop {
-        tokio::select! {
-            biased;
-            end = connection.as_mut() => {
-                if let Err(error) = end {
-                    tracing::debug!("a connection broke: {error}");
-                }
+    let connection = builder.serve_connection(TokioIo::new(io), service);
+    let mut served = pin!(serve_until_stopped(connection, stopping));
+    let end = tokio::select! {
+        biased;
+        end = served.as_mut() => end,
+        () = sleep(PATIENCE) => {
+            if heard.load(Ordering::Relaxed) < before + PREFACE_BYTES {
+                tracing::debug!("closing a connection: its client sent no request within {PATIENCE:?}");
                 return;
             }
-            () = patience.as_mut(), if !begun => {
-                if heard.load(Ordering::Relaxed) < before + PREFACE_BYTES {
-                    tracing::debug!("a client was left, it said nothing");
-                    return;
-                }
-                begun = true;
-            }
-            () = stopped(&mut stopping), if !told => {
-                connection.as_mut().graceful_shutdown();
-                told = true;
-            }
+            served.await
         }
+    };
+    if let Err(error) = end {
+        tracing::debug!("a connection broke: {error}");
     }
+}
+
+/// Serves a connection until it ends. If the server stops, the connection ends after the responses that are in
+/// progress.
+pub(crate) async fn serve_until_stopped<C: GracefulConnection>(
+    connection: C,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), C::Error> {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        end = connection.as_mut() => return end,
+        () = stopped(&mut stopping) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }
 
 /// A connection that counts what is read.
@@ -245,12 +254,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_that_lasts_is_told_once_and_again_when_it_is_another_or_comes_back() {
+    fn lasting_failure_is_logged_once_and_again_when_it_differs_or_recurs() {
         let began = Instant::now();
         let mut failures = Failures::default();
         let mut news = |text, seconds| failures.is_news(text, began + Duration::from_secs(seconds));
         assert!(news("too many open files", 0));
-        // For longer than it would have to be away.
+        // For longer than it would have to be absent.
         assert!((1..100).all(|second| !news("too many open files", second)));
         assert!(news("no memory", 100));
         assert!(news("too many open files", 101));

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::backend::memory::engine::MAX_REQUEST_BYTES;
 
-/// The maximum message size that etcd accepts: the largest request plus half a MiB.
+/// The maximum message size that etcd accepts: the largest request plus 0.5 MiB.
 const MOST_MESSAGE_BYTES: usize = MAX_REQUEST_BYTES + 512 * 1024;
 /// The maximum size of a request that is read before the client is authenticated.
 const MOST_BYTES_OF_ANYBODY: usize = 4096;
@@ -52,8 +52,10 @@ pub(super) async fn dispatch(
     request: Incoming,
 ) -> Result<http::Response<bodies::Answer>, Infallible> {
     let meter = Meter::new(share);
-    let (permit, reply) = match meter.share.call() {
-        Ok(permit) => (Some(permit), reply(api, &meter, request).await),
+    // Pages are small, and if a probe were refused, a busy server would be restarted.
+    let permit = Call::of_path(request.uri().path()).map(|_| meter.share.call()).transpose();
+    let (permit, reply) = match permit {
+        Ok(permit) => (permit, reply(api, &meter, request).await),
         Err(status) => (None, status.into_http()),
     };
     Ok(reply.map(|body| bodies::Answer::new(body, meter, permit)))
@@ -105,14 +107,14 @@ fn admit(api: &Api, call: Call, headers: &http::HeaderMap) -> Result<(), Status>
     if !api.admitted.load(Ordering::Acquire) {
         return Err(Status::unavailable("etcdserver: not serving yet"));
     }
-    api.gatekeeper.admit(headers)
+    api.authenticator.authorize(headers)
 }
 
 /// Responds to calls that only etcd supports.
 pub(super) fn unserved(call: &str) -> Status {
     let call = call.trim_start_matches('/');
     Status::unimplemented(format!(
-        "the embedded store of lattice-rdzv does not serve this call; an etcd does: {call}"
+        "the embedded server of lattice-rdzv does not serve this call; an etcd does: {call}"
     ))
 }
 

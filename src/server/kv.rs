@@ -186,7 +186,7 @@ impl From<PbCompare> for Condition {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "a message's head is optional, and always there")]
-fn within(revision: Revision) -> Option<PbResponseHeader> {
+fn response_header(revision: Revision) -> Option<PbResponseHeader> {
     Some(PbResponseHeader { revision, ..Default::default() })
 }
 
@@ -196,7 +196,7 @@ impl From<Done> for PbPutResponse {
             Outcome::Put(_, previous) => previous,
             _ => None,
         });
-        Self { header: within(done.revision), prev_kv: previous.map(key_value) }
+        Self { header: response_header(done.revision), prev_kv: previous.map(key_value) }
     }
 }
 
@@ -214,14 +214,14 @@ impl From<Done> for PbDeleteResponse {
 impl From<Done> for PbTxnResponse {
     fn from(done: Done) -> Self {
         let responses = done.outcomes.into_iter().map(response).collect();
-        Self { header: within(done.revision), succeeded: done.succeeded, responses }
+        Self { header: response_header(done.revision), succeeded: done.succeeded, responses }
     }
 }
 
 impl From<Found> for PbRangeResponse {
     fn from(found: Found) -> Self {
         Self {
-            header: within(found.revision),
+            header: response_header(found.revision),
             kvs: found.items.into_iter().map(key_value).collect(),
             more: found.more,
             count: number(found.count),
@@ -233,14 +233,14 @@ fn response(outcome: Outcome) -> PbResponseOp {
     let response = match outcome {
         Outcome::Put(revision, previous) => {
             let prev_kv = previous.map(key_value);
-            PbTxnOpResponse::ResponsePut(PbPutResponse { header: within(revision), prev_kv })
+            PbTxnOpResponse::ResponsePut(PbPutResponse { header: response_header(revision), prev_kv })
         }
         Outcome::Read(found) => PbTxnOpResponse::ResponseRange(found.into()),
         Outcome::Deleted(revision, count, previous) => {
             PbTxnOpResponse::ResponseDeleteRange(delete_response(revision, count, previous))
         }
         Outcome::Transaction(succeeded, outcomes) => PbTxnOpResponse::ResponseTxn(PbTxnResponse {
-            header: within(0),
+            header: response_header(0),
             succeeded,
             responses: outcomes.into_iter().map(response).collect(),
         }),
@@ -250,7 +250,7 @@ fn response(outcome: Outcome) -> PbResponseOp {
 
 fn delete_response(revision: Revision, count: usize, previous: Vec<KeyValue>) -> PbDeleteResponse {
     let prev_kvs = previous.into_iter().map(key_value).collect();
-    PbDeleteResponse { header: within(revision), deleted: number(count), prev_kvs }
+    PbDeleteResponse { header: response_header(revision), deleted: number(count), prev_kvs }
 }
 
 pub(super) fn key_value(item: KeyValue) -> PbKeyValue {

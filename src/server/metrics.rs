@@ -1,26 +1,21 @@
-//! The metrics of a server, in Prometheus' text format.
+//! The metrics of a server.
 //!
 //! A metric that means the same as one of etcd's has etcd's name, so that alerts and dashboards for etcd work. The others
 //! begin with `lattice_rdzv_`. Some values have both names.
 
-use std::{
-    fmt::{Display, Write},
-    sync::atomic::Ordering,
-};
+use std::sync::atomic::Ordering;
 
 use super::{api::Api, budget::MOST_BYTES, connections::CONNECTION_BYTES, process, requests::Call};
+use crate::exposition::Page;
 
-/// The content type of [`text`].
-pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
-
-/// Every metric as it is now.
+/// Returns the present value of every metric.
 pub(super) fn text(api: &Api) -> String {
-    let mut page = Page(String::new());
+    let mut page = Page::default();
     of_etcd(api, &mut page);
     own(api, &mut page);
     calls(api, &mut page);
     process::write(&mut page);
-    page.0
+    page.into_text()
 }
 
 fn of_etcd(api: &Api, page: &mut Page) {
@@ -103,40 +98,5 @@ fn calls(api: &Api, page: &mut Page) {
             &[("grpc_method", method), ("grpc_service", &service), ("grpc_type", kind)],
             api.counters.of(*call),
         );
-    }
-}
-
-/// The text while it is written.
-pub(super) struct Page(String);
-
-impl Page {
-    /// Begins a metric.
-    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a text cannot fail.
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    /// One value of the metric. Its labels' values need no escapes: they are names, versions and numbers of the server.
-    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        for (index, (label, text)) in labels.iter().enumerate() {
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-
-    /// A metric of one value that may fall.
-    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, "gauge", help);
-        self.sample(name, &[], value);
-    }
-
-    /// A metric of one value that only rises.
-    pub(super) fn counter(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, "counter", help);
-        self.sample(name, &[], value);
     }
 }

@@ -1,11 +1,11 @@
-//! The embedded store: the engine of [`crate::backend::memory`] behind etcd's own v3 API, so that whoever speaks to etcd
-//! can speak to it: our client, `etcdctl`, any language's.
+//! The embedded server: the engine of [`crate::backend::memory`] with etcd's v3 API, for all clients of etcd: the
+//! client of this crate, `etcdctl`, or a client in any other language.
 //!
-//! It is for one machine's memory. There are no files: when the process ends all is gone, and the next one has another
-//! cluster id. Whoever needs more runs etcd. Served are KV, Watch, Lease, `Auth.Authenticate` (one user),
-//! `Maintenance.Status` and `Cluster.MemberList`; all else answers Unimplemented and says what it is. Answers, codes,
-//! texts and limits are etcd's; its policy about pings is not, because it cuts off clients that mean well. Memory is
-//! bounded ([`Bounds`]) and can be watched at `/metrics`.
+//! It keeps its data in the memory of one machine. There are no files: when the process ends all data is lost, and the
+//! next server has another cluster ID. If you need more, run etcd. It serves KV, Watch, Lease, `Auth.Authenticate` (one
+//! user), `Maintenance.Status`, and `Cluster.MemberList`. All other calls return Unimplemented, with a text that names
+//! this server. Responses, codes, texts, and limits are those of etcd. etcd's policy about pings is not, because it
+//! disconnects correct clients. Memory is bounded ([`Bounds`]) and is reported at `/metrics`.
 
 mod api;
 mod auth;
@@ -13,6 +13,7 @@ mod bodies;
 mod budget;
 mod connections;
 mod dispatch;
+mod heap;
 mod kv;
 mod lease;
 mod listener;
@@ -30,7 +31,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -43,49 +44,58 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::{api::Api, auth::Gatekeeper, requests::Counters, tls::Renewed};
+use self::{api::Api, auth::Authenticator, requests::Counters};
 pub use self::{
     api::{Contents, HOSTED, VERSION},
+    heap::return_large_blocks,
     listener::{Listener, Socket, Tcp},
+    observers::MoreMetrics,
     tls::ServerTls,
+};
+pub(crate) use self::{
+    api::{Counted, stopped},
+    auth::same,
+    connections::{PAGE_BYTES, PATIENCE, accept, serve_until_stopped},
+    tls::Renewed,
 };
 pub use crate::backend::{etcd::Credentials, memory::engine::Bounds};
 use crate::{
+    backend::{Backend, memory::MemoryService},
     error::{Error, Result},
     run::Entropy,
 };
 
-/// Where it listens unless told otherwise: not 2379, which is where an etcd would be.
+/// The default port. It is not 2379, which an etcd would use.
 pub use crate::discovery::HOSTING_PORT as DEFAULT_PORT;
 /// The host that stands for every address of the machine.
 const EVERYWHERE: &str = "*";
-/// For how long the name of an address to listen on is looked up. The system's resolver alone takes up to half a minute to
-/// say nothing.
+/// How long the name of an address to listen on is resolved. The resolver of the system alone can take up to half a
+/// minute to fail.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 /// Clients that connect at the same moment.
 const BACKLOG: u32 = 4096;
 
-/// How to serve. The default is everybody, in plain text, and an empty store.
+/// How to serve. By default every client, without TLS, and without data.
 #[derive(Clone, Debug, Default)]
 pub struct ServerOptions {
-    /// Speak TLS.
+    /// Serves TLS.
     pub tls: Option<ServerTls>,
-    /// Ask for this user's password.
+    /// Requires the password of this user.
     pub user: Option<Credentials>,
-    /// How much is kept.
+    /// The limits of the data.
     pub bounds: Bounds,
-    /// Begin with this instead of an empty store: what a server of this process held before.
+    /// Starts with the data of an earlier server of this process instead of without data.
     pub contents: Option<Contents>,
-    /// The mark of the run one of whose nodes hosts it: its version ends with that, and until [`Server::admit`] it only
-    /// says who it is (`Maintenance.Status`) and serves nobody.
+    /// The mark of the run, if one of its nodes hosts the server. The version ends with the mark, and until
+    /// [`Server::admit`] the server only reports its identity (`Maintenance.Status`) and serves no clients.
     pub hosted: Option<String>,
 }
 
-/// Binds the address that is named, and no other; `*` is every address, of both families where the machine has both.
+/// Binds exactly the named address. `*` stands for all addresses, of both families if the machine has both.
 ///
 /// # Errors
-/// [`Error::Setting`] if there is no such address here, another process has it, or nobody says in time what the name
-/// stands for.
+/// [`Error::Setting`] if this machine does not have the address, another process uses it, or the name cannot be
+/// resolved in time.
 pub async fn bind(host: &str, port: u16) -> Result<TcpListener> {
     if host == EVERYWHERE {
         return listen_everywhere(port).map_err(|error| cannot_listen(host, port, &error));
@@ -107,9 +117,9 @@ async fn bind_found(
     addresses: impl Future<Output = std::io::Result<impl Iterator<Item = SocketAddr>>>,
 ) -> Result<TcpListener> {
     let wrong = |error: &dyn std::fmt::Display| cannot_listen(host, port, error);
-    let addresses = timeout(LOOKUP_LIMIT, addresses).await.map_err(|_| {
-        wrong(&format!("what the name stands for was not answered within {} s", LOOKUP_LIMIT.as_secs()))
-    })?;
+    let addresses = timeout(LOOKUP_LIMIT, addresses)
+        .await
+        .map_err(|_| wrong(&format!("the name was not resolved within {} s", LOOKUP_LIMIT.as_secs())))?;
     let mut last = None;
     for address in addresses.map_err(|error| wrong(&error))? {
         match listen(address) {
@@ -123,13 +133,13 @@ async fn bind_found(
 /// Listens on one address.
 pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Where one has just ended, its port is still busy with connections that are over.
+    // After a server has ended, its port is still in use by closed connections.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Listens on a port of all addresses, of both families where the machine has both.
+/// Listens on a port of all addresses, of both families if the machine has both.
 pub(crate) fn listen_everywhere(port: u16) -> std::io::Result<TcpListener> {
     let both = || {
         let socket = TcpSocket::new_v6()?;
@@ -139,7 +149,7 @@ pub(crate) fn listen_everywhere(port: u16) -> std::io::Result<TcpListener> {
         socket.listen(BACKLOG)
     };
     match both() {
-        // The only failure that is about the port.
+        // The only failure that concerns the port.
         Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
             listen((Ipv4Addr::UNSPECIFIED, port).into())
         }
@@ -147,7 +157,7 @@ pub(crate) fn listen_everywhere(port: u16) -> std::io::Result<TcpListener> {
     }
 }
 
-/// A server that runs. Dropping it ends it at once; [`Self::stop`] tells its clients first.
+/// A running server. Dropping it stops it at once. [`Self::stop`] notifies its clients first.
 #[derive(Debug)]
 pub struct Server {
     api: Arc<Api>,
@@ -160,26 +170,27 @@ impl Server {
     /// Serves on a listener, which [`bind`] makes, as tasks of the present tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Setting`] if certificates cannot be read or used, or the listener is none.
+    /// [`Error::Setting`] if certificates cannot be read or used, or the listener has no address.
     pub fn start(listener: TcpListener, options: ServerOptions) -> Result<Self> {
         Self::start_on(Tcp::from(listener), options)
     }
 
-    /// Serves `/metrics`, `/livez`, `/readyz`, `/health` and `/version` on a listener of their own too, over plain HTTP and
-    /// without a password: for probes and Prometheus, which have no certificate. Returns where programs on this machine reach it.
+    /// Also serves `/metrics`, `/livez`, `/readyz`, `/health`, and `/version` on a separate listener, over plain HTTP
+    /// and without a password, for probes and Prometheus, which have no certificate. `/metrics` also has the text of
+    /// `more`. Returns the URL for programs on this machine.
     ///
     /// # Errors
     /// [`Error::Setting`] if the listener has no address.
-    pub fn serve_metrics(&mut self, listener: TcpListener) -> Result<String> {
+    pub fn serve_metrics(&mut self, listener: TcpListener, more: Option<MoreMetrics>) -> Result<String> {
         let listener = Tcp::from(listener);
         let address = address_of(&listener)?;
         let endpoint = format!("http://{}", reachable(address));
         tracing::info!(endpoint, "metrics are served on {address}");
-        self.tasks.push(tokio::spawn(observers::serve(Arc::clone(&self.api), listener)));
+        self.tasks.push(tokio::spawn(observers::serve(Arc::clone(&self.api), listener, more)));
         Ok(endpoint)
     }
 
-    /// The same on any listener.
+    /// As [`Self::start`], on any listener.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -190,13 +201,13 @@ impl Server {
         let scheme = if tls.is_some() { "https" } else { "http" };
         if !address.ip().is_loopback() && tls.is_none() && user.is_none() {
             tracing::warn!(
-                "whoever reaches this address can read and change every run: there is neither TLS nor a password; give certificates or a user, or listen on 127.0.0.1: {address}"
+                "every program that reaches this address can read and change every run: there is neither TLS nor a password; give certificates or a user, or listen on 127.0.0.1: {address}"
             );
         }
         let contents = match contents {
             None => Contents::new(bounds, &Entropy::from_system()),
             Some(contents) => {
-                // As etcd does when it starts: nobody could renew them.
+                // As etcd does when it starts, because leases could not be renewed meanwhile.
                 contents.live.reshape(|engine, now| (engine.renew_all(now), false));
                 contents
             }
@@ -204,15 +215,15 @@ impl Server {
         let (stop, stopping) = tokio::sync::watch::channel(false);
         let api = Arc::new(Api {
             contents,
-            gatekeeper: Gatekeeper::new(user),
+            authenticator: Authenticator::new(user),
             counters: Counters::default(),
             budget: Arc::default(),
             endpoint: format!("{scheme}://{}", reachable(address)),
             admitted: AtomicBool::new(hosted.is_none()),
             version: hosted.map_or_else(|| VERSION.to_owned(), |run| format!("{VERSION}{HOSTED}{run}")),
-            connections: AtomicUsize::new(0),
-            observers: AtomicUsize::new(0),
-            streams: AtomicUsize::new(0),
+            connections: Arc::default(),
+            observers: Arc::default(),
+            streams: Arc::default(),
             began: Instant::now(),
             stopping,
         });
@@ -220,15 +231,15 @@ impl Server {
         tracing::info!(
             endpoint = api.endpoint,
             member = format!("{:x}", api.contents.member_id),
-            password = api.gatekeeper.asks(),
+            password = api.authenticator.is_enabled(),
             client_certificates,
-            "the embedded store serves on {address}"
+            "the embedded server listens on {address}"
         );
         let task = tokio::spawn(connections::serve(Arc::clone(&api), listener, certificates));
         Ok(Self { api, address, stop, tasks: vec![task] })
     }
 
-    /// Where clients on this machine reach it.
+    /// The endpoint for clients on this machine.
     pub fn endpoint(&self) -> &str {
         &self.api.endpoint
     }
@@ -238,12 +249,12 @@ impl Server {
         self.address
     }
 
-    /// Its member id: what [`crate::backend::Status`] of a client says, if it is this server that answers.
+    /// Its member ID, which a client can compare with [`crate::backend::Status`] to recognize this server.
     pub fn member_id(&self) -> u64 {
         self.api.contents.member_id
     }
 
-    /// Its cluster id, in the head of every answer.
+    /// Its cluster ID, which is in the header of every response.
     pub fn cluster_id(&self) -> u64 {
         self.api.contents.cluster_id
     }
@@ -253,24 +264,34 @@ impl Server {
         self.api.connections.load(Ordering::Relaxed)
     }
 
-    /// What it holds, to go on with it in this process.
+    /// Its data, with which another server of this process can continue.
     pub fn contents(&self) -> Contents {
         self.api.contents.clone()
     }
 
-    /// Serves everybody from now on, if it was held.
+    /// A client within this process, which needs neither a certificate nor a password.
+    pub(crate) fn backend(&self) -> Arc<dyn Backend> {
+        Arc::new(MemoryService::over(Arc::clone(&self.api.contents.live)).connect())
+    }
+
+    /// The version that clients see.
+    pub(crate) fn version(&self) -> &str {
+        &self.api.version
+    }
+
+    /// Serves all clients from now on, if it did not yet.
     pub fn admit(&self) {
         self.api.admitted.store(true, Ordering::Release);
     }
 
-    /// Tells its clients, and ends within two seconds.
+    /// Notifies its clients, and stops within two seconds.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         for task in self.tasks.drain(..) {
             // A task that panicked has stopped as well.
             let _ = task.await;
         }
-        tracing::info!("the embedded store has stopped; what it held is gone: {}", self.api.endpoint);
+        tracing::info!("the embedded server has stopped, and its data is gone: {}", self.api.endpoint);
     }
 }
 
@@ -283,14 +304,14 @@ impl Drop for Server {
     }
 }
 
-fn address_of(listener: &impl Listener) -> Result<SocketAddr> {
+pub(crate) fn address_of(listener: &impl Listener) -> Result<SocketAddr> {
     listener
         .address()
         .map_err(|error| Error::Setting { message: format!("the listener has no address: {error}") })
 }
 
-/// An address as a client would write it: one that is all of this machine's is reached as the local one.
-fn reachable(address: SocketAddr) -> SocketAddr {
+/// The address for clients: if it stands for all addresses of this machine, the local address.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
@@ -304,9 +325,9 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_name_that_nobody_answers_for_is_given_up() {
+    async fn name_without_an_answer_is_given_up() {
         let silent = std::future::pending::<std::io::Result<std::iter::Empty<SocketAddr>>>();
         let error = bind_found("far.example", 29400, silent).await.unwrap_err().to_string();
-        assert!(error.contains("`far.example`") && error.ends_with("not answered within 10 s"), "{error}");
+        assert!(error.contains("`far.example`") && error.ends_with("not resolved within 10 s"), "{error}");
     }
 }

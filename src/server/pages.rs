@@ -8,20 +8,23 @@ use tonic::{
 };
 
 use super::{api::Api, metrics};
+use crate::exposition;
 
 type Reply = http::Response<Body>;
 
-/// The page of this path; `None` if it is no request for one.
+/// The page of this path. `None` if the request is not for a page.
 pub(super) fn page(api: &Api, request: &http::Request<impl Sized>) -> Option<Reply> {
     let grpc = request.headers().get(http::header::CONTENT_TYPE);
     if grpc.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         return None;
     }
-    Some(page_of_path(api, request.uri().path()))
+    Some(page_of_path(api, request.uri().path(), ""))
 }
 
-/// The page of this path; one that says what there is, if there is none.
-pub(super) fn page_of_path(api: &Api, path: &str) -> Reply {
+pub(super) const METRICS: &str = "/metrics";
+
+/// The page of this path, with more metrics. If there is none, a page that lists the existing ones.
+pub(super) fn page_of_path(api: &Api, path: &str, more_metrics: &str) -> Reply {
     let (status, kind, text) = match path {
         // etcd has all three: the first for older probes, the other two since 3.5.11.
         "/health" => {
@@ -33,7 +36,7 @@ pub(super) fn page_of_path(api: &Api, path: &str) -> Reply {
         }
         "/readyz" => (http::StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not serving yet\n".to_owned()),
         "/version" => (http::StatusCode::OK, "application/json", version(api)),
-        "/metrics" => (http::StatusCode::OK, metrics::CONTENT_TYPE, metrics::text(api)),
+        METRICS => (http::StatusCode::OK, exposition::CONTENT_TYPE, metrics::text(api) + more_metrics),
         _ => (
             http::StatusCode::NOT_FOUND,
             "text/plain",
@@ -54,7 +57,7 @@ fn version(api: &Api) -> String {
     )
 }
 
-/// A body of one piece.
+/// A body that consists of one piece.
 struct Page(Option<Bytes>);
 
 impl hyper::body::Body for Page {

@@ -1,14 +1,15 @@
-//! `process_*`: what this process uses, from `/proc`. Another system than Linux has no such metrics.
+//! `process_*`: the resources that this process uses, from `/proc`. On other systems than Linux, these metrics do not
+//! exist.
 
 use std::fs::{read_dir, read_to_string};
 
-use super::metrics::Page;
+use crate::exposition::Page;
 
-/// What `/proc/self/stat` tells, in the units of the metrics.
+/// The content of `/proc/self/stat`, in the units of the metrics.
 #[derive(Debug, PartialEq)]
 struct Usage {
     cpu_seconds: f64,
-    /// Since the machine booted.
+    /// Seconds since the machine booted.
     began_seconds: f64,
     virtual_bytes: u64,
 }
@@ -33,7 +34,7 @@ pub(super) fn write(page: &mut Page) {
         );
     }
     if let Ok(files) = read_dir("/proc/self/fd") {
-        // One of them lists the others.
+        // One of these descriptors is that of the listing itself.
         page.gauge("process_open_fds", "Number of open file descriptors.", files.count().saturating_sub(1));
     }
     if let Some(limit) = read_to_string("/proc/self/limits").ok().and_then(|text| file_limit(&text)) {
@@ -42,7 +43,7 @@ pub(super) fn write(page: &mut Page) {
 }
 
 fn ticks_per_second() -> f64 {
-    // SAFETY: it takes a number and returns one.
+    // SAFETY: the function takes a number and returns one.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     u32::try_from(ticks).map_or(100.0, f64::from)
 }
@@ -74,7 +75,7 @@ fn file_limit(limits: &str) -> Option<u64> {
     after(limits, "Max open files")?.split_whitespace().next()?.parse().ok()
 }
 
-/// The rest of the line that begins so.
+/// The remainder of the line that begins with this text.
 fn after<'a>(text: &'a str, begin: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(begin))
 }

@@ -1,4 +1,4 @@
-//! Which calls are served, and how often each was made.
+//! The calls that are served, and how often each was made.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,13 +1,22 @@
 //! TLS of the server: a certificate and its key, and optionally the CA of client certificates.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use tokio::task::spawn_blocking;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::spawn_blocking,
+    time::timeout,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{ServerConfig, server::WebPkiClientVerifier, sign::SingleCertAndKey},
+    server::TlsStream,
 };
 
+use super::connections::PATIENCE;
 use crate::{
     error::{Error, Result},
     tls::{Pem, authorities, certified_key, provider},
@@ -27,7 +36,7 @@ pub struct ServerTls {
 /// Performs handshakes with the current files, so that renewed certificates take effect without a restart. If the
 /// current files are invalid, for example half written, the last valid ones are used.
 #[derive(Clone, Debug)]
-pub(super) struct Renewed {
+pub(crate) struct Renewed {
     files: Arc<ServerTls>,
     last: Arc<Mutex<Last>>,
 }
@@ -46,13 +55,25 @@ impl std::fmt::Debug for Last {
 
 impl Renewed {
     /// # Errors
-    /// [`Error::Setting`] if they are of no use from the beginning.
-    pub(super) fn new(files: ServerTls) -> Result<Self> {
+    /// [`Error::Setting`] if the files cannot be used from the beginning.
+    pub(crate) fn new(files: ServerTls) -> Result<Self> {
         let last = Last { acceptor: files.acceptor()?, told: false };
         Ok(Self { files: Arc::new(files), last: Arc::new(Mutex::new(last)) })
     }
 
-    pub(super) async fn acceptor(&self) -> TlsAcceptor {
+    /// Performs the handshake with a client, which has [`PATIENCE`] for it.
+    pub(crate) async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let handshake = async { self.acceptor().await.accept(stream).await };
+        timeout(PATIENCE, handshake).await.unwrap_or_else(|_| {
+            let text = format!("the handshake was not complete within {} s", PATIENCE.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        })
+    }
+
+    async fn acceptor(&self) -> TlsAcceptor {
         let files = Arc::clone(&self.files);
         let read = spawn_blocking(move || files.acceptor()).await;
         // The value is always replaced as a whole, so a poisoned lock still protects a valid one.
@@ -61,7 +82,7 @@ impl Renewed {
             Ok(Ok(acceptor)) => *last = Last { acceptor, told: false },
             Ok(Err(error)) => {
                 if !std::mem::replace(&mut last.told, true) {
-                    tracing::warn!("the server goes on with the certificate that it had: {error}");
+                    tracing::warn!("the server keeps its previous certificate: {error}");
                 }
             }
             // The runtime is stopping.

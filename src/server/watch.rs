@@ -32,7 +32,7 @@ use crate::backend::{
     memory::{
         engine::{Engine, Refusal, Span},
         live::Watching,
-        watchers::{Bell, News},
+        watchers::{News, WatchNotifier},
     },
 };
 
@@ -71,7 +71,7 @@ struct Session {
     api: Arc<Api>,
     requests: Streaming<PbWatchRequest>,
     stopping: Receiver<bool>,
-    bell: Arc<Bell>,
+    notifier: Arc<WatchNotifier>,
     watches: BTreeMap<i64, Watch>,
     next_id: i64,
     /// Watches whose history must be read, and the time of their oldest notification.
@@ -98,7 +98,7 @@ impl Api {
         let session = Session {
             requests,
             stopping: self.stopping.clone(),
-            bell: Arc::default(),
+            notifier: Arc::default(),
             watches: BTreeMap::new(),
             next_id: 0,
             due: News::new(),
@@ -108,7 +108,7 @@ impl Api {
             answers: VecDeque::new(),
             meter,
             held_up: None,
-            _counted: Counted::new(&self, |api| &api.streams),
+            _counted: Counted::new(&self.streams),
             api: self,
         };
         Box::pin(unfold(Some(session), |session| async {
@@ -127,7 +127,7 @@ enum Turn {
     Stopping,
     Due,
     Room,
-    Rung,
+    Notified,
     Progress,
 }
 
@@ -154,7 +154,7 @@ impl Session {
                 request = self.requests.message(), if !self.requests_over => Turn::Request(request),
                 () = std::future::ready(()), if due => Turn::Due,
                 () = self.meter.share.room_for_message(self.held_up.unwrap_or(0)), if self.held_up.is_some() => Turn::Room,
-                () = self.bell.heard() => Turn::Rung,
+                () = self.notifier.wait() => Turn::Notified,
                 _ = self.progress.tick() => Turn::Progress,
             };
             match turn {
@@ -163,20 +163,20 @@ impl Session {
                 Turn::Request(Ok(None)) => self.requests_over = true,
                 Turn::Request(Err(status)) => return Some(Err(status)),
                 Turn::Due => match self.due.pop_first() {
-                    Some((id, since)) => self.look(id, since),
-                    None => self.tell_progress(),
+                    Some((id, since)) => self.queue_next_batch(id, since),
+                    None => self.report_progress(),
                 },
                 Turn::Room => self.held_up = None,
-                Turn::Rung => self.hear(),
-                Turn::Progress => self.tell_unasked(),
+                Turn::Notified => self.drain_notifications(),
+                Turn::Progress => self.report_unrequested_progress(),
             }
         }
     }
 
     /// Collects the watches that were notified. A watch that is already due keeps the time of its oldest
     /// notification.
-    fn hear(&mut self) {
-        for (id, revision) in self.bell.take() {
+    fn drain_notifications(&mut self) {
+        for (id, revision) in self.notifier.take() {
             self.due.entry(id).or_insert(revision);
         }
     }
@@ -200,7 +200,7 @@ impl Session {
                     let start = request.start_revision;
                     let start = if start > 0 { start } else { revision + 1 };
                     let watch = Watch {
-                        watching: self.api.contents.live.watch(span, start, &self.bell, id),
+                        watching: self.api.contents.live.watch(span, start, &self.notifier, id),
                         // etcd's filters: 0 excludes puts, 1 excludes deletes.
                         puts: !request.filters.contains(&0),
                         deletes: !request.filters.contains(&1),
@@ -262,7 +262,7 @@ impl Session {
     }
 
     /// Reads one batch of a watch from history. If there is more, the watch stays due.
-    fn look(&mut self, id: i64, since: Revision) {
+    fn queue_next_batch(&mut self, id: i64, since: Revision) {
         let Some(watch) = self.watches.get_mut(&id) else { return };
         let (share, mut permit, mut no_room) = (&self.meter.share, None, None);
         let read = |engine: &Engine, _| {
@@ -327,10 +327,10 @@ impl Session {
     }
 
     /// Reports the progress of all watches when all of them have reached it.
-    fn tell_progress(&mut self) {
+    fn report_progress(&mut self) {
         // A change notifies watches under the engine's lock, so a change without a notification by then is later.
         let revision = self.api.contents.live.look(|engine, _| engine.revision());
-        self.hear();
+        self.drain_notifications();
         if !self.due.is_empty() {
             return;
         }
@@ -339,9 +339,9 @@ impl Session {
     }
 
     /// Sends the progress notification that etcd sends every ten minutes to watches that requested it.
-    fn tell_unasked(&mut self) {
+    fn report_unrequested_progress(&mut self) {
         let revision = self.api.contents.live.look(|engine, _| engine.revision());
-        self.hear();
+        self.drain_notifications();
         for (id, watch) in &self.watches {
             if watch.progress && !self.due.contains_key(id) {
                 self.answers.push_back(self.progress_note(*id, revision));

@@ -188,7 +188,7 @@ mod tests {
     use crate::settings::{Origin, RunName};
 
     #[test]
-    fn a_secret_by_value_is_refused_and_never_repeated() {
+    fn secret_by_value_is_refused_and_never_repeated() {
         let secret = "hunter2";
         let pem = format!("-----BEGIN PRIVATE KEY-----\n{secret}");
         let user = format!("root:{secret}");
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_needs_no_more_than_it_reads() {
+    fn command_needs_no_more_than_it_reads() {
         let arguments = Arguments { values: map(&[("endpoint", "etcd:2379")]), origin: Origin::CommandLine };
         let connection = Connection::resolve(&arguments, &BTreeMap::new()).unwrap();
         assert_eq!(connection.asked().origin, "`--endpoint`");

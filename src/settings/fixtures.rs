@@ -19,7 +19,7 @@ pub(super) fn resolve(
     Settings::resolve(&Arguments { values: map(passed), origin }, &map(environment))
 }
 
-/// With what every run needs, beside what the test is about.
+/// Settings that every run needs, together with those that the test is about.
 pub(super) fn run_with(origin: Origin, passed: &[(&str, &str)]) -> Result<Settings> {
     let mut values = map(&[("run_id", "run"), ("host_name", "host-1")]);
     if !["nnodes", "min_nodes", "max_nodes"].iter().any(|key| map(passed).contains_key(*key)) {

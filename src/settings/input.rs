@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_told_which_are_known() {
+    fn error_for_an_unknown_key_lists_the_known_ones() {
         let message = refused(
             run_with(CONF, &[("join_timout", "3")]),
             &[
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_of_torchs_own_backends_moves_over_by_one_word() {
+    fn job_of_torchs_own_backends_moves_over_by_one_word() {
         let c10d = run_with(
             CONF,
             &[("timeout", "900"), ("is_host", "true"), ("store_type", "tcp"), ("read_timeout", "60")],
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_out_that_the_launcher_adds_counts_only_where_somebody_wrote_it() {
+    fn timeout_that_the_launcher_adds_counts_only_if_a_user_set_it() {
         let join = |origin, passed: &[(&str, &str)]| run_with(origin, passed).unwrap().join_timeout.as_secs();
         assert_eq!(join(CONF, &[("timeout", "900")]), 600);
         assert_eq!(join(CONF, &[("timeout", "900.0")]), 600);

@@ -43,6 +43,8 @@ pub(super) const KEYS: &[Key] = &[
     Key { name: "local_addr", variable: Some("POD_IP"), flag: Some("--local-addr") },
     key("port"),
     key("port_range"),
+    key("lifelines"),
+    key("lifeline_port"),
     with_variable("topology", "LATTICE_RDZV_TOPOLOGY"),
     with_variable("node_index", "LATTICE_NODE_INDEX"),
     key("lease_ttl"),
@@ -176,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_pen_is_near_and_another_word_is_not() {
+    fn misspelling_is_near_and_another_word_is_not() {
         assert_eq!(nearest("join_timout"), Some("join_timeout"));
         assert_eq!(nearest("join-timeout"), Some("join_timeout"));
         assert_eq!(nearest("Lease_TTL"), Some("lease_ttl"));
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_means_one_thing() {
+    fn key_means_one_thing() {
         let mut names: Vec<&str> = all().collect();
         names.sort_unstable();
         let count = names.len();

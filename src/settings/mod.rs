@@ -20,7 +20,7 @@ mod unknown;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::{
     connection::{BackendKind, Certificate, Connection, Credentials, Login},
@@ -85,7 +85,7 @@ pub struct Arguments {
 }
 
 /// The reaction of nodes to a change in a running world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reaction {
     /// Announce the change to the members, so that they form the next round.
@@ -145,6 +145,12 @@ pub struct Settings {
     pub port: Option<u16>,
     /// The range from which that port is chosen, both ends included, for firewalls: `port_range` ("29500:29600").
     pub port_range: Option<(u16, u16)>,
+    /// Whether this node has lifelines: `lifelines`. Default true, because a death is then reported at once and not only
+    /// when a lease ends.
+    pub lifelines: bool,
+    /// The port on which this node answers lifelines: `lifeline_port`. If it is not set, a port of `port_range`, or any
+    /// free port.
+    pub lifeline_port: Option<u16>,
     /// The location of this node (a rack, a zone). Nodes with one label get adjacent ranks. `topology`,
     /// `LATTICE_RDZV_TOPOLOGY`.
     pub topology: Option<String>,
@@ -164,17 +170,17 @@ pub struct Settings {
     /// which a second node is more often a mistake than a spare.
     #[serde(serialize_with = "optional_seconds")]
     pub spare_timeout: Option<Duration>,
-    /// How long to wait for more nodes when `min_nodes` seek and one of them is a member of the last world. Default
-    /// 0.5 s, because members either return at once or not at all.
+    /// How long to wait for more nodes when `min_nodes` nodes request the next round and one of them is a member of the
+    /// last world. Default 0.5 s, because members either return at once or not at all.
     #[serde(serialize_with = "seconds")]
     pub settle_time: Duration,
-    /// How long to wait for more nodes when `min_nodes` seek and all of them are new. Default 30 s, as torch's,
-    /// because pods start one by one; at most half of `join_timeout`. A longer value that was passed is kept. A round
-    /// below `max_nodes` is then not formed, and the nodes give up after `join_timeout`.
+    /// How long to wait for more nodes when `min_nodes` nodes request the next round and all of them are new. Default
+    /// 30 s, as torch's, because pods start one by one; at most half of `join_timeout`. A longer value that was passed
+    /// is kept. A round below `max_nodes` is then not formed, and the nodes give up after `join_timeout`.
     #[serde(serialize_with = "seconds")]
     pub last_call_timeout: Duration,
-    /// How long the next round waits for a live member of the last world that does not seek. Default 90 s, because
-    /// torch gives workers 30 s to stop, and many save a checkpoint. The protocol adds 1 s for every 750 nodes.
+    /// How long the next round waits for a live member of the last world that has not requested it. Default 90 s,
+    /// because torch gives workers 30 s to stop, and many save a checkpoint. The protocol adds 1 s for every 750 nodes.
     #[serde(serialize_with = "seconds")]
     pub rejoin_timeout: Duration,
     /// How long new nodes wait before a running world below `max_nodes` is asked to grow. Default 30 s, so that pods
@@ -237,6 +243,8 @@ impl Settings {
             local_address: input.read("local_addr", parse::address)?,
             port: input.read("port", parse::port)?,
             port_range: input.read("port_range", parse::port_range)?,
+            lifelines: input.read("lifelines", parse::boolean)?.unwrap_or(true),
+            lifeline_port: input.read("lifeline_port", parse::port)?,
             topology: input.name("topology")?,
             node_index: input.node_index()?,
             // etcd needs at least 2 s to distinguish a slow node from a dead one. With more than an hour, a loss
@@ -315,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_alone_is_enough() {
+    fn environment_alone_is_enough() {
         let settings = resolve(
             Origin::Argument,
             &[("run_id", ""), ("host_name", "host-1")],

@@ -13,7 +13,7 @@ use super::{
 use crate::error::Result;
 
 /// The identity of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct RunName {
     /// Separates the runs of one group from those of another: `tenant`, `LATTICE_RDZV_TENANT`. Default `default`.
     pub tenant: String,
@@ -53,9 +53,7 @@ impl Input<'_> {
             )));
         };
         if given.value.contains('#') {
-            return Err(
-                given.wrong("without `#`", "nodes of one name are told apart by `#2`, so take it out")
-            );
+            return Err(given.wrong("without `#`", "`#2` distinguishes nodes of one name, so take it out"));
         }
         parse::name(&given, LONGEST_NODE_NAME_BYTES)
     }
@@ -71,13 +69,13 @@ mod tests {
     use crate::settings::{Origin, fixtures::*};
 
     #[test]
-    fn a_run_without_an_id_is_told_where_to_write_it() {
+    fn error_for_a_run_without_an_id_names_where_to_set_it() {
         refused(resolve(Origin::Argument, &[], &[]), &["argument `run_id`", "`LATTICE_RDZV_ID`"]);
         refused(resolve(CONF, &[], &[("LATTICE_RDZV_ID", "")]), &["`--rdzv-id`", "`LATTICE_RDZV_ID`"]);
     }
 
     #[test]
-    fn a_run_id_is_any_text_that_can_be_printed_and_is_not_too_long() {
+    fn run_id_is_any_text_that_can_be_printed_and_is_not_too_long() {
         for id in ["lauf-ü-七", "team/run 7", "%2F", &"x".repeat(200)] {
             assert_eq!(run_with(Origin::Argument, &[("run_id", id)]).unwrap().run.run_id, id);
         }
@@ -90,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_has_a_name() {
+    fn node_has_a_name() {
         refused(
             resolve(Origin::Argument, &[("run_id", "r"), ("nnodes", "1")], &[]),
             &["`LATTICE_RDZV_NODE_NAME`"],

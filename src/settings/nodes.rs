@@ -96,7 +96,7 @@ mod tests {
     use crate::settings::fixtures::*;
 
     #[test]
-    fn a_number_of_nodes_that_makes_no_sense_names_value_source_and_form() {
+    fn number_of_nodes_that_makes_no_sense_names_value_source_and_form() {
         for (text, form) in [
             ("4:2", "smaller number first"),
             ("0", "1 or more"),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_number_of_nodes_may_be_said_apart() {
+    fn minimum_and_maximum_of_nodes_may_be_set_separately() {
         let ends = |passed: &[(&str, &str)]| {
             run_with(Origin::Argument, passed).map(|settings| (settings.min_nodes, settings.max_nodes))
         };
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(sizing(&[nodes, ("sizes", "8:2: 4 :2")]).sizes, [2, 4, 8]);
         assert_eq!(sizing(&[nodes, ("node_unit", "4"), ("wanted", "8")]).node_unit, Some(4));
         assert_eq!(sizing(&[nodes, ("wanted", "3")]).wanted, Some(3));
-        // A list may be wider than the run, as one that several jobs share is.
+        // A list may contain sizes outside the limits of the run, for example if several jobs share it.
         assert_eq!(sizing(&[("nnodes", "3:5"), ("sizes", "2:4:8")]).sizes, [2, 4, 8]);
         let environment = [
             ("LATTICE_RDZV_ID", "r"),

@@ -60,8 +60,8 @@ pub(super) fn whole_seconds(given: &Given, bounds: &RangeInclusive<f64>) -> Resu
 /// Parses a truth value as torch does.
 pub(super) fn boolean(given: &Given) -> Result<bool> {
     match given.value.trim().to_ascii_lowercase().as_str() {
-        "1" | "true" | "t" | "yes" | "y" => Ok(true),
-        "0" | "false" | "f" | "no" | "n" => Ok(false),
+        "1" | "true" | "t" | "yes" | "y" | "on" => Ok(true),
+        "0" | "false" | "f" | "no" | "n" | "off" => Ok(false),
         _ => Err(given.wrong("a truth value", "write `true` or `false`")),
     }
 }
@@ -262,7 +262,7 @@ mod tests {
         }
 
         #[test]
-        fn nodes_come_back_as_written(smallest in 1_u32.., more in 0_u32..1000) {
+        fn nodes_are_decoded_as_written(smallest in 1_u32.., more in 0_u32..1000) {
             let largest = smallest.saturating_add(more);
             prop_assert_eq!(nodes(&given(&format!("{smallest}:{largest}"))).unwrap(), (smallest, largest));
             prop_assert_eq!(nodes(&given(&smallest.to_string())).unwrap(), (smallest, smallest));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_no_number_of_seconds_is_refused() {
+    fn time_that_is_no_number_of_seconds_is_refused() {
         for text in ["-1", "inf", "NaN", "infinity", "10s", "ten", "1,5", "1e300", "11", "0x5", "- 1"] {
             let message = duration(&given(text), &(0.0..=10.0)).unwrap_err().to_string();
             assert!(message.contains(&format!("`{text}`")), "{message}");
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_one_that_others_can_connect_to() {
+    fn address_is_one_that_others_can_connect_to() {
         assert_eq!(address(&given("10.0.0.7")).unwrap(), "10.0.0.7");
         assert_eq!(address(&given("[fd00::7]")).unwrap(), "fd00::7");
         assert_eq!(address(&given("Node-7.example")).unwrap(), "node-7.example");

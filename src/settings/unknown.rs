@@ -12,8 +12,8 @@ use crate::discovery::{CLIENT_PORT, ENDPOINTS, SERVICE_HOST, SERVICE_PORT};
 const COMMON_PREFIX: &str = "LATTICE_";
 const PREFIX: &str = "LATTICE_RDZV_";
 
-/// The variable with the log level, which the Python package reads.
-const LOG: &str = "LATTICE_RDZV_LOG";
+/// The variables of the log, which the Python package reads.
+const LOG: [&str; 2] = ["LATTICE_RDZV_LOG", "LATTICE_RDZV_LOG_FORMAT"];
 
 /// The maximum number of letters in which a misspelled name differs from the intended one.
 const FARTHEST: usize = 2;
@@ -50,8 +50,8 @@ pub fn unknown_variables(environment: &BTreeMap<String, String>) -> Vec<UnknownV
 }
 
 fn known() -> impl Iterator<Item = &'static str> {
-    let discovered = [ENDPOINTS, SERVICE_HOST, SERVICE_PORT, CLIENT_PORT, LOG];
-    discovered.into_iter().chain(variables().filter(|name| name.starts_with(COMMON_PREFIX)))
+    let discovered = [ENDPOINTS, SERVICE_HOST, SERVICE_PORT, CLIENT_PORT];
+    discovered.into_iter().chain(LOG).chain(variables().filter(|name| name.starts_with(COMMON_PREFIX)))
 }
 
 fn nearest(name: &str) -> Option<&'static str> {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_variable_is_named_with_the_one_that_is_meant() {
+    fn misspelt_variable_is_named_with_the_one_that_is_meant() {
         for (name, meant) in [
             ("LATTICE_RDZV_ENDPOINT", Some(ENDPOINTS)),
             ("LATTICE_RZDV_ENDPOINTS", Some(ENDPOINTS)),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_variable_and_one_of_another_program_are_not() {
+    fn known_variable_and_one_of_another_program_are_not() {
         for name in known().chain(["LATTICE_LICENSE_FILE", "LATTICE_TEST_ETCD", "RDZV_ID", SECRET_VARIABLE]) {
             assert_eq!(unknown(&[(name, "x")]), [], "{name}");
         }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_names_both() {
+    fn message_names_both() {
         let found =
             unknown_variables(&BTreeMap::from([("LATTICE_RDZV_ENDPOINT".to_owned(), "x".to_owned())]));
         let message = found[0].to_string();

@@ -1,8 +1,8 @@
-//! What each write of a store does, as plans: pure.
+//! Plans what each write of a store does. Pure.
 //!
-//! A [`Change`] makes its transaction from what it knows of its keys. Nothing is known at first: the first plan guesses,
-//! because the likely case is then one round trip. If the guess was wrong, the answer to the refused transaction says
-//! what the keys hold, and the next plan stands on that. That it applies once is not its business ([`super::slots`]).
+//! A [`Change`] builds its transaction from what it knows of its keys. The first plan knows nothing and guesses, so
+//! that the likely case takes one round trip. If the guess was wrong, the response to the refused transaction contains
+//! what the keys hold, and the next plan is based on that. [`super::slots`] ensures that a change is applied only once.
 
 use super::values::{Held, Known, Place, argument, number, number_for, total};
 use crate::{
@@ -10,21 +10,21 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The conditions and operations of one attempt, without those that make it apply once.
+/// The conditions and operations of one attempt, without those that ensure that it is applied once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Step {
     pub(super) when: Vec<Compare>,
     pub(super) then: Vec<Operation>,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug)]
 pub(super) enum Plan<T> {
     /// Write this.
     Write(Step),
-    /// Nothing is to be written: this is the result.
+    /// There is nothing to write. This is the result.
     Done(T),
-    /// It cannot be done.
+    /// The change is not possible.
     Refuse(Error),
 }
 
@@ -40,34 +40,35 @@ impl<T> From<Error> for Plan<T> {
     }
 }
 
-/// What has been seen of a change that was applied.
+/// What was read of a change that was applied.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    /// What [`Change::result_key`] held after it.
+    /// What [`Change::result_key`] held after the change.
     pub(super) result: Option<KeyValue>,
 }
 
-/// One write.
+/// A write.
 pub(super) trait Change: Sync {
-    /// What it returns.
+    /// The type of the result.
     type Output: Send;
 
-    /// The keys to read if a plan is refused; [`Self::plan`] takes what they held.
+    /// The keys to read if a plan is refused. [`Self::plan`] receives what they held.
     fn reads(&self) -> Vec<Vec<u8>>;
 
-    /// The next attempt. `known` is what these keys held a moment ago; `None` at first.
+    /// Plans the next attempt. `known` is what these keys held a moment ago, and `None` for the first attempt.
     fn plan(&self, known: Option<&Known>, lease: LeaseId) -> Plan<Self::Output>;
 
-    /// The key that the result is read from, at the revision of the write; `None` if it follows from the write itself.
+    /// The key that contains the result at the revision of the write. `None` if the result follows from the write
+    /// itself.
     fn result_key(&self) -> Option<Vec<u8>> {
         None
     }
 
-    /// The result of a plan that was applied.
+    /// Returns the result of a plan that was applied.
     fn applied(&self, seen: &Seen) -> Result<Self::Output>;
 }
 
-/// Puts contents, whatever was there.
+/// Puts contents, whatever the keys held.
 #[derive(Clone, Debug)]
 pub(super) struct Set {
     pub(super) items: Vec<(Place, Vec<u8>)>,
@@ -95,12 +96,12 @@ fn replace(place: &Place, value: Vec<u8>, lease: LeaseId) -> [Operation; 2] {
     [Operation::put(place.content(), value, lease), Operation::delete(place.counter())]
 }
 
-/// That a key holds nothing.
+/// The conditions that a key holds nothing.
 fn absent(place: &Place) -> Vec<Compare> {
     vec![Compare::absent(place.content()), Compare::absent(place.counter())]
 }
 
-/// That a key holds what it held.
+/// The condition that a key still holds this item.
 fn unchanged(item: &KeyValue) -> Vec<Compare> {
     vec![Compare::ModRevision(item.key.clone(), item.mod_revision)]
 }
@@ -110,9 +111,9 @@ fn unchanged(item: &KeyValue) -> Vec<Compare> {
 pub(super) struct Add {
     pub(super) place: Place,
     pub(super) amount: i64,
-    /// A key to put along with it: that the node has asked for its exit barrier.
+    /// A key to put along with it, which marks the node as having entered its exit barrier.
     pub(super) finished: Option<String>,
-    /// Whether this node has the claim on the counter, and gives it up with this.
+    /// Whether this node has claimed the counter. The claim ends with this change.
     pub(super) claimed: bool,
 }
 
@@ -154,7 +155,7 @@ impl Change for Add {
             self.write(vec![Compare::Exists(counter.clone())], then, lease)
         };
         let held = match known {
-            // The first of N that count themselves creates the counter, and N - 1 find it.
+            // Of N nodes that each add one, the first creates the counter, and the other N - 1 find it.
             None if self.amount == 1 => return touch(),
             None => Held::default(),
             Some(known) => Held::read(&self.place, known),
@@ -206,11 +207,12 @@ impl Change for Add {
     }
 }
 
-/// Claims a counter, so that adding more than one to it is not overtaken by others over and over again.
+/// Claims a counter, so that the writes of other nodes do not overtake the addition of another amount than one
+/// repeatedly.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) place: Place,
-    /// A short one: a node that dies does not keep the claim.
+    /// A short lease, so that a node that dies does not keep the claim.
     pub(super) lease: LeaseId,
 }
 
@@ -231,7 +233,7 @@ impl Change for Claim {
     }
 }
 
-/// Puts a content if the key holds another.
+/// Puts a content if the key holds another one.
 #[derive(Clone, Debug)]
 pub(super) struct CompareSet {
     pub(super) place: Place,
@@ -240,7 +242,7 @@ pub(super) struct CompareSet {
 }
 
 impl Change for CompareSet {
-    /// Whether it put the content, and what the key holds afterwards.
+    /// Whether the change put the content, and what the key holds afterwards.
     type Output = (bool, Vec<u8>);
 
     fn reads(&self) -> Vec<Vec<u8>> {
@@ -275,7 +277,7 @@ impl Change for CompareSet {
     }
 }
 
-/// Puts more at the end of a content.
+/// Appends to a content.
 #[derive(Clone, Debug)]
 pub(super) struct Append {
     pub(super) place: Place,
@@ -306,7 +308,7 @@ impl Change for Append {
     }
 }
 
-/// Deletes what a key holds; whether there was something.
+/// Deletes what a key holds. Returns whether it held something.
 #[derive(Clone, Debug)]
 pub(super) struct Delete {
     pub(super) place: Place,
@@ -334,7 +336,7 @@ impl Change for Delete {
     }
 }
 
-/// Puts keys that nobody else writes: an item of a queue, or that the node is finished.
+/// Puts keys that no other node writes: an item of a queue, or the mark that the node has finished.
 #[derive(Clone, Debug)]
 pub(super) struct Put {
     pub(super) key: String,
@@ -357,7 +359,7 @@ impl Change for Put {
     }
 }
 
-/// Takes one item out of a queue; whether nobody else was faster.
+/// Takes one item out of a queue. Returns false if another node took it first.
 #[derive(Clone, Debug)]
 pub(super) struct Take {
     pub(super) item: KeyValue,
@@ -383,7 +385,7 @@ impl Change for Take {
     }
 }
 
-/// Puts a content back after the service came back empty, unless somebody has written the key since.
+/// Restores a content after the service lost its data, unless another node has written the key since.
 #[derive(Clone, Debug)]
 pub(super) struct PutBack {
     pub(super) place: Place,

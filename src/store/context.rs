@@ -1,4 +1,4 @@
-//! What the parts of a store share: its context, what it learns from its node's session, and its keys.
+//! What the parts of a store share: the context, the view of the node's session, and the keys.
 
 use std::{
     fmt::Debug,
@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{slots::Slots, takes::Takes, values::Place};
 use crate::{
@@ -22,32 +22,35 @@ use crate::{
     protocol::{identity::NodeId, keys::RunKeys},
 };
 
-/// What a store learns from its node's session, always current.
+/// What a store learns from the session of its node. It is always current.
 ///
-/// The session moves `resets` and `run_lease` before it puts this node's record into a service that came back empty:
-/// until then every write of a store is refused there, and so no write is taken for one of the store before.
+/// When the service has lost its data, the session updates `resets` and `run_lease` before it writes this node's record
+/// again. Until then the service refuses every write of a store. Therefore no write that it accepts is mistaken for a
+/// write to the data before the loss.
 #[derive(Clone, Debug, Default)]
 pub struct StoreView {
-    /// The run's lease; 0 while it is not known. Never the number of an earlier one.
+    /// The run's lease. 0 while it is not known. Never the ID of an earlier lease.
     pub run_lease: LeaseId,
     /// How often the service has lost its data since the node joined.
     pub resets: u64,
-    /// Whether the world of this store's round is known to be about to change. Of a round's store only.
+    /// Whether the world of this store's round is about to change. Only for the store of a round.
     pub changed: bool,
-    /// Whether this store's life is closed. Then another life may have the run's `ctl/round`, while this store lives on
-    /// until its lease expires.
+    /// Whether the life of this store is closed. Another life may then own the run's `ctl/round`, while this store
+    /// remains until its lease expires.
     pub closed: bool,
-    /// Why this node id is no more, if it is: every call ends with this.
+    /// The error that ended this node ID. Every further call fails with it.
     pub over: Option<Error>,
 }
 
-/// What a store stands on.
+/// What a store is based on.
 #[derive(Clone, Debug)]
 pub struct StoreContext {
     /// The service.
     pub backend: Arc<dyn Backend>,
     /// Where a store reports that the service's data was replaced.
     pub monotonic: Arc<Monotonic>,
+    /// Where a store reports that this node has no record: an observer has reported it dead, or the service lost its data.
+    pub record_missing: Arc<Notify>,
     /// The run's keys.
     pub keys: RunKeys,
     /// This node.
@@ -62,13 +65,13 @@ pub struct StoreContext {
     pub slots: Arc<Slots>,
     /// The items that this node has taken from queues and not delivered yet.
     pub takes: Arc<Takes>,
-    /// How many resets the owner of this store has been told of. The run-wide stores of one node share it.
+    /// How many resets were reported to the owner of this store. The run-wide stores of a node share this number.
     pub told: Arc<AtomicU64>,
-    /// The waits between attempts.
+    /// The pauses between attempts.
     pub retry: RetryPolicy,
     /// The bounds of the service.
     pub limits: Limits,
-    /// Decides the random part of the waits.
+    /// Decides the random part of the pauses.
     pub seed: u64,
 }
 
@@ -76,9 +79,9 @@ pub struct StoreContext {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) context: StoreContext,
-    /// What the keys of this store begin with.
+    /// The prefix of the keys of this store.
     pub(super) base: String,
-    /// Makes each call's waits its own.
+    /// Counts the calls, so that each has different pauses.
     calls: AtomicU64,
 }
 
@@ -120,19 +123,21 @@ impl Inner {
         names.iter().map(|name| self.place(name.as_ref())).collect()
     }
 
-    /// Whether the owner of this store was not told yet of the last of these resets. From here on it was.
-    pub(super) fn tells(&self, resets: u64) -> bool {
+    /// Returns whether the last of these resets was not reported to the owner of this store yet, and marks it as
+    /// reported.
+    pub(super) fn mark_reported(&self, resets: u64) -> bool {
         self.context.told.fetch_max(resets, Ordering::Relaxed) < resets
     }
 
-    /// Ends when the node id is no more or, unless the store puts back, when the service lost its data.
+    /// Ends when the node ID is no longer valid or, unless the store restores its writes, when the service lost its
+    /// data.
     pub(super) async fn ended(&self, resets: u64, puts_back: bool, what: &str) -> Error {
         let mut view = self.context.view.clone();
         let ended = view.wait_for(|view| view.over.is_some() || (!puts_back && view.resets != resets));
         match ended.await.as_deref() {
             Ok(StoreView { over: Some(error), .. }) => error.clone(),
             Ok(StoreView { resets, .. }) => {
-                self.tells(*resets);
+                self.mark_reported(*resets);
                 Error::StoreReset { what: what.to_owned() }
             }
             Err(_) => Error::Left,

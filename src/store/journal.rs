@@ -1,12 +1,13 @@
-//! What a store has written itself, so that it can be put back after the service came back empty.
+//! Remembers what a store has written itself, so that these writes can be restored after the service lost its data.
 //!
-//! Every piece bears the run's lease under which it was applied. A service that came back empty has another run's lease,
-//! and a write under the old one is refused there: so the number tells for each piece, exactly, whether the present
-//! store has it, however late its answer was read.
+//! Each piece is recorded with the run's lease under which it was applied. A service that lost its data has another
+//! lease for the run and refuses writes under the old one. Therefore the lease ID shows exactly whether the present
+//! data contains a piece, however late its response was read.
 //!
-//! A content is put back only where nobody has written the key since; this node's part of a counter is added again,
-//! and what it appended is appended again. Items of queues are not put back (who took them is not known), nor is a
-//! deletion by another node: a key that somebody else deleted comes back with its writer.
+//! A content is restored only if no other node has written the key since. This node's part of a counter is added again,
+//! and what it appended is appended again. Items of queues are not restored, because it is not known which node took
+//! them. Deletions by other nodes are not repeated: a key that another node deleted exists again when the node that
+//! wrote it restores it.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,7 @@ use crate::backend::LeaseId;
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     entries: Mutex<Entries>,
-    /// One putting back at a time, or an amount would be added twice.
+    /// Allows one restoration at a time. Otherwise an amount could be added twice.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Notified when a piece was restored.
     restored: watch::Sender<()>,
@@ -30,11 +31,12 @@ pub(super) struct Journal {
 #[derive(Debug, Default)]
 struct Entries {
     by_key: BTreeMap<String, Entry>,
-    /// The lease under which every piece stands, if that was found. It spares each call of the store a look at all keys.
+    /// The lease under which all pieces are known to exist, if there is one. It saves each call of the store a look at
+    /// all keys.
     complete_under: Option<LeaseId>,
 }
 
-/// This node's part of one key, each piece under its lease.
+/// This node's part of one key, each piece with its lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Entry {
     content: Option<(LeaseId, Vec<u8>)>,
@@ -54,16 +56,16 @@ pub(super) enum Piece {
     Appended(Vec<u8>),
 }
 
-/// What a store under another lease lacks of one key.
+/// What the data under another lease does not contain of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Lacking {
+pub(super) struct Missing {
     /// Its name.
     pub(super) name: String,
     /// The content.
     pub(super) content: Option<Vec<u8>>,
-    /// What was added, by the lease that it stood under.
+    /// The amounts that were added, by their leases.
     pub(super) added: BTreeMap<LeaseId, i64>,
-    /// What was appended, by the lease that it stood under.
+    /// The bytes that were appended, by their leases.
     pub(super) appended: BTreeMap<LeaseId, Vec<u8>>,
     /// Whether this node is to be marked as finished.
     pub(super) finished: bool,
@@ -71,11 +73,11 @@ pub(super) struct Lacking {
 
 impl Journal {
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        // Each change of it is whole before anything can fail.
+        // Every change is complete before anything can fail.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a write that was applied under this lease.
+    /// Records a write that was applied under this lease.
     pub(super) fn record(&self, name: &str, lease: LeaseId, piece: Piece) {
         let mut entries = self.lock();
         entries.written_under(lease);
@@ -101,12 +103,12 @@ impl Journal {
         self.lock().by_key.remove(name);
     }
 
-    /// What the store under this lease lacks.
-    pub(super) fn lacking(&self, lease: LeaseId) -> Vec<Lacking> {
+    /// Returns what the data under this lease does not contain.
+    pub(super) fn missing(&self, lease: LeaseId) -> Vec<Missing> {
         let entries = self.lock();
-        let lacking = entries.by_key.iter().filter(|(_, entry)| entry.lacks(lease)).map(|(name, entry)| {
+        let missing = entries.by_key.iter().filter(|(_, entry)| entry.misses(lease)).map(|(name, entry)| {
             let content = entry.content.as_ref().filter(|(of, _)| *of != lease);
-            Lacking {
+            Missing {
                 name: name.clone(),
                 content: content.map(|(_, value)| value.clone()),
                 added: under_others(&entry.added, lease),
@@ -114,32 +116,33 @@ impl Journal {
                 finished: entry.finished.is_some_and(|of| of != lease),
             }
         });
-        lacking.collect()
+        missing.collect()
     }
 
-    /// A receiver that sees each piece that is restored from here on.
+    /// A receiver that is notified of each piece that is restored from now on.
     pub(super) fn restored(&self) -> watch::Receiver<()> {
         self.restored.subscribe()
     }
 
-    /// The first of these keys of which the store under this lease lacks something; of all keys if there are none.
-    pub(super) fn first_lacking(&self, names: &[&str], lease: LeaseId) -> Option<String> {
+    /// Returns the first of these keys of which something is missing under this lease, or the first of all keys if
+    /// `names` is empty.
+    pub(super) fn first_missing(&self, names: &[&str], lease: LeaseId) -> Option<String> {
         let mut entries = self.lock();
         if entries.complete_under == Some(lease) {
             return None;
         }
-        let lacks = |(name, entry): (&String, &Entry)| entry.lacks(lease).then(|| name.clone());
+        let misses = |(name, entry): (&String, &Entry)| entry.misses(lease).then(|| name.clone());
         if !names.is_empty() {
-            return names.iter().filter_map(|name| entries.by_key.get_key_value(*name)).find_map(lacks);
+            return names.iter().filter_map(|name| entries.by_key.get_key_value(*name)).find_map(misses);
         }
-        let first = entries.by_key.iter().find_map(lacks);
+        let first = entries.by_key.iter().find_map(misses);
         if first.is_none() {
             entries.complete_under = Some(lease);
         }
         first
     }
 
-    /// Notes that a content was put back, or that another has its place.
+    /// Records that a content was restored, or that another content has replaced it.
     pub(super) fn content_is_back(&self, name: &str, value: &[u8], lease: LeaseId) {
         self.restore(name, lease, |entry| {
             if let Some((of, _)) = entry.content.as_mut().filter(|(_, present)| present == value) {
@@ -148,11 +151,11 @@ impl Journal {
         });
     }
 
-    /// Notes that these amounts were added again, in one sum. What was recorded since stays to be restored.
+    /// Records that these amounts were added again, as one sum. Amounts that were recorded since remain to be restored.
     pub(super) fn sum_is_back(&self, name: &str, restored: &BTreeMap<LeaseId, i64>, lease: LeaseId) {
         self.restore(name, lease, |entry| {
             for (of, amount) in restored {
-                // A content that was set since ended the counter that these were part of.
+                // A content that was set since has replaced the counter that these amounts were part of.
                 let Some(present) = entry.added.remove(of) else { continue };
                 let rest = present.saturating_sub(*amount);
                 if rest != 0 {
@@ -164,7 +167,7 @@ impl Journal {
         });
     }
 
-    /// Notes that these bytes were appended again. What was recorded since stays to be restored.
+    /// Records that these bytes were appended again. Bytes that were recorded since remain to be restored.
     pub(super) fn appended_is_back(&self, name: &str, restored: &BTreeMap<LeaseId, Vec<u8>>, lease: LeaseId) {
         self.restore(name, lease, |entry| {
             for (of, value) in restored {
@@ -177,12 +180,12 @@ impl Journal {
         });
     }
 
-    /// Notes that this node was marked as finished again.
+    /// Records that this node was marked as finished again.
     pub(super) fn finished_is_back(&self, name: &str, lease: LeaseId) {
         self.restore(name, lease, |entry| entry.finished = Some(lease));
     }
 
-    /// Changes what is noted of a key that was written again under this lease, and notifies the calls that wait for that.
+    /// Updates the entry of a key that was written again under this lease, and notifies the calls that wait for that.
     fn restore(&self, name: &str, lease: LeaseId, change: impl FnOnce(&mut Entry)) {
         let mut entries = self.lock();
         if let Some(entry) = entries.by_key.get_mut(name) {
@@ -201,7 +204,7 @@ impl Entries {
 }
 
 impl Entry {
-    fn lacks(&self, lease: LeaseId) -> bool {
+    fn misses(&self, lease: LeaseId) -> bool {
         self.content.as_ref().is_some_and(|(of, _)| *of != lease)
             || self.added.keys().any(|of| *of != lease)
             || self.appended.keys().any(|of| *of != lease)
@@ -209,7 +212,7 @@ impl Entry {
     }
 }
 
-/// The pieces that do not stand under this lease.
+/// The pieces that were not written under this lease.
 fn under_others<T: Clone>(pieces: &BTreeMap<LeaseId, T>, lease: LeaseId) -> BTreeMap<LeaseId, T> {
     let others = pieces.iter().filter(|(of, _)| **of != lease);
     others.map(|(of, piece)| (*of, piece.clone())).collect()
@@ -220,67 +223,67 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_lacks_what_was_written_under_other_leases() {
+    fn store_misses_what_was_written_under_other_leases() {
         let journal = Journal::default();
         journal.record("content", 1, Piece::Content(b"a".to_vec()));
         journal.record("counter", 1, Piece::Added(2, false));
         journal.record("counter", 1, Piece::Added(3, true));
         journal.record("counter", 2, Piece::Added(10, false));
         journal.record("text", 1, Piece::Appended(b"x".to_vec()));
-        assert_eq!(journal.lacking(1).len(), 1);
-        let lacking = journal.lacking(2);
-        let content = Lacking { name: "content".into(), content: Some(b"a".to_vec()), ..Lacking::default() };
-        let counter = Lacking {
+        assert_eq!(journal.missing(1).len(), 1);
+        let missing = journal.missing(2);
+        let content = Missing { name: "content".into(), content: Some(b"a".to_vec()), ..Missing::default() };
+        let counter = Missing {
             name: "counter".into(),
             added: BTreeMap::from([(1, 5)]),
             finished: true,
-            ..Lacking::default()
+            ..Missing::default()
         };
         let appended = BTreeMap::from([(1, b"x".to_vec())]);
-        let text = Lacking { name: "text".into(), appended: appended.clone(), ..Lacking::default() };
-        assert_eq!(lacking, [content, counter, text]);
+        let text = Missing { name: "text".into(), appended: appended.clone(), ..Missing::default() };
+        assert_eq!(missing, [content, counter, text]);
         journal.content_is_back("content", b"a", 2);
         journal.sum_is_back("counter", &BTreeMap::from([(1, 5)]), 2);
         journal.finished_is_back("counter", 2);
         journal.appended_is_back("text", &appended, 2);
-        assert_eq!(journal.lacking(2), []);
-        assert_eq!(journal.lacking(3)[1].added, BTreeMap::from([(2, 15)]));
+        assert_eq!(journal.missing(2), []);
+        assert_eq!(journal.missing(3)[1].added, BTreeMap::from([(2, 15)]));
     }
 
     #[test]
-    fn a_store_that_was_complete_lacks_what_is_recorded_under_another_lease_later() {
+    fn store_that_was_complete_misses_what_is_recorded_under_another_lease_later() {
         let journal = Journal::default();
         journal.record("a", 1, Piece::Added(1, false));
-        assert_eq!(journal.first_lacking(&[], 1), None);
+        assert_eq!(journal.first_missing(&[], 1), None);
         journal.record("b", 1, Piece::Added(1, false));
-        assert_eq!(journal.first_lacking(&[], 1), None);
-        assert_eq!(journal.first_lacking(&[], 2), Some("a".into()));
+        assert_eq!(journal.first_missing(&[], 1), None);
+        assert_eq!(journal.first_missing(&[], 2), Some("a".into()));
         journal.sum_is_back("a", &BTreeMap::from([(1, 1)]), 2);
-        assert_eq!(journal.first_lacking(&[], 2), Some("b".into()));
+        assert_eq!(journal.first_missing(&[], 2), Some("b".into()));
         journal.sum_is_back("b", &BTreeMap::from([(1, 1)]), 2);
-        assert_eq!(journal.first_lacking(&[], 2), None);
-        // Applied under the old lease, and acknowledged only now.
+        assert_eq!(journal.first_missing(&[], 2), None);
+        // Applied under the old lease, but acknowledged only now.
         journal.record("c", 1, Piece::Added(1, false));
-        assert_eq!(journal.first_lacking(&[], 2), Some("c".into()));
+        assert_eq!(journal.first_missing(&[], 2), Some("c".into()));
         journal.sum_is_back("c", &BTreeMap::from([(1, 1)]), 2);
-        assert_eq!(journal.first_lacking(&["c"], 2), None);
-        assert_eq!(journal.first_lacking(&[], 2), None);
-        // Another look was overtaken by one more restoration.
+        assert_eq!(journal.first_missing(&["c"], 2), None);
+        assert_eq!(journal.first_missing(&[], 2), None);
+        // One more restoration overtook another look.
         journal.sum_is_back("c", &BTreeMap::from([(2, 1)]), 3);
-        assert_eq!(journal.first_lacking(&[], 2), Some("c".into()));
+        assert_eq!(journal.first_missing(&[], 2), Some("c".into()));
     }
 
     #[test]
-    fn a_content_ends_what_was_added_before_and_a_deletion_ends_all() {
+    fn content_ends_what_was_added_before_and_a_deletion_ends_all() {
         let journal = Journal::default();
         journal.record("key", 1, Piece::Added(2, false));
         journal.record("key", 1, Piece::Content(b"5".to_vec()));
         journal.record("key", 1, Piece::Added(1, false));
-        let lacking = journal.lacking(2);
-        assert_eq!(lacking[0].content, Some(b"5".to_vec()));
-        assert_eq!(lacking[0].added, BTreeMap::from([(1, 1)]));
+        let missing = journal.missing(2);
+        assert_eq!(missing[0].content, Some(b"5".to_vec()));
+        assert_eq!(missing[0].added, BTreeMap::from([(1, 1)]));
         journal.forget("key");
-        assert_eq!(journal.lacking(2), []);
+        assert_eq!(journal.missing(2), []);
     }
 
     #[test]
@@ -288,19 +291,19 @@ mod tests {
         let journal = Journal::default();
         journal.record("n", 1, Piece::Added(2, false));
         journal.record("text", 1, Piece::Appended(b"ab".to_vec()));
-        let restored = journal.lacking(2);
+        let restored = journal.missing(2);
         // Applied under the old lease before the service was lost, but acknowledged only now.
         journal.record("n", 1, Piece::Added(3, false));
         journal.record("text", 1, Piece::Appended(b"cd".to_vec()));
         journal.sum_is_back("n", &restored[0].added, 2);
         journal.appended_is_back("text", &restored[1].appended, 2);
-        let rest = journal.lacking(2);
+        let rest = journal.missing(2);
         assert_eq!(rest[0].added, BTreeMap::from([(1, 3)]));
         assert_eq!(rest[1].appended, BTreeMap::from([(1, b"cd".to_vec())]));
-        // A content ends what was added before, also if that is being restored.
-        let restored = journal.lacking(2);
+        // A content replaces what was added before, even while that is being restored.
+        let restored = journal.missing(2);
         journal.record("n", 2, Piece::Content(b"7".to_vec()));
         journal.sum_is_back("n", &restored[0].added, 2);
-        assert_eq!(journal.lacking(3)[0].added, BTreeMap::new());
+        assert_eq!(journal.missing(3)[0].added, BTreeMap::new());
     }
 }

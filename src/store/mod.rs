@@ -1,13 +1,14 @@
-//! A run's key-value space: the store of one round, or the run-wide one that outlives rounds.
+//! The key-value stores of a run: one for each round, and a run-wide one that outlives rounds.
 //!
-//! Every write is applied exactly once, whatever the network does ([`writing`]); waiting is one read and one watch ([`waiting`]);
-//! what lies where is decided in [`values`], what each write does in [`changes`], both pure. [`queues`] are kept apart
-//! from the keys. All values hang on the run's lease and go with it.
+//! Every write is applied exactly once, whatever the network does ([`writing`]). Waiting takes one read and one watch
+//! ([`waiting`]). [`values`] defines the layout of the keys, and [`changes`] what each write does; both are pure.
+//! [`queues`] are separate from the keys. All values are attached to the run's lease and are deleted with it.
 //!
-//! A store ends its pending calls when the service comes back empty, because nobody can say what became of the keys
-//! they are about. One that puts back ([`Store::put_back`]) remembers its own writes instead ([`journal`]), writes them
-//! again when it is told to ([`mod@put_back`]), and waits on. What a store learns of its node it reads from a
-//! [`StoreView`], which the node's session keeps current; a store knows neither leases' renewal nor rounds.
+//! If the service loses its data, a store ends its pending calls, because it cannot know what happened to their keys. A
+//! store that restores its writes ([`Store::put_back`]) remembers them instead ([`journal`]), writes them again when
+//! the session requests that ([`mod@put_back`]), and keeps waiting. A store reads what it needs to know of its node
+//! from a [`StoreView`], which the node's session keeps current. A store does not renew leases and does not
+//! follow rounds.
 
 mod changes;
 mod context;
@@ -45,16 +46,16 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Of those that set many keys. Each is of a megabyte at most.
+/// How many transactions of one `multi_set` are in flight at once. Each has at most about a megabyte.
 const TRANSACTIONS_AT_ONCE: usize = 4;
 
-/// The two keys that setting one key of a store writes.
+/// The number of service keys that are written to set one key of a store.
 const OPERATIONS_PER_SET: usize = 2;
 
-/// A key-value space. Keys are text, values bytes. Clones are the same store.
+/// A key-value space. Keys are text, and values are bytes. Clones are the same store.
 ///
-/// Every call ends within its time limit, with [`Error::Timeout`] if it must; the failures of single attempts are
-/// tried again until then. A call that is dropped may still be applied, once.
+/// Every call ends within its time limit, with [`Error::Timeout`] if necessary. Attempts that fail are repeated until
+/// then. A call that is dropped may still be applied, once.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -62,20 +63,20 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store of a round or, without one, of the run.
+    /// The store of a round, or the run-wide store if the context has no round.
     pub fn new(context: StoreContext) -> Self {
         Self { inner: Arc::new(Inner::new(context)), journal: None }
     }
 
-    /// The same store, but one that remembers what is written through it (or its clones) from here on, and whose
-    /// pending calls wait on when the service comes back empty.
+    /// Returns this store, but one that remembers what is written through it or its clones from now on, and whose
+    /// pending calls keep waiting when the service loses its data.
     #[must_use]
     pub fn put_back(self) -> Self {
         Self { journal: Some(Arc::default()), ..self }
     }
 
-    /// Runs a call within its limits. The first call of a plain store after a reset fails, unless a pending call did: what
-    /// the store held is gone, and its owner must not take what is there for the same data.
+    /// Runs a call within its limits. A store without a journal reports a reset once: by its pending calls, or by its
+    /// next call. The data of the store is gone, and its owner must not mistake the present data for it.
     async fn call<T>(
         &self,
         progress: &Progress,
@@ -83,15 +84,15 @@ impl Store {
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         let resets = self.inner.context.view.borrow().resets;
-        if self.journal.is_none() && self.inner.tells(resets) {
+        if self.journal.is_none() && self.inner.mark_reported(resets) {
             return Err(Error::StoreReset { what: progress.what.clone() });
         }
-        // The session has this done for the stores of the present round only.
-        self.restore_what_is_lacking();
+        // The session restores only the stores of the present round. Any other store does it here.
+        self.restore_missing();
         self.bounded(resets, progress, limit, call).await
     }
 
-    /// Runs a call within its limits, which a reset ends from here on.
+    /// Runs a call within its limits. A reset ends the call, unless the store restores its writes.
     async fn bounded<T>(
         &self,
         resets: u64,
@@ -104,7 +105,8 @@ impl Store {
         }
         tokio::select! {
             biased;
-            // Before the call: one that goes on after a reset would begin anew, on a store it was not made for.
+            // Checked before the call, because a call that continues after a reset would start again on data that it
+            // was not made for.
             error = self.inner.ended(resets, self.journal.is_some(), &progress.what) => Err(error),
             end = timeout(limit, call) => end.unwrap_or_else(|_| Err(progress.timed_out(limit))),
         }
@@ -114,7 +116,7 @@ impl Store {
         self.journal.as_deref()
     }
 
-    /// Writes to these keys, once this node has restored what it had written to them before.
+    /// Writes to these keys after this node has restored what it had written to them before.
     async fn write<C: Change>(
         &self,
         names: &[&str],
@@ -125,7 +127,7 @@ impl Store {
         self.inner.write(change, progress).await
     }
 
-    /// Puts a content, whatever the key held.
+    /// Sets the key to this value, whatever it held.
     pub async fn set(&self, key: &str, value: &[u8], limit: Duration) -> Result<()> {
         let progress = Progress::new(format!("set {key}"));
         let change = Set { items: vec![(self.inner.place(key)?, value.to_vec())] };
@@ -134,7 +136,8 @@ impl Store {
         Ok(())
     }
 
-    /// Waits for a key. `None` only with `until_change`: the world is about to change, and the key is not there.
+    /// Waits for a key. Returns `None` only with `until_change`, if the world is about to change and the key does not
+    /// exist.
     pub async fn get(&self, key: &str, until_change: bool, limit: Duration) -> Result<Option<Vec<u8>>> {
         let progress = Progress::new(format!("get {key}"));
         let mut contents = Contents::new(vec![self.inner.place(key)?]);
@@ -143,7 +146,7 @@ impl Store {
         contents.value(key)
     }
 
-    /// What the keys hold now.
+    /// Returns what the keys hold now.
     pub async fn get_now<K: AsRef<str> + Sync>(
         &self,
         keys: &[K],
@@ -158,8 +161,8 @@ impl Store {
         in_order(&contents, keys)
     }
 
-    /// Waits for all of the keys: one read and one watch, which with `until_change` is opened first. `None` only with
-    /// `until_change`, for keys that are not there when the world is about to change.
+    /// Waits for all of the keys with one read and one watch. With `until_change` the watch is opened first. Returns
+    /// `None` only with `until_change`, for keys that do not exist when the world is about to change.
     pub async fn multi_get<K: AsRef<str> + Sync>(
         &self,
         keys: &[K],
@@ -176,8 +179,8 @@ impl Store {
         in_order(&contents, keys)
     }
 
-    /// Puts many contents, in as few transactions as there may be, a few of them in flight at once. Each applies once; if
-    /// this fails, some may have been applied.
+    /// Sets many keys in as few transactions as possible, a few of them at a time. Each transaction is applied
+    /// once. If this call fails, some of them may have been applied.
     pub async fn multi_set<K: AsRef<str> + Sync>(
         &self,
         items: &[(K, Vec<u8>)],
@@ -188,14 +191,15 @@ impl Store {
         }
         let names: Vec<_> = items.iter().map(|(key, _)| key.as_ref()).collect();
         let progress = Progress::new(format!("multi_set {}", several(&names)));
-        // The last value of a key that is named twice: one transaction may not put a key twice.
+        // If a key is named twice, its last value counts, because one transaction may not put a key twice.
         let last: BTreeMap<&str, &Vec<u8>> = items.iter().map(|(key, value)| (key.as_ref(), value)).collect();
         let mut placed = Vec::with_capacity(last.len());
         for (name, value) in last {
             placed.push((self.inner.place(name)?, value.clone()));
         }
         let changes = batches(placed, &self.inner.context.limits);
-        // Not all: they would share the way to the service, and none might be through when an attempt's time is over.
+        // Not all at a time: they would share the connection, and possibly none would be done within the time of an
+        // attempt.
         let writes: Vec<_> = changes.iter().map(|change| self.inner.write(change, &progress)).collect();
         let writes = async {
             self.restored(&names, &progress).await?;
@@ -210,12 +214,12 @@ impl Store {
         Ok(())
     }
 
-    /// Adds to a counter and returns its new value; a key that is absent counts as 0, a content must be a number.
-    /// With `finished` the same transaction marks this node as finished.
+    /// Adds to a counter and returns its new value. An absent key counts as 0, and a content must be a number. With
+    /// `finished`, the same transaction marks this node as finished.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the key holds what is no number, if the sum exceeds 64 bits, or for `finished` in the
-    /// run-wide store, besides those of every write.
+    /// [`Error::Argument`] if the key does not hold a number, if the sum exceeds 64 bits, or for `finished` in the
+    /// run-wide store. Also the errors of every write.
     pub async fn add(&self, key: &str, amount: i64, finished: bool, limit: Duration) -> Result<i64> {
         let progress = Progress::new(format!("add {key}"));
         let mark = if finished { Some(self.finished()?) } else { None };
@@ -225,7 +229,7 @@ impl Store {
         Ok(total)
     }
 
-    /// The key that says that this node is finished.
+    /// The key that marks this node as finished.
     fn finished(&self) -> Result<String> {
         let StoreContext { keys, node, life, round, .. } = &self.inner.context;
         let round =
@@ -233,8 +237,8 @@ impl Store {
         Ok(keys.finished_node(life, round, *node))
     }
 
-    /// Puts `desired` if the key holds `expected`, or is absent and `expected` is empty. Returns what it holds
-    /// afterwards; `expected` if it is absent and `expected` is not empty.
+    /// Puts `desired` if the key holds `expected`, or if it is absent and `expected` is empty. Returns what the key
+    /// holds afterwards, or `expected` if the key is absent and `expected` is not empty.
     pub async fn compare_set(
         &self,
         key: &str,
@@ -264,7 +268,7 @@ impl Store {
         Ok(held)
     }
 
-    /// Puts more at the end of a content; a key that is absent begins with it.
+    /// Appends to a content. An absent key is created.
     pub async fn append(&self, key: &str, value: &[u8], limit: Duration) -> Result<()> {
         let progress = Progress::new(format!("append {key}"));
         let change = Append { place: self.inner.place(key)?, value: value.to_vec() };
@@ -273,7 +277,7 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes a key; whether it was there. Its queue stays.
+    /// Deletes a key. Returns whether it existed. Its queue remains.
     pub async fn delete(&self, key: &str, limit: Duration) -> Result<bool> {
         let progress = Progress::new(format!("delete {key}"));
         let change = Delete { place: self.inner.place(key)? };
@@ -284,7 +288,7 @@ impl Store {
         Ok(there)
     }
 
-    /// Waits until all of the keys are there. A key whose queue is not empty counts as there, as for torch's `TCPStore`.
+    /// Waits until all of the keys exist. A key whose queue is not empty counts as existing, as in torch's `TCPStore`.
     pub async fn wait<K: AsRef<str> + Sync>(&self, keys: &[K], limit: Duration) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
@@ -294,7 +298,7 @@ impl Store {
         self.call(&progress, limit, self.inner.wait(&mut contents, self.journal(), false, &progress)).await
     }
 
-    /// Whether all of the keys are there now. A key whose queue is not empty counts as there.
+    /// Returns whether all of the keys exist now. A key whose queue is not empty counts as existing.
     pub async fn check<K: AsRef<str> + Sync>(&self, keys: &[K], limit: Duration) -> Result<bool> {
         if keys.is_empty() {
             return Ok(true);
@@ -305,13 +309,13 @@ impl Store {
         Ok(contents.is_complete())
     }
 
-    /// How many keys there are, queues aside.
+    /// How many keys exist, without queues.
     pub async fn count(&self, limit: Duration) -> Result<u64> {
         let names = self.names("count", limit).await?;
         Ok(u64::try_from(names.len()).unwrap_or(u64::MAX))
     }
 
-    /// The keys there are, sorted, queues aside.
+    /// The existing keys, sorted, without queues.
     pub async fn list(&self, limit: Duration) -> Result<Vec<String>> {
         self.names("list", limit).await
     }
@@ -330,9 +334,9 @@ impl Store {
     }
 }
 
-/// Groups what is to be set into transactions that the service takes.
+/// Groups contents into transactions that the service accepts.
 fn batches(items: Vec<(Place, Vec<u8>)>, limits: &Limits) -> Vec<Set> {
-    // One operation is the slot's.
+    // One operation is for the slot.
     let most = (limits.operations_per_transaction.saturating_sub(1) / OPERATIONS_PER_SET).max(1);
     let mut batches: Vec<Set> = Vec::new();
     let mut bytes = 0;
@@ -352,7 +356,7 @@ fn batches(items: Vec<(Place, Vec<u8>)>, limits: &Limits) -> Vec<Set> {
     batches
 }
 
-/// The values of keys in the order they were asked for.
+/// The values of keys in the requested order.
 fn in_order<K: AsRef<str>>(contents: &Contents, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
     let values = contents.values()?;
     Ok(keys.iter().map(|key| values.get(key.as_ref()).cloned().flatten()).collect())

@@ -43,7 +43,7 @@ pub(super) struct Sent {
 pub(super) enum Answer {
     /// It was applied.
     Applied {
-        /// At this revision.
+        /// The revision of the write.
         revision: Revision,
         /// What the result key holds afterwards.
         result: Option<KeyValue>,
@@ -81,7 +81,7 @@ pub(super) enum Pause {
     Contention,
     /// The service.
     Service,
-    /// News of the session, or the service.
+    /// An event of the session, or the service.
     Session,
 }
 
@@ -133,6 +133,11 @@ fn verdict(version: i64, slot: Option<&KeyValue>, node: bool) -> Verdict {
 }
 
 impl Answer {
+    /// Whether this node has no record.
+    pub(super) fn has_no_record(&self) -> bool {
+        matches!(self, Self::Refused { node: false, .. })
+    }
+
     /// Whether the service holds older data than it acknowledged before in this slot.
     pub(super) fn is_older(&self, slot: &Slot) -> bool {
         matches!(self, Self::Refused { slot: item, node, .. }
@@ -215,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_shows_what_became_of_the_attempts_before_it() {
+    fn refusal_shows_the_outcome_of_earlier_attempts() {
         let cases = [
             (0, None, true, Verdict::Refused),
             (0, None, false, Verdict::NodeMissing),

@@ -1,4 +1,4 @@
-//! What is said of a call that does not end as it should.
+//! What the error message contains about a call that times out or whose outcome is unknown.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::error::Error;
 
-/// What a call is doing, for the message of its end.
+/// What a call is doing, for its error message.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) what: String,
@@ -20,12 +20,12 @@ impl Progress {
         Self { what: what.into(), awaited: Mutex::default(), cause: Mutex::default() }
     }
 
-    /// What went wrong last.
+    /// Records the last failure.
     pub(super) fn note(&self, cause: &str) {
         cause.clone_into(&mut lock(&self.cause));
     }
 
-    /// What is awaited, and that nothing is wrong.
+    /// Records what the call waits for, and that no failure is known.
     pub(super) fn awaiting(&self, what: String) {
         *lock(&self.awaited) = what;
         lock(&self.cause).clear();

@@ -1,5 +1,5 @@
-//! Putting back: what this node wrote through a store that remembers it ([`journal`](super::journal)), written again
-//! into a service that came back empty.
+//! Restores the writes of this node: what it wrote through a store that remembers it ([`journal`](super::journal)) is
+//! written again into a service that lost its data.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     Progress, Store,
     changes::{Add, Append, Claim, Put, PutBack},
-    journal::{Journal, Lacking, Piece},
+    journal::{Journal, Missing, Piece},
     next::Written,
     values::Place,
     writing::{lease, moved_or},
@@ -19,26 +19,27 @@ use crate::{
     protocol::identity::NodeId,
 };
 
-/// How long a claim on a counter may last: a node that dies with it holds the others off for no longer.
+/// The TTL of a claim on a counter. If a node dies with a claim, the other nodes wait no longer than this.
 const CLAIM_TTL: Duration = Duration::from_secs(10);
 
 impl Store {
-    /// Journals a write. If the service came back empty between the write and its answer, it is put back at once: the
-    /// session may have called [`Self::put_back_now`] already.
+    /// Journals a write. If the service lost its data between the write and its response, the write is restored at
+    /// once, because the session may have called [`Self::put_back_now`] already.
     pub(super) fn record(&self, name: &str, written: Option<Written>, piece: Piece) {
         let (Some(journal), Some(written)) = (&self.journal, written) else { return };
         journal.record(name, written.lease, piece);
-        self.restore_what_is_lacking();
+        self.restore_missing();
     }
 
-    /// Restores in the background what the present service lacks of this store's own writes, if it lacks something.
-    pub(super) fn restore_what_is_lacking(&self) {
+    /// Restores in the background those of this store's writes that the present service does not contain, if there are
+    /// any.
+    pub(super) fn restore_missing(&self) {
         let Some(journal) = &self.journal else { return };
         let lease = self.inner.context.view.borrow().run_lease;
-        if lease == 0 || journal.first_lacking(&[], lease).is_none() {
+        if lease == 0 || journal.first_missing(&[], lease).is_none() {
             return;
         }
-        // A task of its own: a call may be dropped, and what is being restored must not be dropped half way.
+        // A separate task, because a call may be dropped, but a restoration must not be dropped before it is complete.
         let store = self.clone();
         tokio::spawn(async move {
             if let Err(error) = store.put_back_now().await {
@@ -47,14 +48,14 @@ impl Store {
         });
     }
 
-    /// Writes again what a service that came back empty lacks of this store's own writes. The session calls it after
-    /// each reset, once this node's record and the run's lease are there; repeating it writes nothing twice. It goes
-    /// on until it is done or the node id is no more.
+    /// Writes again those of this store's writes that a service that lost its data does not contain. The session calls
+    /// it after each reset, once this node's record and the run's lease exist. A repeated call writes nothing twice. It
+    /// continues until everything is restored or the node ID is no longer valid.
     ///
-    /// Not to be dropped while it runs: what was in flight then may be put back twice by the next.
+    /// Do not drop the future while it runs, because the next call might restore a write in flight a second time.
     ///
     /// # Errors
-    /// That the node id is no more.
+    /// If the node ID is no longer valid.
     pub async fn put_back_now(&self) -> Result<()> {
         let Some(journal) = &self.journal else { return Ok(()) };
         let _turn = journal.turn.lock().await;
@@ -62,12 +63,12 @@ impl Store {
         let (mut backoff, mut warned) = (self.inner.backoff(), BTreeSet::new());
         loop {
             let lease = lease(&mut view).await?;
-            let lacking = journal.lacking(lease);
-            if lacking.is_empty() {
+            let missing = journal.missing(lease);
+            if missing.is_empty() {
                 return Ok(());
             }
             let mut failed = false;
-            for part in lacking {
+            for part in missing {
                 let name = part.name.clone();
                 let Err(error) = self.put_back_key(journal, part, lease).await else { continue };
                 if let Some(over) = &view.borrow().over {
@@ -75,7 +76,7 @@ impl Store {
                 }
                 failed = true;
                 if warned.insert(name.clone()) {
-                    tracing::warn!("the key `{name}` cannot be restored yet, which is tried on: {error}");
+                    tracing::warn!("cannot restore the key `{name}` yet, retrying: {error}");
                 }
             }
             if failed {
@@ -84,7 +85,7 @@ impl Store {
         }
     }
 
-    /// Waits until all that this node had written to these keys before the service lost its data is there again.
+    /// Waits until everything that this node wrote to these keys before the service lost its data is restored.
     pub(super) async fn restored(&self, names: &[&str], progress: &Progress) -> Result<()> {
         let Some(journal) = &self.journal else { return Ok(()) };
         let mut view = self.inner.context.view.clone();
@@ -92,8 +93,8 @@ impl Store {
         loop {
             restored.mark_unchanged();
             let lease = lease(&mut view).await?;
-            let Some(name) = journal.first_lacking(names, lease) else { return Ok(()) };
-            progress.note(&format!("what this node had written to `{name}` is being restored"));
+            let Some(name) = journal.first_missing(names, lease) else { return Ok(()) };
+            progress.note(&format!("the values that this node wrote to `{name}` are being restored"));
             tokio::select! {
                 biased;
                 moved = view.changed() => moved.map_err(|_| Error::Left)?,
@@ -103,8 +104,9 @@ impl Store {
         }
     }
 
-    /// Adds to a counter that others may be adding to all the time. One is added blindly, and never waits. Other amounts
-    /// depend on the total, which others would change over and over again, so a claim holds them off for that moment.
+    /// Adds to a counter while other nodes may be adding to it, too. The amount one is added without knowledge of the
+    /// total and never waits. Other amounts depend on the total, which other nodes would change again and again.
+    /// Therefore a claim makes the other nodes wait for that moment.
     async fn add_again(&self, place: &Place, amount: i64, progress: &Progress) -> Result<Option<Written>> {
         let add = Add { place: place.clone(), amount, finished: None, claimed: amount != 1 };
         if !add.claimed {
@@ -120,21 +122,22 @@ impl Store {
                 Err(error) => return Err(error),
             }
             let claim = Claim { place: place.clone(), lease };
-            // Others have it, or this lease is about to expire.
+            // Another node has the claim, or this lease is about to expire.
             let Ok(claimed) = timeout(CLAIM_TTL / 2, self.inner.write(&claim, progress)).await else {
                 continue;
             };
             claimed?;
             let added = self.inner.write(&add, progress).await;
-            // The claim went with the add. If that failed it goes with its lease, now or when it expires.
+            // The add has deleted the claim. If the add failed, the claim is deleted with its lease, now or when it
+            // expires.
             let _ = backend.lease_revoke(lease).await;
             return added.map(|(_, written)| written);
         }
     }
 
-    async fn put_back_key(&self, journal: &Journal, part: Lacking, lease: LeaseId) -> Result<()> {
-        let Lacking { name, content, added, appended, finished } = part;
-        let progress = Progress::new(format!("put back {name}"));
+    async fn put_back_key(&self, journal: &Journal, part: Missing, lease: LeaseId) -> Result<()> {
+        let Missing { name, content, added, appended, finished } = part;
+        let progress = Progress::new(format!("restore {name}"));
         let place = self.inner.place(&name)?;
         let under = |written: Option<Written>| written.map_or(lease, |written| written.lease);
         if let Some(value) = content {
@@ -168,11 +171,11 @@ impl Store {
         Ok(())
     }
 
-    /// Runs without a limit, but not after the node id is no more.
+    /// Runs without a time limit, but ends when the node ID is no longer valid.
     async fn until_over<T>(&self, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
         tokio::select! {
             biased;
-            error = self.inner.ended(0, true, "put back") => Err(error),
+            error = self.inner.ended(0, true, "restore") => Err(error),
             end = call => end,
         }
     }

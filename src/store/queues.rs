@@ -1,5 +1,5 @@
-//! Queues: an item is a key of its own, and the node that deletes it has taken it. The deletion runs to its end even if
-//! the pop is dropped ([`takes`](super::takes)).
+//! Queues. Each item is a separate key, and the node that deletes the key has taken the item. The deletion is completed
+//! even if the pop is dropped ([`takes`](super::takes)).
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Store {
-    /// Puts an item at the end of a queue.
+    /// Appends an item to a queue.
     pub async fn queue_push(&self, key: &str, value: &[u8], limit: Duration) -> Result<()> {
         let progress = Progress::new(format!("queue_push {key}"));
         let StoreContext { node, slots, .. } = &self.inner.context;
@@ -27,30 +27,30 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the oldest item of a queue. With `block` it waits for one, else an empty queue gives `None`.
+    /// Takes the oldest item of a queue. With `block` it waits for one. Otherwise it returns `None` for an empty queue.
     pub async fn queue_pop(&self, key: &str, block: bool, limit: Duration) -> Result<Option<Vec<u8>>> {
         Ok(self.queue_take(key, block, limit).await?.map(Item::accept))
     }
 
-    /// The same, for a caller that may yet fail to deliver the item: dropped without [`Item::accept`], the item is kept
-    /// for the next pop.
+    /// Takes the oldest item as [`Self::queue_pop`] does, for a caller that may fail to deliver it: an item that is
+    /// dropped without [`Item::accept`] is kept for the next pop.
     pub async fn queue_take(&self, key: &str, block: bool, limit: Duration) -> Result<Option<Item>> {
         let progress = Arc::new(Progress::new(format!("queue_pop {key}")));
         let queue = self.inner.place(key)?.queue();
         self.call(&progress, limit, Inner::pop(&self.inner, &queue, block, &progress)).await
     }
 
-    /// Keeps an item that a pop returned and that did not reach its receiver, for the next pop of this node.
+    /// Keeps an item that a pop returned but that did not reach its receiver, for the next pop of this node.
     pub fn queue_keep(&self, key: &str, value: &[u8]) -> Result<()> {
         let queue = self.inner.place(key)?.queue();
         drop(Item::taken(&self.inner.context.takes, &queue, value.to_vec()));
         Ok(())
     }
 
-    /// Writes the items that this node has kept back to the end of their queues, whichever store of the run they are in.
+    /// Writes the items that this node has kept to the end of their queues, whichever store of the run they belong to.
     ///
     /// # Errors
-    /// Of the first write that failed. Its item and the remaining ones are still kept.
+    /// The error of the first write that failed. Its item and the remaining ones are still kept.
     pub(crate) async fn return_kept(&self, limit: Duration) -> Result<()> {
         let StoreContext { node, slots, takes, .. } = &self.inner.context;
         let progress = Progress::new("return the items of queues");
@@ -95,7 +95,7 @@ impl Inner {
             if let Some(mut item) = self.context.takes.adopt(queue) {
                 match item.settle().await {
                     Ok(true) => return Ok(Some(item)),
-                    // `Left`: an earlier id of this node began that take.
+                    // `Left`: an earlier ID of this node started that take.
                     Ok(false) | Err(Error::Left) => continue,
                     Err(error) => return Err(error),
                 }
@@ -114,7 +114,8 @@ impl Inner {
                 }
                 continue;
             };
-            // Its value is read before it is taken: afterwards, if the answer was lost, it might be compacted away.
+            // The value is read before the item is taken. If the response were lost, the value might be compacted
+            // afterwards.
             let range = Range::new(Keys::one(oldest.key));
             let found = match self.context.backend.range(range).await {
                 Ok(found) => found.items.into_iter().next(),
@@ -134,7 +135,7 @@ impl Inner {
         }
     }
 
-    /// Begins to take an item, in a task that ends when the outcome is known or this node id is no more.
+    /// Starts to take an item, in a task that ends when the outcome is known or this node ID is no longer valid.
     fn take(self: &Arc<Self>, queue: &str, item: KeyValue, progress: &Arc<Progress>) -> Item {
         let (inner, progress, value) = (Arc::clone(self), Arc::clone(progress), item.value.clone());
         let task = tokio::spawn(async move {

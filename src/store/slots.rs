@@ -32,7 +32,7 @@ impl Slots {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Plain numbers, whole at any time.
+        // Plain numbers, which are consistent at any time.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_is_used_by_one_operation_and_forfeited_unless_given_back() {
+    fn slot_is_used_by_one_operation_and_dropped_unless_returned() {
         let slots = Slots::new();
         let mut first = slots.take(7);
         assert_eq!((first.number, slots.take(7).number), (0, 1));

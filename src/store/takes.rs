@@ -1,9 +1,9 @@
 //! Items that were taken from queues and have not reached their caller.
 //!
-//! A caller may drop its pop at any moment: at its time limit, on Ctrl-C, on an interrupt. The transaction that takes
-//! the item may have been applied by then, and the item would be lost. So each take runs in a task of its own to its
-//! end. An [`Item`] that is dropped before it is accepted stays here, and the next pop of its queue continues with it.
-//! Items that are still here when the node leaves are written back to the end of their queue.
+//! A caller may drop its pop at any moment, for example at its time limit, on Ctrl-C, or on an interrupt. The
+//! transaction that takes the item may have been applied by then, and the item would be lost. So each take runs to its
+//! end in a separate task. An [`Item`] that is dropped before it is accepted stays here, and the next pop of its queue
+//! continues with it. Items that are still here when the node leaves are written to the end of their queue.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Default)]
 pub struct Takes {
     kept: Mutex<BTreeMap<String, VecDeque<Kept>>>,
-    /// Notified when an item arrives here, so that a pop that waits for one continues.
+    /// Notified when an item arrives here, so that a waiting pop continues.
     arrived: watch::Sender<()>,
 }
 
@@ -39,11 +39,11 @@ pub struct Item {
 
 impl Takes {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, VecDeque<Kept>>> {
-        // Each change of it is one insertion or one removal.
+        // Each change is one insertion or one removal.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A receiver that sees each item that arrives from here on.
+    /// A receiver that is notified of each item that arrives from now on.
     pub(super) fn arrivals(&self) -> watch::Receiver<()> {
         self.arrived.subscribe()
     }
@@ -106,12 +106,12 @@ impl Item {
         end
     }
 
-    /// The value, which this item keeps.
+    /// The value. The item keeps it.
     pub(super) fn value(&self) -> &[u8] {
         self.kept.as_ref().map_or(&[], |kept| &kept.value)
     }
 
-    /// The value, which its caller now owns.
+    /// The value. The caller owns it.
     pub fn accept(mut self) -> Vec<u8> {
         self.kept.take().map(|kept| kept.value).unwrap_or_default()
     }

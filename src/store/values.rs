@@ -1,13 +1,13 @@
-//! How a store lies in the service's keys, and what they hold: pure.
+//! The layout of a store in the keys of the service, and what these keys hold. Pure.
 //!
-//! A key of the store is two keys of the service, of which at most one exists: its content, `<key>/v`, and its counter,
-//! `<key>/n`, so that `set` never spins against `add`. The items of its queue are `<key>/q/<item>`. Store keys are
-//! percent-encoded, so one prefix covers all there is of a key, and no key lies among those of another. While a node restores
-//! its part of a counter after the service lost its data, there is also a claim, `<key>/c`.
+//! A key of the store is represented by two keys of the service, of which at most one exists: its content, `<key>/v`,
+//! and its counter, `<key>/n`, so that `set` does not compete with `add` in a loop. The items of its queue are
+//! `<key>/q/<item>`. Store keys are percent-encoded, so one prefix covers everything of a key and nothing of another
+//! key. While a node restores its part of a counter after the service lost its data, there is also a claim, `<key>/c`.
 //!
-//! A counter's value is the number it was last put with, and every touch since counts one:
-//! `total = number + version - 1`. Adding one to a counter that exists thus needs no knowledge of its total, and N nodes
-//! that end together need N transactions and not N squared.
+//! A counter holds the number that was last put into it, and every later touch counts one: `total = number + version -
+//! 1`. A node can therefore add one to an existing counter without knowing its total, and N nodes that finish together
+//! need N transactions instead of N squared.
 
 use std::{
     borrow::Cow,
@@ -21,26 +21,26 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What stays as it is: the unreserved characters of RFC 3986 less `.`, as in the keys of a run.
+/// The characters that are not encoded: the unreserved characters of RFC 3986 except `.`, as in the keys of a run.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
 /// How many names a message shows.
 const SHOWN_KEYS: usize = 3;
 
-/// Where one key of a store lies.
+/// The place of one key of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// The key as the caller knows it.
     pub(super) name: String,
-    /// What all there is of it begins with.
+    /// The prefix of everything that belongs to the key.
     prefix: String,
 }
 
 impl Place {
-    /// The place of a key of the store that begins with `base`.
+    /// The place of a key in the store whose keys begin with `base`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for what is no key.
+    /// [`Error::Argument`] if the name is not a valid key.
     pub(super) fn new(base: &str, name: &str) -> Result<Self> {
         if name.is_empty() {
             return Err(argument("a key of the store may not be empty"));
@@ -51,33 +51,34 @@ impl Place {
         Ok(Self { name: name.to_owned(), prefix: format!("{base}{}/", utf8_percent_encode(name, ENCODED)) })
     }
 
-    /// Its content.
+    /// The key of its content.
     pub(super) fn content(&self) -> Vec<u8> {
         format!("{}v", self.prefix).into_bytes()
     }
 
-    /// Its counter.
+    /// The key of its counter.
     pub(super) fn counter(&self) -> Vec<u8> {
         format!("{}n", self.prefix).into_bytes()
     }
 
-    /// That a node is about to restore its part of the counter: until then nobody else adds to it.
+    /// The key of the claim of a node that is about to restore its part of the counter. Until then no other node adds
+    /// to it.
     pub(super) fn claim(&self) -> Vec<u8> {
         format!("{}c", self.prefix).into_bytes()
     }
 
-    /// What the items of its queue begin with.
+    /// The prefix of the items of its queue.
     pub(super) fn queue(&self) -> String {
         format!("{}q/", self.prefix)
     }
 
-    /// The keys that show what it holds, for [`Held::read`].
+    /// The keys whose values [`Held::read`] needs.
     pub(super) fn keys(&self) -> Vec<Vec<u8>> {
         vec![self.content(), self.counter()]
     }
 }
 
-/// The name of the key whose content or counter this is; `None` for the items of queues.
+/// The name of the store key that has this content or counter. `None` for the items of queues.
 pub(super) fn name_of(base: &str, key: &[u8]) -> Option<String> {
     let rest = std::str::from_utf8(key).ok()?.strip_prefix(base)?;
     let encoded = rest.strip_suffix("/v").or_else(|| rest.strip_suffix("/n"))?;
@@ -87,7 +88,7 @@ pub(super) fn name_of(base: &str, key: &[u8]) -> Option<String> {
     percent_decode_str(encoded).decode_utf8().ok().map(Cow::into_owned)
 }
 
-/// What some keys of the service held when they were read, without those that were absent.
+/// What some keys of the service held when they were read. Absent keys are not in it.
 pub(super) type Known = BTreeMap<Vec<u8>, KeyValue>;
 
 /// What a key holds.
@@ -100,20 +101,20 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// What is known of the keys of a place ([`Place::keys`]).
+    /// What the key of a place holds, from what is known of its service keys ([`Place::keys`]).
     pub(super) fn read(place: &Place, known: &Known) -> Self {
         Self { content: known.get(&place.content()).cloned(), counter: known.get(&place.counter()).cloned() }
     }
 
-    /// Whether it holds nothing.
+    /// Whether the key holds nothing.
     pub(super) fn is_absent(&self) -> bool {
         self.content.is_none() && self.counter.is_none()
     }
 
-    /// What `get` returns: a counter gives its total in decimal.
+    /// The value that `get` returns. For a counter it is the total in decimal.
     ///
     /// # Errors
-    /// [`Error::Record`] if a counter is none.
+    /// [`Error::Record`] if a counter is not valid.
     pub(super) fn value(&self) -> Result<Option<Vec<u8>>> {
         match (&self.content, &self.counter) {
             (Some(content), _) => Ok(Some(content.value.clone())),
@@ -123,10 +124,10 @@ impl Held {
     }
 }
 
-/// What a counter stands at.
+/// The total of a counter.
 ///
 /// # Errors
-/// [`Error::Record`] if it is none.
+/// [`Error::Record`] if it is not a valid counter.
 pub(super) fn total(counter: &KeyValue) -> Result<i64> {
     let number = std::str::from_utf8(&counter.value).ok().and_then(|text| text.parse::<i64>().ok());
     number.and_then(|number| number.checked_add(counter.version - 1)).ok_or_else(|| Error::Record {
@@ -140,10 +141,10 @@ pub(super) fn number_for(total: i64, version: i64) -> Option<i64> {
     total.checked_sub(version)
 }
 
-/// A content as a number, as `add` takes it over into a counter.
+/// A content as a number, which `add` turns into a counter.
 ///
 /// # Errors
-/// [`Error::Argument`] if it is none.
+/// [`Error::Argument`] if it is not a number.
 pub(super) fn number(name: &str, content: &[u8]) -> Result<i64> {
     std::str::from_utf8(content).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
         argument(format!(
@@ -154,7 +155,7 @@ pub(super) fn number(name: &str, content: &[u8]) -> Result<i64> {
     })
 }
 
-/// An [`Error::Argument`].
+/// Returns an [`Error::Argument`].
 pub(super) fn argument(message: impl Into<String>) -> Error {
     Error::Argument { message: message.into() }
 }
@@ -163,19 +164,20 @@ pub(super) fn argument(message: impl Into<String>) -> Error {
 #[derive(Clone, Debug)]
 pub(super) struct Contents {
     places: Vec<Place>,
-    /// Which place, and whether its counter, a key of the service is.
+    /// For a key of the service, its place and whether it is the counter.
     index: BTreeMap<Vec<u8>, (usize, bool)>,
     held: Vec<Held>,
-    /// The keys of the items in the queues, by place, and each place by where its queue lies. Empty if queues do not
+    /// The keys of the items in the queues, by place, and each place by the prefix of its queue. Empty if queues do not
     /// count.
     queued: Vec<BTreeSet<Vec<u8>>>,
     queues: BTreeMap<Vec<u8>, usize>,
-    /// How many of them hold nothing: asked after each change, of which rank 0 sees one for each of N nodes.
+    /// How many of them hold nothing. Counted, because it is read after each change, and rank 0 sees one change for
+    /// each of N nodes.
     absent: usize,
 }
 
 impl Contents {
-    /// Nothing known yet of these keys; one that is named twice is one.
+    /// These keys, of which nothing is known yet. A key that is named twice counts once.
     pub(super) fn new(mut places: Vec<Place>) -> Self {
         places.sort_by(|one, other| one.prefix.cmp(&other.prefix));
         places.dedup();
@@ -189,7 +191,7 @@ impl Contents {
         Self { places, index, held, queued: vec![BTreeSet::new(); absent], queues: BTreeMap::new(), absent }
     }
 
-    /// As [`Self::new`], where a queue that is not empty counts as something that a key holds.
+    /// As [`Self::new`], but a key with items in its queue counts as a key that holds something.
     pub(super) fn with_queues(places: Vec<Place>) -> Self {
         let contents = Self::new(places);
         let queues =
@@ -197,7 +199,7 @@ impl Contents {
         Self { queues: queues.collect(), ..contents }
     }
 
-    /// The queues to look at, because their keys hold nothing else.
+    /// The queues that must be read, because their keys hold nothing else.
     pub(super) fn unread_queues(&self) -> Vec<Keys> {
         let absent = |number: &usize| self.is_absent(*number);
         self.queues
@@ -217,25 +219,25 @@ impl Contents {
         &self.places
     }
 
-    /// The least prefix that covers all of them, for one range or one watch.
+    /// The longest prefix that covers all of them, for one range or one watch.
     pub(super) fn covering(&self) -> Keys {
         let (Some(first), Some(last)) = (self.places.first(), self.places.last()) else {
             return Keys::prefix("");
         };
-        // They are sorted, so what the first and the last have in common all have.
+        // The keys are sorted, so a prefix that the first and the last have in common is common to all.
         let common =
             first.prefix.bytes().zip(last.prefix.bytes()).take_while(|(one, other)| one == other).count();
         Keys::prefix(&first.prefix.as_bytes()[..common])
     }
 
-    /// Forgets what is known, before reading again.
+    /// Forgets what is known, before everything is read again.
     pub(super) fn clear(&mut self) {
         self.held.fill(Held::default());
         self.queued.fill(BTreeSet::new());
         self.absent = self.held.len();
     }
 
-    /// Takes in what a read found.
+    /// Adds what a read found.
     pub(super) fn found(&mut self, item: KeyValue) {
         if let Some((number, counter)) = self.index.get(&item.key).copied() {
             self.put(number, counter, Some(item));
@@ -246,7 +248,7 @@ impl Contents {
         }
     }
 
-    /// Takes in a change.
+    /// Applies a change.
     pub(super) fn apply(&mut self, event: Event) {
         match event {
             Event::Put(item) => self.found(item),
@@ -296,7 +298,7 @@ impl Contents {
         pairs.map(|(place, held)| Ok((place.name.as_str(), held.value()?))).collect()
     }
 
-    /// Which keys are missing, in words: all their number, the first few names.
+    /// A message about the missing keys: their number, and the first names.
     pub(super) fn missing(&self) -> String {
         let missing = self.places.iter().zip(0..).filter(|(_, number)| self.is_absent(*number));
         let names: Vec<_> = missing.take(SHOWN_KEYS).map(|(place, _)| format!("`{}`", place.name)).collect();
@@ -325,7 +327,7 @@ mod tests {
         KeyValue { key, value: value.into(), version, mod_revision: version, ..KeyValue::default() }
     }
 
-    /// What a service makes of the operations of a plan, as far as one key goes.
+    /// Carries out the operations of a plan on one key, as the service does.
     fn carry_out(held: &mut Held, place: &Place, operations: &[Operation]) {
         for operation in operations {
             match operation {
@@ -347,7 +349,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_counter_is_the_sum_of_what_was_added(
+        fn counter_is_the_sum_of_what_was_added(
             start in proptest::option::of(-1000_i64..1000),
             amounts in proptest::collection::vec(prop_oneof![3 => Just(1_i64), 1 => -1000_i64..1000], 1..60),
         ) {
@@ -373,7 +375,7 @@ mod tests {
         }
 
         #[test]
-        fn every_name_comes_back_from_its_key_and_none_lies_within_another(one in "\\PC{1,8}", other in "\\PC{1,8}") {
+        fn every_name_is_restored_from_its_key_and_none_lies_within_another(one in "\\PC{1,8}", other in "\\PC{1,8}") {
             let (first, second) = (place(&one), place(&other));
             prop_assert_eq!(name_of(BASE, &first.content()), Some(one.clone()));
             prop_assert_eq!(name_of(BASE, &first.counter()), Some(one.clone()));

@@ -1,11 +1,14 @@
-//! Reading, and waiting for what is not there yet: one read and one watch, the watch first where others are waited for.
+//! Reads keys, and waits for keys that do not exist yet, with one read and one watch. Where other nodes are awaited,
+//! the watch is opened first.
 //!
-//! Nothing is polled. A watch that breaks is not taken up again: on a store that was wiped meanwhile it would be
-//! accepted and silently miss everything. Instead all is read again, and so it is when the session says that the
-//! service came back empty. Reads are made under the condition that this node's record is there, so that a service
-//! which came back empty, and which the session has not noticed yet, does not answer "nothing there". They are also made
-//! under the condition that `ctl/round` is attached to the run's lease, so that data of an older backup that was discarded
-//! does not answer either.
+//! Nothing is polled, except that a long wait reads again once a minute, because etcd has lost watch events. A watch that
+//! breaks is not resumed: a service that lost its data meanwhile would accept it, but it would miss everything without an
+//! error. Instead all keys are read again. They are also read again when the session reports that the service lost its
+//! data. A read is conditional on this node's record, so that a service that lost its data does not return "not found"
+//! before the session has noticed the loss. It is also conditional on `ctl/round` being attached to the run's lease, so
+//! that discarded data of an older backup is not returned either.
+
+use std::{pin::pin, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
@@ -20,17 +23,20 @@ use crate::{
     error::{Applied, Error, Result},
 };
 
-/// Keys that are read one by one in a transaction; more are read with one range over what they have in common.
+/// Up to so many keys are read one by one in a transaction. More keys are read with one range over their common prefix.
 const KEYS_READ_SINGLY: usize = 32;
 
-/// Why a watch was left.
+/// The average time after which a wait reads again, because etcd has lost watch events.
+const REREAD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Why a watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Woken {
-    /// What was awaited is there.
+    /// The awaited keys exist.
     Enough,
-    /// The world is about to change, and the caller wanted to know.
+    /// The world is about to change, and the caller wants to know that.
     Changed,
-    /// The watch broke, or the service came back empty.
+    /// The watch broke or was open for long, or the service lost its data.
     ReadAgain,
 }
 
@@ -38,18 +44,18 @@ enum Woken {
 #[derive(Clone, Copy, Debug)]
 struct Seen<'journal> {
     revision: Revision,
-    /// How often the service had lost its data by then.
+    /// How often the service had lost its data at that time.
     resets: u64,
     journal: Option<&'journal Journal>,
 }
 
 /// What can make the next attempt at a read succeed.
-struct News {
+struct ReadTriggers {
     view: watch::Receiver<StoreView>,
     restored: Option<watch::Receiver<()>>,
 }
 
-impl News {
+impl ReadTriggers {
     fn new(view: watch::Receiver<StoreView>, journal: Option<&Journal>) -> Self {
         Self { view, restored: journal.map(Journal::restored) }
     }
@@ -59,12 +65,12 @@ impl News {
         self.restored.iter_mut().for_each(watch::Receiver::mark_unchanged);
     }
 
-    /// Waits for news, or for as long as a retry waits.
+    /// Waits for such an event, or for as long as the pause of a retry.
     async fn wait(&mut self, backoff: &mut Backoff) -> Result<()> {
         let Some(restored) = &mut self.restored else { return moved_or(&mut self.view, backoff).await };
         tokio::select! {
             biased;
-            // The store has the journal for as long as its call lasts, so this cannot fail.
+            // The store keeps the journal for as long as the call lasts, so this cannot fail.
             _ = restored.changed() => Ok(()),
             moved = moved_or(&mut self.view, backoff) => moved,
         }
@@ -72,7 +78,7 @@ impl News {
 }
 
 impl Inner {
-    /// Reads what the keys hold now; the revision of that.
+    /// Reads what the keys hold now. Returns the revision.
     pub(super) async fn read(
         &self,
         contents: &mut Contents,
@@ -80,20 +86,20 @@ impl Inner {
         progress: &Progress,
     ) -> Result<Revision> {
         let mut backoff = self.backoff();
-        let mut news = News::new(self.context.view.clone(), journal);
+        let mut triggers = ReadTriggers::new(self.context.view.clone(), journal);
         loop {
-            news.mark_unchanged();
+            triggers.mark_unchanged();
             match self.read_once(contents, journal).await {
                 Err(error) if error.is_transient() => {
                     progress.note(&error.to_string());
-                    news.wait(&mut backoff).await?;
+                    triggers.wait(&mut backoff).await?;
                 }
                 end => return end,
             }
         }
     }
 
-    /// The keys there are, without their values, and the revision of that.
+    /// Reads which keys exist, without their values, and the revision.
     pub(super) async fn all(
         &self,
         keys: Keys,
@@ -101,9 +107,9 @@ impl Inner {
         progress: &Progress,
     ) -> Result<(Revision, Vec<KeyValue>)> {
         let mut backoff = self.backoff();
-        let mut news = News::new(self.context.view.clone(), journal);
+        let mut triggers = ReadTriggers::new(self.context.view.clone(), journal);
         loop {
-            news.mark_unchanged();
+            triggers.mark_unchanged();
             let read = match self.known_lease().and_then(|view| self.check_restored(&[], &view, journal)) {
                 Ok(()) => self.pages(keys.clone(), true).await,
                 Err(error) => Err(error),
@@ -111,24 +117,24 @@ impl Inner {
             match read {
                 Err(error) if error.is_transient() => {
                     progress.note(&error.to_string());
-                    news.wait(&mut backoff).await?;
+                    triggers.wait(&mut backoff).await?;
                 }
                 end => return end,
             }
         }
     }
 
-    /// Fails while this node has not restored all that it wrote to these keys, or to any key if there are none.
+    /// Fails until this node has restored everything that it wrote to these keys, or to any key if `names` is empty.
     fn check_restored(&self, names: &[&str], view: &StoreView, journal: Option<&Journal>) -> Result<()> {
-        let Some(name) = journal.and_then(|journal| journal.first_lacking(names, view.run_lease)) else {
+        let Some(name) = journal.and_then(|journal| journal.first_missing(names, view.run_lease)) else {
             return Ok(());
         };
         Err(self.unavailable(format!(
-            "it lost its data, and what this node had written to `{name}` is being restored"
+            "it lost its data, and the values that this node wrote to `{name}` are being restored"
         )))
     }
 
-    /// One attempt at reading what keys hold.
+    /// Makes one attempt to read what keys hold.
     async fn read_once(&self, contents: &mut Contents, journal: Option<&Journal>) -> Result<Revision> {
         contents.clear();
         let view = self.known_lease()?;
@@ -162,25 +168,25 @@ impl Inner {
         Ok(revision)
     }
 
-    /// All keys, page by page, at one revision; that revision.
+    /// Reads all keys, page by page, at one revision. Returns that revision, too.
     pub(super) async fn pages(&self, keys: Keys, keys_only: bool) -> Result<(Revision, Vec<KeyValue>)> {
         self.pages_at(keys, keys_only, 0).await
     }
 
-    /// As [`Self::pages`], at the given revision (0: now).
+    /// As [`Self::pages`], at the given revision (0 is the latest).
     async fn pages_at(
         &self,
         keys: Keys,
         keys_only: bool,
         revision: Revision,
     ) -> Result<(Revision, Vec<KeyValue>)> {
-        // Before the reading: what is read is data of this lease only if `ctl/round` is attached to it afterwards.
+        // Before the read: the result belongs to this lease only if `ctl/round` is attached to it afterwards.
         let view = self.known_lease()?;
         let mut range = Range { limit: self.context.limits.page, keys_only, revision, ..Range::new(keys) };
         let mut items: Vec<KeyValue> = Vec::new();
         loop {
             let mut page = match self.context.backend.range(range.clone()).await {
-                // Compacted between two pages: from the beginning, which is another attempt.
+                // The revision was compacted between two pages. Another attempt starts with the first page.
                 Err(Error::Compacted { .. }) => return Err(Error::FutureRevision),
                 page => page?,
             };
@@ -200,7 +206,7 @@ impl Inner {
         Ok((range.revision, items))
     }
 
-    /// What the session knows, once it knows the run's lease.
+    /// The view of the session, once it contains the run's lease.
     fn known_lease(&self) -> Result<StoreView> {
         let view = self.context.view.borrow().clone();
         if view.run_lease == 0 && view.over.is_none() { Err(self.data_missing()) } else { Ok(view) }
@@ -215,7 +221,7 @@ impl Inner {
         Error::Unavailable { endpoint: self.context.backend.endpoint(), cause, applied: Applied::No }
     }
 
-    /// Waits until all of the keys hold something; with `until_change` at most until the world is about to change.
+    /// Waits until all of the keys hold something, or with `until_change`, until the world is about to change.
     pub(super) async fn wait(
         &self,
         contents: &mut Contents,
@@ -224,15 +230,15 @@ impl Inner {
         progress: &Progress,
     ) -> Result<()> {
         let mut backoff = self.backoff();
-        let mut news = News::new(self.context.view.clone(), journal);
+        let mut triggers = ReadTriggers::new(self.context.view.clone(), journal);
         loop {
-            news.mark_unchanged();
+            triggers.mark_unchanged();
             let (resets, changed) = {
-                let now = news.view.borrow();
+                let now = triggers.view.borrow();
                 (now.resets, now.changed && until_change)
             };
-            // Who waits for the others' word seldom finds it there: with its watch open before the read, nothing is to be
-            // read again for what was written meanwhile.
+            // A call that waits for other nodes seldom finds their keys at once. If its watch is open before the read,
+            // keys that are written meanwhile do not require another read.
             let early =
                 if until_change && !changed { self.open(contents.covering(), progress).await? } else { None };
             match self.read_once(contents, journal).await {
@@ -256,16 +262,16 @@ impl Inner {
                         Woken::ReadAgain => progress.awaiting(contents.missing()),
                     }
                 }
-                // The world is about to change, and whoever wants to know that does not wait for the service.
+                // The world is about to change, and a caller that wants to know that does not wait for the service.
                 Err(error) if error.is_transient() && changed => return Ok(()),
                 Err(error) if error.is_transient() => progress.note(&error.to_string()),
                 Err(error) => return Err(error),
             }
-            news.wait(&mut backoff).await?;
+            triggers.wait(&mut backoff).await?;
         }
     }
 
-    /// Follows the keys after a read at this revision, reading once more what was written while the watch was opened.
+    /// Follows the keys after a read at this revision. Reads once more what was written while the watch was opened.
     async fn wait_on(
         &self,
         stream: Box<dyn WatchStream>,
@@ -294,7 +300,8 @@ impl Inner {
         .await
     }
 
-    /// Waits for a change of these keys after a revision; whether there was one before all must be read again.
+    /// Waits for a change of these keys after a revision. Also returns when the keys must be read again for another
+    /// reason.
     pub(super) async fn wait_for_change(
         &self,
         keys: Keys,
@@ -314,8 +321,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Opens a watch from now on. Not from the revision that was read: etcd serves a watch that begins in the past from
-    /// a loop that runs ten times a second (`syncWatchersLoop`), and in a busy run every revision is past at once.
+    /// Opens a watch that begins now. It does not begin at the revision that was read: etcd serves watches that begin
+    /// in the past from a loop that runs ten times a second (`syncWatchersLoop`), and in a busy run every revision is
+    /// soon in the past.
     async fn open(&self, keys: Keys, progress: &Progress) -> Result<Option<Box<dyn WatchStream>>> {
         match self.context.backend.watch(keys, 0).await {
             Ok(stream) => Ok(Some(stream)),
@@ -327,7 +335,8 @@ impl Inner {
         }
     }
 
-    /// Follows the keys from after this revision until `enough` says so, after the last change of a revision.
+    /// Follows the keys after this revision until `enough` returns true, which is checked after the last change of a
+    /// revision.
     async fn watched(
         &self,
         mut stream: Box<dyn WatchStream>,
@@ -347,6 +356,9 @@ impl Inner {
                 None
             }
         };
+        // Random, so that nodes that began to wait together do not read together.
+        let part = Duration::from_millis(self.seed() % 1000) * 60;
+        let mut reread = pin!(sleep(REREAD_INTERVAL / 2 + part));
         loop {
             if let Some(woken) = judge(&view.borrow_and_update()) {
                 return Ok(woken);
@@ -359,7 +371,7 @@ impl Inner {
                         let mut events = unread.peekable();
                         while let Some(event) = events.next() {
                             let revision = event.revision();
-                            // Half a revision is a state that never was.
+                            // Half a revision is a state that never existed.
                             let last = events.peek().is_none_or(|next| next.revision() != revision);
                             if enough(event) && last {
                                 return Ok(Woken::Enough);
@@ -373,12 +385,13 @@ impl Inner {
                     Err(error) => return Err(error),
                 },
                 moved = view.changed() => moved.map_err(|_| Error::Left)?,
+                () = &mut reread => return Ok(Woken::ReadAgain),
             }
         }
     }
 }
 
-/// Where these keys end.
+/// The first key after these keys.
 fn after(keys: &Keys) -> Vec<u8> {
     match keys {
         Keys::Span(_, to) => to.clone(),

@@ -23,15 +23,15 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Waits after a write that lost to another's. Short: each loss is somebody's success, and the next attempt is one
-/// round trip.
+/// The pauses after a write that lost against the write of another node. They are short, because each loss means that
+/// another node succeeded, and the next attempt takes one round trip.
 pub(super) const CONTENTION: RetryPolicy =
     RetryPolicy { first_delay: Duration::from_millis(2), max_delay: Duration::from_millis(100), growth: 2 };
 
-/// For how many attempts a write whose record is gone waits for the session to report a reset: two TTLs.
+/// For how many attempts a write waits for the session to report a reset, if the node's record is gone: about two TTLs.
 const RESET_ATTEMPTS: u32 = 8;
 
-/// One attempt: a transaction, and how to read its answer.
+/// One attempt: a transaction, and how to read its response.
 struct Attempt {
     sent: Sent,
     txn: Txn,
@@ -117,9 +117,9 @@ impl Waits {
 }
 
 impl Inner {
-    /// Does a write, once. `None` with the result where nothing was to be written.
+    /// Does a write once. Returns `None` with the result if there was nothing to write.
     ///
-    /// Ends by itself only when the outcome is known or cannot be; the caller drops it at the deadline.
+    /// Ends by itself only when the outcome is known or cannot become known. The caller drops it at the deadline.
     pub(super) async fn write<C: Change>(
         &self,
         change: &C,
@@ -158,7 +158,7 @@ impl Inner {
         }
     }
 
-    /// Makes one attempt, and decides what follows.
+    /// Makes one attempt, and decides what to do next.
     async fn attempt<C: Change>(
         &self,
         change: &C,
@@ -173,10 +173,13 @@ impl Inner {
         if answer.is_older(&slot) {
             self.context.monotonic.report(&self.context.keys.operation(self.context.node, slot.number));
         }
+        if answer.has_no_record() {
+            self.context.record_missing.notify_one();
+        }
         next(course, slot, sent, answer)
     }
 
-    /// Ends a write of which no attempt is open.
+    /// Ends a write that has no open attempt.
     fn end<T>(&self, course: Course, lease: LeaseId, end: T) -> T {
         if let Some(slot) = course.slot {
             self.context.slots.give_back(&slot, lease);
@@ -195,7 +198,7 @@ impl Inner {
         self.end(course, written.lease, output.map(|output| (output, Some(written))))
     }
 
-    /// What a change that was applied at a revision left in its result key.
+    /// Reads the result key at the revision at which a change was applied.
     async fn result_at<C: Change>(
         &self,
         change: &C,
@@ -228,7 +231,7 @@ impl Inner {
     }
 }
 
-/// The run's lease, once it is known. Marks the view as seen: what moves from here on wakes [`moved_or`].
+/// The run's lease, once it is known. Marks the view as seen, so that later changes of it end [`moved_or`].
 pub(super) async fn lease(view: &mut watch::Receiver<StoreView>) -> Result<LeaseId> {
     let known = view.wait_for(|view| view.over.is_some() || view.run_lease != 0).await;
     let now = known.map_err(|_| Error::Left)?;
@@ -238,7 +241,8 @@ pub(super) async fn lease(view: &mut watch::Receiver<StoreView>) -> Result<Lease
     }
 }
 
-/// Waits until the session has news, or for as long as a retry waits: what came back may be no news.
+/// Waits until the view of the session changes, or for as long as the pause of a retry, because a service that is
+/// available again does not always change the view.
 pub(super) async fn moved_or(view: &mut watch::Receiver<StoreView>, backoff: &mut Backoff) -> Result<()> {
     tokio::select! {
         biased;

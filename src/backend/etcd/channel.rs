@@ -24,11 +24,12 @@ use super::{
     health::Condition,
 };
 
-/// Makes the channel of an endpoint in place of this machine's network. The channel connects when it is first used.
+/// Makes the channel of an endpoint instead of using the network of this machine. The channel connects when it is first
+/// used.
 #[doc(hidden)]
 pub type Channels = Arc<dyn Fn(&Endpoint) -> Channel + Send + Sync>;
 
-/// How one endpoint is reached.
+/// How to reach one endpoint.
 #[derive(Clone)]
 pub(super) struct Route {
     pub(super) endpoint: String,
@@ -37,7 +38,7 @@ pub(super) struct Route {
     pub(super) connect_timeout: Duration,
 }
 
-/// When a connection that does not answer pings is given up.
+/// When a connection that does not respond to pings is given up.
 #[derive(Clone, Copy)]
 pub(super) struct Pings {
     pub(super) interval: Duration,
@@ -45,7 +46,7 @@ pub(super) struct Pings {
 }
 
 impl Route {
-    /// A channel that connects when it is first used, and again after it broke.
+    /// A channel that connects when it is first used, and reconnects after it broke.
     pub(super) fn open(&self, pings: Pings) -> Result<Channel, Failure> {
         let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(|error| Failure {
             kind: Kind::Setting,
@@ -76,7 +77,7 @@ impl Route {
     }
 }
 
-/// A server whose processors are busy with logins takes its time for a handshake.
+/// The limit is high, because a server whose processors are busy with logins takes long for a handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 async fn handshake(
@@ -97,7 +98,7 @@ async fn handshake(
     Ok(stream)
 }
 
-/// A channel whose requests carry the token that counts when each is sent.
+/// A channel whose requests carry the token that is valid when each of them is sent.
 pub(super) fn with_token(
     channel: Channel,
     token: impl Fn() -> Option<HeaderValue> + Clone + Send + Sync + 'static,

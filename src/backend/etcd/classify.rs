@@ -14,16 +14,16 @@ use crate::{
     error::{Applied, Error},
 };
 
-/// What failed, without where and for whom.
+/// What failed, without the place and the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) kind: Kind,
     pub(super) cause: String,
-    /// What it says about the connection.
+    /// What the failure shows about the connection.
     pub(super) condition: Condition,
 }
 
-/// The kind of a failure: [`Error`]'s, as far as a service is behind it.
+/// The kind of a failure, as in [`Error`], as far as a service causes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Unavailable {
@@ -44,7 +44,7 @@ pub(super) enum Kind {
 const UNKNOWN: Kind = Kind::Unavailable { applied: Applied::Unknown };
 const REFUSED: Kind = Kind::Unavailable { applied: Applied::No };
 
-/// etcd's own texts, the first that is found counts: what they mean, and what they say about the connection.
+/// The texts of etcd, of which the first that is found counts: their meaning, and what they show about the connection.
 const ETCD_TEXTS: &[(&str, Kind, Condition)] = &[
     ("required revision has been compacted", Kind::Compacted, Condition::Sound),
     ("required revision is a future revision", Kind::FutureRevision, Condition::Sound),
@@ -71,18 +71,18 @@ const ETCD_TEXTS: &[(&str, Kind, Condition)] = &[
     ("etcdserver: no leader", REFUSED, Condition::Leaderless),
     ("database space exceeded", REFUSED, Condition::Sound),
     ("not supported for learner", REFUSED, Condition::Broken),
-    // Proposed, perhaps.
+    // May have been proposed.
     ("etcdserver: request timed out", UNKNOWN, Condition::Leaderless),
     ("leader changed", UNKNOWN, Condition::Leaderless),
     ("server stopped", UNKNOWN, Condition::Broken),
     ("context deadline exceeded", UNKNOWN, Condition::Late),
 ];
 
-/// What the causes below the transport say.
+/// The meaning of the causes below the transport.
 const CAUSES: &[(&str, Kind, Condition)] = &[
     ("invalid peer certificate", Kind::Denied, Condition::Broken),
     ("received fatal alert", Kind::Denied, Condition::Broken),
-    // An answer that is no TLS, and one in HTTP/1, whose first letters are no HTTP/2 frame.
+    // A response that is not TLS, and one in HTTP/1, whose first letters are not an HTTP/2 frame.
     ("InvalidContentType", Kind::NotEtcd, Condition::Broken),
     ("frame with invalid size", Kind::NotEtcd, Condition::Broken),
     ("invalid compression flag", Kind::NotEtcd, Condition::Broken),
@@ -96,7 +96,7 @@ const CAUSES: &[(&str, Kind, Condition)] = &[
     ("Connection refused", REFUSED, Condition::Broken),
 ];
 
-/// What an error of the client means.
+/// Classifies an error of the client.
 pub(super) fn classify(error: &etcd_client::Error) -> Failure {
     match error {
         etcd_client::Error::GRpcStatus(status) => {
@@ -115,7 +115,7 @@ pub(super) fn classify(error: &etcd_client::Error) -> Failure {
     }
 }
 
-/// What the reason of a cancelled watch means.
+/// Classifies the reason of a canceled watch.
 pub(super) fn classify_reason(reason: &str) -> Failure {
     of_cause(reason.to_owned(), None)
 }
@@ -140,7 +140,7 @@ fn of_code(code: Option<Code>) -> (Kind, Condition) {
     }
 }
 
-/// An error's text with those of its causes: "transport error" alone says nothing.
+/// The text of an error with the texts of its causes, because "transport error" alone is not informative.
 fn chain(message: &str, source: Option<&(dyn StdError + 'static)>) -> String {
     let mut parts = vec![message.to_owned()];
     let mut source = source;
@@ -163,7 +163,8 @@ impl From<etcd_client::Error> for Failure {
 }
 
 impl Failure {
-    /// The crate's error for it. `lease` is what the call was about, `writes` whether it could have changed anything.
+    /// The error of this crate. `lease` is the lease of the call, and `writes` is true if the call could have changed
+    /// anything.
     pub(super) fn into_error(self, endpoint: &str, lease: LeaseId, writes: bool) -> Error {
         let Self { kind, cause, .. } = self;
         let endpoint = endpoint.to_owned();
@@ -177,7 +178,8 @@ impl Failure {
             Kind::Denied => Error::Denied { endpoint, cause },
             Kind::LeaseNotFound => Error::LeaseNotFound { lease },
             Kind::LeaseExists => Error::LeaseExists { lease },
-            // A refused read does not say what is left; a watch does, and takes another way.
+            // The error of a refused read does not contain the oldest revision. That of a watch does, but is handled
+            // elsewhere.
             Kind::Compacted => Error::Compacted { oldest: 0 },
             Kind::FutureRevision => Error::FutureRevision,
             Kind::Rejected => Error::Rejected { endpoint, cause },
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_the_text_tells() {
+    fn failures_that_only_the_text_distinguishes() {
         let cases = [
             (
                 Code::Unknown,
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_is_never_applied() {
+    fn read_is_never_applied() {
         let applied = |writes| match of_status(Code::Unknown, "broken").into_error("e", 0, writes) {
             Error::Unavailable { applied, .. } => applied,
             other => panic!("{other:?}"),
@@ -281,13 +283,13 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_never_empty() {
+    fn cause_is_never_empty() {
         assert!(!of_status(Code::Unavailable, "").cause.is_empty());
         assert!(!classify_reason("").cause.is_empty());
     }
 
     #[test]
-    fn causes_are_told_once_each() {
+    fn each_cause_is_in_the_text_once() {
         let inner = std::io::Error::other("Connection refused (os error 111)");
         let outer = std::io::Error::other(inner);
         let text = chain("transport error", Some(&outer));
@@ -295,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lease_is_the_callers() {
+    fn lease_is_the_callers() {
         let error =
             of_status(Code::NotFound, "etcdserver: requested lease not found").into_error("e", 7, true);
         assert!(matches!(error, Error::LeaseNotFound { lease: 7 }));

@@ -31,25 +31,25 @@ use crate::{
     lock::lock,
 };
 
-/// etcd closes connections that are pinged more often than every 5 s, or while nothing is open on them.
-/// Without an answer to a ping for 5 s the connection is dead.
+/// etcd closes connections that are pinged more often than every 5 s, or while nothing is open on them. A connection
+/// that does not respond to a ping within 5 s is considered dead.
 const PINGS: Pings = Pings { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) };
 
 /// How to reach an etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EtcdOptions {
-    /// Its members' client endpoints: `http://host:port`, `https://host:port`, or `host:port`, which is https where
-    /// `tls` is given. All of them must be of one etcd cluster.
+    /// The client endpoints of its members: `http://host:port`, `https://host:port`, or `host:port`, which stands for
+    /// https if `tls` is given. All of them must belong to one etcd cluster.
     pub endpoints: Vec<String>,
-    /// Of TLS connections.
+    /// The files for TLS connections.
     pub tls: Option<TlsFiles>,
-    /// As whom.
+    /// The user that logs in.
     pub credentials: Option<Credentials>,
-    /// How long attempts and connecting may take.
+    /// The maximum duration of attempts and of connecting.
     pub limits: Limits,
-    /// Decides with which endpoint to begin, so that the nodes of a run spread over them.
+    /// Decides which endpoint is the first, so that the nodes of a run are distributed over the endpoints.
     pub seed: u64,
-    /// Over how long the logins of the nodes that start together are spread.
+    /// The time over which the logins of nodes that start together are spread.
     pub login_spread: Duration,
 }
 
@@ -96,20 +96,20 @@ pub(super) struct Clients {
     pub(super) renewals: Arc<Renewals>,
 }
 
-/// What a connection is once it was made ready. It connects when it is first used.
+/// The clients of a connection. They connect when they are first used.
 #[derive(Clone)]
 pub(super) struct Dialed {
     pub(super) clients: Clients,
     pub(super) route: Route,
 }
 
-/// A client of one endpoint, from when it was chosen to when it is given up.
+/// A client of one endpoint, from its selection until it is given up.
 pub(super) struct Connection {
     pub(super) number: u64,
     pub(super) endpoint: String,
     dialed: OnceCell<Dialed>,
     health: Mutex<Health>,
-    /// Why it was given up.
+    /// The reason for which it was given up.
     over: watch::Sender<Option<String>>,
 }
 
@@ -127,14 +127,14 @@ impl Connection {
         }
     }
 
-    /// Waits until it is given up, and says why.
+    /// Waits until the connection is given up, and returns the reason.
     pub(super) async fn over(&self) -> String {
         let mut over = self.over.subscribe();
         let cause = over.wait_for(Option::is_some).await;
         cause.ok().and_then(|cause| cause.clone()).unwrap_or_default()
     }
 
-    /// The clients, made by the first caller.
+    /// The clients. The first caller makes them.
     pub(super) async fn dial(&self, pool: &Pool) -> Result<Dialed, Dial> {
         self.dialed.get_or_try_init(|| self.prepare(pool)).await.cloned()
     }
@@ -186,7 +186,7 @@ pub(super) struct Pool {
     channels: Option<Channels>,
     login: OnceLock<Option<Arc<Login>>>,
     current: Mutex<Arc<Connection>>,
-    /// When the last renewal of a lease that was acknowledged had been sent.
+    /// When the last acknowledged renewal of a lease was sent.
     renewed: Mutex<Option<Instant>>,
 }
 
@@ -197,11 +197,12 @@ impl Pool {
         Ok(Self { options, channels, login: OnceLock::new(), current, renewed: Mutex::default() })
     }
 
-    /// The login, if there is a user. Made by the first call, because it belongs to the runtime that serves it.
+    /// The login, if there is a user. The first call makes it, because it belongs to the runtime that executes the
+    /// call.
     pub(super) fn login(&self) -> Option<&Arc<Login>> {
         let make = || {
             let credentials = self.options.credentials.as_ref()?;
-            // Whoever brings channels of its own simulates processes that share nothing.
+            // A pool with custom channels simulates processes, which share nothing.
             Some(shared(credentials, &self.options, self.channels.is_none()))
         };
         self.login.get_or_init(make).as_ref()
@@ -211,18 +212,18 @@ impl Pool {
         Arc::clone(&lock(&self.current))
     }
 
-    /// Notes that a renewal sent at `sent` was acknowledged.
+    /// Records that a renewal that was sent at `sent` was acknowledged.
     pub(super) fn renewed(&self, sent: Instant) {
         let mut renewed = lock(&self.renewed);
         *renewed = (*renewed).max(Some(sent));
     }
 
-    /// Notes that a call on the connection succeeded.
+    /// Records that a call on the connection succeeded.
     pub(super) fn succeeded(connection: &Connection) {
         lock(&connection.health).succeed();
     }
 
-    /// Notes that a call on the connection failed, and turns to the next endpoint if that is likely to help.
+    /// Records that a call on the connection failed, and fails over to the next endpoint if that is likely to help.
     pub(super) fn failed(&self, connection: &Connection, failure: &Failure, sent: Instant) {
         let ended = Instant::now();
         let half_ttl = self.options.limits.attempt_timeout * 2;
@@ -239,7 +240,7 @@ impl Pool {
         }
     }
 
-    /// Turns to the next endpoint, once for each connection.
+    /// Fails over to the next endpoint, once for each connection.
     fn give_up(&self, connection: &Connection, cause: &str) {
         {
             let mut current = lock(&self.current);
@@ -258,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_failure_on_an_old_connection_turns_nothing() {
+    fn late_failure_on_an_old_connection_causes_no_failover() {
         let pool = Pool::new(EtcdOptions { seed: 1, ..EtcdOptions::new(["a:1", "b:1", "c:1"]) }, None);
         let pool = pool.unwrap();
         let first = pool.current();

@@ -6,7 +6,7 @@ use etcd_client::{CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, T
 
 use crate::backend::{Compare, Event, Header, KeyValue, Keys, Operation, OperationResult};
 
-/// The first key and, unless it is one key, the end of a request in etcd's terms.
+/// The first key and, unless it is one key, the end of a request, as etcd represents them.
 pub(super) fn bounds(keys: Keys) -> (Vec<u8>, Option<Vec<u8>>) {
     match keys {
         Keys::One(key) => (key, None),
@@ -16,20 +16,20 @@ pub(super) fn bounds(keys: Keys) -> (Vec<u8>, Option<Vec<u8>>) {
             while end.pop_if(|last| *last == u8::MAX).is_some() {}
             match end.last_mut() {
                 Some(last) => *last += 1,
-                // Nothing is behind the prefix.
+                // There is no key after the prefix.
                 None => end.push(0),
             }
             (prefix, Some(end))
         }
-        // To etcd an empty end is no range; one that ends where it begins is empty.
+        // etcd does not treat an empty end as the end of a range. A range that ends where it begins is empty.
         Keys::Span(from, to) if to.is_empty() => (from.clone(), Some(from)),
         Keys::Span(from, to) => (from, Some(to)),
     }
 }
 
-/// What etcd fails to reject: it takes the end of such a delete for a key. If the put keeps the value, that is of a key
-/// that is gone by then, and every etcd member that applies it dies (3.5.21: "unexpected error during txn with writes"),
-/// again after each restart.
+/// Detects what etcd fails to reject, because it treats the end of such a delete as a key. If the put keeps the value
+/// of its key, which is deleted by then, every etcd member that applies the transaction dies (3.5.21: "unexpected error
+/// during txn with writes"), again after each restart.
 pub(super) fn puts_what_it_deletes_without_end(branch: &[Operation]) -> bool {
     let deleted = branch.iter().filter_map(|operation| match operation {
         Operation::Delete(keys) => Some(bounds(keys.clone())).filter(|(_, end)| end.as_deref() == Some(&[0])),
@@ -97,7 +97,7 @@ pub(super) fn operation(operation: Operation) -> TxnOp {
 
 pub(super) fn operation_result(response: TxnOpResponse) -> OperationResult {
     match response {
-        // No transaction is nested in ours.
+        // This crate sends no nested transactions.
         TxnOpResponse::Put(_) | TxnOpResponse::Txn(_) => OperationResult::Put,
         TxnOpResponse::Get(mut answer) => {
             OperationResult::Get(answer.take_kvs().into_iter().map(key_value).collect())

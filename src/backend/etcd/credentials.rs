@@ -7,7 +7,7 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// Where a password is.
+/// The source of a password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Password {
     /// In a file, which is read at each login, because passwords are rotated.
@@ -29,7 +29,7 @@ impl From<&str> for Password {
 }
 
 impl Password {
-    /// The password as it is now. A line's end behind it in a file is not part of it.
+    /// The present password. A newline at the end of a file is not part of it.
     ///
     /// # Errors
     /// [`Error::Setting`] if the file cannot be read.
@@ -43,7 +43,8 @@ impl Password {
     }
 }
 
-/// A value that names no file may be the password itself, so only the path of something that exists is repeated.
+/// A value that is not the name of a file may be the password itself. Therefore only the path of an existing file is
+/// shown.
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     let message = if path.symlink_metadata().is_ok() {
         format!("the password file cannot be read ({error}): `{}`", path.display())
@@ -68,7 +69,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// A user whose password is in a file, which must be readable already.
+    /// A user whose password is in a file, which must already be readable.
     ///
     /// # Errors
     /// [`Error::Setting`] if the file cannot be read.

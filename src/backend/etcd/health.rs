@@ -12,16 +12,16 @@ use tokio::time::Instant;
 /// that still knows no leader is cut off from the others.
 const ELECTION: Duration = Duration::from_secs(2);
 
-/// What a failure says about the connection.
+/// What a failure shows about the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// The service answered.
+    /// The service responded.
     Sound,
-    /// The member answered that its cluster has no leader, or that the leader did not answer in time.
+    /// The member reported that its cluster has no leader, or that the leader did not respond in time.
     Leaderless,
-    /// No answer arrived in time.
+    /// No response arrived in time.
     Late,
-    /// The connection is of no use, or the member does not serve.
+    /// The connection cannot be used, or the member does not serve.
     Broken,
 }
 
@@ -29,11 +29,11 @@ pub(super) enum Condition {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Health {
     leaderless_since: Option<Instant>,
-    /// When the first call without an answer was given up.
+    /// When the first call without a response was given up.
     late_at: Option<Instant>,
 }
 
-/// A failed call, and what the decision depends on besides the connection.
+/// A failed call, and the other facts that the decision depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FailedCall {
     pub(super) condition: Condition,
@@ -78,14 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_connection_stays_and_a_broken_one_does_not() {
+    fn sound_connection_stays_and_a_broken_one_does_not() {
         let now = Instant::now();
         assert!(!Health::default().fail(call(Condition::Sound, now, now)));
         assert!(Health::default().fail(call(Condition::Broken, now, now)));
     }
 
     #[test]
-    fn an_election_is_waited_for() {
+    fn election_is_waited_for() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let leaderless = |millis| call(Condition::Leaderless, at(millis), at(millis));

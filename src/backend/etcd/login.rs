@@ -34,23 +34,24 @@ use crate::{
     error::Applied,
 };
 
-/// How long a login may take: 1,024 of them occupy two cores for 30 s to 140 s, depending on etcd's `--bcrypt-cost`.
+/// The maximum duration of a login. 1,024 logins occupy two cores for 30 s to 140 s, depending on etcd's
+/// `--bcrypt-cost`.
 pub(super) const LOGIN_LIMIT: Duration = Duration::from_secs(300);
-/// Pauses after a login that cost the service a bcrypt, or may have.
+/// The pauses after a login for which the service has, or may have, computed a bcrypt.
 const AFTER_ANSWER: RetryPolicy =
     RetryPolicy { first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(30), growth: 2 };
-/// An etcd whose cores are busy with bcrypts answers pings late.
+/// An etcd whose cores are busy with bcrypt responds to pings late.
 const PINGS: Pings = Pings { interval: Duration::from_secs(10), timeout: Duration::from_secs(30) };
 
-/// What is known of the login.
+/// The state of the login.
 enum Phase {
-    /// None is pending. The next may begin at this time.
+    /// None is pending. The next one may start at this time.
     Due { not_before: Instant, last: Option<Ended> },
-    /// One waits for its turn or for its answer, since this time.
+    /// One waits for its turn or for its response, since this time.
     Pending { since: Instant },
-    /// The service gave this token.
+    /// The service returned this token.
     In(HeaderValue),
-    /// The service asks for no password.
+    /// The service requires no password.
     Open,
 }
 
@@ -58,7 +59,7 @@ enum Phase {
 struct Ended {
     why: Dial,
     endpoint: String,
-    /// The password that was refused. Another one may be tried at once.
+    /// The password that was rejected. Another password may be tried at once.
     refused: Option<String>,
 }
 
@@ -87,7 +88,7 @@ impl Login {
     fn new(credentials: Credentials, options: &EtcdOptions) -> Arc<Self> {
         let quick = Backoff::new(RetryPolicy::default(), options.seed);
         let slow = Backoff::new(AFTER_ANSWER, options.seed);
-        // Another stream of numbers than that of the pauses.
+        // A different series of numbers than that of the pauses.
         let spread = Backoff::new(RetryPolicy::default(), !options.seed).part_of(options.login_spread);
         let phase = Phase::Due { not_before: Instant::now(), last: None };
         Arc::new(Self { credentials, spread, progress: watch::Sender::new(Progress { phase, quick, slow }) })
@@ -109,8 +110,8 @@ impl Login {
         }
     }
 
-    /// The service refused a request that carried this token, or none. The next call logs in, unless another has
-    /// already done so.
+    /// Records that the service rejected a request with this token, or without one. The next call logs in, unless
+    /// another call has already done so.
     pub(super) fn expire(&self, used: Option<&HeaderValue>) {
         self.progress.send_if_modified(|Progress { phase, .. }| {
             let is_used = match phase {
@@ -125,8 +126,8 @@ impl Login {
         });
     }
 
-    /// Waits until there is a token or none is needed, and starts a login if that is due. A caller that stops waiting
-    /// does not end the login.
+    /// Waits until there is a token or none is needed, and starts a login if one is due. The login continues if the
+    /// caller stops waiting.
     pub(super) async fn ready(self: &Arc<Self>, route: &Route) -> Result<(), Dial> {
         let mut progress = self.progress.subscribe();
         loop {
@@ -167,7 +168,7 @@ impl Login {
         claim
     }
 
-    /// Whether the service refused a password that is no longer the one in the file.
+    /// Whether the service rejected a password that is no longer the one in the file.
     async fn password_was_rotated(&self) -> bool {
         let refused = match &self.progress.borrow().phase {
             Phase::Due { last: Some(Ended { refused: Some(refused), .. }), .. } => refused.clone(),
@@ -189,6 +190,13 @@ impl Login {
                     let kind = Kind::Unavailable { applied: Applied::Unknown };
                     Err(Failure { kind, cause, condition: Condition::Broken })
                 });
+                if matches!(answer, Ok(None)) {
+                    let (user, endpoint) = (&self.credentials.user, &route.endpoint);
+                    tracing::warn!(
+                        "{endpoint} does not check the password of `{user}`, because authentication is off there: every \
+                         client that reaches it has access"
+                    );
+                }
                 answer.map_err(|failure| {
                     let refused = (failure.kind == Kind::Denied).then_some(password);
                     Ended { why: Dial::Failure(failure), endpoint: route.endpoint.clone(), refused }
@@ -197,7 +205,7 @@ impl Login {
             Ok(Err(error)) => {
                 Err(Ended { why: Dial::Setting(error), endpoint: route.endpoint, refused: None })
             }
-            // The runtime ends, and everything that waits with it.
+            // The runtime ends, and with it all waiting callers.
             Err(_) => return,
         };
         self.progress.send_modify(|progress| progress.settle(outcome));
@@ -226,7 +234,7 @@ impl Progress {
 }
 
 impl Ended {
-    /// Why a caller that uses this endpoint has to wait; none if another endpoint may be tried at once.
+    /// Why a caller that uses this endpoint has to wait. `None` if another endpoint may be tried at once.
     fn elsewhere(&self, endpoint: &str) -> Option<Dial> {
         match &self.why {
             Dial::Setting(error) => Some(Dial::Setting(error.clone())),
@@ -244,7 +252,8 @@ impl Ended {
     }
 }
 
-/// The token; none if the service asks for no password, as etcd's own client takes it.
+/// The token. `None` if the service requires no password, in which case etcd's own client continues without a token,
+/// too.
 async fn authenticate(route: &Route, user: &str, password: &str) -> Result<Option<HeaderValue>, Failure> {
     let channel = etcd_client::Channel::Tonic(route.open(PINGS)?);
     let options = ConnectOptions::new().with_require_leader(true);
@@ -263,8 +272,8 @@ async fn authenticate(route: &Route, user: &str, password: &str) -> Result<Optio
     }
 }
 
-/// Whose login may be shared. The runtime's id is part of it, because a forked child has another runtime, in which the
-/// task of a pending login does not exist.
+/// Which clients may share a login. The ID of the runtime is part of it, because a forked child has another runtime, in
+/// which the task of a pending login does not exist.
 #[derive(PartialEq, Eq)]
 struct Key {
     runtime: tokio::runtime::Id,
@@ -283,7 +292,7 @@ pub(super) fn shared(credentials: &Credentials, options: &EtcdOptions, may_share
     endpoints.sort();
     let (credentials, tls) = (credentials.clone(), options.tls.clone());
     let key = Key { runtime: runtime.id(), endpoints, credentials, tls };
-    // Held for no longer than this function. A child that was forked meanwhile finds it locked forever, and shares
+    // The lock is held only within this function. A child that was forked meanwhile finds it locked forever, and shares
     // nothing.
     for _ in 0..LOCK_TRIES {
         let mut all = match SHARED.try_lock() {

@@ -39,8 +39,8 @@ use self::{
     watch::{EtcdWatch, open_watch},
 };
 use super::{
-    Backend, Keys, LeaseId, Operation, Range, RangeResult, Revision, Status, Txn, TxnParts, TxnResult,
-    WatchStream,
+    Backend, Keys, LeaseId, LeaseLife, Operation, Range, RangeResult, Revision, Status, Txn, TxnParts,
+    TxnResult, WatchStream,
     retry::{Backoff, RetryPolicy},
     whole_seconds,
 };
@@ -52,18 +52,18 @@ pub struct EtcdBackend {
     pool: Arc<Pool>,
 }
 
-/// What an attempt is about, as far as its failure needs it.
+/// The facts about an attempt that its failure depends on.
 #[derive(Clone, Copy, Debug, Default)]
 struct About {
     lease: LeaseId,
     writes: bool,
-    /// Whether it renews a lease. Most releases of etcd ask for no token there, so a renewal does not wait for a
-    /// pending login: the node keeps its lease meanwhile.
+    /// Whether it renews a lease. Most releases of etcd require no token for that, so a renewal does not wait for a
+    /// pending login, and the node keeps its lease meanwhile.
     renews: bool,
 }
 
 impl EtcdBackend {
-    /// A client. It connects, and where a user is given authenticates, with its first attempt.
+    /// A client. Its first attempt connects, and authenticates if there is a user.
     ///
     /// # Errors
     /// [`Error::Setting`] if the options contradict each other.
@@ -71,7 +71,7 @@ impl EtcdBackend {
         Self::connect_over(options, None)
     }
 
-    /// The same over other channels than this machine's network's.
+    /// As [`Self::connect`], with other channels than those of the network of this machine.
     ///
     /// # Errors
     /// As [`Self::connect`].
@@ -80,7 +80,8 @@ impl EtcdBackend {
         Ok(Self { pool: Arc::new(Pool::new(options, channels)?) })
     }
 
-    /// One attempt on the connection in use. It may be made twice: a service that asks for another login did nothing.
+    /// Makes one attempt on the connection in use. It may be made twice, because a service that requires another login
+    /// did nothing.
     async fn attempt<T, C, F>(&self, about: About, call: C) -> Result<T>
     where
         C: Fn(Clients) -> F + Send + Sync,
@@ -113,7 +114,11 @@ impl EtcdBackend {
         let Dialed { clients, route } = connection.dial(&self.pool).await?;
         let Some(login) = self.pool.login() else {
             let refused = |failure: Failure| match failure.kind {
-                Kind::LoginNeeded => Failure { kind: Kind::Denied, ..failure },
+                Kind::LoginNeeded => Failure {
+                    kind: Kind::Denied,
+                    cause: format!("{}; it requires a login: set `user` and `password_file`", failure.cause),
+                    ..failure
+                },
                 _ => failure,
             };
             return bounded(limit, call(clients)).await.map_err(refused).map_err(Dial::Failure);
@@ -143,7 +148,7 @@ impl EtcdBackend {
     }
 }
 
-/// A call that ends in time.
+/// Runs a call within a time limit.
 async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     timeout(limit, call).await.unwrap_or_else(|_| {
         Err(Failure {
@@ -239,16 +244,28 @@ impl Backend for EtcdBackend {
         .await
     }
 
+    async fn lease_life(&self, id: LeaseId) -> Result<Option<LeaseLife>> {
+        let about = About { lease: id, writes: false, renews: false };
+        self.attempt(about, |Clients { mut lease, .. }| async move {
+            let answer = lease.time_to_live(id, None).await?;
+            // etcd answers -1 for a lease that does not exist.
+            let exists = answer.ttl() >= 0;
+            let (granted, remaining) = (seconds(answer.granted_ttl()), seconds(answer.ttl()));
+            Ok(exists.then_some(LeaseLife { granted, remaining }))
+        })
+        .await
+    }
+
     async fn watch(&self, keys: Keys, start: Revision) -> Result<Box<dyn WatchStream>> {
         let credentials = self.pool.options.credentials.is_some();
-        // Whoever gives it up meanwhile ends the watch.
+        // If the connection is given up meanwhile, the watch ends.
         let connection = self.pool.current();
         let opened = self.attempt(About::default(), |clients| {
             let keys = keys.clone();
             async move {
                 match open_watch(&clients, &keys, start).await {
-                    // etcd 3.5.1 says so also when the token is merely too old (3.5.21 does not). A read of the same
-                    // keys then asks for another login, or is denied as well.
+                    // etcd 3.5.1 also returns this error if the token is merely too old (3.5.21 does not). A read of
+                    // the same keys then requires another login, or is denied, too.
                     Err(Failure { kind: Kind::Denied, .. }) if credentials => {
                         let (key, options) = get_options(keys.clone());
                         clients.kv.clone().get(key, Some(options.with_limit(1).with_keys_only())).await?;

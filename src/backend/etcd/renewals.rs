@@ -50,11 +50,11 @@ impl Renewals {
     }
 
     fn idle(&self) -> MutexGuard<'_, Option<Stream>> {
-        // It is replaced as a whole.
+        // The value is replaced as a whole.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Renews a lease once, and returns its TTL. `token` is the one that the channel adds to a new stream.
+    /// Renews a lease once, and returns its TTL. `token` is the token that the channel adds to a new stream.
     pub(super) async fn renew(
         &self,
         lease: LeaseId,
@@ -79,7 +79,7 @@ impl Renewals {
         }
     }
 
-    /// Opens a stream with this request. etcd sends the head of its response together with the first response.
+    /// Opens a stream with this request. etcd sends the headers of its response together with the first response.
     async fn open(&self, request: Request, token: Option<HeaderValue>) -> Result<Stream, Status> {
         let (requests, receiver) = mpsc::channel(1);
         let first = requests.try_send(request);

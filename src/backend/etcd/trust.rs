@@ -33,11 +33,11 @@ use crate::{
 const SERVER_AUTHENTICATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 
-/// What a TLS connection needs.
+/// The configuration of a TLS connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate of the authority that signed the server's, or the server's own certificate; without it, the
-    /// authorities that the machine trusts.
+    /// The certificate of the authority that signed the server's certificate, or the server's own certificate. Without
+    /// it, the authorities that the machine trusts.
     pub ca: Option<Pem>,
     /// The client certificate, with `key`.
     pub cert: Option<Pem>,
@@ -46,7 +46,7 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Reads the files as they are now.
+    /// Reads the present files.
     ///
     /// # Errors
     /// [`Error::Setting`] with the file that cannot be used.
@@ -69,7 +69,7 @@ impl TlsFiles {
         let mut config = match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => {
                 let certified = certified_key(cert, key, "client")?;
-                // Not `with_client_auth_cert`, which refuses certificates of X.509 v1.
+                // Not `with_client_auth_cert`, which rejects certificates of X.509 v1.
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
             _ => builder.with_no_client_auth(),
@@ -113,7 +113,7 @@ impl ServerCertVerifier for Trust {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let is_trusted = self.pool.iter().any(|trusted| trusted.as_ref() == end_entity.as_ref());
         if is_trusted && may_serve(end_entity, now) {
-            // Refuses critical extensions that it does not know, as well.
+            // Also rejects critical extensions that it does not know.
             verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
             return Ok(ServerCertVerified::assertion());
         }
@@ -143,7 +143,7 @@ impl ServerCertVerifier for Trust {
     }
 }
 
-/// Whether a certificate is valid now and for a server. What cannot be decoded is left to `webpki`.
+/// Whether a certificate is valid now and for a server. A certificate that cannot be decoded is left to `webpki`.
 fn may_serve(der: &CertificateDer<'_>, now: UnixTime) -> bool {
     let Ok(Certificate { tbs_certificate, .. }) = Certificate::from_der(der) else { return false };
     let (from, to) = (tbs_certificate.validity.not_before, tbs_certificate.validity.not_after);

@@ -65,7 +65,8 @@ impl WatchStream for EtcdWatch {
                 return Err(self.fail(classify_reason(answer.cancel_reason())));
             }
             let events: Vec<_> = answer.events().iter().filter_map(event).collect();
-            // Not the header's: that is where the etcd member is, which may be ahead of what this watch was sent.
+            // Not the revision of the header, which is that of the etcd member and may be ahead of what this watch was
+            // sent.
             if let Some(last) = events.last() {
                 self.position = self.position.max(last.revision());
                 return Ok(Changes { revision: self.position, events });
@@ -82,7 +83,7 @@ impl WatchStream for EtcdWatch {
     }
 }
 
-/// Opens a watch. Returns the revision that the store was at when it was created.
+/// Opens a watch. Returns the revision of the service when the watch was created.
 pub(super) async fn open_watch(
     clients: &Clients,
     keys: &Keys,
@@ -95,7 +96,7 @@ pub(super) async fn open_watch(
     }
     let mut stream = clients.watch.clone().watch(key, Some(options)).await?;
     let created = stream.message().await?.ok_or_else(|| classify_reason("the watch ended at once"))?;
-    // A compacted start is told by the next message, so that it is the watch that ends with it.
+    // The next message reports a compacted start, so that the watch ends with that error.
     if created.canceled() && created.compact_revision() == 0 {
         return Err(classify_reason(created.cancel_reason()));
     }

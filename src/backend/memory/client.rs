@@ -17,19 +17,19 @@ use tokio::{
 use super::{
     CLUSTER_ID, ENDPOINT, MEMBER_ID, Mode, Shared, VERSION,
     convert::{header, refused, result, transaction, unavailable},
-    engine::{Engine, MAX_REQUEST_BYTES, Read, Refusal, Span},
+    engine::{Engine, LeaseView, MAX_REQUEST_BYTES, Read, Refusal, Span},
     live::Watching,
-    watchers::Bell,
+    watchers::WatchNotifier,
 };
 use crate::{
     backend::{
-        Backend, Changes, Keys, LeaseId, Range, RangeResult, Revision, Status, Txn, TxnResult, WatchStream,
-        whole_seconds,
+        Backend, Changes, Keys, LeaseId, LeaseLife, Range, RangeResult, Revision, Status, Txn, TxnResult,
+        WatchStream, whole_seconds,
     },
     error::{Applied, Error, Result},
 };
 
-/// What kind of call a fault is asked for.
+/// The kind of a call for which a fault is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
     /// [`Backend::range`].
@@ -49,7 +49,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// Whether it changes the store in a way that must not happen twice.
+    /// Whether it changes the service in a way that must not happen twice.
     pub fn writes(self) -> bool {
         matches!(self, Self::Txn | Self::LeaseGrant | Self::LeaseRevoke)
     }
@@ -59,16 +59,17 @@ impl Call {
     }
 }
 
-/// What the network does to one call. The default does nothing to it.
+/// What the network does to one call. By default, it does nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fate {
-    /// How long the request travels. Longer than an attempt may take, it still arrives: such is a late write.
+    /// How long the request is in flight. If this is longer than an attempt may take, the request still arrives, as a
+    /// delayed write.
     pub request_delay: Duration,
-    /// The request never arrives.
+    /// Whether the request is lost.
     pub request_lost: bool,
-    /// How long the answer travels.
+    /// How long the response is in flight.
     pub answer_delay: Duration,
-    /// The request is served, but its answer never arrives.
+    /// Whether the response is lost after the request was served.
     pub answer_lost: bool,
 }
 
@@ -83,10 +84,10 @@ pub struct MemoryBackend {
     attempt_timeout: Duration,
 }
 
-/// The way between one client and the service.
+/// The connection between one client and the service.
 struct Link {
     state: Mutex<LinkState>,
-    /// Counts its changes, which calls that hang and watches look at.
+    /// Counts its changes, which pending calls and watches wait for.
     changes: watch::Sender<u64>,
 }
 
@@ -113,7 +114,7 @@ impl Link {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Turns to another connection, once however many calls failed on this one.
+    /// Switches to another connection, only once however many calls failed on this one.
     fn give_up(&self, connection: u64) {
         self.change(|state| {
             if state.connection == connection {
@@ -147,23 +148,24 @@ impl MemoryBackend {
         Self { shared, link: Arc::new(link), attempt_timeout }
     }
 
-    /// Cut this client off: its calls hang until their deadline and its watches are silent, until [`Self::mend`].
+    /// Disconnects this client. Its calls wait until their deadlines and its watches are silent, until
+    /// [`Self::reconnect`].
     pub fn cut(&self) {
         self.link.change(|state| state.cut = true);
     }
 
-    /// Let this client reach the service again. A call whose deadline is not over goes through.
-    pub fn mend(&self) {
+    /// Lets this client reach the service again. A pending call whose deadline has not passed succeeds.
+    pub fn reconnect(&self) {
         self.link.change(|state| state.cut = false);
     }
 
-    /// Lose the answers of the next so many transactions, grants and revocations: they are applied, but the caller
-    /// gets [`Error::Unavailable`] with [`Applied::Unknown`].
+    /// Loses the responses of the next so many transactions, grants, and revocations. They are applied, but the caller
+    /// receives [`Error::Unavailable`] with [`Applied::Unknown`].
     pub fn lose_answers(&self, writes: usize) {
         self.link.change(|state| state.lose_answers = writes);
     }
 
-    /// Let this decide what happens to every call from now on.
+    /// Lets this function decide what happens to every call from now on.
     pub fn interfere(&self, interference: Option<Interference>) {
         self.link.change(|state| state.interference = interference);
     }
@@ -176,7 +178,7 @@ impl MemoryBackend {
         Ok(self.attempt(call, access).await?.0)
     }
 
-    /// One attempt: the answer, and the epoch it is of.
+    /// One attempt: the result, and the epoch to which it belongs.
     async fn attempt<T, A>(&self, call: Call, access: A) -> Result<(T, u64)>
     where
         T: Send + 'static,
@@ -200,7 +202,7 @@ impl MemoryBackend {
         A: FnOnce(&mut Engine, Duration) -> Result<T, Refusal> + Send + 'static,
     {
         let fate = self.link.fate(call);
-        // Other nodes get their turn, as they would while a request travels.
+        // Other nodes run meanwhile, as they would while a request is in flight.
         yield_now().await;
         if fate.request_lost {
             return pending().await;
@@ -209,11 +211,11 @@ impl MemoryBackend {
         let (answer, epoch) = if fate.request_delay.is_zero() {
             deliver(&shared, &link, access).await?
         } else {
-            // On its way it no longer depends on the caller, who may give up or be dropped.
+            // A request in flight no longer depends on the caller, which may give up or be dropped.
             let (sender, receiver) = oneshot::channel();
             tokio::spawn(async move {
                 sleep(fate.request_delay).await;
-                // Nobody is left to tell once the caller has gone.
+                // The caller may have gone, and then no receiver is left.
                 let _ = sender.send(deliver(&shared, &link, access).await);
             });
             receiver.await.unwrap_or_else(|_| Err(unavailable("the runtime ended", Applied::Unknown)))?
@@ -232,7 +234,7 @@ impl MemoryBackend {
     }
 }
 
-/// Brings a request to the service: waits while the link is cut or the service paused.
+/// Delivers a request to the service: waits while the link is cut or the service is paused.
 async fn deliver<T, A>(shared: &Arc<Shared>, link: &Link, access: A) -> Result<(Result<T, Refusal>, u64)>
 where
     A: FnOnce(&mut Engine, Duration) -> Result<T, Refusal>,
@@ -298,17 +300,22 @@ impl Backend for MemoryBackend {
         self.call(Call::LeaseRevoke, move |engine, _| engine.revoke(id)).await
     }
 
+    async fn lease_life(&self, id: LeaseId) -> Result<Option<LeaseLife>> {
+        let life = |view: LeaseView| LeaseLife { granted: view.granted, remaining: view.remaining };
+        self.call(Call::Status, move |engine, now| Ok(engine.lease(now, id).map(life))).await
+    }
+
     async fn watch(&self, keys: Keys, start: Revision) -> Result<Box<dyn WatchStream>> {
         let connection = self.connection();
         let span = Span::try_from(&keys).map_err(refused)?;
         let (revision, epoch) = self.attempt(Call::Watch, |engine, _| Ok(engine.revision())).await?;
-        let bell = Arc::new(Bell::default());
-        // From the revision that it was answered at: others may have written since.
+        let notifier = Arc::new(WatchNotifier::default());
+        // From the revision of the response, because other clients may have written since.
         let start = if start > 0 { start } else { revision + 1 };
-        let watching = self.shared.live.watch(span, start, &bell, 0);
+        let watching = self.shared.live.watch(span, start, &notifier, 0);
         let (shared, link) = (Arc::clone(&self.shared), Arc::clone(&self.link));
         let changes = link.changes.subscribe();
-        Ok(Box::new(MemoryWatch { shared, link, changes, connection, epoch, watching, bell }))
+        Ok(Box::new(MemoryWatch { shared, link, changes, connection, epoch, watching, notifier }))
     }
 
     async fn status(&self) -> Result<Status> {
@@ -343,12 +350,12 @@ struct MemoryWatch {
     connection: u64,
     epoch: u64,
     watching: Watching,
-    bell: Arc<Bell>,
+    notifier: Arc<WatchNotifier>,
 }
 
 impl MemoryWatch {
-    /// What there is to report now, if anything.
-    fn look(&mut self) -> Result<Option<Changes>> {
+    /// The changes that can be reported now, if there are any.
+    fn read_changes(&mut self) -> Result<Option<Changes>> {
         let LinkState { cut, connection, .. } = *self.link.lock();
         if connection != self.connection {
             return Err(unavailable("the connection was given up", Applied::No));
@@ -365,9 +372,9 @@ impl MemoryWatch {
         if state.mode == Mode::Paused {
             return Ok(None);
         }
-        let Self { watching, bell, .. } = self;
+        let Self { watching, notifier, .. } = self;
         let read = |engine: &Engine, _| {
-            watching.read(engine, bell.take().into_values().next(), usize::MAX, usize::MAX)
+            watching.read(engine, notifier.take().into_values().next(), usize::MAX, usize::MAX)
         };
         let batch = self.shared.live.look(read).map_err(refused)?;
         Ok((!batch.events.is_empty()).then_some(Changes { revision: batch.next - 1, events: batch.events }))
@@ -379,12 +386,12 @@ impl WatchStream for MemoryWatch {
     async fn next(&mut self) -> Result<Changes> {
         loop {
             self.changes.mark_unchanged();
-            if let Some(changes) = self.look()? {
+            if let Some(changes) = self.read_changes()? {
                 return Ok(changes);
             }
             tokio::select! {
                 biased;
-                () = self.bell.heard() => {}
+                () = self.notifier.wait() => {}
                 _ = self.changes.changed() => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Between what a backend is asked for and what the engine knows.
+//! Converts between the requests of a backend and those of the engine.
 
 use super::{
     CLUSTER_ID, ENDPOINT,
@@ -9,12 +9,12 @@ use crate::{
     error::{Applied, Error, Result},
 };
 
-/// Of an answer at this revision.
+/// The header of a response at this revision.
 pub(super) fn header(revision: Revision) -> Header {
     Header { cluster_id: CLUSTER_ID, revision }
 }
 
-/// What the engine is asked for.
+/// The engine's request for a transaction.
 pub(super) fn transaction(txn: Txn) -> Result<Transaction, Refusal> {
     let actions = |operations: Vec<Operation>| operations.into_iter().map(action).collect::<Result<_, _>>();
     let TxnParts { when, then, otherwise } = txn.into_parts();
@@ -52,22 +52,22 @@ fn action(operation: Operation) -> Result<Action, Refusal> {
     })
 }
 
-/// What became of one operation.
+/// The result of one operation.
 pub(super) fn result(outcome: Outcome) -> OperationResult {
     match outcome {
-        // No transaction is nested in ours.
+        // This crate sends no nested transactions.
         Outcome::Put(..) | Outcome::Transaction(..) => OperationResult::Put,
         Outcome::Read(found) => OperationResult::Get(found.items),
         Outcome::Deleted(_, count, _) => OperationResult::Delete(i64::try_from(count).unwrap_or(i64::MAX)),
     }
 }
 
-/// The service was not reached, or did not answer.
+/// The error if the service was not reached or did not respond.
 pub(super) fn unavailable(cause: &str, applied: Applied) -> Error {
     Error::Unavailable { endpoint: ENDPOINT.to_owned(), cause: cause.to_owned(), applied }
 }
 
-/// The engine says no.
+/// The error if the engine refuses the request.
 pub(super) fn refused(refusal: Refusal) -> Error {
     match refusal {
         Refusal::Compacted { oldest } => Error::Compacted { oldest },

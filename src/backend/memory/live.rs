@@ -19,44 +19,44 @@ use tokio::{
 
 use super::{
     engine::{Answer, Batch, Engine, Span},
-    watchers::{Bell, Watchers},
+    watchers::{WatchNotifier, Watchers},
 };
 use crate::backend::Revision;
 
-/// How many leases are ended while others wait; the rest follow when they had their turn.
+/// How many leases are expired while other callers wait. The remaining leases follow after the other callers.
 const LEASES_AT_ONCE: usize = 500;
-/// How often an engine that looks after itself looks whether it was paused.
+/// How often an engine that compensates for pauses checks whether it was paused.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 
-/// The engine, its clock and its watches.
+/// The engine, its clock, and its watches.
 pub struct Live {
     state: Mutex<State>,
     origin: Instant,
-    /// Woken when a lease ends earlier than the expiry task expects, and when this is dropped.
+    /// Notified when a lease ends earlier than the expiry task expects, and when this is dropped.
     sooner: Arc<Notify>,
-    /// Whether time in which this process did not run is given back to the leases.
+    /// Whether leases are extended by time in which this process did not run.
     gives_time_back: bool,
 }
 
 struct State {
     engine: Engine,
     watchers: Watchers,
-    /// No lease ends by itself meanwhile.
+    /// Whether no lease expires at present.
     frozen: bool,
-    /// When this process was last seen to run.
+    /// When this process was last known to run.
     alive: Duration,
-    /// When the expiry task will look by itself.
+    /// When the expiry task will wake up by itself.
     armed: Option<Duration>,
     expiry: Option<JoinHandle<()>>,
 }
 
 impl Live {
-    /// One whose leases end whatever happens, as etcd's do.
+    /// An engine whose leases always expire in time, like those of etcd.
     pub fn new(engine: Engine) -> Arc<Self> {
         Arc::new(Self::of(engine, false))
     }
 
-    /// One that gives leases the time back in which its process was paused: nobody could renew them.
+    /// An engine that extends leases by the time in which its process was paused, because no node could renew them.
     pub fn looking_after_itself(engine: Engine) -> Arc<Self> {
         Arc::new(Self::of(engine, true))
     }
@@ -74,7 +74,7 @@ impl Live {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code under the lock can leave a half-done change behind, so a poisoned state is still a sound one.
+        // No code under the lock can leave a partial change behind, so a poisoned state is still consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,7 +82,7 @@ impl Live {
         self.origin.elapsed()
     }
 
-    /// One access of a client: leases that are over have ended before it, watches are woken after it.
+    /// One access of a client. Expired leases are removed before it, and watches are notified after it.
     pub fn access<T>(self: &Arc<Self>, access: impl FnOnce(&mut Engine, Duration) -> T) -> T {
         let mut state = self.lock();
         let now = self.now();
@@ -94,14 +94,14 @@ impl Live {
         answer
     }
 
-    /// Looks without touching: nothing ends, nobody is woken.
+    /// Reads the engine without a change: no lease expires, and no watch is notified.
     pub fn look<T>(&self, look: impl FnOnce(&Engine, Duration) -> T) -> T {
         let state = self.lock();
         look(&state.engine, self.now())
     }
 
-    /// Changes the engine itself, with no lease ending before: everybody looks again. The change also says whether it is
-    /// frozen from now on, that is whether no lease ends by itself.
+    /// Changes the engine itself. No lease expires before the change, and all watches are notified after it. The change
+    /// also returns whether the engine is frozen from now on, that is, whether no lease expires by itself.
     pub fn reshape<T>(&self, change: impl FnOnce(&mut Engine, Duration) -> (T, bool)) -> T {
         let mut state = self.lock();
         let now = self.now();
@@ -113,26 +113,32 @@ impl Live {
         answer
     }
 
-    /// Watches these keys from a revision on (0: from now). The bell is rung with this number whenever one of them changes,
-    /// until what is returned is dropped.
-    pub fn watch(self: &Arc<Self>, span: Span, start: Revision, bell: &Arc<Bell>, watch: i64) -> Watching {
+    /// Watches these keys from a revision on (0: from now). Each change of one of them is added to the notifier under
+    /// this number, until the returned value is dropped.
+    pub fn watch(
+        self: &Arc<Self>,
+        span: Span,
+        start: Revision,
+        notifier: &Arc<WatchNotifier>,
+        watch: i64,
+    ) -> Watching {
         let mut state = self.lock();
-        let number = state.watchers.add(&span, Arc::clone(bell), watch);
+        let number = state.watchers.add(&span, Arc::clone(notifier), watch);
         let end = state.engine.revision() + 1;
         drop(state);
         let position = if start > 0 { start } else { end };
         Watching { live: Arc::clone(self), span, number, position, followed: position >= end }
     }
 
-    /// How many watches there are.
+    /// The number of watches.
     pub fn watches(&self) -> usize {
         self.lock().watchers.len()
     }
 
-    /// Ends what is over, a bounded number at once. Returns whether there may be more.
+    /// Expires leases, a bounded number at a time. Returns whether there may be more.
     fn expire(&self, state: &mut State, now: Duration) -> bool {
         if self.gives_time_back {
-            // Twice, so that a late wake-up is not taken for a pause.
+            // Twice the heartbeat, so that a task that wakes up late is not mistaken for a pause.
             let lost = now.saturating_sub(state.alive);
             if lost > HEARTBEAT * 2 {
                 let leases = state.engine.give_back(now, lost);
@@ -149,10 +155,10 @@ impl Live {
         ended == LEASES_AT_ONCE
     }
 
-    /// Sees to it that the next lease to end is looked at in time.
+    /// Ensures that the next lease expires in time.
     fn arm(self: &Arc<Self>, state: &mut State) {
         let Some(deadline) = state.engine.next_deadline() else { return };
-        // The task ends with the runtime it was started on, which may be another one than this call's.
+        // The task ends with the runtime that it was started on, which may differ from the runtime of this call.
         if state.expiry.as_ref().is_none_or(JoinHandle::is_finished) {
             state.armed = Some(deadline);
             state.expiry = Some(tokio::spawn(expire_in_time(Arc::downgrade(self), Arc::clone(&self.sooner))));
@@ -161,7 +167,7 @@ impl Live {
         }
     }
 
-    /// What the expiry task does: ends what is over. Returns when to look again.
+    /// The step of the expiry task: expires leases. Returns when to check again.
     fn look_at_leases(&self) -> Option<Instant> {
         let mut state = self.lock();
         let now = self.now();
@@ -179,7 +185,7 @@ impl Live {
 }
 
 impl State {
-    /// Makes a change, and wakes the watches of what it is about.
+    /// Makes a change, and notifies the watches of the changed keys.
     fn change<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> T {
         let since = self.engine.revision();
         let answer = change(self);
@@ -187,11 +193,11 @@ impl State {
             return answer;
         }
         if self.engine.compacted() > since + 1 {
-            // Whose keys they were is forgotten already of the first of several revisions.
-            self.watchers.tell_all(since + 1);
+            // The keys of the first of several revisions are already forgotten.
+            self.watchers.notify_all(since + 1);
         } else {
             for (key, revision) in self.engine.changed_keys(since) {
-                self.watchers.tell(key, revision);
+                self.watchers.notify_watches(key, revision);
             }
         }
         answer
@@ -221,14 +227,15 @@ pub struct Watching {
     live: Arc<Live>,
     span: Span,
     number: u64,
-    /// The first revision not told yet.
+    /// The first revision that was not reported yet.
     position: Revision,
-    /// It is told everything up to some moment after the bell was hung: that is rung for all else that it has to know.
+    /// Whether the watch has received everything up to some moment after its notifier was registered. The notifier has
+    /// all later changes.
     followed: bool,
 }
 
 impl Watching {
-    /// The first revision that it was not told yet.
+    /// The first revision that was not reported yet.
     pub fn position(&self) -> Revision {
         self.position
     }
@@ -238,7 +245,8 @@ impl Watching {
         if self.followed { self.position.max(news.unwrap_or(end)) } else { self.position }
     }
 
-    /// About how many bytes [`Self::read`] returns, with what the keys were before if that is asked for.
+    /// The approximate number of bytes that [`Self::read`] returns, including the previous state of the keys if that is
+    /// requested.
     pub fn bytes(
         &self,
         engine: &Engine,
@@ -250,9 +258,9 @@ impl Watching {
         engine.changes_bytes(&self.span, self.from(engine, news), revisions, bytes, previous)
     }
 
-    /// Reads what it was not told yet, bounded as [`Engine::changes`] is. `news` is the first revision that the bell was
-    /// rung for since. What is between was not about its keys: it is neither looked through nor missed when it is
-    /// compacted away.
+    /// Reads what was not reported yet, bounded as [`Engine::changes`] is. `news` is the first revision that the
+    /// notifier has reported since the last read. Earlier revisions did not change the keys of this watch. They are
+    /// skipped, and it does not matter whether they were compacted.
     pub fn read(
         &mut self,
         engine: &Engine,
@@ -274,7 +282,7 @@ impl Drop for Watching {
     }
 }
 
-/// Revokes leases when they end, also when nobody calls, so that watches learn it on time. Ends with the engine.
+/// Revokes leases when they expire, even without any calls, so that watches are notified in time. Ends with the engine.
 async fn expire_in_time(live: Weak<Live>, sooner: Arc<Notify>) {
     loop {
         let deadline = {
@@ -305,7 +313,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Whether leases of 6 s and of 60 s live after 7 s in which nothing ran, and how long the second still has.
+    /// Whether leases of 6 s and of 60 s exist after 7 s in which nothing ran, and the remaining time of the second.
     async fn after_a_pause(live: Arc<Live>) -> (bool, Duration) {
         live.access(|engine, now| engine.grant(now, 1, 6).and_then(|_| engine.grant(now, 2, 60))).unwrap();
         tokio::time::advance(SECOND * 7).await;
@@ -317,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_compacted_away_as_it_happened_is_missed_by_nobody_in_silence() {
+    async fn watch_of_compacted_changes_ends_with_an_error() {
         let live = Live::new(Engine::new(Bounds { history_bytes: 1_000, ..Bounds::default() }));
         live.access(|engine, now| {
             engine.grant(now, 1, 6).unwrap();
@@ -325,21 +333,21 @@ mod tests {
             engine.put(&put("a", b"1".to_vec(), 1)).unwrap();
             engine.put(&put("b", vec![0; 4_000], 2)).unwrap();
         });
-        let bell = Arc::new(Bell::default());
-        let mut watching = live.watch(Span::one(b"a"), 0, &bell, 7);
+        let notifier = Arc::new(WatchNotifier::default());
+        let mut watching = live.watch(Span::one(b"a"), 0, &notifier, 7);
         live.look(|engine, _| watching.read(engine, None, 100, 1_000)).unwrap();
-        // Both leases end at once, and the second has more than the history holds.
+        // Both leases expire at the same time, and the second has more keys than the history holds.
         tokio::time::sleep(SECOND * 7).await;
-        let news = bell.take();
+        let news = notifier.take();
         let read = live.look(|engine, _| watching.read(engine, news.get(&7).copied(), 100, 1_000));
         assert!(matches!(read, Err(Refusal::Compacted { .. })), "{news:?}: {read:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_that_was_long_for_a_lease_is_given_back() {
+    async fn pause_that_was_long_for_a_lease_is_given_back() {
         let live = Live::looking_after_itself(Engine::default());
         assert_eq!(after_a_pause(Arc::clone(&live)).await, (true, SECOND * 53));
-        // In time in which it runs, leases end.
+        // While the process runs, leases expire.
         tokio::time::sleep(SECOND * 7).await;
         assert!(live.look(|engine, now| engine.lease(now, 1)).is_none());
         assert_eq!(

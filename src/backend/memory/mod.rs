@@ -33,13 +33,13 @@ use crate::error::{Applied, Result};
 const ENDPOINT: &str = "memory";
 /// The etcd whose semantics the engine has.
 const VERSION: &str = "3.5.21";
-/// A service wiped and started with the same flags keeps its cluster id and member id, as etcd does.
+/// A service that lost its data and has the same flags keeps its cluster ID and member ID, as etcd does.
 const CLUSTER_ID: u64 = 0xcdf8_181e_3c8c_2d11;
 const MEMBER_ID: u64 = 0x8e9e_05c5_2164_694d;
-/// A quarter of the default TTL, as the limits of a real backend are.
+/// A quarter of the default TTL, as in the limits of a real backend.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2500);
 
-/// One store, and the state it is in. Clones are the same service.
+/// One service, and its state. Clones are the same service.
 #[derive(Clone, Debug)]
 pub struct MemoryService {
     shared: Arc<Shared>,
@@ -56,14 +56,14 @@ enum Mode {
 struct Shared {
     live: Arc<Live>,
     state: Mutex<State>,
-    /// Counts the changes of mode, which calls that hang look at.
+    /// Counts the changes of mode, which pending calls wait for.
     mode_changes: watch::Sender<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct State {
     mode: Mode,
-    /// Counts the times that every watch broke.
+    /// Counts how often all watches broke.
     epoch: u64,
 }
 
@@ -74,32 +74,37 @@ impl Default for MemoryService {
 }
 
 impl MemoryService {
-    /// An empty store that runs.
+    /// A running service without data.
     pub fn new() -> Self {
         Self::with_engine(Engine::default())
     }
 
-    /// A store that runs on this engine.
+    /// A running service with this engine.
     pub fn with_engine(engine: Engine) -> Self {
+        Self::over(Live::new(engine))
+    }
+
+    /// The service of a server in this process, for readers in the process.
+    pub(crate) fn over(live: Arc<Live>) -> Self {
         let shared = Shared {
-            live: Live::new(engine),
+            live,
             state: Mutex::new(State { mode: Mode::Running, epoch: 0 }),
             mode_changes: watch::Sender::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// One more client, with attempts of 2.5 s.
+    /// Adds a client, with attempts of 2.5 s.
     pub fn connect(&self) -> MemoryBackend {
         self.connect_with(ATTEMPT_TIMEOUT)
     }
 
-    /// One more client, each of whose attempts may take so long.
+    /// Adds a client whose attempts may take this long.
     pub fn connect_with(&self, attempt_timeout: Duration) -> MemoryBackend {
         MemoryBackend::new(Arc::clone(&self.shared), attempt_timeout)
     }
 
-    /// Lose everything: an empty store at revision 1, no leases, under the same cluster id; all watches break.
+    /// Loses all data: no keys, revision 1, no leases, but the same cluster ID. All watches break.
     pub fn wipe(&self) {
         self.shared.reshape(|state, engine, _| {
             *engine = Engine::new(engine.bounds());
@@ -107,13 +112,13 @@ impl MemoryService {
         });
     }
 
-    /// What the store holds now, for [`Self::restore`].
+    /// A copy of the present data, for [`Self::restore`].
     pub fn backup(&self) -> Engine {
         self.shared.live.look(|engine, _| engine.clone())
     }
 
-    /// Go back to what the store held, as etcd's `snapshot restore` does: every lease of then has its full TTL, and all
-    /// watches break.
+    /// Returns to the data of a backup, as etcd's `snapshot restore` does. Every lease of the backup has its full TTL,
+    /// and all watches break.
     pub fn restore(&self, backup: Engine) {
         self.shared.reshape(|state, engine, now| {
             *engine = backup;
@@ -122,7 +127,7 @@ impl MemoryService {
         });
     }
 
-    /// Refuse every call and break every watch, until [`Self::start`].
+    /// Refuses every call and breaks every watch, until [`Self::start`].
     pub fn stop(&self) {
         self.shared.reshape(|state, _, _| {
             state.mode = Mode::Stopped;
@@ -130,7 +135,8 @@ impl MemoryService {
         });
     }
 
-    /// Serve again after [`Self::stop`], with what was there; every lease has its full TTL, as after etcd's restart.
+    /// Serves again after [`Self::stop`], with the previous data. Every lease has its full TTL, as after a restart of
+    /// etcd.
     pub fn start(&self) {
         self.shared.reshape(|state, engine, now| {
             state.mode = Mode::Running;
@@ -138,12 +144,12 @@ impl MemoryService {
         });
     }
 
-    /// Answer nobody, as a process that was sent SIGSTOP, until [`Self::resume`].
+    /// Does not respond, like a process that received SIGSTOP, until [`Self::resume`].
     pub fn pause(&self) {
         self.shared.reshape(|state, _, _| state.mode = Mode::Paused);
     }
 
-    /// Go on after [`Self::pause`]. Leases that came due meanwhile are revoked first, as etcd does on waking.
+    /// Continues after [`Self::pause`]. Leases that expired meanwhile are revoked first, as in etcd.
     pub fn resume(&self) {
         self.shared.reshape(|state, engine, now| {
             state.mode = Mode::Running;
@@ -151,16 +157,16 @@ impl MemoryService {
         });
     }
 
-    /// Forget what was before `revision`.
+    /// Compacts the history before `revision`.
     ///
     /// # Errors
-    /// [`crate::Error::Compacted`] if that was forgotten before, [`crate::Error::FutureRevision`] if it is not reached
-    /// yet.
+    /// [`crate::Error::Compacted`] if that was already compacted, [`crate::Error::FutureRevision`] if the revision does
+    /// not exist yet.
     pub fn compact(&self, revision: Revision) -> Result<()> {
         self.shared.reshape(|_, engine, _| engine.compact(revision)).map_err(refused)
     }
 
-    /// The store's revision.
+    /// The latest revision.
     pub fn revision(&self) -> Revision {
         self.shared.live.look(|engine, _| engine.revision())
     }
@@ -168,11 +174,11 @@ impl MemoryService {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Two plain values, whole at any time.
+        // Two plain values, which are consistent at any time.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the service itself: everybody looks again.
+    /// Changes the service itself. All watches and pending calls are notified.
     fn reshape<T>(&self, change: impl FnOnce(&mut State, &mut Engine, Duration) -> T) -> T {
         let mut state = self.lock();
         let mut after = *state;
@@ -186,7 +192,7 @@ impl Shared {
         answer
     }
 
-    /// One access of a client, with the epoch it was in; or none of it: `None` while the service is paused.
+    /// One access of a client, with its epoch. `None` while the service is paused.
     fn access<T>(&self, access: impl FnOnce(&mut Engine, Duration) -> T) -> Result<Option<(T, u64)>> {
         let state = self.lock();
         match state.mode {

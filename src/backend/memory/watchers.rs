@@ -1,8 +1,8 @@
-//! Maps each watched key, prefix or range to the watches that must be notified when it changes.
+//! Maps each watched key, prefix, or range to the watches that must be notified when it changes.
 //!
-//! A change looks up its key, and each beginning of its key that has the length of a watched prefix. So a write costs
-//! the same however many other keys and prefixes are watched. Only ranges that are no prefix, which this package does
-//! not watch, are looked through one by one.
+//! For a change, the key is looked up, and each beginning of the key that has the length of a watched prefix. So the
+//! cost of a write does not depend on the number of other watched keys and prefixes. Only ranges that are not prefixes,
+//! which this package does not watch, are checked one by one.
 
 use std::{
     collections::BTreeMap,
@@ -14,40 +14,40 @@ use tokio::sync::Notify;
 use super::engine::Span;
 use crate::backend::Revision;
 
-/// Watches that have news, each with the revision of the first.
+/// Watches with unread changes, each with the revision of the first.
 pub type News = BTreeMap<i64, Revision>;
 
-/// Wakes one owner of any number of watches, and says which of them have news since when.
+/// Wakes one owner of any number of watches, and collects which of them have changes, and since which revision.
 #[derive(Debug, Default)]
-pub struct Bell {
-    rung: Mutex<News>,
+pub struct WatchNotifier {
+    changed: Mutex<News>,
     notify: Notify,
 }
 
-impl Bell {
+impl WatchNotifier {
     fn lock(&self) -> MutexGuard<'_, News> {
-        // A map of plain numbers, whole at any time.
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+        // A map of plain numbers, which is consistent at any time.
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There is news of this revision for this watch.
-    pub fn ring(&self, watch: i64, revision: Revision) {
+    /// Adds a change at this revision for this watch.
+    pub fn mark_changed(&self, watch: i64, revision: Revision) {
         self.lock().entry(watch).or_insert(revision);
         self.notify.notify_one();
     }
 
-    /// The watches that have news since this was asked last.
+    /// Removes and returns the watches with changes since the last call.
     pub fn take(&self) -> News {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Waits for news, which may have been taken already. Cancel-safe.
-    pub async fn heard(&self) {
+    /// Waits for changes, which may have been taken already. Cancel-safe.
+    pub async fn wait(&self) {
         self.notify.notified().await;
     }
 }
 
-type Group = BTreeMap<u64, (Arc<Bell>, i64)>;
+type Group = BTreeMap<u64, (Arc<WatchNotifier>, i64)>;
 
 /// How a span is looked up.
 #[derive(Clone, Copy)]
@@ -64,12 +64,12 @@ impl<'span> Kind<'span> {
     }
 }
 
-/// The bells.
+/// The notifiers of all watches.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
     keys: BTreeMap<Vec<u8>, Group>,
     prefixes: BTreeMap<Vec<u8>, Group>,
-    /// How many watched prefixes have which length.
+    /// The number of watched prefixes by their length.
     lengths: BTreeMap<usize, usize>,
     spans: BTreeMap<Span, Group>,
     next: u64,
@@ -81,8 +81,8 @@ impl Watchers {
         self.count
     }
 
-    /// Returns the number to take it away by.
-    pub(super) fn add(&mut self, span: &Span, bell: Arc<Bell>, watch: i64) -> u64 {
+    /// Adds a watch. Returns the number with which it can be removed.
+    pub(super) fn add(&mut self, span: &Span, notifier: Arc<WatchNotifier>, watch: i64) -> u64 {
         let number = self.next;
         self.next += 1;
         self.count += 1;
@@ -94,7 +94,7 @@ impl Watchers {
             }),
             Kind::Range => self.spans.entry(span.clone()).or_default(),
         };
-        group.insert(number, (bell, watch));
+        group.insert(number, (notifier, watch));
         number
     }
 
@@ -126,36 +126,36 @@ impl Watchers {
         }
     }
 
-    /// Rings for a change of this key.
-    pub(super) fn tell(&self, key: &[u8], revision: Revision) {
-        for (bell, watch) in self.concerned(key) {
-            bell.ring(*watch, revision);
+    /// Notifies the watches of this key of a change.
+    pub(super) fn notify_watches(&self, key: &[u8], revision: Revision) {
+        for (notifier, watch) in self.concerned(key) {
+            notifier.mark_changed(*watch, revision);
         }
     }
 
-    /// The watches that a change of this key concerns.
-    fn concerned(&self, key: &[u8]) -> impl Iterator<Item = &(Arc<Bell>, i64)> {
+    /// The watches of this key.
+    fn concerned(&self, key: &[u8]) -> impl Iterator<Item = &(Arc<WatchNotifier>, i64)> {
         let beginnings = self.lengths.keys().filter_map(|length| key.get(..*length));
         let prefixes = beginnings.filter_map(|beginning| self.prefixes.get(beginning));
         let ranges = self.spans.iter().filter(|(span, _)| span.contains(key)).map(|(_, group)| group);
         self.keys.get(key).into_iter().chain(prefixes).chain(ranges).flat_map(BTreeMap::values)
     }
 
-    /// Rings for a change of keys that are not known any more.
-    pub(super) fn tell_all(&self, revision: Revision) {
-        for (bell, watch) in self.all() {
-            bell.ring(*watch, revision);
+    /// Notifies all watches, for a change of keys that are not known any more.
+    pub(super) fn notify_all(&self, revision: Revision) {
+        for (notifier, watch) in self.all() {
+            notifier.mark_changed(*watch, revision);
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = &(Arc<Bell>, i64)> {
+    fn all(&self) -> impl Iterator<Item = &(Arc<WatchNotifier>, i64)> {
         self.keys.values().chain(self.prefixes.values()).chain(self.spans.values()).flat_map(BTreeMap::values)
     }
 
-    /// Wakes everybody, with no news.
+    /// Wakes all owners, without a change.
     pub(super) fn wake_all(&self) {
-        for (bell, _) in self.all() {
-            bell.notify.notify_one();
+        for (notifier, _) in self.all() {
+            notifier.notify.notify_one();
         }
     }
 }
@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    /// Keys and ends over few letters, so that spans meet.
+    /// Keys and ends with few different letters, so that spans overlap.
     fn key() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(prop::sample::select(vec![0, 1, b'a', b'b', u8::MAX]), 1..5)
     }
@@ -186,20 +186,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_change_is_told_to_exactly_the_watches_whose_span_has_its_key(
+        fn change_notifies_exactly_the_watches_whose_span_contains_its_key(
             spans in prop::collection::vec(span(), 1..20), removed in any::<u32>(), key in key(),
         ) {
-            let bell = Arc::new(Bell::default());
+            let notifier = Arc::new(WatchNotifier::default());
             let mut watchers = Watchers::default();
             let numbers: Vec<(i64, &Span, u64)> =
-                (0..).zip(&spans).map(|(watch, span)| (watch, span, watchers.add(span, Arc::clone(&bell), watch))).collect();
+                (0..).zip(&spans).map(|(watch, span)| (watch, span, watchers.add(span, Arc::clone(&notifier), watch))).collect();
             let (gone, there): (Vec<_>, Vec<_>) =
                 numbers.into_iter().partition(|(watch, ..)| removed >> watch & 1 == 1);
             for (_, span, number) in gone {
                 watchers.remove(span, number);
             }
-            watchers.tell(&key, 7);
-            let told: BTreeSet<i64> = bell.take().into_keys().collect();
+            watchers.notify_watches(&key, 7);
+            let told: BTreeSet<i64> = notifier.take().into_keys().collect();
             let concerned: BTreeSet<i64> =
                 there.iter().filter(|(_, span, _)| span.contains(&key)).map(|(watch, ..)| *watch).collect();
             prop_assert_eq!(told, concerned);
@@ -213,15 +213,15 @@ mod tests {
     }
 
     #[test]
-    fn a_write_looks_at_no_watch_of_another_key_or_prefix() {
+    fn write_looks_at_no_watch_of_another_key_or_prefix() {
         let mut watchers = Watchers::default();
         for number in 0..1_000 {
-            let bell = Arc::new(Bell::default());
-            watchers.add(&Span::prefix(format!("/run/kv/{number:04}/").as_bytes()), Arc::clone(&bell), 0);
-            watchers.add(&Span::one(format!("/run/kv/{number:04}/v").as_bytes()), bell, 0);
+            let notifier = Arc::new(WatchNotifier::default());
+            watchers.add(&Span::prefix(format!("/run/kv/{number:04}/").as_bytes()), Arc::clone(&notifier), 0);
+            watchers.add(&Span::one(format!("/run/kv/{number:04}/v").as_bytes()), notifier, 0);
         }
         assert!(watchers.spans.is_empty(), "which each write looks through");
-        assert_eq!(watchers.lengths.len(), 1, "a look-up for each length of a prefix");
+        assert_eq!(watchers.lengths.len(), 1, "one lookup for each length of a prefix");
         assert_eq!(watchers.concerned(b"/run/kv/0007/v").count(), 2);
     }
 }

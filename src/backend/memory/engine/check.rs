@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Action, Answer, MAX_OPERATIONS, Order, Put, Read, Refusal, SortBy, Span, Transaction};
 
-/// Refuses a transaction whose shape is wrong.
+/// Rejects a transaction with an invalid shape.
 pub(super) fn check(transaction: &Transaction) -> Answer<()> {
     check_shape(transaction, MAX_OPERATIONS)?;
     for branch in [&transaction.then, &transaction.otherwise] {
@@ -14,7 +14,7 @@ pub(super) fn check(transaction: &Transaction) -> Answer<()> {
     Ok(())
 }
 
-/// Refuses a put whose shape is wrong.
+/// Rejects a put with an invalid shape.
 pub(super) fn check_put(put: &Put) -> Answer<()> {
     if put.key.is_empty() {
         return Err(Refusal::EmptyKey);
@@ -28,7 +28,7 @@ pub(super) fn check_put(put: &Put) -> Answer<()> {
     Ok(())
 }
 
-/// Refuses a read whose shape is wrong.
+/// Rejects a read with an invalid shape.
 pub(super) fn check_read(read: &Read) -> Answer<()> {
     read.span.check()?;
     if read.order == Order::Unknown || read.sort_by == SortBy::Unknown {
@@ -37,7 +37,7 @@ pub(super) fn check_read(read: &Read) -> Answer<()> {
     Ok(())
 }
 
-/// A transaction within may have as many operations as the one around it leaves.
+/// A nested transaction may have as many operations as the outer transaction leaves.
 fn check_shape(transaction: &Transaction, operations: usize) -> Answer<()> {
     let Transaction { when, then, otherwise } = transaction;
     let longest = when.len().max(then.len()).max(otherwise.len());
@@ -51,19 +51,19 @@ fn check_shape(transaction: &Transaction, operations: usize) -> Answer<()> {
             Action::Read(read) => check_read(read)?,
             Action::Delete(delete) => delete.span.check()?,
             Action::Transaction(within) => check_shape(within, left)?,
-            // So etcd names an operation that is none.
+            // etcd returns this error for an action that is empty.
             Action::Nothing => return Err(Refusal::KeyNotFound),
         }
     }
     Ok(())
 }
 
-/// What a branch writes, transactions within it included.
+/// The keys that a branch writes, including its nested transactions.
 ///
-/// One key may be put once in a branch, and not be put and deleted; deleting it twice is fine. The branches of a
-/// transaction within exclude each other, so what one puts the other may put or delete. Of deletes etcd looks only at spans
-/// that have an end, and dies (3.5.21: "unexpected error during txn with writes", again after each restart) if what it then
-/// deletes is to keep its value. There this is stricter.
+/// A branch may put a key only once, and not both put and delete it. It may delete a key twice. The branches of a
+/// nested transaction exclude each other, so one of them may write the keys that the other one writes. etcd checks only
+/// deletes of spans that have an end. If it then deletes a key whose value a put is to keep, it dies (3.5.21:
+/// "unexpected error during txn with writes", again after each restart). This engine is stricter.
 #[derive(Default)]
 struct Writes<'a> {
     puts: BTreeSet<&'a [u8]>,
@@ -97,7 +97,7 @@ impl<'a> Writes<'a> {
         Ok(writes)
     }
 
-    /// Adds puts, of which those in `shared` may be there already.
+    /// Adds puts. The keys in `shared` may have been added before.
     fn add(&mut self, puts: &BTreeSet<&'a [u8]>, shared: &BTreeSet<&'a [u8]>) -> Answer<()> {
         let deleted = |span: &&Span| puts.range::<[u8], _>(span.bounds()).next().is_some();
         let twice = puts.iter().any(|key| self.puts.contains(key) && !shared.contains(key));

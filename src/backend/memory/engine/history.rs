@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{Answer, Batch, Engine, KEY_OVERHEAD_BYTES, Refusal, Span, Usage};
 use crate::backend::{Event, KeyValue, Revision};
 
-/// What a key was from one revision on: `None` where it was deleted.
+/// The state of a key from one revision on. `None` if it was deleted.
 #[derive(Clone, Debug)]
 pub(super) struct Version {
     pub(super) since: Revision,
     pub(super) item: Option<Arc<KeyValue>>,
 }
 
-/// One line of the log.
+/// One entry of the log.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     Put(Arc<KeyValue>),
@@ -43,7 +43,7 @@ impl Change {
 }
 
 impl Engine {
-    /// Forget what was before `revision`, which itself can still be read and watched.
+    /// Compacts the history before `revision`, which itself can still be read and watched.
     pub fn compact(&mut self, revision: Revision) -> Answer<()> {
         if revision <= self.compacted {
             return Err(Refusal::Compacted { oldest: self.compacted() });
@@ -55,8 +55,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The changes of these keys at `from` and later, revision by revision: of so many revisions at most, and no more
-    /// revisions once there are so many bytes.
+    /// The changes of these keys at `from` and later, revision by revision: of at most `revisions` revisions, and no
+    /// further revisions after there are `bytes` bytes.
     pub fn changes(&self, span: &Span, from: Revision, revisions: usize, bytes: usize) -> Answer<Batch> {
         if from < self.compacted {
             return Err(Refusal::Compacted { oldest: self.compacted() });
@@ -90,7 +90,7 @@ impl Engine {
         }
     }
 
-    /// Compacts a quarter of the history away, and again while there is still too much of it.
+    /// Compacts a quarter of the history, repeatedly while there is still too much of it.
     fn bound_history(&mut self) {
         while (self.usage.history_bytes > self.bounds.history_bytes
             || self.log.len() > self.bounds.history_revisions)
@@ -104,7 +104,7 @@ impl Engine {
 
     fn forget(&mut self, revision: Revision) {
         self.compacted = revision;
-        // Only what was changed until then has anything to forget; of earlier compactions nothing is left to.
+        // Only keys that changed until then have something to forget. Earlier compactions have left nothing else.
         let changed: BTreeSet<Vec<u8>> = self
             .log
             .range(..=revision)
@@ -116,7 +116,7 @@ impl Engine {
             let Some(versions) = self.keys.get_mut(&key) else { continue };
             let kept = versions.partition_point(|version| version.since <= revision);
             let mut forgotten: Vec<_> = versions.drain(..kept.saturating_sub(1)).collect();
-            // A tombstone that nothing can read any more.
+            // A tombstone that cannot be read any more.
             if versions.first().is_some_and(|first| first.item.is_none() && first.since <= revision) {
                 forgotten.push(versions.remove(0));
             }
@@ -130,7 +130,7 @@ impl Engine {
         }
     }
 
-    /// What a key is from the next revision on.
+    /// Adds the state of a key at the next revision.
     pub(super) fn push(&mut self, key: &[u8], item: Option<Arc<KeyValue>>) {
         let Usage { keys, live_bytes, history_bytes, .. } = &mut self.usage;
         let versions = match self.keys.get_mut(key) {

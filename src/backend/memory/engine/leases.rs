@@ -53,7 +53,7 @@ impl Leases {
 
     pub(super) fn keep_alive(&mut self, now: Duration, id: LeaseId) -> Answer<Duration> {
         let lease = self.leases.get_mut(&id).ok_or(Refusal::LeaseNotFound(id))?;
-        // etcd refuses one that is over but not revoked yet.
+        // etcd rejects the renewal of a lease that has expired but is not revoked yet.
         if lease.deadline <= now {
             return Err(Refusal::LeaseNotFound(id));
         }
@@ -63,14 +63,14 @@ impl Leases {
         Ok(lease.ttl)
     }
 
-    /// Takes a lease away. Returns the keys that hung on it, sorted.
+    /// Removes a lease. Returns the keys that were attached to it, sorted.
     pub(super) fn remove(&mut self, id: LeaseId) -> Answer<BTreeSet<Vec<u8>>> {
         let lease = self.leases.remove(&id).ok_or(Refusal::LeaseNotFound(id))?;
         self.deadlines.remove(&(lease.deadline, id));
         Ok(lease.keys)
     }
 
-    /// The lease that is over longest.
+    /// The lease that expired first.
     pub(super) fn first_over(&self, now: Duration) -> Option<LeaseId> {
         let &(deadline, id) = self.deadlines.first()?;
         (deadline <= now).then_some(id)
@@ -88,7 +88,7 @@ impl Leases {
         }
     }
 
-    /// Puts off the end of each lease of whose TTL more than a third was lost, to its full TTL from now at most.
+    /// Extends each lease that lost more than a third of its TTL, at most to its full TTL from now.
     pub(super) fn give_back(&mut self, now: Duration, lost: Duration) -> usize {
         let mut count = 0;
         for (id, lease) in &mut self.leases {

@@ -1,4 +1,4 @@
-//! An in-memory store with etcd's semantics as a plain value: revisions, history, transactions, leases, compaction
+//! The data of a service with etcd's semantics as a plain value: revisions, history, transactions, leases, compaction
 //! and the log from which watches are served.
 //!
 //! Everything is a function of the arguments, including the time (`now`, since an origin that the owner chooses).
@@ -40,29 +40,30 @@ use crate::backend::{LeaseId, Revision};
 pub const MAX_OPERATIONS: usize = 128;
 /// etcd's default `--max-request-bytes`.
 pub const MAX_REQUEST_BYTES: usize = 3 * 512 * 1024;
-/// The shortest lease of an etcd with default flags: one and a half election time-outs, rounded up.
+/// The minimum TTL of an etcd with default flags: one and a half election timeouts, rounded up.
 pub const MINIMUM_TTL_SECONDS: i64 = 2;
-/// About what a key costs beside its bytes and those of its value: maps, revisions, its place in the log.
+/// The approximate overhead of a key besides its bytes and those of its value: maps, revisions, its entry in the log.
 const KEY_OVERHEAD_BYTES: usize = 256;
 
-/// What the engine answers.
+/// The result of a request to the engine.
 pub type Answer<T> = Result<T, Refusal>;
 
-/// How much the engine keeps.
+/// The limits of what the engine keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Keys, values and leases that are there; beyond it writes are refused, as by an etcd that reached its quota.
+    /// Bytes of the present keys, values, and leases. Above it, writes are refused, as by an etcd that reached its
+    /// quota.
     pub live_bytes: usize,
-    /// What was overwritten or deleted; beyond it the oldest is compacted away.
+    /// Bytes of what was overwritten or deleted. Above it, the oldest is compacted.
     pub history_bytes: usize,
-    /// Revisions that a watch can be served from; beyond it the oldest are compacted away.
+    /// Revisions that a watch can be served from. Above it, the oldest are compacted.
     pub history_revisions: usize,
-    /// Shorter leases become that long.
+    /// Shorter leases get this TTL.
     pub minimum_ttl_seconds: i64,
 }
 
 impl Default for Bounds {
-    /// A run of 10,000 nodes lives on 50 MB; a node that was away for a TTL must still find what it missed.
+    /// A run of 10,000 nodes needs 50 MB. A node that was disconnected for a TTL must still find what it missed.
     fn default() -> Self {
         Self {
             live_bytes: 1 << 30,
@@ -73,7 +74,7 @@ impl Default for Bounds {
     }
 }
 
-/// The store.
+/// The data of the service.
 #[derive(Clone, Debug)]
 pub struct Engine {
     revision: Revision,
@@ -92,11 +93,11 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// An empty store, at revision 1 as etcd's is.
+    /// An engine without keys, at revision 1 like an empty etcd.
     pub fn new(bounds: Bounds) -> Self {
         Self {
             revision: 1,
-            // So that a first compaction at 0 is one, as it is to etcd.
+            // So that a first compaction at 0 counts as one, as in etcd.
             compacted: -1,
             keys: BTreeMap::new(),
             log: BTreeMap::new(),
@@ -106,7 +107,7 @@ impl Engine {
         }
     }
 
-    /// The number of the last write.
+    /// The revision of the last write.
     pub fn revision(&self) -> Revision {
         self.revision
     }
@@ -116,17 +117,17 @@ impl Engine {
         self.compacted.max(0)
     }
 
-    /// How much it holds.
+    /// The present size of the data.
     pub fn usage(&self) -> Usage {
         Usage { leases: self.leases.len(), history_revisions: self.log.len(), ..self.usage }
     }
 
-    /// How much it may hold.
+    /// The limits of the size.
     pub fn bounds(&self) -> Bounds {
         self.bounds
     }
 
-    /// Write one key.
+    /// Writes one key.
     pub fn put(&mut self, put: &Put) -> Answer<Done> {
         check::check_put(put)?;
         self.check_lease(put)?;
@@ -137,7 +138,7 @@ impl Engine {
         Ok(self.done(true, vec![outcome], changes))
     }
 
-    /// Delete keys.
+    /// Deletes keys.
     pub fn delete(&mut self, delete: &Delete) -> Answer<Done> {
         delete.span.check()?;
         let mut changes = Vec::new();
@@ -145,7 +146,7 @@ impl Engine {
         Ok(self.done(true, vec![outcome], changes))
     }
 
-    /// Grant a lease. Returns the TTL it got.
+    /// Grants a lease. Returns its TTL.
     pub fn grant(&mut self, now: Duration, id: LeaseId, ttl_seconds: i64) -> Answer<Duration> {
         self.check_space(KEY_OVERHEAD_BYTES)?;
         let ttl = self.leases.grant(now, id, ttl_seconds.max(self.bounds.minimum_ttl_seconds))?;
@@ -153,12 +154,12 @@ impl Engine {
         Ok(ttl)
     }
 
-    /// Renew a lease. Returns its TTL.
+    /// Renews a lease. Returns its TTL.
     pub fn keep_alive(&mut self, now: Duration, id: LeaseId) -> Answer<Duration> {
         self.leases.keep_alive(now, id)
     }
 
-    /// End a lease and delete its keys, in one revision.
+    /// Revokes a lease and deletes its keys, in one revision.
     pub fn revoke(&mut self, id: LeaseId) -> Answer<()> {
         let keys = self.leases.remove(id)?;
         self.usage.live_bytes = self.usage.live_bytes.saturating_sub(KEY_OVERHEAD_BYTES);
@@ -171,7 +172,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Revoke what is over, at most so many. Returns how many.
+    /// Revokes leases that have expired, at most so many. Returns how many.
     pub fn expire(&mut self, now: Duration, most: usize) -> usize {
         let mut ended = 0;
         while ended < most
@@ -183,27 +184,28 @@ impl Engine {
         ended
     }
 
-    /// When the next lease will be over.
+    /// When the next lease will expire.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.leases.next_deadline()
     }
 
-    /// Give every lease its full TTL, as a restarted etcd or its new leader does.
+    /// Gives every lease its full TTL, as an etcd does after a restart, or a new leader.
     pub fn renew_all(&mut self, now: Duration) {
         self.leases.renew_all(now);
     }
 
-    /// Give time back that nobody could renew in: to each lease of which it was more than a third. Returns how many.
+    /// Extends the leases by time in which no node could renew them, if it was more than a third of their TTL. Returns
+    /// how many.
     pub fn give_back(&mut self, now: Duration, lost: Duration) -> usize {
         self.leases.give_back(now, lost)
     }
 
-    /// What is known of a lease.
+    /// Describes a lease.
     pub fn lease(&self, now: Duration, id: LeaseId) -> Option<LeaseView> {
         self.leases.view(now, id)
     }
 
-    /// The ids of all leases.
+    /// The IDs of all leases.
     pub fn leases(&self) -> impl Iterator<Item = LeaseId> {
         self.leases.ids()
     }

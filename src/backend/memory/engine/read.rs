@@ -6,17 +6,17 @@ use super::{Answer, Engine, Found, Order, Read, SortBy, Span, Within, check, his
 use crate::backend::{KeyValue, Revision};
 
 impl Engine {
-    /// Read keys.
+    /// Reads keys.
     pub fn read(&self, read: &Read) -> Answer<Found> {
         check::check_read(read)?;
-        // Below 0 is the newest to etcd here, and compacted within a transaction.
+        // Here, etcd treats a negative revision as the latest one. Within a transaction, it treats it as compacted.
         if read.revision > 0 {
             self.check_read(read)?;
         }
         Ok(self.find(read))
     }
 
-    /// What a key was at a revision; nothing where that is compacted.
+    /// The state of a key at a revision. `None` if that is compacted.
     pub fn at(&self, key: &[u8], revision: Revision) -> Option<&KeyValue> {
         if revision < self.compacted {
             return None;
@@ -24,13 +24,13 @@ impl Engine {
         Some(at(self.keys.get(key)?, revision)?.as_ref())
     }
 
-    /// What was there at a revision, sorted by key.
+    /// The keys that existed at a revision, sorted.
     pub(super) fn items(&self, span: &Span, revision: Revision) -> impl Iterator<Item = &Arc<KeyValue>> {
         let keys = (!span.is_empty()).then(|| self.keys.range::<[u8], _>(span.bounds()));
         keys.into_iter().flatten().filter_map(move |(_, versions)| at(versions, revision))
     }
 
-    /// Reads, within a transaction that began at [`Self::revision`] too.
+    /// Reads at the latest revision, also within a transaction that began there.
     pub(super) fn find(&self, read: &Read) -> Found {
         let revision = if read.revision > 0 { read.revision } else { Revision::MAX };
         let mut items = self.items(&read.span, revision);
@@ -39,7 +39,7 @@ impl Engine {
             found.count = items.count();
             return found;
         }
-        // As etcd does: an order that was not asked for sorts only what the limit let through.
+        // As in etcd: if no order was requested, only the items within the limit are sorted.
         let selects = read.order != Order::Unsaid || read.within != Within::default();
         let most = if selects || read.limit == 0 { usize::MAX } else { read.limit.saturating_add(1) };
         let mut taken: Vec<_> = items.by_ref().take(most).collect();

@@ -3,7 +3,7 @@
 use super::Revision;
 use crate::backend::LeaseId;
 
-/// Why the engine does not do what was asked; each has etcd's own text.
+/// The reason for a rejected request, with the text of etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The revision is compacted.
@@ -12,7 +12,7 @@ pub enum Refusal {
         /// The oldest revision that can be read.
         oldest: Revision,
     },
-    /// The revision is beyond the store's.
+    /// The revision does not exist yet.
     #[error("etcdserver: mvcc: required revision is a future revision")]
     FutureRevision,
     /// No such lease.
@@ -21,13 +21,13 @@ pub enum Refusal {
     /// A lease of that id exists.
     #[error("etcdserver: lease already exists")]
     LeaseExists(LeaseId),
-    /// The TTL is beyond what etcd accepts.
+    /// The TTL is greater than etcd accepts.
     #[error("etcdserver: too large lease TTL")]
     TtlTooLarge,
     /// An empty key.
     #[error("etcdserver: key is not provided")]
     EmptyKey,
-    /// A put that keeps a value or a lease, of a key that is not there.
+    /// A put that keeps a value or a lease, of a key that does not exist.
     #[error("etcdserver: key not found")]
     KeyNotFound,
     /// A value with a put that keeps the present one.
@@ -36,7 +36,7 @@ pub enum Refusal {
     /// A lease with a put that keeps the present one.
     #[error("etcdserver: lease is provided")]
     LeaseProvided,
-    /// One key twice among the writes of one branch.
+    /// One key more than once among the writes of one branch.
     #[error("etcdserver: duplicate key given in txn request")]
     DuplicateKey,
     /// More than [`super::MAX_OPERATIONS`].
@@ -51,7 +51,7 @@ pub enum Refusal {
     /// More than [`super::Bounds::live_bytes`].
     #[error("etcdserver: mvcc: database space exceeded")]
     NoSpace,
-    /// Whoever asks has no room for the answer.
+    /// The caller has no room for the response.
     #[error("etcdserver: too many requests")]
     TooManyRequests,
 }

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, time::Duration};
 use super::Span;
 use crate::backend::{Event, KeyValue, LeaseId, Revision};
 
-/// By what a read is sorted.
+/// The field by which a read is sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SortBy {
     /// The key.
@@ -19,34 +19,35 @@ pub enum SortBy {
     Mod,
     /// Its value.
     Value,
-    /// Something that etcd does not have: refused, as by 3.6 and later.
+    /// A field that etcd does not have. It is rejected, as by etcd 3.6 and later.
     Unknown,
 }
 
-/// In which order a read is sorted.
+/// The order in which a read is sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// None was asked for. By anything but the key it is still ascending, but within what the limit let through.
+    /// No order was requested. By other fields than the key, the items are sorted in ascending order, after the limit
+    /// was applied.
     #[default]
     Unsaid,
-    /// The least first.
+    /// Ascending.
     Ascending,
-    /// The greatest first.
+    /// Descending.
     Descending,
-    /// One that etcd does not have: refused, as by 3.6 and later.
+    /// An order that etcd does not have. It is rejected, as by etcd 3.6 and later.
     Unknown,
 }
 
-/// Only keys whose revisions are within these; 0 is no bound.
+/// Limits the revisions of the keys. 0 stands for no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Within {
-    /// The least mod revision.
+    /// The minimum mod revision.
     pub min_mod: Revision,
-    /// The greatest mod revision.
+    /// The maximum mod revision.
     pub max_mod: Revision,
-    /// The least create revision.
+    /// The minimum create revision.
     pub min_create: Revision,
-    /// The greatest create revision.
+    /// The maximum create revision.
     pub max_create: Revision,
 }
 
@@ -61,26 +62,26 @@ impl Within {
 /// A read.
 #[derive(Clone, Debug)]
 pub struct Read {
-    /// Which keys.
+    /// The keys to read.
     pub span: Span,
-    /// At which revision; 0 is the newest.
+    /// The revision to read at. 0 is the latest.
     pub revision: Revision,
-    /// At most so many; 0 is all.
+    /// The maximum number of keys. 0 stands for no limit.
     pub limit: usize,
     /// Leave the values out.
     pub keys_only: bool,
-    /// Only say how many there are.
+    /// Only count the keys.
     pub count_only: bool,
-    /// By what to sort.
+    /// The field to sort by.
     pub sort_by: SortBy,
-    /// In which order.
+    /// The order.
     pub order: Order,
-    /// Which of them.
+    /// Limits the revisions of the keys.
     pub within: Within,
 }
 
 impl Read {
-    /// All of these keys, now.
+    /// Reads all of these keys at the latest revision.
     pub fn all(span: Span) -> Self {
         Self {
             span,
@@ -100,15 +101,15 @@ impl Read {
 pub struct Found {
     /// The keys.
     pub items: Vec<KeyValue>,
-    /// How many there are in the span, whatever the limit and [`Read::within`].
+    /// The number of keys in the span, regardless of the limit and [`Read::within`].
     pub count: usize,
-    /// Whether the limit cut it.
+    /// Whether there were more keys than the limit.
     pub more: bool,
-    /// The store's revision when it was read.
+    /// The latest revision at the time of the read.
     pub revision: Revision,
 }
 
-/// What a condition looks at, and the value to compare it with.
+/// What a condition compares, and the value to compare it with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// How often the key was written since its creation.
@@ -119,20 +120,20 @@ pub enum Target {
     ModRevision(Revision),
     /// Its lease.
     Lease(LeaseId),
-    /// Its value; of a key that is not there, no relation holds.
+    /// Its value. For a key that does not exist, no relation holds.
     Value(Vec<u8>),
 }
 
-/// How what is there must stand to the target.
+/// The relation of the present state to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// The same.
+    /// It is equal.
     Equal,
-    /// Another.
+    /// It differs.
     NotEqual,
-    /// Greater.
+    /// It is greater.
     Greater,
-    /// Less.
+    /// It is less.
     Less,
 }
 
@@ -147,14 +148,14 @@ impl Relation {
     }
 }
 
-/// One condition of a transaction; it must hold for every key of the span.
+/// One condition of a transaction. It must hold for every key of the span.
 #[derive(Clone, Debug)]
 pub struct Condition {
-    /// Which keys.
+    /// The keys.
     pub span: Span,
-    /// What of them.
+    /// What to compare.
     pub target: Target,
-    /// How it must be.
+    /// The required relation.
     pub relation: Relation,
 }
 
@@ -183,16 +184,16 @@ pub struct Put {
     pub ignore_value: bool,
     /// Keep the present lease.
     pub ignore_lease: bool,
-    /// Answer with what was there.
+    /// Return the previous state.
     pub previous: bool,
 }
 
 /// A delete.
 #[derive(Clone, Debug)]
 pub struct Delete {
-    /// Which keys.
+    /// The keys to delete.
     pub span: Span,
-    /// Answer with what was there.
+    /// Return the previous state.
     pub previous: bool,
 }
 
@@ -205,15 +206,15 @@ pub enum Action {
     Read(Read),
     /// Delete.
     Delete(Delete),
-    /// A transaction within it, whose conditions are judged by what was there before the whole began.
+    /// A nested transaction, whose conditions are evaluated before the outer transaction begins.
     Transaction(Transaction),
-    /// None at all: refused.
+    /// No action, which is rejected.
     Nothing,
 }
 
 impl Action {
     fn size(&self) -> usize {
-        /// About what a message, its tags and lengths add to the bytes of one operation's key and value.
+        /// The approximate size that a message adds to the key and value of one operation, with tags and lengths.
         const OVERHEAD_BYTES: usize = 16;
         OVERHEAD_BYTES
             + match self {
@@ -234,7 +235,7 @@ impl Action {
     }
 }
 
-/// If all of `when` hold then `then`, otherwise `otherwise`.
+/// Executes `then` if all of `when` hold, and otherwise `otherwise`.
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
     /// The conditions.
@@ -246,7 +247,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// About how many bytes it takes as a message.
+    /// The approximate size as a message.
     pub fn size(&self) -> usize {
         let conditions = self.when.iter().map(|condition| {
             let value = if let Target::Value(value) = &condition.target { value.len() } else { 0 };
@@ -261,61 +262,61 @@ impl Transaction {
     }
 }
 
-/// The answer to one [`Action`], with the revision that the store had after it.
+/// The result of one [`Action`], with the revision after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Of a put: what was there, if that was asked for.
+    /// The result of a put, with the previous state if that was requested.
     Put(Revision, Option<KeyValue>),
-    /// Of a read.
+    /// The result of a read.
     Read(Found),
-    /// Of a delete: how many keys went, and what was there, if that was asked for.
+    /// The result of a delete: the number of deleted keys, and their previous state if that was requested.
     Deleted(Revision, usize, Vec<KeyValue>),
-    /// Of a transaction within: whether its conditions held, and one for each action of its branch.
+    /// The result of a nested transaction: whether its conditions held, and one result for each action of its branch.
     Transaction(bool, Vec<Outcome>),
 }
 
-/// The answer to a [`Transaction`].
+/// The result of a [`Transaction`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Done {
-    /// The store's revision after it; if it wrote, the mod revision of everything it wrote.
+    /// The revision after it. If it wrote, the mod revision of everything that it wrote.
     pub revision: Revision,
     /// Whether the conditions held.
     pub succeeded: bool,
-    /// One for each action of the branch taken.
+    /// One result for each action of the branch that was executed.
     pub outcomes: Vec<Outcome>,
 }
 
-/// What is known of a lease.
+/// The state of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {
     /// The TTL it was granted.
     pub granted: Duration,
-    /// How long it still has.
+    /// The remaining time.
     pub remaining: Duration,
-    /// The keys that hang on it, sorted.
+    /// The keys that are attached to it, sorted.
     pub keys: Vec<Vec<u8>>,
 }
 
-/// Changes, and how far they go.
+/// Changes, and the revision up to which they are complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// The changes, revision by revision; a revision is never cut in two.
+    /// The changes, revision by revision. A revision is never divided.
     pub events: Vec<Event>,
-    /// The first revision that was not looked at.
+    /// The first revision that was not read.
     pub next: Revision,
 }
 
-/// How much the engine holds.
+/// The size of the data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Keys that are there.
+    /// The number of present keys.
     pub keys: usize,
-    /// About how many bytes they and the leases take.
+    /// The approximate number of bytes of the present keys and the leases.
     pub live_bytes: usize,
-    /// About how many bytes the history takes: what was overwritten or deleted, and not compacted yet.
+    /// The approximate number of bytes of the history: overwritten and deleted keys that were not compacted yet.
     pub history_bytes: usize,
-    /// How many revisions a watch can be served from.
+    /// The number of revisions that a watch can be served from.
     pub history_revisions: usize,
-    /// Leases that are there.
+    /// The number of leases.
     pub leases: usize,
 }

@@ -4,11 +4,11 @@
 use super::{Action, Chosen, Delete, Engine, Put, Read, Span};
 use crate::backend::{KeyValue, Revision};
 
-/// What a message says of a key beside its bytes and those of its value.
+/// What a message contains about a key besides its bytes and those of its value.
 const ITEM_BYTES: usize = 96;
 
 impl Engine {
-    /// The most bytes that the answer to a read has.
+    /// The maximum size of the response to a read.
     pub fn read_bytes(&self, read: &Read) -> usize {
         if read.count_only {
             return ITEM_BYTES;
@@ -24,13 +24,13 @@ impl Engine {
         ITEM_BYTES + if read.limit > 0 && read.limit < count { sum.min(largest * read.limit) } else { sum }
     }
 
-    /// The same of a put.
+    /// The maximum size of the response to a put.
     pub fn put_bytes(&self, put: &Put) -> usize {
         let previous = put.previous.then(|| self.at(&put.key, Revision::MAX)).flatten();
         ITEM_BYTES + previous.map_or(0, item_bytes)
     }
 
-    /// The same of a delete.
+    /// The maximum size of the response to a delete.
     pub fn delete_bytes(&self, delete: &Delete) -> usize {
         if !delete.previous {
             return ITEM_BYTES;
@@ -38,8 +38,8 @@ impl Engine {
         ITEM_BYTES + self.items(&delete.span, Revision::MAX).map(|item| item_bytes(item)).sum::<usize>()
     }
 
-    /// About how many bytes [`Engine::changes`] reports for the same arguments, and with them what the keys were before if
-    /// that is asked for.
+    /// The approximate number of bytes that [`Engine::changes`] returns for these arguments, including the previous
+    /// state of the keys if that is requested.
     pub fn changes_bytes(
         &self,
         span: &Span,
@@ -63,7 +63,7 @@ impl Engine {
         taken + before
     }
 
-    /// The same of a transaction. Its reads and deletes may also find what it puts.
+    /// The maximum size of the response to a transaction. Its reads and deletes may also find what it puts.
     pub(super) fn transaction_bytes(&self, chosen: &Chosen<'_>) -> usize {
         let mut puts = Vec::new();
         collect_puts(chosen, &mut puts);

@@ -1,11 +1,11 @@
-//! Which keys: every request, condition and watch names a span of them.
+//! Spans of keys, which requests, conditions, and watches refer to.
 
 use std::ops::Bound;
 
 use super::{Answer, Refusal};
 use crate::backend::Keys;
 
-/// All keys `from <= key`, and `< to` where there is one.
+/// All keys `from <= key`, and `< to` if there is an end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
     from: Vec<u8>,
@@ -32,8 +32,8 @@ impl Span {
         Self { from: prefix.to_vec(), to: None }
     }
 
-    /// What `key` and `range_end` of etcd's requests mean: an empty end is the one key, a zero byte is no end. Without a
-    /// key it is wrong, whatever its end.
+    /// The meaning of `key` and `range_end` in etcd's requests: an empty end stands for the single key, and a zero byte
+    /// for no end. Without a key the request is invalid, whatever its end is.
     pub fn of_request(key: Vec<u8>, range_end: Vec<u8>) -> Self {
         match range_end.as_slice() {
             _ if key.is_empty() => Self { from: key, to: Some(Vec::new()) },
@@ -43,28 +43,28 @@ impl Span {
         }
     }
 
-    /// Whether a key is in it.
+    /// Whether a key is in the span.
     pub fn contains(&self, key: &[u8]) -> bool {
         self.from.as_slice() <= key && self.to.as_ref().is_none_or(|to| key < to.as_slice())
     }
 
-    /// Whether no key can be in it.
+    /// Whether the span cannot contain a key.
     pub fn is_empty(&self) -> bool {
         self.to.as_ref().is_some_and(|to| *to <= self.from)
     }
 
-    /// The one key that it is, if it is one.
+    /// The single key of the span, if it is a single key.
     pub fn only_key(&self) -> Option<&[u8]> {
         let (last, rest) = self.to.as_ref()?.split_last()?;
         (*last == 0 && rest == self.from).then_some(&self.from)
     }
 
-    /// The prefix whose keys it holds, if it holds all keys with one prefix and no others.
+    /// The prefix of the span, if it contains exactly the keys with that prefix.
     pub fn common_prefix(&self) -> Option<&[u8]> {
         (*self == Self::prefix(&self.from)).then_some(&self.from)
     }
 
-    /// What is wrong with it. An empty start without an end is a prefix of nothing, that is to say every key.
+    /// Rejects an invalid span. An empty start without an end is an empty prefix, which stands for every key.
     pub(super) fn check(&self) -> Answer<()> {
         if self.from.is_empty() && self.to.is_some() { Err(Refusal::EmptyKey) } else { Ok(()) }
     }
@@ -74,7 +74,7 @@ impl Span {
         (Bound::Included(self.from.as_slice()), to)
     }
 
-    /// How many bytes its ends have.
+    /// The number of bytes of its ends.
     pub fn size(&self) -> usize {
         self.from.len() + self.to.as_ref().map_or(0, Vec::len)
     }

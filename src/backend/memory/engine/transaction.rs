@@ -10,21 +10,21 @@ use super::{
 };
 use crate::backend::{KeyValue, Revision};
 
-/// A transaction with its branches chosen, by what was there before it.
+/// A transaction whose branches were chosen by the state before it.
 pub(super) struct Chosen<'a> {
     pub(super) succeeded: bool,
     pub(super) actions: &'a [Action],
-    /// One for each transaction among the actions.
+    /// One for each nested transaction.
     pub(super) within: Vec<Chosen<'a>>,
 }
 
 impl Engine {
-    /// Do a transaction.
+    /// Executes a transaction.
     pub fn transact(&mut self, transaction: &Transaction) -> Answer<Done> {
         self.transact_within(transaction, |_| Ok(()))
     }
 
-    /// Do a transaction if there is room for an answer of about so many bytes.
+    /// Executes a transaction if there is room for a response of about so many bytes.
     pub fn transact_within(
         &mut self,
         transaction: &Transaction,
@@ -38,7 +38,7 @@ impl Engine {
         if added > 0 {
             self.check_space(added)?;
         }
-        // Nothing below can fail: a transaction applies whole or not at all.
+        // Nothing below can fail, so a transaction is applied as a whole or not at all.
         let mut changes = Vec::new();
         let outcomes = self.carry_out(&chosen, &mut changes);
         Ok(self.done(chosen.succeeded, outcomes, changes))
@@ -62,7 +62,7 @@ impl Engine {
         items.all(|item| condition.holds(item))
     }
 
-    /// Refuses what cannot be written. Returns about how many bytes are added.
+    /// Rejects puts that are not possible. Returns the approximate number of bytes that they add.
     fn check_puts(&self, chosen: &Chosen<'_>) -> Answer<usize> {
         let mut within = chosen.within.iter();
         let mut added = 0;
@@ -136,14 +136,14 @@ impl Engine {
                     let Some(within) = within.next() else { continue };
                     Outcome::Transaction(within.succeeded, self.carry_out(within, changes))
                 }
-                // Was refused before.
+                // Was rejected before.
                 Action::Nothing => continue,
             });
         }
         outcomes
     }
 
-    /// The revision that the store is at after these changes.
+    /// The revision after these changes.
     fn after(&self, changes: &[Change]) -> Revision {
         self.revision + Revision::from(!changes.is_empty())
     }
