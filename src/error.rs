@@ -1,62 +1,63 @@
-//! The one error type of the crate. A message says what was wrong, the value, what was expected and where it came
-//! from; the Python layer turns each variant into one exception class.
+//! The error type of the crate. A message names the problem, the value, the expected value, and its source. The Python
+//! layer converts each variant to one exception class.
 
 use std::time::Duration;
 
-/// The result of everything here that can fail.
+/// The result of every function of this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Whether a write whose outcome is an error may have been applied all the same.
+/// Whether a write that ended with an error may still have been applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
     /// It was refused or never sent.
     No,
-    /// The answer was lost: it may have been applied, or may be applied seconds from now.
+    /// The response was lost. It may have been applied, or may be applied seconds from now.
     Unknown,
 }
 
-/// What can go wrong. Cloneable, because one failure is told to every waiter of a node.
+/// The errors of this crate. Cloneable, because a node reports one failure to all of its callers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting is missing or wrong; the message names the setting, the value, where it came from and what is accepted.
+    /// A setting is missing or wrong. The message names the setting, the value, its source, and the accepted values.
     #[error("{message}")]
     Setting {
         /// The whole message.
         message: String,
     },
 
-    /// No service was found: no name that may stand for it exists.
+    /// No service was found, because no name exists that could be that of a service.
     #[error("{message}")]
     NotFound {
-        /// The whole message: what was looked at, and what to do.
+        /// The whole message: the sources that were searched, and what to do.
         message: String,
     },
 
-    /// The service could not be reached, did not answer in time, or cannot serve at the moment. Worth another try.
+    /// The service could not be reached, did not respond in time, or cannot serve at the moment. Another attempt may
+    /// succeed.
     #[error("the service at `{endpoint}` is not available: {cause}")]
     Unavailable {
         /// The endpoint that was tried last.
         endpoint: String,
-        /// What the attempt ended with.
+        /// The error of the attempt.
         cause: String,
         /// Whether a write may have been applied.
         applied: Applied,
     },
 
-    /// What answers at the endpoint is not etcd's v3 API.
+    /// The process at the endpoint does not serve etcd's v3 API.
     #[error(
-        "what answers at `{endpoint}` is no etcd v3 service (expected etcd 3.4 or newer, on its client port): {cause}"
+        "the server at `{endpoint}` is not an etcd v3 service (expected etcd 3.4 or newer, on its client port): {cause}"
     )]
     NotEtcd {
         /// The endpoint.
         endpoint: String,
-        /// What it answered.
+        /// Its response.
         cause: String,
     },
 
-    /// The service knows us and says no: wrong password, missing permission, a certificate it does not accept.
-    #[error("the service at `{endpoint}` refuses us: {cause}")]
+    /// The service denies access: a wrong password, a missing permission, or a certificate that it does not accept.
+    #[error("the service at `{endpoint}` denied access: {cause}")]
     Denied {
         /// The endpoint.
         endpoint: String,
@@ -64,7 +65,7 @@ pub enum Error {
         cause: String,
     },
 
-    /// The lease does not exist (any more).
+    /// The lease does not exist, or no longer exists.
     #[error("lease {lease:x} does not exist")]
     LeaseNotFound {
         /// The lease.
@@ -78,18 +79,18 @@ pub enum Error {
         lease: i64,
     },
 
-    /// The revision asked for is compacted away.
+    /// The requested revision was compacted.
     #[error("revision is compacted; the oldest that can be read is {oldest}")]
     Compacted {
-        /// The oldest revision that is still there.
+        /// The oldest revision that can be read.
         oldest: i64,
     },
 
-    /// The revision asked for does not exist yet on the member that was asked.
+    /// The requested revision does not exist yet on the member that responded.
     #[error("the revision asked for is a future one")]
     FutureRevision,
 
-    /// The service refuses a request as wrong: too large, too many operations, a duplicate key.
+    /// The service rejects the request as invalid: too large, too many operations, or a duplicate key.
     #[error("the service at `{endpoint}` rejects the request: {cause}")]
     Rejected {
         /// The endpoint.
@@ -98,7 +99,8 @@ pub enum Error {
         cause: String,
     },
 
-    /// A record in the store is not what this version writes: no JSON, a missing field, or a future major version.
+    /// A record differs from what this version writes: it is not JSON, a field is missing, or it has a future major
+    /// version.
     #[error("the record at `{key}` cannot be read: {why}")]
     Record {
         /// Its key.
@@ -107,10 +109,10 @@ pub enum Error {
         why: String,
     },
 
-    /// This node's settings are not those of the run it wants to join.
+    /// This node's settings differ from those of the run that it wants to join.
     #[error("{message}")]
     Mismatch {
-        /// The whole message: which setting, ours and the run's, and what to do.
+        /// The whole message: the setting, its value here and in the run, and what to do.
         message: String,
     },
 
@@ -127,16 +129,17 @@ pub enum Error {
         message: String,
     },
 
-    /// Something was awaited for as long as it may be.
+    /// A time limit has passed.
     #[error("timed out after {:.1} s: {what}", after.as_secs_f64())]
     Timeout {
-        /// What was awaited, and what was there instead.
+        /// What was awaited, and what was found instead.
         what: String,
-        /// For how long.
+        /// The time limit.
         after: Duration,
     },
 
-    /// The store lost its keys. It does not restore them: they are gone, and what is there now was written since.
+    /// The service lost the keys of the store. It does not restore them: they are gone, and the present keys were
+    /// written since.
     #[error(
         "the keys of this store are gone: the rendezvous service lost its data or was restored from an older backup, and \
          `{what}` is the first call that notices; begin with an empty store"
@@ -146,19 +149,20 @@ pub enum Error {
         what: String,
     },
 
-    /// A write may or may not have been applied, and nothing can tell any more.
+    /// A write may or may not have been applied, and this can no longer be determined.
     #[error("the outcome of `{what}` is unknown: {why}")]
     OutcomeUnknown {
         /// The write.
         what: String,
-        /// Why nothing can tell.
+        /// Why it cannot be determined.
         why: String,
     },
 
-    /// An argument of a call cannot be served, whoever serves it: an empty key, an amount added to what is no number.
+    /// An argument of a call is invalid for every service: an empty key, or an amount to add to something that is not a
+    /// number.
     #[error("{message}")]
     Argument {
-        /// The whole message: which call, the value, what was expected.
+        /// The whole message: the call, the value, and what was expected.
         message: String,
     },
 

@@ -63,7 +63,7 @@ pub fn hosted_at(source: &Source, is_host: Option<bool>, max_nodes: u32) -> Resu
         (None | Some(false), _) => Ok(None),
         (Some(true), several) => Err(Error::Setting {
             message: format!(
-                "`is_host` says that this node hosts the service, for which {} must name one endpoint, and names: {}",
+                "with `is_host` this node hosts the service, so {} must name exactly one endpoint, but names: {}",
                 source.name,
                 several.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
             ),
@@ -189,10 +189,10 @@ impl Host {
                 last => {
                     let why = match last {
                         Ok(Ok(_)) => "others have not left yet".to_owned(),
-                        Ok(Err(error)) => format!("whether the others have left is not known: {error}"),
-                        Err(_) => "whether the others have left is not known: it does not answer".to_owned(),
+                        Ok(Err(error)) => format!("it is unknown whether the others have left: {error}"),
+                        Err(_) => "it is unknown whether the others have left: no response".to_owned(),
                     };
-                    tracing::warn!("this node hosted the service, and ends it though {why}");
+                    tracing::warn!("this node stops the server that it hosts, although {why}");
                     return;
                 }
             }
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_hosts_what_kubernetes_names() {
+    fn no_node_hosts_a_service_that_kubernetes_names() {
         let variables = std::collections::BTreeMap::from([
             (crate::discovery::SERVICE_HOST.to_owned(), "10.0.0.7".to_owned()),
             (crate::discovery::SERVICE_PORT.to_owned(), "29400".to_owned()),

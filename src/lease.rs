@@ -12,6 +12,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
+use tracing::Instrument as _;
 
 use crate::{
     backend::{
@@ -77,7 +78,7 @@ impl Keeper {
         };
         let (sender, state) = watch::channel(first);
         let renew = Arc::new(Notify::new());
-        let task = tokio::spawn(keep(Arc::clone(context), sender, Arc::clone(&renew)));
+        let task = tokio::spawn(keep(Arc::clone(context), sender, Arc::clone(&renew)).in_current_span());
         Self { state, renew, task }
     }
 
@@ -152,7 +153,7 @@ async fn keep(context: Arc<Context>, state: watch::Sender<LeaseState>, renew: Ar
                 if state.borrow().trouble.is_none() {
                     tracing::debug!(%error, "a renewal failed");
                 }
-                // No receiver acts on this change, so none is woken.
+                // No receiver acts on this change, so none is notified.
                 state.send_if_modified(|state| {
                     state.trouble = Some(error.to_string());
                     false

@@ -1,4 +1,4 @@
-//! What the tasks of one node share: the service, the run's keys, the numbers they decide by, and randomness.
+//! What the tasks of one node share: the service, the run's keys, the policy of its decisions, and randomness.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -11,6 +11,8 @@ use rand::{
     rngs::{StdRng, SysRng},
 };
 
+use tokio::sync::Notify;
+
 use crate::{
     backend::{Backend, limits::Limits, monotonic::Monotonic, refusals::Refusals},
     error::{Error, Result},
@@ -19,10 +21,10 @@ use crate::{
     settings::Settings,
 };
 
-/// Randomness, passed in so that a simulation is a function of its seed.
+/// A source of randomness. It is passed in, so that a simulation is a function of its seed.
 ///
-/// The operating system's generator is asked for each number. A generator in this process' memory would be copied by
-/// `fork`, and parent and child would draw the same node ids, lease ids and nonces.
+/// Each number is read from the generator of the operating system. A generator in the memory of this process would be
+/// copied by `fork`, and parent and child would draw equal node IDs, lease IDs, and nonces.
 #[derive(Clone, Debug)]
 pub struct Entropy(Source);
 
@@ -33,12 +35,12 @@ enum Source {
 }
 
 impl Entropy {
-    /// From the operating system.
+    /// The generator of the operating system.
     pub fn from_system() -> Self {
         Self(Source::System)
     }
 
-    /// The same numbers for the same seed.
+    /// A generator that returns equal numbers for equal seeds.
     pub fn seeded(seed: u64) -> Self {
         Self(Source::Seeded(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))))
     }
@@ -48,15 +50,20 @@ impl Entropy {
         match &self.0 {
             // `getrandom` cannot fail on a kernel that has it: Linux 3.17 and newer, each macOS.
             Source::System => UnwrapErr(SysRng).next_u64(),
-            // A generator is whole at any time, even after a panic elsewhere.
+            // A generator is consistent at any time, even after a panic elsewhere.
             Source::Seeded(generator) => generator.lock().unwrap_or_else(PoisonError::into_inner).next_u64(),
         }
     }
 
     /// The wall clock, for messages only: seconds since 1970. A simulation has none.
     pub fn unix_seconds(&self) -> Option<u64> {
+        self.unix_time().map(|time| time.as_secs())
+    }
+
+    /// The wall clock with milliseconds, for messages only: the time since 1970. A simulation has none.
+    pub fn unix_time(&self) -> Option<Duration> {
         match &self.0 {
-            Source::System => Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs()),
+            Source::System => SystemTime::now().duration_since(UNIX_EPOCH).ok(),
             Source::Seeded(_) => None,
         }
     }
@@ -73,28 +80,30 @@ impl Entropy {
 pub struct Context {
     /// The service.
     pub backend: Arc<dyn Backend>,
-    /// The same, by what it has acknowledged.
+    /// The wrapper of `backend` that detects setbacks.
     pub monotonic: Arc<Monotonic>,
-    /// Where the run's records stand.
+    /// The keys of the run.
     pub keys: RunKeys,
-    /// What the run was asked to be.
+    /// The settings of the run.
     pub settings: Settings,
-    /// What a coordinator decides by.
+    /// The policy of the coordinator.
     pub policy: Policy,
-    /// How much at once.
+    /// The limits of requests.
     pub limits: Limits,
     /// Randomness.
     pub entropy: Entropy,
     /// Whether this node hosts the service.
     pub hosts: bool,
-    /// What the service refuses at present.
+    /// The present refusals of the service.
     pub refusals: Refusals,
     /// The lease that was granted when the node connected, until the first join takes it.
     pub granted: Mutex<Option<Granted>>,
+    /// Where a store reports that this node has no record.
+    pub record_missing: Arc<Notify>,
 }
 
 impl Context {
-    /// Of one node of one run.
+    /// The context of one node of one run.
     pub fn new(backend: Arc<dyn Backend>, settings: Settings, entropy: Entropy) -> Self {
         let (return_window, trusted_silence) = Policy::lease_times(settings.lease_ttl);
         let policy = Policy {
@@ -106,6 +115,7 @@ impl Context {
             rejoin_timeout: settings.rejoin_timeout,
             grow_delay: settings.grow_delay,
             return_window,
+            lease_ttl: settings.lease_ttl,
             trusted_silence,
             on_member_loss: settings.on_member_loss,
             on_newcomer: settings.on_newcomer,
@@ -122,29 +132,30 @@ impl Context {
             hosts: false,
             refusals: Refusals::default(),
             granted: Mutex::default(),
+            record_missing: Arc::default(),
         }
     }
 
-    /// The lease that was granted when the node connected, once.
+    /// Takes the lease that was granted when the node connected. Returns it only once.
     pub fn take_granted(&self) -> Option<Granted> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// How long the run's lease lives without a coordinator that renews it: longer than any change of coordinator.
+    /// The TTL of the run's lease, which is longer than any change of coordinator takes.
     pub fn run_lease_ttl(&self) -> Duration {
         Duration::from_secs(60).max(self.settings.lease_ttl * 6)
     }
 }
 
-/// Reads a record that may be absent.
+/// Decodes a record that may be absent.
 ///
 /// # Errors
-/// [`Error::Record`] if it is there and cannot be read.
+/// [`Error::Record`] if it exists and cannot be read.
 pub(crate) fn decode_found<R: Record>(key: &str, found: &[crate::backend::KeyValue]) -> Result<Option<R>> {
     found.first().map(|item| R::decode(key, &item.value)).transpose()
 }
 
-/// That a node's settings are not the run's.
+/// The error that the settings of a node differ from those of the run.
 pub(crate) fn mismatch(settings: &Settings, run: WorldSizes<'_>, by: &str) -> Option<Error> {
     let own = settings.sizes();
     if own == run {

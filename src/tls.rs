@@ -172,7 +172,7 @@ fn content(bytes: &[u8]) -> Content {
     }
 }
 
-/// Describes the content of a file that lacks the required part.
+/// Describes the content of a file that does not contain the required part.
 fn describe_instead(bytes: &[u8], wanted: Part) -> String {
     let (wanted, convert) = match wanted {
         Part::Certificate => ("certificate", "openssl x509 -inform DER -in FILE -out FILE.pem"),

@@ -22,10 +22,11 @@ use crate::{
 
 /// How many keys of earlier rounds one piece deletes.
 const KEYS_PER_PIECE: i64 = 500;
-/// The slots of how many nodes one piece deletes. Each takes a condition and an operation, and etcd allows 128 of either.
+/// The number of nodes whose slots one piece deletes. Each needs a condition and an operation, and etcd allows 128 of
+/// either.
 const NODES_PER_PIECE: usize = 60;
 
-/// What is left to delete, as long as this world is the run's.
+/// What is left to delete while this world is that of the run.
 #[derive(Debug)]
 pub(super) struct Cleaning {
     life: String,
@@ -39,7 +40,7 @@ pub(super) struct Cleaning {
 /// What is deleted next.
 #[derive(Debug)]
 enum Stage {
-    /// Nothing before the round that precedes this world's is needed, but its number is not known.
+    /// The number of the round before this world's round is not known yet. Nothing older than that round is needed.
     FindPrevious,
     /// The stores, plans and history of rounds before this one.
     Before(u64),
@@ -50,12 +51,12 @@ enum Stage {
 }
 
 impl Term {
-    /// Plans the cleaning up after the round that was just formed, or, with no `previous` round, after an earlier
+    /// Plans the cleaning after the round that was just formed, or, without a `previous` round, after an earlier
     /// coordinator.
     pub(super) fn plan_cleaning(&mut self, previous: Option<u64>) {
         let round = self.roster.round.as_ref();
         let formed = round.filter(|round| round.has_world() && round.phase == Phase::Running);
-        // Before the first round of a life there was none.
+        // Before the first round of a life there was no other round.
         let stage = match previous {
             Some(0) => None,
             Some(previous) => Some(Stage::Before(previous)),
@@ -80,7 +81,7 @@ impl Term {
         self.cleaning.as_ref().is_some_and(|cleaning| cleaning.not_before <= Instant::now())
     }
 
-    /// Deletes one piece. What cannot be deleted stays until the next round, or until the run's lease expires.
+    /// Deletes one piece. What cannot be deleted remains until the next round, or until the run's lease expires.
     pub(super) async fn clean(&mut self) -> Result<Written> {
         let Some(mut cleaning) = self.cleaning.take() else { return Ok(Written::Skipped) };
         let cleaned = match &cleaning.stage {
@@ -98,7 +99,7 @@ impl Term {
                 Ok(written)
             }
             Err(error) if error.is_transient() => {
-                tracing::debug!(%error, "deleting the keys of earlier rounds is put off");
+                tracing::debug!(%error, "the keys of earlier rounds will be deleted later");
                 cleaning.not_before = self.listing_due;
                 self.cleaning = Some(cleaning);
                 Ok(Written::Skipped)
@@ -120,8 +121,8 @@ impl Term {
         Ok(found.last().and_then(|item| number(&item.key)).map_or(Stage::Done, Stage::Before))
     }
 
-    /// Deletes a piece of the stores of earlier rounds. The last piece also takes their plans and old history, which are
-    /// few keys.
+    /// Deletes a piece of the stores of earlier rounds. The last piece also deletes their plans and old history, which
+    /// are few keys.
     async fn clean_rounds(&mut self, life: &str, previous: u64) -> Result<(Stage, Written)> {
         let keys = &self.context.keys;
         let slots = || Stage::Slots(keys.all_operations().into_bytes());
@@ -145,12 +146,12 @@ impl Term {
         let finished = Keys::prefix(keys.finished_life(life));
         let unfinished = vec![Compare::UnchangedSince(finished, self.read_revision)];
         let written =
-            self.office.write_if(&self.context, self.round_revision, None, unfinished, delete).await?;
+            self.fence.write_if(&self.context, self.round_revision, None, unfinished, delete).await?;
         Ok((stage, written))
     }
 
-    /// Deletes the slots of some nodes that are gone. A node that is not in the present world and has no record comes
-    /// back under another id, if it does.
+    /// Deletes the slots of some nodes that are gone. A node that is not in the present world and has no record can
+    /// return only under another ID.
     async fn clean_slots(&mut self, from: Vec<u8>) -> Result<(Stage, Written)> {
         let keys = &self.context.keys;
         let end = keys.after_operations().into_bytes();
@@ -172,7 +173,7 @@ impl Term {
         // A node that has joined meanwhile, which the watch has not reported yet, keeps its slots.
         let absent = gone.iter().map(|id| Compare::absent(keys.node(*id))).collect();
         let delete = gone.iter().map(|id| Operation::Delete(Keys::prefix(keys.operations(*id)))).collect();
-        let written = self.office.write_if(&self.context, self.round_revision, None, absent, delete).await?;
+        let written = self.fence.write_if(&self.context, self.round_revision, None, absent, delete).await?;
         Ok((stage, written))
     }
 }

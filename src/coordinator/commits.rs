@@ -1,8 +1,9 @@
-//! What a term of office writes: one method for each decision, each one commit under the fence of the office.
+//! The writes of a coordinator's term: one method for each decision, each one commit guarded by the fencing check of
+//! the term.
 
 use tokio::time::Instant;
 
-use super::{Term, Written, office::COORDINATOR_WRITES};
+use super::{Term, Written, fence::COORDINATOR_WRITES};
 use crate::{
     backend::{
         Keys, LeaseId, Operation,
@@ -13,10 +14,12 @@ use crate::{
         cooldown::FailureRecord,
         decide::Form,
         identity::{NodeId, nonce},
+        losses::losses,
+        neighbors::neighbors,
         plan,
         records::{
-            ChangeRecord, HistoryRecord, LastWorld, NAMES, Phase, PlanEntry, PlanShard, Record, RoundRecord,
-            some_names,
+            ChangeRecord, HistoryRecord, NAMES, Phase, PlanEntry, PlanShard, Record, RoundRecord,
+            WorldMembership, nodes_text, some_names,
         },
         submission::RefusalRecord,
     },
@@ -40,13 +43,15 @@ impl Term {
     fn record(&self, life: String, round: u64) -> RoundRecord {
         let policy = &self.context.policy;
         let attempt = nonce(self.context.entropy.bits());
-        let host = self.roster.host().map(str::to_owned);
+        let host = self.roster.host();
+        let (host, host_address) =
+            (host.map(|host| host.name.clone()), host.map(|host| host.address.clone()));
         let forming = RoundRecord::forming(life, policy.min_nodes, policy.max_nodes, attempt);
-        RoundRecord { round, host, sizing: policy.sizing.clone(), ..forming }
+        RoundRecord { round, host, host_address, sizing: policy.sizing.clone(), ..forming }
     }
 
-    /// Puts `ctl/round` with its plan and whatever goes with it: the commit. What does not fit into one transaction
-    /// goes ahead of it; nobody looks at a plan that `ctl/round` does not name.
+    /// Writes `ctl/round` with its plan and further changes of the same commit. The parts of the plan that do not fit
+    /// into one transaction are written before. No node reads a plan that `ctl/round` does not name.
     async fn commit(
         &mut self,
         mut record: RoundRecord,
@@ -55,7 +60,8 @@ impl Term {
         also: Vec<Operation>,
     ) -> Result<Written> {
         let keys = &self.context.keys;
-        let shards = if members.is_empty() { Vec::new() } else { plan::shards(&members) };
+        let neighbors = neighbors(&members, |id| self.roster.nodes.get(&id).map(|node| &node.record));
+        let shards = if members.is_empty() { Vec::new() } else { plan::shards(&members, &neighbors) };
         record.shards = u32::try_from(shards.len()).unwrap_or(u32::MAX);
         let put = |(number, shard): (u32, &PlanShard)| {
             let key = keys.plan_shard(&record.life, record.round, &record.attempt, number);
@@ -67,7 +73,7 @@ impl Term {
             (self.context.limits.bytes_per_transaction / (2 * plan::SHARD_BYTES)).min(room).max(1);
         while puts.len() > per_batch {
             let batch = puts.drain(..per_batch).collect();
-            match self.office.write(&self.context, self.round_revision, None, batch).await? {
+            match self.fence.write(&self.context, self.round_revision, None, batch).await? {
                 Written::Done(_) => {}
                 other => return Ok(other),
             }
@@ -75,7 +81,7 @@ impl Term {
         let value = record.encode();
         puts.push(Operation::put(keys.round(), value.clone(), lease));
         puts.extend(also);
-        let written = self.office.write(&self.context, self.round_revision, Some(&value), puts).await?;
+        let written = self.fence.write(&self.context, self.round_revision, Some(&value), puts).await?;
         if let Written::Done(revision) = written {
             self.round_revision = revision;
             self.run_lease = lease;
@@ -94,7 +100,7 @@ impl Term {
 
     pub(super) async fn restore(
         &mut self,
-        world: LastWorld,
+        world: WorldMembership,
         members: Vec<PlanEntry>,
         submission: Option<String>,
         why: &str,
@@ -107,16 +113,17 @@ impl Term {
         record.submission = submission;
         why.clone_into(&mut record.why);
         self.name_master(&mut record, &members);
-        // What is left of an older backup goes in the same transaction. Otherwise nodes would write again what stands there
-        // already, and what they do not know of would disappear later, with the lease that it is attached to.
+        // The remaining data of an older backup is deleted in the same transaction. Otherwise nodes would rewrite keys
+        // that already exist, and keys that they do not know of would disappear later, with the lease that they are
+        // attached to.
         let keys = &self.context.keys;
-        let left = [keys.stores(&record.life), keys.all_operations()];
+        let left = [keys.stores(&record.life), keys.all_operations(), keys.all_lost()];
         let also = left.map(|prefix| Operation::Delete(Keys::prefix(prefix))).to_vec();
         let written = self.commit(record, members, lease, also).await?;
         if matches!(written, Written::Done(_)) {
             self.roster.restoring_until =
                 Some(self.moment(Instant::now()) + self.context.policy.return_window);
-            tracing::warn!("store lost: {why}");
+            tracing::warn!("restoring the run: {why}");
         }
         Ok(written)
     }
@@ -133,8 +140,8 @@ impl Term {
         let written = self.commit(record, members, self.run_lease, Vec::new()).await?;
         if matches!(written, Written::Done(_)) {
             let now = self.moment(Instant::now());
-            self.roster.count_absent(now, true, &self.context.policy);
-            tracing::info!("store restored: round {} goes on, {why}", round.round);
+            self.roster.mark_absent_members(now, true, &self.context.policy);
+            tracing::info!("service data restored: round {} continues, {why}", round.round);
         }
         Ok(written)
     }
@@ -147,7 +154,7 @@ impl Term {
         }
     }
 
-    pub(super) async fn tell(&mut self, change: ChangeRecord) -> Result<Written> {
+    pub(super) async fn announce_change(&mut self, change: ChangeRecord) -> Result<Written> {
         let Some(round) = self.roster.round.clone() else { return Ok(Written::Stale) };
         let (why, number) = (change.why.clone(), round.round);
         let written = self.amend(RoundRecord { change: Some(change), ..round }).await?;
@@ -177,11 +184,11 @@ impl Term {
         Ok(written)
     }
 
-    /// Says something more of the round that is committed.
+    /// Changes the record of the committed round.
     async fn amend(&mut self, record: RoundRecord) -> Result<Written> {
         let value = record.encode();
         let put = vec![Operation::put(self.context.keys.round(), value.clone(), self.run_lease)];
-        let written = self.office.write(&self.context, self.round_revision, Some(&value), put).await?;
+        let written = self.fence.write(&self.context, self.round_revision, Some(&value), put).await?;
         if let Written::Done(revision) = written {
             self.round_revision = revision;
             let now = self.moment(Instant::now());
@@ -207,7 +214,7 @@ impl Term {
         let known = self.roster.round.as_ref().map_or(&[][..], |round| round.failures.as_slice());
         let fails = |failure: &&FailureRecord| !known.contains(failure) && !failure.cooldown().is_zero();
         let cooldowns: Vec<String> =
-            record.failures.iter().filter(fails).map(FailureRecord::message).collect();
+            record.failures.iter().filter(fails).map(|failure| failure.warning(record.min)).collect();
         self.name_master(&mut record, &members);
         let history = HistoryRecord {
             round,
@@ -215,9 +222,11 @@ impl Term {
             took_seconds: took.as_secs_f64(),
             size: record.size,
             newcomers,
-            coordinator: self.office.record.name.clone(),
+            coordinator: self.fence.record.name.clone(),
             names: members.iter().take(NAMES).map(|entry| entry.name.clone()).collect(),
             formed_at: self.context.entropy.unix_seconds(),
+            change: self.roster.round.as_ref().and_then(|last| last.change.clone()),
+            lost: losses(&self.roster, &self.context.policy),
         };
         let also = vec![Operation::put(keys.history_round(&life, round), history.encode(), self.run_lease)];
         let previous = self.roster.round.as_ref().map_or(0, |last| last.round);
@@ -227,11 +236,14 @@ impl Term {
         if matches!(written, Written::Done(_)) {
             self.roster.committed = true;
             for cooldown in cooldowns {
-                tracing::warn!("{cooldown}: each time a round ended with it");
+                tracing::warn!("{cooldown}; each time a round ended with it");
             }
             self.plan_cleaning(Some(previous));
+            self.greet_members();
             let took = took.as_secs_f64();
-            tracing::info!("round {round} formed after {took:.1} s, {size} nodes by rank: {names}; {why}");
+            let order = if size == 1 { "" } else { " by rank" };
+            let nodes = nodes_text(size);
+            tracing::info!("round {round} formed after {took:.1} s, {nodes}{order}: {names}; {why}");
         }
         Ok(written)
     }

@@ -1,14 +1,17 @@
-//! The coordinator: the task that one node of a run carries. It reads who is there, asks [`crate::protocol::decide`]
-//! what follows, and writes that, fenced by its [`Office`].
+//! The coordinator: a task of one node of a run. It reads which nodes are present, calls [`crate::protocol::decide`],
+//! and writes the decision, fenced by its [`TermFence`].
 //!
-//! It keeps nothing that the store does not have, but its clocks: whoever takes over after it begins them anew, which
-//! costs at most one wait. It ends with its office, with its node's lease, or with an error; its node sees to the rest.
+//! It keeps nothing that the next coordinator needs, apart from its clocks: those start again, which costs at most one
+//! wait. The task ends with its term, with the lease of its node, or with an error. Its node then resigns or campaigns.
 
 mod cleaning;
 mod commits;
-mod office;
+mod fence;
+mod input;
+mod inquiries;
 mod report;
-mod survey;
+mod snapshot;
+mod suspects;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,20 +20,27 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use self::office::{Office, Written};
-use self::{cleaning::Cleaning, report::Report, survey::Survey};
+use self::{
+    cleaning::Cleaning,
+    input::{Input, LISTING_INTERVAL},
+    report::Report,
+    snapshot::RunSnapshot,
+};
+pub use self::{
+    fence::{TermFence, Written},
+    inquiries::{Inquiries, Inquiry},
+    suspects::Suspicious,
+};
 use crate::{
     backend::{
-        Changes, Event, Keys, LeaseId, Revision,
+        LeaseId, Revision,
         retry::{Backoff, RetryPolicy},
-        watcher::{Watched, Watcher},
     },
     error::{Error, Result},
     lease::{LeaseState, RenewHandle},
     protocol::{
         decide::{Action, decide},
         identity::NodeId,
-        keys::RunKeys,
         records::{ChangeKind, Phase},
         roster::{Moment, Roster},
     },
@@ -40,39 +50,33 @@ use crate::{
 /// How a term ended.
 #[derive(Clone, Debug)]
 pub enum End {
-    /// Another has the office, or the run is closed.
-    OutOfOffice(&'static str),
+    /// The term is over, for this reason.
+    TermLost(&'static str),
     /// The run must be closed as ended, for this reason.
     Close(String),
-    /// Something failed that another try would not mend.
+    /// An error that another attempt would not avoid.
     Failed(Error),
 }
 
-/// Of what the coordinator's clock shows when it takes office: more than any lease's TTL, so that what lies before can
-/// be expressed.
-const OFFICE_BEGINS: Moment = Duration::from_secs(24 * 3600);
+/// The time on the coordinator's clock at which its term begins. It is greater than the TTL of any lease, so that
+/// earlier times can be expressed.
+const TERM_BEGINS: Moment = Duration::from_secs(24 * 3600);
 
-/// How often nodes and finished nodes are listed, because watches have lost events (etcd 3.4.31, 3.4.36, 3.5.13,
-/// 3.5.18; #18089).
-const LISTING_INTERVAL: Duration = Duration::from_secs(30);
-
-/// How many reports of each watch are taken in before a decision, so that a flood of them puts none off for good.
-const REPORTS_PER_DECISION: usize = 10_000;
-
-/// Decides rounds until the term ends; giving the office back is then its node's duty.
+/// Decides rounds until the term ends. Then its node must resign.
 ///
-/// `trusted` says that this node saw the office before under its present lease, so that it need not wait for nodes that
-/// may be returning from a break.
+/// `trusted` means that this node observed the previous term under its present lease, so that it need not wait for
+/// nodes that may be returning from an interruption.
 pub async fn serve(
     context: Arc<Context>,
-    office: Office,
+    fence: TermFence,
     lease: watch::Receiver<LeaseState>,
     renew: RenewHandle,
     trusted: bool,
+    inquiries: Inquiries,
 ) -> End {
     let mut backoff = Backoff::new(RetryPolicy::default(), context.entropy.bits());
     let mut term = loop {
-        match Term::begin(&context, &office, lease.clone(), renew.clone(), trusted).await {
+        match Term::begin(&context, &fence, lease.clone(), renew.clone(), trusted, &inquiries).await {
             Ok(term) => break term,
             Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
             Err(error) => return ended(End::Failed(error)),
@@ -84,7 +88,7 @@ pub async fn serve(
             Ok(Some(end)) => break end,
             Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_delay()).await,
             Err(error) => {
-                context.refusals.note(office::COORDINATOR_WRITES, &error);
+                context.refusals.note(fence::COORDINATOR_WRITES, &error);
                 break End::Failed(error);
             }
         }
@@ -93,63 +97,56 @@ pub async fn serve(
 }
 
 fn ended(end: End) -> End {
-    tracing::debug!(?end, "this term of office is over");
+    tracing::debug!(?end, "this term is over");
     end
 }
 
-/// A term of office under way.
+/// A term in progress.
 struct Term {
     context: Arc<Context>,
-    office: Office,
+    fence: TermFence,
     lease: watch::Receiver<LeaseState>,
     renew: RenewHandle,
     began: Instant,
     roster: Roster,
-    /// The mod revisions of the nodes' records that were seen, also of those that cannot be read.
+    /// The mod revisions of the nodes' records that were read, including those that cannot be decoded.
     revisions: BTreeMap<NodeId, Revision>,
     round_revision: Revision,
     run_lease: LeaseId,
     run_lease_due: Instant,
     listing_due: Instant,
-    nodes: Watcher,
-    finished: Watcher,
+    input: Input,
     reason: String,
-    /// The lease's breaks that were looked into.
+    /// The number of interruptions of the lease that were handled.
     breaks: u64,
-    /// Everything was read at this revision; what a watch reports of before is older.
+    /// The revision at which everything was read. Earlier events of a watch are outdated.
     read_revision: Revision,
-    /// The service no longer holds the round that this term knows: it lost data, or was restored from an older backup.
-    /// What becomes of that its node finds out, and the next term begins with what is left.
+    /// The service no longer holds the round of this term, because it lost data or was restored from an older backup.
+    /// The node finds out the consequences, and the next term begins with the remaining data.
     round_lost: bool,
     /// What is left to delete of earlier rounds.
     cleaning: Option<Cleaning>,
     /// What was written about the nodes that wait.
     report: Report,
+    inquiries: Inquiries,
 }
 
 impl Term {
     async fn begin(
         context: &Arc<Context>,
-        office: &Office,
+        fence: &TermFence,
         lease: watch::Receiver<LeaseState>,
         renew: RenewHandle,
         trusted: bool,
+        inquiries: &Inquiries,
     ) -> Result<Self> {
-        // Before the reading, and from now on: etcd serves a watch that begins in the past only ten times a second.
-        let watch = |prefix: String| {
-            let keys = Keys::prefix(prefix);
-            let (policy, seed) = (RetryPolicy::default(), context.entropy.bits());
-            Watcher::with_policy(Arc::clone(&context.backend), keys, 0, policy, seed)
-        };
-        let (mut nodes, mut finished) = (watch(context.keys.nodes()), watch(context.keys.all_finished()));
-        tokio::try_join!(nodes.ready(), finished.ready())?;
-        let survey = Survey::read(context).await?;
+        let input = Input::watch(context).await?;
+        let snapshot = RunSnapshot::read(context).await?;
         let now = Instant::now();
         let mut term = Self {
-            nodes,
-            finished,
+            input,
             context: Arc::clone(context),
-            office: office.clone(),
+            fence: fence.clone(),
             lease,
             renew,
             began: now,
@@ -165,246 +162,167 @@ impl Term {
             round_lost: false,
             cleaning: None,
             report: Report::default(),
+            inquiries: inquiries.clone(),
         };
-        term.breaks = term.hear_of_lease();
-        term.take_over(survey);
-        term.roster.count_absent(OFFICE_BEGINS, trusted, &context.policy);
+        term.breaks = term.update_lease_state();
+        let zero = context.entropy.unix_time().map(|time| time.saturating_sub(term.moment(Instant::now())));
+        term.report.set_zero(zero);
+        term.apply_snapshot(snapshot);
+        term.roster.mark_absent_members(TERM_BEGINS, trusted, &context.policy);
         term.plan_cleaning(None);
+        term.greet_members();
         Ok(term)
     }
 
     fn moment(&self, instant: Instant) -> Moment {
         let since = instant.saturating_duration_since(self.began);
-        (OFFICE_BEGINS + since).saturating_sub(self.began.saturating_duration_since(instant))
+        (TERM_BEGINS + since).saturating_sub(self.began.saturating_duration_since(instant))
     }
 
     fn instant(&self, moment: Moment) -> Instant {
-        self.began + moment.saturating_sub(OFFICE_BEGINS)
+        self.began + moment.saturating_sub(TERM_BEGINS)
     }
 
-    /// Brings the roster in step with what was read.
-    fn take_over(&mut self, survey: Survey) {
+    /// Updates the roster with what was read.
+    fn apply_snapshot(&mut self, snapshot: RunSnapshot) {
         self.report.note_change();
         let now = self.moment(Instant::now());
         let policy = &self.context.policy;
-        let found = survey.round.as_ref().map(|(round, _, _)| round);
+        let found = snapshot.round.as_ref().map(|(round, _, _)| round);
         self.round_lost |= self.roster.round.as_ref().is_some_and(|known| known.is_lost_in(found));
-        self.read_revision = survey.revision;
-        self.roster.past_lives = survey.past_lives;
+        self.read_revision = snapshot.revision;
+        self.roster.past_lives = snapshot.past_lives;
         let mut other_world = false;
-        if let Some((round, revision, lease)) = survey.round {
+        if let Some((round, revision, lease)) = snapshot.round {
             let known = self.roster.round.as_ref();
             other_world =
                 known.is_some_and(|known| (known.round, &known.world) != (round.round, &round.world));
             self.round_revision = revision;
             self.run_lease = lease;
-            self.roster.set_round(now, round, survey.world);
+            self.roster.set_round(now, round, snapshot.world);
         }
         let restoring = self.roster.round.as_ref().is_some_and(|round| round.phase == Phase::Restoring);
         if restoring && self.roster.restoring_until.is_none() {
             self.roster.restoring_until = Some(now + self.context.policy.return_window);
         }
-        for id in survey.finished {
+        for id in snapshot.finished {
             self.roster.put_finished(id);
         }
+        for (id, evidence) in snapshot.lost {
+            // While the contact is disturbed, evidence may come from a backup.
+            self.roster.put_lost(id, evidence, !self.roster.is_disturbed(now, policy));
+        }
         let gone: Vec<NodeId> =
-            self.roster.nodes.keys().filter(|id| !survey.nodes.contains_key(id)).copied().collect();
+            self.roster.nodes.keys().filter(|id| !snapshot.nodes.contains_key(id)).copied().collect();
         for id in gone {
             self.roster.remove_node(now, id, policy);
         }
-        self.revisions = survey.revisions;
-        for (id, (record, created)) in survey.nodes {
+        self.revisions = snapshot.revisions;
+        for (id, (record, created)) in snapshot.nodes {
+            self.report.note_node(now, &record, !self.roster.nodes.contains_key(&id), policy);
             self.roster.put_node(id, record, created);
         }
+        self.examine(snapshot.suspects);
         if other_world {
-            // Nobody else writes `ctl/round` while this office stands: what it committed is lost, or an attempt of its
-            // own landed that it had given up, and was not watched over.
+            // No other node writes `ctl/round` during this term. So either the service lost the round of this term, or an
+            // attempt of this term that timed out was applied late.
             self.roster.committed = false;
-            self.roster.count_absent(now, true, policy);
+            self.roster.mark_absent_members(now, true, policy);
         }
     }
 
-    /// How many breaks the lease has had.
-    fn hear_of_lease(&mut self) -> u64 {
+    /// Copies the state of the lease to the roster. Returns how often the lease was interrupted.
+    fn update_lease_state(&mut self) -> u64 {
         let state = self.lease.borrow_and_update().clone();
         self.roster.acknowledged = self.moment(state.acknowledged);
         self.roster.disturbed = state.disturbed.map(|ended| self.moment(ended));
         state.breaks
     }
 
-    /// One decision, and carrying it out or waiting for news.
+    /// Decides once, and carries out the decision or waits for an event.
     async fn step(&mut self) -> Result<Option<End>> {
-        let breaks = self.hear_of_lease();
+        let breaks = self.update_lease_state();
         if breaks != self.breaks {
-            // The service may be back at an earlier state, with this office in it: there a watch that is merely taken
-            // up again is accepted, and silent until the old revision is reached.
+            // The service may have returned to an earlier state that includes this term. Such a service accepts a
+            // watch that is merely resumed, but reports nothing until the old revision is reached.
             self.read_again().await?;
             self.breaks = breaks;
         }
         if self.round_lost {
-            return Ok(Some(End::OutOfOffice("the service no longer holds the round that it had committed")));
+            return Ok(Some(End::TermLost("the service no longer holds the round that it had committed")));
         }
         if Instant::now() >= self.run_lease_due {
             self.renew_run_lease().await?;
         }
         if Instant::now() >= self.lease.borrow().uncertain_at() {
-            // Its writes may pass all the same, but who may be lost decides nothing. The renewals go on.
-            return self.news(None).await;
+            // Writes may still succeed, but a node that may be lost decides nothing. Renewals continue.
+            return self.wait_for_event(None).await;
         }
-        self.drain().await?;
+        self.apply_arrived().await?;
         let now = self.moment(Instant::now());
         self.roster.observe(now, &self.context.policy);
         let decision = decide(&self.roster, now, &self.context.policy);
         if decision.reason != self.reason {
             tracing::debug!("{}", decision.reason);
             self.reason.clone_from(&decision.reason);
+            self.report.note_change();
         }
         let written = match decision.action {
-            Action::Wait if self.is_report_due() => self.write_report().await?,
+            Action::Wait if self.is_report_due() => self.write_report(&decision).await?,
             Action::Wait if self.is_cleaning() => self.clean().await?,
             Action::Wait => {
                 let report = self.report.due().map(|due| self.moment(due));
-                return self.news(decision.wake.into_iter().chain(report).min()).await;
+                return self.wait_for_event(decision.wake.into_iter().chain(report).min()).await;
             }
             Action::Renew => {
                 self.renew.renew();
-                return self.news(decision.wake).await;
+                return self.wait_for_event(decision.wake).await;
             }
             Action::Close => return Ok(Some(End::Close(decision.reason))),
             Action::BeginLife => self.begin_life().await?,
             Action::Restore { world, members, submission } => {
                 self.restore(world, members, submission, &decision.reason).await?
             }
-            Action::Forgive(failures) => self.forgive(failures).await?,
+            Action::KeepFailures(failures) => self.forgive(failures).await?,
             Action::Refuse(refusal) => self.refuse(refusal, &decision.reason).await?,
             Action::EndRestoring => self.end_restoring(&decision.reason).await?,
-            // Two watches have no common order: that it had finished may be heard after that it went.
+            // The watches have no common order, so the reason may be reported after the departure.
             Action::AnnounceChange(change)
-                if change.kind == ChangeKind::Lost && self.hear_of_finished().await? =>
+                if change.kind == ChangeKind::Lost && self.read_reasons().await? =>
             {
                 return Ok(None);
             }
-            Action::AnnounceChange(change) => self.tell(change).await?,
+            Action::AnnounceChange(change) => self.announce_change(change).await?,
             Action::Form(form) => self.form(form, decision.reason).await?,
         };
         match written {
             Written::Done(_) | Written::Skipped => {}
-            Written::OutOfOffice(why) => return Ok(Some(End::OutOfOffice(why))),
+            Written::TermLost(why) => return Ok(Some(End::TermLost(why))),
             Written::Stale => {
-                let survey = Survey::read(&self.context).await?;
-                self.take_over(survey);
+                let snapshot = RunSnapshot::read(&self.context).await?;
+                self.apply_snapshot(snapshot);
             }
         }
         Ok(None)
     }
 
-    /// Waits for news of the nodes, for time to change the answer, or for a duty to come due.
-    async fn news(&mut self, wake: Option<Moment>) -> Result<Option<End>> {
+    /// Waits for an event of the nodes, for the time at which the decision may change, or for a duty that is due.
+    async fn wait_for_event(&mut self, wake: Option<Moment>) -> Result<Option<End>> {
         let wake = wake.map(|moment| self.instant(moment));
-        let never = Instant::now() + LISTING_INTERVAL;
+        let at_the_latest = Instant::now() + LISTING_INTERVAL;
         tokio::select! {
             biased;
             changed = self.lease.changed() => {
                 if changed.is_err() {
-                    return Ok(Some(End::OutOfOffice("its node is gone")));
+                    return Ok(Some(End::TermLost("its node is gone")));
                 }
             }
-            watched = self.nodes.next() => self.apply_nodes(watched?).await?,
-            watched = self.finished.next() => self.apply_finished(watched?).await?,
-            () = sleep_until(wake.unwrap_or(never)) => {}
+            report = self.input.next() => self.apply(report?).await?,
+            () = sleep_until(wake.unwrap_or(at_the_latest)) => {}
             () = sleep_until(self.run_lease_due) => self.renew_run_lease().await?,
             () = sleep_until(self.listing_due) => self.check_listing().await?,
         }
         Ok(None)
-    }
-
-    /// Takes in every report that has arrived, so that one decision is made over all of them: etcd sends a message for
-    /// each revision, and a decision looks at all nodes.
-    async fn drain(&mut self) -> Result<()> {
-        for _ in 0..REPORTS_PER_DECISION {
-            let (nodes, finished) = (self.nodes.next_arrived(), self.finished.next_arrived());
-            if nodes.is_none() && finished.is_none() {
-                break;
-            }
-            if let Some(watched) = nodes {
-                self.apply_nodes(watched?).await?;
-            }
-            if let Some(watched) = finished {
-                self.apply_finished(watched?).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn apply_nodes(&mut self, watched: Watched) -> Result<()> {
-        let Watched::Changes(Changes { events, .. }) = watched else { return self.read_again().await };
-        self.report.note_change();
-        let now = self.moment(Instant::now());
-        let policy = &self.context.policy;
-        for event in events.iter().filter(|event| event.revision() > self.read_revision) {
-            match event {
-                Event::Put(item) => {
-                    if let Some(id) = RunKeys::node_of(&item.key) {
-                        self.revisions.insert(id, item.mod_revision);
-                    }
-                    if let Some((id, record)) = survey::node_of(item) {
-                        self.roster.put_node(id, record, item.create_revision);
-                    }
-                }
-                Event::Delete { key, .. } => {
-                    if let Some(id) = RunKeys::node_of(key) {
-                        self.revisions.remove(&id);
-                        self.roster.remove_node(now, id, policy);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn apply_finished(&mut self, watched: Watched) -> Result<()> {
-        let Watched::Changes(Changes { events, .. }) = watched else { return self.read_again().await };
-        let Some(round) = &self.roster.round else { return Ok(()) };
-        let current = self.context.keys.finished_life(&round.life).into_bytes();
-        let puts = events.iter().filter(|event| matches!(event, Event::Put(_)));
-        let ids: Vec<NodeId> = puts
-            .filter(|event| event.key().starts_with(&current))
-            .filter_map(|event| RunKeys::node_of(event.key()))
-            .collect();
-        for id in ids {
-            self.roster.put_finished(id);
-        }
-        Ok(())
-    }
-
-    async fn read_again(&mut self) -> Result<()> {
-        let survey = Survey::read(&self.context).await?;
-        self.nodes.restart(survey.revision + 1);
-        self.finished.restart(survey.revision + 1);
-        self.take_over(survey);
-        Ok(())
-    }
-
-    /// Reads who has finished; whether anybody has of whom that was not known.
-    async fn hear_of_finished(&mut self) -> Result<bool> {
-        let Some(round) = self.roster.round.as_ref().filter(|round| round.has_world()) else {
-            return Ok(false);
-        };
-        let known = self.roster.finished.len();
-        for id in survey::finished(&self.context, &round.life, 0).await? {
-            self.roster.put_finished(id);
-        }
-        Ok(self.roster.finished.len() > known)
-    }
-
-    async fn check_listing(&mut self) -> Result<()> {
-        self.listing_due = Instant::now() + LISTING_INTERVAL;
-        self.hear_of_finished().await?;
-        if survey::listing(&self.context).await? != self.revisions {
-            tracing::debug!("the listing of nodes differs from what was watched; reading everything again");
-            self.read_again().await?;
-        }
-        Ok(())
     }
 
     async fn renew_run_lease(&mut self) -> Result<()> {

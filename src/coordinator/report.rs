@@ -1,5 +1,6 @@
 //! Describes the nodes that wait for a round in one key, at most once a second and only while nodes wait. Otherwise each
-//! waiting node would have to read the records of all nodes.
+//! waiting node would have to read the records of all nodes. In the same transaction, it writes the times of its clock for
+//! readers that do not join, if they have changed.
 
 use std::time::Duration;
 
@@ -9,7 +10,14 @@ use super::{Term, Written};
 use crate::{
     backend::Operation,
     error::Result,
-    protocol::{records::Record as _, waiting::WaitingRecord},
+    protocol::{
+        clocks::{ClocksRecord, Notes},
+        decide::Decision,
+        policy::Policy,
+        records::{NodeRecord, Record as _},
+        roster::Moment,
+        waiting::WaitingRecord,
+    },
 };
 
 /// The shortest time between two reports, and from a change to the report on it. Nodes read it after 5 s of waiting.
@@ -20,12 +28,31 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Report {
     due: Option<Instant>,
     written: Option<WaitingRecord>,
+    clocks: Option<ClocksRecord>,
+    notes: Notes,
 }
 
 impl Report {
-    /// Something has changed that a report may say.
+    /// Records a change that may affect the report.
     pub(super) fn note_change(&mut self) {
         self.due.get_or_insert_with(|| Instant::now() + INTERVAL);
+    }
+
+    /// Sets the wall clock at the zero of the coordinator's clock.
+    pub(super) fn set_zero(&mut self, zero: Option<Duration>) {
+        self.notes.zero = zero;
+    }
+
+    /// Records a new record of a node. `is_new` is true if the node was not present before.
+    pub(super) fn note_node(&mut self, now: Moment, record: &NodeRecord, is_new: bool, policy: &Policy) {
+        let other = (record.sizes() != policy.sizes())
+            .then(|| format!("nnodes {}, but the run has {}", record.sizes(), policy.sizes()));
+        if is_new {
+            if let Some(why) = &other {
+                tracing::info!("{} was turned away: {why}", record.name);
+            }
+            self.notes.note_arrival(now, &record.name, other);
+        }
     }
 
     /// When the next report is due, if one is.
@@ -40,19 +67,25 @@ impl Term {
         self.report.due.is_some_and(|due| due <= Instant::now())
     }
 
-    /// Writes the report, if nodes wait and it says something else than the last one.
-    pub(super) async fn write_report(&mut self) -> Result<Written> {
+    /// Writes the report if nodes wait and it differs from the last one, and the clocks if they changed.
+    pub(super) async fn write_report(&mut self, decision: &Decision) -> Result<Written> {
         let unreadable = self.revisions.len().saturating_sub(self.roster.nodes.len());
         let described = WaitingRecord::of(&self.roster, unreadable, &self.context.policy);
-        let record = match described {
-            Some(record) if self.run_lease != 0 && self.report.written.as_ref() != Some(&record) => record,
-            _ => {
-                self.report.due = None;
-                return Ok(Written::Skipped);
-            }
-        };
-        let put = vec![Operation::put(self.context.keys.waiting(), record.encode(), self.run_lease)];
-        let written = match self.office.write(&self.context, self.round_revision, None, put).await {
+        let described = described.map(|record| record.because(decision, self.report.notes.zero));
+        let waiting = described.filter(|record| self.report.written.as_ref() != Some(record));
+        let clocks = ClocksRecord::of(&self.roster, &self.context.policy, &self.report.notes);
+        let clocks = clocks.filter(|record| self.report.clocks.as_ref() != Some(record));
+        let (keys, lease) = (&self.context.keys, self.run_lease);
+        let puts = [
+            waiting.as_ref().map(|record| Operation::put(keys.waiting(), record.encode(), lease)),
+            clocks.as_ref().map(|record| Operation::put(keys.clocks(), record.encode(), lease)),
+        ];
+        let put: Vec<Operation> = puts.into_iter().flatten().collect();
+        if lease == 0 || put.is_empty() {
+            self.report.due = None;
+            return Ok(Written::Skipped);
+        }
+        let written = match self.fence.write(&self.context, self.round_revision, None, put).await {
             Ok(written) => written,
             Err(error) => {
                 // Decisions do not wait for it.
@@ -61,7 +94,9 @@ impl Term {
                 return Ok(Written::Skipped);
             }
         };
-        self.report = Report { due: None, written: Some(record) };
+        self.report.due = None;
+        self.report.written = waiting.or(self.report.written.take());
+        self.report.clocks = clocks.or(self.report.clocks.take());
         Ok(written)
     }
 }

@@ -11,22 +11,31 @@ use tokio::{
 };
 
 use crate::{
-    discovery::{Answer, Lookup, Source},
+    discovery::{Answer, Lookup, Source, is_own_address},
     settings::Settings,
 };
 
-/// For how long the host's own name is looked up: there is an address without it, though only this machine can use it.
+/// The time limit for resolving the host's own name. There is an address without it, though only this machine can use
+/// it.
 const OWN_NAME_LIMIT: Duration = Duration::from_secs(5);
 
-/// The way to this address leads out of the machine by its default route. It is for documentation; nothing is sent there.
+/// An address that is reached by the machine's default route. It is reserved for documentation, and nothing is sent
+/// there.
 const OUTSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
-/// The address by which other nodes reach this one: the one that was set, else that of the way to the service; where
-/// that is a loopback, what the host's name stands for, if that is more and is known soon. The system's resolver
-/// alone takes up to half a minute to say nothing, as on a laptop that is away from its network. Where a name that others
-/// look up is a loopback here, as Debian has it for the machine's own, the address of the default route is the last resort.
+/// The address by which other nodes reach this one: the configured address, or the source address of packets to the
+/// service. If that is a loopback address, the address of the host's name is used, if it is not a loopback address and
+/// is resolved soon: the resolver of the system alone can take up to half a minute to fail, for example on a laptop
+/// that is away from its network. If the name that other nodes resolve is a loopback address here, as on Debian for the
+/// machine's own name, the address of the default route is the last resort.
 pub async fn local_address(settings: &Settings, source: &Source, names: &impl Lookup) -> String {
     if let Some(address) = &settings.local_address {
+        // Behind NAT, an address of another device may be right.
+        if address.parse().is_ok_and(|address| !is_own_address(address)) {
+            tracing::warn!(
+                "`local_addr` is {address}, which is not an address of this machine; other nodes connect to it"
+            );
+        }
         return address.clone();
     }
     let deadline = Instant::now() + settings.connection.connect_timeout;
@@ -55,7 +64,7 @@ pub async fn local_address(settings: &Settings, source: &Source, names: &impl Lo
             let loopback = own.map_or_else(|| "127.0.0.1".to_owned(), |own| own.to_string());
             if outside.is_none() && settings.max_nodes > 1 {
                 tracing::info!(
-                    "this node is to be reached at {loopback}, which only this machine can; `local_addr` names another address"
+                    "the address of this node is {loopback}, which only this machine can reach; set another with `local_addr`"
                 );
             }
             outside.map_or(loopback, |address| address.to_string())
@@ -63,13 +72,15 @@ pub async fn local_address(settings: &Settings, source: &Source, names: &impl Lo
     }
 }
 
-/// What a name stands for, as far as that is known in time.
+/// The addresses of a name, as far as they are known in time.
 async fn look_up(names: &impl Lookup, host: &str, port: u16, deadline: Instant) -> Vec<SocketAddr> {
     match timeout_at(deadline, names.lookup(host, port)).await {
         Ok(Answer::Found(addresses)) => addresses,
         Ok(_) => Vec::new(),
         Err(_) => {
-            tracing::warn!("what the name stands for was not answered in time; going on without: `{host}`");
+            tracing::warn!(
+                "the name was not resolved in time, so this node continues without its addresses: `{host}`"
+            );
             Vec::new()
         }
     }
@@ -82,7 +93,7 @@ async fn way_to(target: &str, names: &impl Lookup, deadline: Instant) -> Option<
     address_towards(look_up(names, host, port.parse().ok()?, deadline).await.into_iter().next()?).await
 }
 
-/// The source address of packets to `target`; nothing is sent.
+/// The source address of packets to `target`. Nothing is sent.
 async fn address_towards(target: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr = if target.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
     let socket = UdpSocket::bind((any, 0)).await.ok()?;
@@ -99,7 +110,7 @@ mod tests {
     use super::*;
     use crate::settings::{Arguments, Origin};
 
-    /// A resolver that knows these names and says nothing of others.
+    /// A resolver that knows only these names.
     struct Names(&'static [(&'static str, [u8; 4])]);
 
     #[async_trait]
@@ -123,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_resolver_that_is_silent_holds_nobody_up() {
+    async fn silent_resolver_delays_no_node() {
         let (own, took) = address("localhost:2379", Names(&[("localhost", [127, 0, 0, 1])])).await;
         assert_eq!(own, "127.0.0.1");
         assert!(took <= OWN_NAME_LIMIT + Duration::from_millis(10), "{took:?}");
@@ -133,13 +144,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn on_a_loopback_the_host_is_reached_by_what_its_name_stands_for() {
+    async fn on_a_loopback_the_host_is_reached_by_the_address_of_its_name() {
         let names = Names(&[("localhost", [127, 0, 0, 1]), ("host-1", [10, 0, 0, 7])]);
         assert_eq!(address("localhost:2379", names).await.0, "10.0.0.7");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_name_that_is_a_loopback_here_is_reached_by_the_default_route() {
+    async fn name_that_is_a_loopback_here_is_reached_by_the_default_route() {
         let names = Names(&[("host-1", [127, 0, 1, 1])]);
         let outside =
             address_towards(OUTSIDE).await.map_or("127.0.0.1".to_owned(), |address| address.to_string());

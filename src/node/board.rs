@@ -11,7 +11,7 @@ use super::shared::{Snapshot, WorldFacts};
 use crate::{
     lock::lock,
     protocol::{
-        records::{ChangeKind, ChangeRecord, LastWorld},
+        records::{ChangeKind, ChangeRecord, WorldMembership},
         standing::change_of,
     },
 };
@@ -19,9 +19,9 @@ use crate::{
 /// The snapshot of a session, and what its handle has done with it.
 pub(super) struct Board {
     snapshot: watch::Sender<Snapshot>,
-    returned: Mutex<Option<LastWorld>>,
+    returned: Mutex<Option<WorldMembership>>,
     waiting: AtomicU32,
-    gone: AtomicBool,
+    left: AtomicBool,
 }
 
 impl Board {
@@ -30,7 +30,7 @@ impl Board {
             snapshot: watch::Sender::new(Snapshot::default()),
             returned: Mutex::default(),
             waiting: AtomicU32::new(0),
-            gone: AtomicBool::new(false),
+            left: AtomicBool::new(false),
         }
     }
 
@@ -44,36 +44,36 @@ impl Board {
         self.snapshot.borrow()
     }
 
-    /// Publishes a snapshot if it differs from the last one, which it then returns. A session publishes at each of its
-    /// turns, and every receiver is another thread.
+    /// Publishes a snapshot if it differs from the last one, and returns the last one. A session publishes after each
+    /// of its steps, and every receiver is another thread.
     pub(super) fn publish(&self, snapshot: &Snapshot) -> Option<Snapshot> {
         if *self.snapshot.borrow() == *snapshot {
             return None;
         }
-        // Under the lock, and before any receiver is notified: of the session and the handle, the one that counts last must
-        // have both snapshots, and a receiver that is notified of a change must find it counted.
+        // Under the lock, and before any receiver is notified. Of the session and the handle, the one that counts last
+        // must have both snapshots, and a receiver that is notified of a change must find it counted.
         let returned = lock(&self.returned);
         self.count_waiting(returned.as_ref(), snapshot);
         Some(self.snapshot.send_replace(snapshot.clone()))
     }
 
-    /// The session has left, and the service has acknowledged it.
-    pub(super) fn set_gone(&self) {
-        self.gone.store(true, Ordering::Release);
+    /// Records that the session has left and that the service has acknowledged it.
+    pub(super) fn mark_left(&self) {
+        self.left.store(true, Ordering::Release);
     }
 
-    /// Whether the session has left, acknowledged by the service.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+    /// Whether the session has left and the service has acknowledged it.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 
     /// The world that was returned to the owner last.
-    pub(super) fn returned(&self) -> Option<LastWorld> {
+    pub(super) fn returned(&self) -> Option<WorldMembership> {
         lock(&self.returned).clone()
     }
 
     /// Marks this world as returned to the owner. A change of it may be known already, so waiting callers are notified.
-    pub(super) fn set_returned(&self, world: LastWorld) {
+    pub(super) fn set_returned(&self, world: WorldMembership) {
         {
             let mut returned = lock(&self.returned);
             *returned = Some(world);
@@ -83,11 +83,11 @@ impl Board {
     }
 
     /// Why the world that was returned last is about to be replaced.
-    pub(super) fn change(&self) -> Option<(LastWorld, ChangeRecord)> {
+    pub(super) fn change(&self) -> Option<(WorldMembership, ChangeRecord)> {
         change_of_returned(lock(&self.returned).as_ref(), &self.snapshot.borrow())
     }
 
-    fn count_waiting(&self, returned: Option<&LastWorld>, snapshot: &Snapshot) {
+    fn count_waiting(&self, returned: Option<&WorldMembership>, snapshot: &Snapshot) {
         let changing = change_of_returned(returned, snapshot).is_some();
         self.waiting.store(u32::from(changing), Ordering::Release);
     }
@@ -100,26 +100,26 @@ impl Board {
 
 /// Why the world that was returned last is about to be replaced, or was replaced.
 fn change_of_returned(
-    returned: Option<&LastWorld>,
+    returned: Option<&WorldMembership>,
     snapshot: &Snapshot,
-) -> Option<(LastWorld, ChangeRecord)> {
+) -> Option<(WorldMembership, ChangeRecord)> {
     let world = returned?;
     change_for(world, snapshot).map(|change| (world.clone(), change))
 }
 
 /// Why this world is about to be replaced, or was replaced.
-pub(super) fn change_for(world: &LastWorld, snapshot: &Snapshot) -> Option<ChangeRecord> {
+pub(super) fn change_for(world: &WorldMembership, snapshot: &Snapshot) -> Option<ChangeRecord> {
     let closed = snapshot.closed.as_ref();
     let lost = snapshot.host_lost.as_ref().filter(|_| closed.is_none()).map(|lost| ChangeRecord {
         kind: ChangeKind::Lost,
-        why: format!("lost {}, which hosts the service", lost.host),
+        why: format!("lost {}, which hosts the service: {}", lost.host, lost.evidence),
         names: vec![lost.host.clone()],
     });
     change_of(world, snapshot.round.as_ref(), closed).or(lost).or_else(|| {
         let later = snapshot.world.as_ref().filter(|later| !later.place.is_same_world(world));
         let formed =
             |later: &Arc<WorldFacts>| format!("round {} was formed: {}", later.place.round, later.why);
-        let why = snapshot.dropped.clone().or_else(|| later.map(formed)).filter(|_| closed.is_none())?;
+        let why = snapshot.excluded.clone().or_else(|| later.map(formed)).filter(|_| closed.is_none())?;
         Some(ChangeRecord { kind: ChangeKind::Replaced, why, names: Vec::new() })
     })
 }
@@ -131,19 +131,19 @@ mod tests {
     #[test]
     fn returning_a_world_that_has_changed_already_wakes_the_waiters() {
         let board = Board::new();
-        board.publish(&Snapshot { dropped: Some("lost n1".to_owned()), ..Snapshot::default() });
+        board.publish(&Snapshot { excluded: Some("lost n1".to_owned()), ..Snapshot::default() });
         let mut waiter = board.subscribe();
         waiter.borrow_and_update();
         assert!(board.change().is_none(), "no world was returned yet");
 
-        let world = LastWorld { life: "life".into(), round: 1, world: "w".into(), rank: 0, size: 2 };
+        let world = WorldMembership { life: "life".into(), round: 1, world: "w".into(), rank: 0, size: 2 };
         board.set_returned(world);
         assert!(waiter.has_changed().unwrap(), "a caller that waits for a change is woken");
         assert_eq!(board.change().unwrap().1.kind, ChangeKind::Replaced);
     }
 
     #[test]
-    fn an_unchanged_snapshot_wakes_no_waiter() {
+    fn unchanged_snapshot_wakes_no_waiter() {
         let board = Board::new();
         let snapshot = Snapshot { resets: 1, ..Snapshot::default() };
         board.publish(&snapshot);

@@ -1,4 +1,4 @@
-//! From settings to a service that answers: discovery, hosting it where that is this node's part, and the client.
+//! Connects a node to a service that responds: discovery, hosting if this node is the host, and the client.
 
 use std::{
     collections::BTreeMap,
@@ -28,43 +28,43 @@ use crate::{
     settings::{Connection, Login, Settings, unknown_variables},
 };
 
-/// What torchrun passes as the id of a run when nobody passed one.
+/// The run ID that torchrun passes if the user passed none.
 const NO_RUN_ID: &str = "none";
 
-/// How far apart the logins of nodes that start together are on average: about what a bcrypt costs an etcd of two cores.
-/// All at once they would keep etcd from renewing leases for as long as they take.
-const LOGIN_SPACING: Duration = Duration::from_millis(30);
+/// The average interval between the logins of nodes that start together. It is longer than a bcrypt takes on an etcd
+/// with two cores. All logins at once would keep etcd from renewing leases until they are done.
+const LOGIN_SPACING: Duration = Duration::from_millis(50);
 
-/// What does not answer after this is looked at more closely: the error says what it is.
+/// A service that has not responded by then is examined more closely, so that the error can name the cause.
 const SUSPICIOUS: Duration = Duration::from_millis(500);
 
 /// A service that was found.
 #[derive(Debug)]
 pub struct Found {
-    /// It.
+    /// The client.
     pub backend: Arc<dyn Backend>,
-    /// Which source named it.
+    /// The source that named it.
     pub source: Source,
     /// The lease of a new node, if the service granted one to show that it responds.
     pub granted: Option<Granted>,
 }
 
-/// How a service is looked for.
+/// A search for the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Search<'a> {
-    /// What was set.
+    /// The connection settings.
     pub connection: &'a Connection,
-    /// What the environment holds.
+    /// The environment variables.
     pub environment: &'a BTreeMap<String, String>,
-    /// The lease of whoever looks, by which attempts are bounded.
+    /// The TTL of the lease of the searching node, which limits the duration of attempts.
     pub ttl: Duration,
-    /// The run that it is for, one of whose keys is read to see whether it answers.
+    /// The keys of the run. One of them is read to see whether the service responds.
     pub keys: &'a RunKeys,
-    /// How many nodes start together at least; 1 where a service is only looked at.
+    /// The minimum number of nodes that start together. 1 if a service is only inspected.
     pub min_nodes: u32,
-    /// How many nodes that run may have; 1 where the service is only looked at.
+    /// The maximum number of nodes of the run. 1 if a service is only inspected.
     pub max_nodes: u32,
-    /// Randomness.
+    /// The source of randomness.
     pub entropy: &'a Entropy,
 }
 
@@ -87,26 +87,25 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Finds the service and waits until it answers a read, at most for `connect_timeout`.
+    /// Finds the service and waits until it responds to a read, at most for `connect_timeout`.
     ///
     /// # Errors
     /// [`Error::Setting`] for sources or credentials that are wrong, [`Error::NotFound`], [`Error::Unavailable`],
-    /// [`Error::NotEtcd`], [`Error::Denied`]; where it could not be reached, the message names every source that was
-    /// looked at.
+    /// [`Error::NotEtcd`], and [`Error::Denied`]. If the service could not be reached, the message names every source.
     pub async fn connect(self) -> Result<Found> {
-        self.look(false).await.map(|(found, _)| found)
+        self.find_service(false).await.map(|(found, _)| found)
     }
 
-    /// The same for a node that is about to join: hosts the service first if that is this node's part, and requests the
-    /// node's lease instead of a read.
+    /// As [`Self::connect`], for a node that is about to join. Hosts the service first if this node is the host, and
+    /// requests the node's lease instead of a read.
     ///
     /// # Errors
     /// As [`Self::connect`].
     pub async fn connect_or_host(self) -> Result<(Found, Option<Host>)> {
-        self.look(true).await
+        self.find_service(true).await
     }
 
-    async fn look(self, may_host: bool) -> Result<(Found, Option<Host>)> {
+    async fn find_service(self, may_host: bool) -> Result<(Found, Option<Host>)> {
         let Self { connection, environment, .. } = self;
         let patience = connection.connect_timeout;
         let deadline = Instant::now() + patience;
@@ -121,7 +120,10 @@ impl<'a> Search<'a> {
         if let Some(fallback) = source.fallback.take() {
             let patience = Duration::from_secs(Source::SILENCE_SECONDS);
             let backend = self.login(&source)?;
-            match self.answers(&backend, &source, (Instant::now() + patience).min(deadline), may_host).await {
+            match self
+                .wait_until_ready(&backend, &source, (Instant::now() + patience).min(deadline), may_host)
+                .await
+            {
                 Err(Error::Unavailable { cause, .. }) => {
                     tracing::warn!("{} is silent ({cause}); trying {}", source.name, fallback.name);
                     source = *fallback;
@@ -152,7 +154,9 @@ impl<'a> Search<'a> {
             Error::Unavailable { endpoint, cause, applied } => {
                 let mut cause = format!("{cause}; tried for {:.0} s, {looked_at}", patience.as_secs_f64());
                 if let Some(why) = &no_host {
-                    cause = format!("{cause}; `is_host` is set, so this node is to host it, but it {why}");
+                    cause = format!(
+                        "{cause}; `is_host` is set, so this node must host the service, but it {why}"
+                    );
                 }
                 Error::Unavailable { endpoint, cause, applied }
             }
@@ -162,12 +166,13 @@ impl<'a> Search<'a> {
             host =
                 begun.confirm(backend.as_ref(), self.entropy.bits(), deadline).await.map_err(with_sources)?;
         }
-        let granted = self.answers(&backend, &source, deadline, may_host).await.map_err(with_sources)?;
+        let granted =
+            self.wait_until_ready(&backend, &source, deadline, may_host).await.map_err(with_sources)?;
         tracing::debug!("the service is at `{}`, named by {}", backend.endpoint(), source.name);
         Ok((Found { backend, source, granted }, host))
     }
 
-    /// A client that shows who this node is.
+    /// A client with the credentials of this node.
     fn login(&self, source: &Source) -> Result<Arc<dyn Backend>> {
         self.client(source, self.connection.credentials.login.as_ref())
     }
@@ -192,9 +197,9 @@ impl<'a> Search<'a> {
         Ok(Arc::new(EtcdBackend::connect(options)?))
     }
 
-    /// Waits until the service responds. If something else listens on the port, the error names it: at once if no etcd can
-    /// respond there.
-    async fn answers(
+    /// Waits until the service responds. If something else listens on the port, the error names it. If no etcd can
+    /// respond there, it fails at once.
+    async fn wait_until_ready(
         &self,
         backend: &Arc<dyn Backend>,
         source: &Source,
@@ -211,7 +216,7 @@ impl<'a> Search<'a> {
         let holder = tokio::select! {
             biased;
             answer = &mut asked => match answer {
-                // If the scheme is wrong, some servers answer in another protocol, and others end the connection.
+                // If the scheme is wrong, some servers respond in another protocol, and others end the connection.
                 Err(Error::NotEtcd { endpoint: at, cause }) => {
                     let server = Holder::find_other_scheme(endpoint).await;
                     let found = server.and_then(|server| server.describe(endpoint));
@@ -239,7 +244,7 @@ impl<'a> Search<'a> {
         deadline: Instant,
         joins: bool,
     ) -> Result<Option<Granted>> {
-        // The login has its own limit: what was granted for connecting begins when it is answered.
+        // The login has a separate limit. The time for connecting starts when the login is answered.
         let patience = deadline.saturating_duration_since(Instant::now());
         backend.log_in(patience).await?;
         let deadline = Instant::now() + patience;
@@ -265,11 +270,11 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Whether this is a service for the run: one that a node hosts is for the run of that node, with which it ends, and any
-/// other is for every job, so that those without an id would meet there.
+/// Checks that this service is meant for the run. A service that a node hosts is only for the run of that node, with
+/// which it ends. Any other service is for every job, so jobs without an ID would rendezvous with each other there.
 ///
 /// # Errors
-/// [`Error::Setting`] where it is not. As [`Backend::status`] if it does not answer within `connect_timeout`.
+/// [`Error::Setting`] if it is not. As [`Backend::status`] if it does not respond within `connect_timeout`.
 pub async fn check_service(
     settings: &Settings,
     keys: &RunKeys,
@@ -279,7 +284,7 @@ pub async fn check_service(
     let Settings { connection, run, .. } = settings;
     let has_id = run.run_id != NO_RUN_ID;
     if has_id && hosted_at(&found.source, None, settings.max_nodes)?.is_none() {
-        // Nobody hosts one there without being told to.
+        // No node hosts a service there without an explicit setting.
         return Ok(());
     }
     let deadline = Instant::now() + connection.connect_timeout;
@@ -288,16 +293,16 @@ pub async fn check_service(
     let message = match hosted_run(&status.version) {
         Some(mark) if mark == keys.mark() => return Ok(()),
         Some(_) => format!(
-            "the service at `{endpoint}`, named by {}, is hosted by a node of another run and ends with that; run `{}` \
-             needs one of its own: pass an endpoint with another port, the same on every node, or let both use an etcd \
-             or `lattice-rdzv serve`",
+            "the service at `{endpoint}`, named by {}, is hosted by a node of another run and stops when that run \
+             ends; run `{}` needs a separate service: pass an endpoint with another port, the same on every node, or use \
+             etcd or `lattice-rdzv serve` for both runs",
             found.source.name, run.run_id
         ),
         None if has_id => return Ok(()),
         None => format!(
-            "the run has no id, and the service at `{endpoint}` ({}) is for every job, where all without one would \
-             meet: pass `--rdzv-id` (or `run_id`, or `LATTICE_RDZV_ID`), the same on every node and another for every \
-             job; passed was: `{NO_RUN_ID}`",
+            "the run has no id, but jobs share the service at `{endpoint}` ({}), so jobs without an id would rendezvous \
+             with each other; pass `--rdzv-id` (or `run_id`, or `LATTICE_RDZV_ID`), the same on every node and different \
+             for every job; the id is `{NO_RUN_ID}`",
             status.version
         ),
     };

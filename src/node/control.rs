@@ -1,8 +1,8 @@
-//! A node's picture of `ctl/`: coordinator, round and closing, from a read or from watch events.
+//! A node's view of `ctl/`: coordinator, round, and closing, from a read or from watch events.
 
 use crate::{
     backend::{Event, Get, KeyValue, LeaseId, Revision, Txn, TxnResult},
-    coordinator::Office,
+    coordinator::TermFence,
     error::Result,
     protocol::{
         keys::RunKeys,
@@ -10,20 +10,20 @@ use crate::{
     },
 };
 
-/// A record with where it stands in the store.
+/// A record with its revision and its lease.
 #[derive(Clone, Debug)]
-pub(super) struct Kept<R> {
+pub(super) struct Versioned<R> {
     pub(super) record: R,
     pub(super) revision: Revision,
     pub(super) lease: LeaseId,
 }
 
-/// What stands under `ctl/`.
+/// The records under `ctl/`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Control {
-    pub(super) coordinator: Option<Office>,
-    pub(super) round: Option<Kept<RoundRecord>>,
-    pub(super) closed: Option<Kept<ClosedRecord>>,
+    pub(super) coordinator: Option<TermFence>,
+    pub(super) round: Option<Versioned<RoundRecord>>,
+    pub(super) closed: Option<Versioned<ClosedRecord>>,
 }
 
 /// A read of everything under `ctl/` in a transaction.
@@ -38,14 +38,14 @@ impl ControlGet {
         (txn, Self([coordinator, round, closed]))
     }
 
-    /// What it found.
+    /// The result of the read.
     pub(super) fn control(&self, keys: &RunKeys, answer: &TxnResult) -> Result<Control> {
         Control::of(keys, self.0.iter().filter_map(|get| get.item(answer)))
     }
 }
 
 impl Control {
-    /// From what a read found.
+    /// The records in the result of a read.
     pub(super) fn of<'item>(
         keys: &RunKeys,
         items: impl IntoIterator<Item = &'item KeyValue>,
@@ -57,11 +57,12 @@ impl Control {
         Ok(control)
     }
 
-    /// Follows one event of a watch.
+    /// Applies one event of a watch.
     pub(super) fn apply(&mut self, keys: &RunKeys, event: &Event) -> Result<()> {
         match event {
-            // A campaign's answer may be ahead of the watch: what ended before that office began is no news of it.
-            event if event.key() == keys.coordinator().as_bytes() && self.is_before_office(event) => {}
+            // The response to a campaign may be ahead of the watch. The end of an earlier term is not an event of this
+            // one.
+            event if event.key() == keys.coordinator().as_bytes() && self.is_before_term(event) => {}
             Event::Delete { key, .. } if key == keys.coordinator().as_bytes() => self.coordinator = None,
             Event::Put(item) => self.put(keys, item)?,
             Event::Delete { key, .. } if key == keys.round().as_bytes() => self.round = None,
@@ -71,18 +72,18 @@ impl Control {
         Ok(())
     }
 
-    fn is_before_office(&self, event: &Event) -> bool {
-        self.coordinator.as_ref().is_some_and(|office| event.revision() < office.since())
+    fn is_before_term(&self, event: &Event) -> bool {
+        self.coordinator.as_ref().is_some_and(|term| event.revision() < term.since())
     }
 
     fn put(&mut self, keys: &RunKeys, item: &KeyValue) -> Result<()> {
         let key = String::from_utf8_lossy(&item.key).into_owned();
         if key == keys.coordinator() {
-            self.coordinator = Some(Office::of(&key, item)?);
+            self.coordinator = Some(TermFence::of(&key, item)?);
         } else if key == keys.round() {
-            self.round = Some(kept(&key, item)?);
+            self.round = Some(versioned(&key, item)?);
         } else if key == keys.closed() {
-            self.closed = Some(kept(&key, item)?);
+            self.closed = Some(versioned(&key, item)?);
         }
         Ok(())
     }
@@ -97,12 +98,20 @@ impl Control {
         self.closed.as_ref().map(|kept| &kept.record)
     }
 
-    /// `ctl/round`'s mod revision; 0 if it is not there.
+    /// The revisions at which its records were written; 0 for a record that does not exist. A coordinator renews its record
+    /// without a change, so the revision of its creation counts.
+    pub(super) fn revisions(&self) -> [Revision; 3] {
+        let coordinator = self.coordinator.as_ref().map_or(0, TermFence::since);
+        let closed = self.closed.as_ref().map_or(0, |kept| kept.revision);
+        [coordinator, self.round_revision(), closed]
+    }
+
+    /// The mod revision of `ctl/round`. 0 if it does not exist.
     pub(super) fn round_revision(&self) -> Revision {
         self.round.as_ref().map_or(0, |kept| kept.revision)
     }
 }
 
-fn kept<R: Record>(key: &str, item: &KeyValue) -> Result<Kept<R>> {
-    Ok(Kept { record: R::decode(key, &item.value)?, revision: item.mod_revision, lease: item.lease })
+fn versioned<R: Record>(key: &str, item: &KeyValue) -> Result<Versioned<R>> {
+    Ok(Versioned { record: R::decode(key, &item.value)?, revision: item.mod_revision, lease: item.lease })
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::Error,
     lock::lock,
-    protocol::{identity::NodeId, records::LastWorld},
+    protocol::{identity::NodeId, records::WorldMembership},
     store::{Slots, Store, StoreView},
 };
 
@@ -23,7 +23,7 @@ use crate::{
 struct Follower {
     node: NodeId,
     life: String,
-    round: Option<LastWorld>,
+    round: Option<WorldMembership>,
     view: watch::Sender<StoreView>,
     put_back: Option<Arc<Store>>,
 }
@@ -32,12 +32,12 @@ struct Follower {
 #[derive(Default)]
 pub(super) struct Followers {
     followers: Mutex<Vec<Follower>>,
-    /// The slots of each id that this node has had: an id's writes must never begin anew.
+    /// The slots of each ID that this node has had, because the slots of an ID must never start again.
     slots: Mutex<BTreeMap<NodeId, Arc<Slots>>>,
 }
 
 impl Followers {
-    /// Brings the views up to date. After a reset, the stores that restore their writes begin to do so.
+    /// Updates the views. After a reset, the stores that restore their writes start to do so.
     pub(super) fn update(&self, snapshot: &Snapshot, reset: bool) {
         let mut followers = lock(&self.followers);
         followers.retain(|follower| !follower.view.is_closed());
@@ -59,16 +59,16 @@ impl Followers {
         }
     }
 
-    /// Lets a store follow: its view is current while the store lives.
+    /// Registers a store. Its view is current while the store exists.
     pub(super) fn follow(
         &self,
         board: &Board,
         node: NodeId,
         life: &str,
-        round: Option<LastWorld>,
+        round: Option<WorldMembership>,
         make: impl FnOnce(watch::Receiver<StoreView>) -> (Arc<Store>, bool),
     ) -> Arc<Store> {
-        // First the lock: what is published from here on finds the follower, what was published before is in its view.
+        // The lock is taken first: then later publications reach the follower, and its view includes all earlier ones.
         let mut followers = lock(&self.followers);
         let (view, receiver) = watch::channel(StoreView::default());
         let mut follower = Follower { node, life: life.to_owned(), round, view, put_back: None };
@@ -82,14 +82,14 @@ impl Followers {
         store
     }
 
-    /// The slots of one of this node's ids.
+    /// The slots of one of this node's IDs.
     pub(super) fn slots(&self, node: NodeId) -> Arc<Slots> {
         Arc::clone(lock(&self.slots).entry(node).or_default())
     }
 
     /// Releases the stores of earlier rounds that restore their writes, which are otherwise kept alive here. A caller that
     /// has one can still read it.
-    pub(super) fn release_before(&self, world: &LastWorld) {
+    pub(super) fn release_before(&self, world: &WorldMembership) {
         for follower in lock(&self.followers).iter_mut() {
             if let Some(round) = &follower.round
                 && (round.life != world.life || round.round < world.round)

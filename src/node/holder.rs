@@ -1,8 +1,8 @@
-//! Finds out what listens on a port where no etcd responds: torch's `TCPStore`, a server with or without TLS where the
-//! endpoint says the opposite, a process that is silent, or anything else.
+//! Finds out what listens on a port at which no etcd responds: torch's `TCPStore`, a server with or without TLS where
+//! the endpoint specifies the opposite, a process that is silent, or anything else.
 //!
-//! A `TCPStore` is as silent towards an etcd client as a process that hangs. It is therefore asked in its own protocol
-//! for the number of its keys, which changes nothing.
+//! A `TCPStore` is as silent towards an etcd client as a process that is stuck. Therefore it is asked in its own
+//! protocol for the number of its keys, which changes nothing.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use tokio::{
 
 use crate::discovery::{Endpoint, Scheme};
 
-/// A process that has not answered within this time is silent.
+/// A process that has not responded within this time is considered silent.
 const LIMIT: Duration = Duration::from_secs(1);
-/// A server answers in its own protocol at once.
+/// A server responds in its own protocol at once.
 const SCHEME_LIMIT: Duration = Duration::from_millis(500);
 
-/// The messages `VALIDATE` and `GETNUMKEYS` of a `TCPStore`, and what follows the first: `TCPStoreBackend.hpp`. The number
-/// of keys comes as 8 bytes.
+/// The messages `VALIDATE` and `GETNUMKEYS` of a `TCPStore`, and the value that follows the first:
+/// `TCPStoreBackend.hpp`. The response, the number of keys, has 8 bytes.
 const VALIDATE: u8 = 0;
 const MAGIC: u32 = 0x3c85_f7ce;
 const COUNT_KEYS: u8 = 7;
@@ -31,14 +31,14 @@ const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const SETTINGS: u8 = 4;
 
 /// A `ClientHello` of TLS 1.2 without extensions and with one cipher suite: RFC 5246, section 7.4.1.2. Every TLS server
-/// answers it with a handshake or with an alert.
+/// responds to it with a handshake or with an alert.
 ///
-/// In a handshake record of TLS 1.0 with 45 bytes, a hello of 41 bytes for TLS 1.2: 32 random bytes (zeros will do), no
-/// session, the suite `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`, and no compression.
+/// It is a handshake record of TLS 1.0 with 45 bytes, which contains a hello of 41 bytes for TLS 1.2: 32 random bytes
+/// (zeros suffice), no session, the suite `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`, and no compression.
 const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\0\x2d\x01\0\0\x29\x03\x03\
     \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
     \0\0\x02\xc0\x2f\x01\0";
-/// The record types of TLS with which a server answers: alert and handshake.
+/// The record types of TLS with which a server responds: alert and handshake.
 const TLS_RECORDS: [u8; 2] = [0x15, 0x16];
 
 /// What was found at a port.
@@ -52,12 +52,12 @@ pub(super) enum Holder {
     Plain,
     /// Something that accepts connections and sends nothing.
     Silent,
-    /// Something that answers or hangs up, or nothing.
+    /// Something that responds otherwise or closes the connection, or nothing.
     Other,
 }
 
 impl Holder {
-    /// Connects, sends, and looks at the answer.
+    /// Connects, sends, and examines the response.
     pub(super) async fn find(endpoint: &Endpoint) -> Self {
         if let Some(server) = Self::find_other_scheme(endpoint).await {
             return server;
@@ -70,7 +70,7 @@ impl Holder {
         }
     }
 
-    /// Finds a server with TLS where the endpoint has `http`, or without TLS where it has `https`.
+    /// Finds a server with TLS if the endpoint has `http`, or one without TLS if it has `https`.
     pub(super) async fn find_other_scheme(endpoint: &Endpoint) -> Option<Self> {
         let (question, is_wanted, found): (&[u8], fn(&Answer) -> bool, _) = match endpoint.scheme {
             Scheme::Http => (CLIENT_HELLO, is_tls, Self::Tls),
@@ -80,12 +80,12 @@ impl Holder {
         answer.filter(is_wanted).map(|_| found)
     }
 
-    /// Whether no etcd can respond at this endpoint while this listens there.
+    /// Whether no etcd can respond at this endpoint while this process listens there.
     pub(super) fn is_definite(self) -> bool {
         matches!(self, Self::TcpStore | Self::Tls | Self::Plain)
     }
 
-    /// Describes it, and what to do.
+    /// Describes it, and what to do about it.
     pub(super) fn describe(self, endpoint: &Endpoint) -> Option<String> {
         let port = endpoint.port;
         match self {
@@ -104,7 +104,7 @@ impl Holder {
                 endpoint.host
             )),
             Self::Silent => Some(format!(
-                "a process accepts connections on port {port} and sends nothing, so it is no etcd, or it is paused; \
+                "a process accepts connections on port {port} and sends nothing, so it is not an etcd, or is paused; \
                  `ss -ltnp sport = :{port}` on its machine shows the process; end it, or pass an endpoint with another \
                  port, the same on every node"
             )),
@@ -118,7 +118,7 @@ enum Answer {
     Nothing,
 }
 
-/// The first bytes of an answer. `None` if there is no connection, or if it ends without an answer.
+/// The first bytes of a response. `None` if there is no connection, or if it ends without a response.
 async fn exchange(endpoint: &Endpoint, question: &[u8], limit: Duration) -> Option<Answer> {
     let address = (endpoint.host.to_string(), endpoint.port);
     let mut stream = timeout(limit, TcpStream::connect(address)).await.ok()?.ok()?;

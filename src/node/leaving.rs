@@ -7,6 +7,9 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{Node, session::Command};
 use crate::{error::Error, protocol::records::Outcome};
 
+/// How long leaving and closing may take once this node has given up on a lost host, which may have returned just now.
+const LOST_HOST_LIMIT: Duration = Duration::from_secs(1);
+
 impl Node {
     /// Announces that this node is about to leave. Returns whether the other nodes can read it.
     pub async fn mark_leaving(&self, limit: Duration) -> bool {
@@ -17,7 +20,7 @@ impl Node {
     /// Leaves the run and revokes the lease. Returns whether the service acknowledged it. Idempotent. If several callers
     /// wait, the shortest of their limits applies.
     pub async fn leave(&self, limit: Option<Duration>) -> bool {
-        let limit = limit.unwrap_or(self.context.settings.close_timeout);
+        let limit = self.limit(limit);
         let began = Instant::now();
         let left = if let Some(left) = self.left.get() {
             *left
@@ -45,9 +48,9 @@ impl Node {
 
     async fn leave_session(&self, limit: Duration) -> bool {
         let (done, answer) = oneshot::channel();
-        // A session that ended for another's leaving may not have read the command.
+        // A session that ended because another caller left may not have read the command.
         let acknowledged =
-            self.ask(Command::Leave { done }, answer, limit).await.is_some() || self.shared.is_gone();
+            self.ask(Command::Leave { done }, answer, limit).await.is_some() || self.shared.has_left();
         if self.left.set(acknowledged).is_ok() && !acknowledged {
             self.session.abort();
             self.shared.end(Error::Left);
@@ -75,9 +78,17 @@ impl Node {
     /// node is no longer in the life of the run.
     pub async fn close(&self, outcome: Outcome, why: &str, limit: Option<Duration>) -> bool {
         let (done, answer) = oneshot::channel();
-        let limit = limit.unwrap_or(self.context.settings.close_timeout);
+        let limit = self.limit(limit);
         let command = Command::Close { outcome, why: why.to_owned(), done };
         self.ask(command, answer, limit).await.unwrap_or(false)
+    }
+
+    /// The time limit for leaving or closing. A service whose host is lost acknowledges neither.
+    fn limit(&self, limit: Option<Duration>) -> Duration {
+        let settings = &self.context.settings;
+        let limit = limit.unwrap_or(settings.close_timeout);
+        let given_up = self.shared.subscribe().borrow().gives_up_at(settings.host_timeout);
+        if given_up.is_some_and(|at| at <= Instant::now()) { limit.min(LOST_HOST_LIMIT) } else { limit }
     }
 
     async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>, limit: Duration) -> Option<T> {

@@ -1,4 +1,4 @@
-//! Who is in a world that a node was given, by its plan, and who of them is not done yet.
+//! The members of a world that a node was given, according to its plan, and those that have not finished yet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,11 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{Node, WorldFacts, session::RESTORE_PAUSE};
+use super::{
+    Node, WorldFacts,
+    session::RESTORE_PAUSE,
+    suspecting::{Answer, Suspect},
+};
 use crate::{
     backend::{
         Keys, Range,
@@ -16,7 +20,7 @@ use crate::{
     error::{Applied, Error, Result},
     protocol::{
         keys::RunKeys,
-        records::{LastWorld, Phase, PlanEntry, PlanShard, Record, RoundRecord},
+        records::{Phase, PlanEntry, PlanShard, Record, RoundRecord, WorldMembership},
     },
     run::decode_found,
 };
@@ -25,8 +29,8 @@ impl Node {
     /// All members of a world that this node was given, by rank, read from the service now.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the service does not answer in time; [`Error::Rejected`] if the run has moved on so far
-    /// that the plan is gone.
+    /// [`Error::Unavailable`] if the service does not respond in time. [`Error::Rejected`] if later rounds have
+    /// replaced the plan.
     pub async fn members(&self, world: &WorldFacts, limit: Duration) -> Result<Vec<PlanEntry>> {
         self.plan_of(world, limit).await?.ok_or_else(|| Error::Rejected {
             endpoint: self.context.backend.endpoint(),
@@ -34,12 +38,31 @@ impl Node {
         })
     }
 
-    /// The names of the members of this node's world that are still there and have not asked for their exit barrier.
-    /// Nobody, once this node is in another world or the run has moved on so far that the plan is gone.
+    /// Suspects the member with this rank of the world that was returned last, and waits for the verdict of the
+    /// coordinator.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and its like, after one attempt.
-    pub async fn unfinished(&self, world: &LastWorld) -> Result<Vec<String>> {
+    /// [`Error::Unavailable`] and similar errors.
+    pub async fn suspect(&self, rank: u32, why: &str, limit: Duration) -> Result<Answer> {
+        let known = self.shared.subscribe().borrow().world.clone();
+        let facts = known
+            .filter(|known| self.returned().is_some_and(|returned| known.place.is_same_world(&returned)));
+        let Some(facts) = facts else { return Ok(Answer::Void("this node is in no world")) };
+        let members = self.plan_of(&facts, limit).await?.unwrap_or_default();
+        let Some(member) = members.iter().find(|member| member.rank == rank) else {
+            return Ok(Answer::Void("the world has no such rank"));
+        };
+        let by = &self.context.settings.node_name;
+        let (backend, keys) = (self.context.backend.as_ref(), &self.context.keys);
+        Suspect { backend, keys, id: member.id, by, why }.ask(limit).await
+    }
+
+    /// The names of the members of this node's world that are still present and have not entered their exit barrier.
+    /// Empty after this node entered another world, or after later rounds replaced the plan.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and similar errors, after one attempt.
+    pub async fn unfinished(&self, world: &WorldMembership) -> Result<Vec<String>> {
         let keys = &self.context.keys;
         let known = self.shared.subscribe().borrow().world.clone();
         let Some(facts) = known.filter(|known| known.place.is_same_world(world)) else {
@@ -57,7 +80,7 @@ impl Node {
         Ok(unfinished.map(|entry| entry.name).collect())
     }
 
-    /// A world's plan by rank, as long as it is kept.
+    /// The plan of a world by rank, unless it was deleted.
     async fn plan_of(&self, world: &WorldFacts, limit: Duration) -> Result<Option<Vec<PlanEntry>>> {
         let context = &self.context;
         let keys = &context.keys;
@@ -74,7 +97,8 @@ impl Node {
             if present.as_ref().is_none_or(|round| round.phase != Phase::Restoring) {
                 break present.map(|round| round.attempt);
             }
-            // Until the end of that, the plan names only the nodes that were back when the coordinator wrote it.
+            // While the world is restored, the plan names only the nodes that had returned when the coordinator wrote
+            // it.
             if Instant::now() + RESTORE_PAUSE > deadline {
                 return Err(Error::Unavailable {
                     endpoint: context.backend.endpoint(),
@@ -99,8 +123,8 @@ impl Node {
             let nodes = PlanShard::decode(&key, &item.value)?.nodes;
             attempts.entry(attempt_of(&key).unwrap_or_default()).or_default().extend(nodes);
         }
-        // What `ctl/round` names; once it has moved on, what can only be the plan of this world: others are left of
-        // attempts that were given up, and of other worlds of this number.
+        // The plan that `ctl/round` names. If `ctl/round` names a later round, only a plan that can be that of this
+        // world: there may be remaining plans of attempts that were given up, and of other worlds of this number.
         let is_whole = |plan: &Vec<PlanEntry>| {
             plan.len() == place.size as usize
                 && plan.iter().any(|entry| entry.id == world.node && entry.rank == place.rank)

@@ -1,5 +1,5 @@
-//! One node of a run: its handle. Behind it a session ([`session`]) holds the lease and follows the run; the handle asks
-//! it for things and waits for what it publishes. Every wait here has a limit and may be cancelled by dropping it.
+//! The handle of one node of a run. The session ([`session`]) holds the lease and follows the run. The handle sends it
+//! requests and waits for what it publishes. Every wait here has a limit and may be canceled by dropping it.
 
 mod address;
 mod board;
@@ -8,22 +8,29 @@ mod control;
 mod followers;
 mod holder;
 mod leaving;
+mod loss;
 mod members;
+mod observer;
 mod ports;
 mod reach;
 mod session;
 mod shared;
 mod stores;
+pub mod suspecting;
 mod waiting;
 mod worlds;
 
-use std::sync::{Arc, OnceLock, atomic::AtomicU64};
+use std::{
+    sync::{Arc, OnceLock, atomic::AtomicU64},
+    time::Duration,
+};
 
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
+use tracing::Instrument as _;
 
 pub use self::{
     address::local_address,
@@ -38,45 +45,53 @@ use crate::{
     backend::Backend,
     error::{Error, Result},
     hosting::Host,
+    lifeline::Lifelines,
     protocol::identity::NodeId,
     run::{Context, Entropy},
     settings::Settings,
     store::Takes,
 };
 
-/// One node of a run. Dropping it ends its session without a word: its lease lapses. [`Node::leave`] is the polite way.
+/// One node of a run. If it is dropped, its session ends without notifying the other nodes, and its lease expires.
+/// Prefer [`Node::leave`].
 #[derive(Debug)]
 pub struct Node {
     context: Arc<Context>,
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     session: JoinHandle<()>,
+    /// Attributes of the node's log lines.
+    span: tracing::Span,
+    line_interval: Duration,
     left: OnceLock<bool>,
     takes: Arc<Takes>,
-    /// How many resets the user of the run-wide store has been told of, once there is one.
+    /// How many resets were reported to the user of the run-wide store, if there is one.
     run_resets_told: OnceLock<Arc<AtomicU64>>,
     address: String,
     host: Mutex<Option<Host>>,
 }
 
-/// Where a node is, and what it brings along.
+/// The address of a node, and its other resources.
 #[derive(Debug)]
 pub struct Place {
-    /// Where it would serve as master.
+    /// The address at which it would serve as master.
     pub address: String,
-    /// On which port.
+    /// The port at which it would serve as master.
     pub port: u16,
-    /// The service, if this node hosts it: for as long as the node is there, and the others after the end.
+    /// The service, if this node hosts it. It serves as long as the node exists, and at the end until the other nodes
+    /// have left.
     pub host: Option<Host>,
+    /// Its lifelines. Without them, its death is detected when its lease expires.
+    pub lifelines: Option<Box<dyn Lifelines>>,
 }
 
 impl Node {
-    /// Joins the run that the settings name: takes a lease and puts the node's record, after which it seeks a world.
+    /// Joins the run of the settings: acquires a lease and writes the node's record, which requests a world.
     ///
     /// # Errors
     /// At once: [`Error::Denied`], [`Error::NotEtcd`], [`Error::Record`], [`Error::Mismatch`], and [`Error::Closed`] if
-    /// this very submission has succeeded. After `connect_timeout` of trouble: [`Error::Unavailable`]. After
-    /// `join_timeout`: [`Error::Closed`] if the run's id could not be used again.
+    /// this very submission has succeeded. If the service is unavailable for `connect_timeout`: [`Error::Unavailable`].
+    /// After `join_timeout`: [`Error::Closed`] if the ID of the run could not be used again.
     pub async fn join(
         backend: Arc<dyn Backend>,
         settings: Settings,
@@ -88,7 +103,7 @@ impl Node {
         Self::join_run(context, place).await
     }
 
-    /// Does what [`Self::join`] does, at the service that was found, under the lease that it has granted.
+    /// As [`Self::join`], with the service that was found and the lease that it has granted.
     ///
     /// # Errors
     /// As [`Self::join`].
@@ -105,15 +120,20 @@ impl Node {
     }
 
     async fn join_run(context: Context, place: Place) -> Result<Self> {
-        let Place { address, port, host } = place;
+        let Place { address, port, host, lifelines } = place;
         let began = Instant::now();
         let context = Arc::new(context);
         let shared = Arc::new(Shared::new());
         let (commands, received) = mpsc::channel(16);
-        let session =
-            Session::new(Arc::clone(&context), Arc::clone(&shared), received, address.clone(), port);
-        let session = tokio::spawn(session.run());
+        let (own, shared_too) = (Arc::clone(&context), Arc::clone(&shared));
+        let session = Session::new(own, shared_too, received, address.clone(), port, lifelines);
+        // Every log line of the node has its run, name and round.
+        let (run, name) = (&context.settings.run.run_id, &context.settings.node_name);
+        let span = tracing::error_span!("node", %run, node = %name, round = tracing::field::Empty);
+        let session = tokio::spawn(session.run().instrument(span.clone()));
         let node = Self {
+            span,
+            line_interval: waiting::NEXT_LINES,
             context,
             shared,
             commands,
@@ -126,7 +146,7 @@ impl Node {
         };
         let settings = &node.context.settings;
         let join_by = began + settings.join_timeout;
-        // The service may go away while the node waits for a closed run's id: the limit counts from there.
+        // The service may become unavailable while the node waits for the ID of a closed run. The limit starts then.
         let mut troubled_since = None;
         let mut snapshot = node.shared.subscribe();
         loop {
@@ -158,14 +178,14 @@ impl Node {
         self.shared.subscribe()
     }
 
-    /// Its present id, or the one it had in its last world; none while it is on its way into the run.
+    /// Its present ID, or the ID that it had in its last world. `None` while it joins the run.
     pub fn id(&self) -> Option<NodeId> {
         let snapshot = self.shared.subscribe();
         let snapshot = snapshot.borrow();
         snapshot.node.or_else(|| snapshot.world.as_ref().map(|world| world.node))
     }
 
-    /// What it is called: in a world that has another node of its name, with `#2` or so.
+    /// Its name. In a world with another node of the same name, it has a suffix such as `#2`.
     pub fn name(&self) -> String {
         let snapshot = self.shared.subscribe();
         let world = snapshot.borrow().world.clone();
@@ -177,17 +197,17 @@ impl Node {
         &self.context.settings.run.run_id
     }
 
-    /// Whether [`Self::leave`] has come to its end: the node has left, or its time was over.
+    /// Whether [`Self::leave`] has ended, because the node has left or the time limit has passed.
     pub fn has_left(&self) -> bool {
         self.left.get().is_some()
     }
 
-    /// What it was joined with.
+    /// The settings with which it joined.
     pub fn settings(&self) -> &Settings {
         &self.context.settings
     }
 
-    /// Where other nodes reach this one.
+    /// The address at which other nodes reach this one.
     pub fn address(&self) -> &str {
         &self.address
     }

@@ -1,9 +1,10 @@
-//! An endpoint without a port: an etcd's port and c10d's are both tried, and whichever serves is the service.
+//! An endpoint without a port: the ports of etcd and c10d are both tried, and the service is the server that responds.
 //!
-//! Every node must come to the same one. So the one that a node of this very run hosts comes first, then an etcd's port,
-//! then c10d's; and a port that is taken, even by what does not answer, is not passed over for hosting another service.
+//! Every node must choose the same server. So a server that a node of this very run hosts has precedence, then the port
+//! of etcd, and then the port of c10d. If a port is taken, even by a process that does not respond, no node hosts
+//! another service.
 
-use std::{net::UdpSocket, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -12,24 +13,24 @@ use tokio::{
 
 use super::connect::Search;
 use crate::{
-    discovery::{Endpoint, Source},
+    discovery::{Endpoint, Source, is_own_address},
     error::{Applied, Error, Result},
     hosting::hosted_run,
 };
 
-/// A port that nobody answers at within this counts as closed, and a service as one that does not answer. The other port
-/// may be the one, and both are tried again.
+/// A port that does not accept a connection within this time counts as closed, and a service that does not respond
+/// within it as unresponsive. The other port may be the right one, and both are tried again.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Between two looks.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// What was found at a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Port {
-    /// Nobody takes connections, for this reason.
+    /// The port does not accept connections, for this reason.
     Closed(String),
-    /// Somebody takes connections, and does not answer as an etcd.
+    /// The port accepts connections, but does not respond like an etcd.
     Taken,
     /// A service.
     Serves,
@@ -37,7 +38,7 @@ enum Port {
     HostsThisRun,
 }
 
-/// Which of two ports it is.
+/// Which of the two ports it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
     Etcd,
@@ -56,8 +57,8 @@ fn choose(etcd: &Port, hosted: &Port) -> Option<Choice> {
 }
 
 impl Search<'_> {
-    /// The one of two sources that serves, or where this node is to host the service. Waits for either until the
-    /// deadline where that is not this machine's part.
+    /// The source that serves, of two, or the source at which this node is to host the service. If this machine is not
+    /// the host, waits for either source until the deadline.
     pub(super) async fn choose_port(
         &self,
         etcd: Source,
@@ -87,7 +88,7 @@ impl Search<'_> {
                     endpoint: first.to_string(),
                     cause: format!(
                         "{first_cause}; {} names no port, so that of an etcd ({}) and that of a node that hosts the \
-                         service ({}) were tried, and nobody serves at `{second}` either: {second_cause}",
+                         service ({}) were tried, and no service responds at `{second}` either: {second_cause}",
                         etcd.name, first.port, second.port
                     ),
                     applied: Applied::No,
@@ -105,7 +106,7 @@ impl Search<'_> {
             Ok(Err(error)) => return Port::Closed(error.to_string()),
             Err(_) => return Port::Closed("nothing answered in time".to_owned()),
         }
-        // Who it is, a service says without a login.
+        // A service returns its status without a login.
         let Ok(client) = self.client(source, None) else { return Port::Taken };
         match timeout(LIMIT, client.status()).await {
             Ok(Ok(status)) if hosted_run(&status.version) == Some(self.keys.mark().as_str()) => {
@@ -117,11 +118,11 @@ impl Search<'_> {
     }
 }
 
-/// Whether an endpoint's host is this machine, as far as that is known in time.
+/// Whether the host of an endpoint is this machine, as far as that is known in time.
 async fn is_here(endpoint: &Endpoint, deadline: Instant) -> bool {
     let host = endpoint.host.to_string();
     match timeout_at(deadline, lookup_host((host.as_str(), 0))).await {
-        Ok(Ok(mut addresses)) => addresses.any(|address| UdpSocket::bind(address).is_ok()),
+        Ok(Ok(mut addresses)) => addresses.any(|address| is_own_address(address.ip())),
         _ => false,
     }
 }
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_node_comes_to_the_same_port() {
+    fn every_node_chooses_the_same_port() {
         let closed = || Port::Closed("refused".to_owned());
         let (etcd, hosted) = (Some(Choice::Etcd), Some(Choice::Hosted));
         for (at_etcds, at_hosted, expected) in [
@@ -139,13 +140,13 @@ mod tests {
             (Port::Serves, closed(), etcd),
             (closed(), Port::Serves, hosted),
             (closed(), Port::HostsThisRun, hosted),
-            // Nodes that were there before the etcd are at the other one.
+            // Nodes that were started before the etcd use the other service.
             (Port::Serves, Port::HostsThisRun, hosted),
             (Port::Taken, Port::HostsThisRun, hosted),
             (Port::Serves, Port::Serves, etcd),
             (Port::Serves, Port::Taken, etcd),
             (Port::Taken, Port::Serves, hosted),
-            // An etcd may be paused: no other service is hosted beside it.
+            // An etcd may be paused, so no other service is hosted beside it.
             (Port::Taken, closed(), etcd),
             (Port::Taken, Port::Taken, etcd),
             (closed(), Port::Taken, hosted),

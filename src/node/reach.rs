@@ -1,19 +1,19 @@
-//! What is wrong with an endpoint for a run of several machines, before any time is spent on waiting for them. Pure.
+//! Checks an endpoint for a run of several machines before nodes wait for each other. Pure.
 
 use crate::discovery::{ENDPOINTS, NamedBy, Source};
 
-/// The warning that no other machine can join, if that is so: nothing named an endpoint, or what named it stands for
-/// whichever machine uses it. `passed_as` is what a user calls the endpoint that can be passed.
+/// The warning that no other machine can join, because no endpoint was named, or because the endpoint refers to
+/// whichever machine uses it. `passed_as` is the user's name for the endpoint setting.
 pub(super) fn warning(source: &Source, max_nodes: u32, passed_as: &str) -> Option<String> {
     if max_nodes < 2 || !source.is_this_machine() {
         return None;
     }
     let endpoints: Vec<String> = source.endpoints.iter().map(ToString::to_string).collect();
     let endpoints = endpoints.join(",");
-    let why = if source.named_by == NamedBy::Nobody {
+    let why = if source.named_by == NamedBy::Default {
         format!("no endpoint is passed or set, so this node uses `{endpoints}`")
     } else {
-        format!("{} is `{endpoints}`, which each machine takes for itself", source.name)
+        format!("{} is `{endpoints}`, which is the local machine on every machine", source.name)
     };
     Some(format!(
         "{why}: only agents on this machine can join this run, which takes up to {max_nodes} nodes; pass an address \
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_each_machine_takes_for_itself_is_named() {
+    fn endpoint_that_each_machine_takes_for_itself_is_named() {
         let message = told(None, 4).unwrap();
         for part in ["no endpoint is passed", "only agents on this machine", "up to 4", "`--rdzv-endpoint`"] {
             assert!(message.contains(part), "{part} is not in: {message}");
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_others_reach_or_nobody_else_needs_is_not() {
+    fn one_that_others_reach_or_no_other_node_needs_is_not() {
         for (endpoint, max_nodes) in [
             (None, 1),
             (Some("localhost:29400"), 1),

@@ -1,7 +1,7 @@
 //! The facts that a session publishes: on a [`Board`] for its handle, and to the stores of the node that follow it
 //! ([`Followers`]).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -11,24 +11,24 @@ use crate::{
     error::Error,
     protocol::{
         identity::NodeId,
-        records::{ChangeRecord, ClosedRecord, LastWorld, RoundRecord},
+        records::{ChangeRecord, ClosedRecord, DrainRecord, RoundRecord, WorldMembership},
     },
     store::{Slots, Store, StoreView},
 };
 
-/// What a node is at the moment.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// It has not reached the run yet, or is on its way back into it as new.
+    /// It has not joined the run yet, or is joining again as a new node.
     #[default]
     Joining,
     /// It waits for a world.
     Seeking,
-    /// It waits, and the world is full.
+    /// It waits as a spare, because the world is full.
     Spare,
     /// It is in a world.
     Member,
-    /// Its lease may be over: it decides nothing, and trains on.
+    /// Its lease may have expired. It decides nothing, and keeps training.
     Uncertain,
     /// The run is closed.
     Closed,
@@ -37,7 +37,7 @@ pub enum State {
 }
 
 impl State {
-    /// The word for it.
+    /// The name of the state.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Joining => "joining",
@@ -51,62 +51,82 @@ impl State {
     }
 }
 
-/// A world, as one of its nodes has it.
+/// A world, as one of its nodes sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorldFacts {
     /// The node's id in it.
     pub node: NodeId,
-    /// What the node is called in it.
+    /// The name of the node in it.
     pub name: String,
     /// Life, round, rank and size.
-    pub place: LastWorld,
-    /// Where rank 0 is reached.
+    pub place: WorldMembership,
+    /// The address of rank 0.
     pub master_address: String,
     /// The port that rank 0 serves.
     pub master_port: u16,
-    /// Why the round was formed.
+    /// The reason for which the round was formed.
     pub why: String,
     /// The node that hosts the service, if one does.
     pub host: Option<String>,
+    /// The address of that node.
+    pub host_address: Option<String>,
 }
 
-/// That the node which hosts the service has been silent for longer than a lease lives.
+/// The loss of the node that hosts the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostLost {
     /// Its name.
     pub host: String,
     /// Since when it counts as lost.
     pub since: Instant,
+    /// The evidence: the silence of the service, or the refusal at its address.
+    pub evidence: String,
 }
 
-/// What a session knows.
+/// The knowledge of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// What the node is.
     pub state: State,
-    /// Its present id; none while it is not in the run.
+    /// Its present ID. `None` while it is not in the run.
     pub node: Option<NodeId>,
-    /// The last world that it is in, returned to its owner or not.
+    /// The last world that it entered, whether returned to its owner or not.
     pub world: Option<Arc<WorldFacts>>,
     /// `ctl/round`.
     pub round: Option<RoundRecord>,
     /// The closing of this node's life.
     pub closed: Option<ClosedRecord>,
     /// Why the node is no longer in the world that it was in.
-    pub dropped: Option<String>,
-    /// That its world has lost the service with the node that hosts it.
+    pub excluded: Option<String>,
+    /// The loss of the node that hosts the service, if its world has lost it.
     pub host_lost: Option<HostLost>,
-    /// Why the session is over.
+    /// The error that ended the session.
     pub end: Option<Error>,
-    /// What the service last failed with, while it does.
+    /// The last error of the service, until it works again.
     pub trouble: Option<Error>,
-    /// The run's lease; 0 while there is none.
+    /// The run's lease. 0 if there is none.
     pub run_lease: LeaseId,
     /// How often the service has lost its data.
     pub resets: u64,
+    /// How often this node was reported dead although it was alive.
+    pub false_alarms: u64,
+    /// The request of an operator that this node leaves, if there is one.
+    pub drained: Option<DrainRecord>,
 }
 
-/// The meeting point of a session and its handle.
+impl Snapshot {
+    /// The loss of the node that hosted the service, while the service has not responded since.
+    pub fn lost_host(&self) -> Option<&HostLost> {
+        self.host_lost.as_ref().filter(|_| self.state == State::Uncertain)
+    }
+
+    /// When this node gives up on the lost node that hosted the service. `None` if there is no such loss.
+    pub fn gives_up_at(&self, host_timeout: Duration) -> Option<Instant> {
+        Some(self.lost_host()?.since + host_timeout)
+    }
+}
+
+/// The state that a session shares with its handle.
 pub(super) struct Shared {
     board: Board,
     stores: Followers,
@@ -129,34 +149,34 @@ impl Shared {
         }
     }
 
-    /// The session was ended from outside.
+    /// Ends the session from outside.
     pub(super) fn end(&self, error: Error) {
         let last = self.board.snapshot().clone();
         self.publish(&Snapshot { state: State::Left, node: None, end: Some(error), ..last });
     }
 
-    /// Notes that the session has left and that the service has acknowledged it.
-    pub(super) fn set_gone(&self) {
-        self.board.set_gone();
+    /// Records that the session has left and that the service has acknowledged it.
+    pub(super) fn mark_left(&self) {
+        self.board.mark_left();
     }
 
     /// Whether the session has left and the service has acknowledged it.
-    pub(super) fn is_gone(&self) -> bool {
-        self.board.is_gone()
+    pub(super) fn has_left(&self) -> bool {
+        self.board.has_left()
     }
 
     /// The world that was returned to the owner last.
-    pub(super) fn returned(&self) -> Option<LastWorld> {
+    pub(super) fn returned(&self) -> Option<WorldMembership> {
         self.board.returned()
     }
 
-    /// Notes that this world was returned to the owner.
-    pub(super) fn set_returned(&self, world: LastWorld) {
+    /// Records that this world was returned to the owner.
+    pub(super) fn set_returned(&self, world: WorldMembership) {
         self.board.set_returned(world);
     }
 
     /// Why the world that was returned last is about to be replaced.
-    pub(super) fn change(&self) -> Option<(LastWorld, ChangeRecord)> {
+    pub(super) fn change(&self) -> Option<(WorldMembership, ChangeRecord)> {
         self.board.change()
     }
 
@@ -165,24 +185,24 @@ impl Shared {
         self.board.waiting()
     }
 
-    /// Lets a store follow the session.
+    /// Registers a store that follows the session.
     pub(super) fn follow(
         &self,
         node: NodeId,
         life: &str,
-        round: Option<LastWorld>,
+        round: Option<WorldMembership>,
         make: impl FnOnce(watch::Receiver<StoreView>) -> (Arc<Store>, bool),
     ) -> Arc<Store> {
         self.stores.follow(&self.board, node, life, round, make)
     }
 
-    /// The slots of one of this node's ids.
+    /// The slots of one of this node's IDs.
     pub(super) fn slots(&self, node: NodeId) -> Arc<Slots> {
         self.stores.slots(node)
     }
 
     /// Releases the stores of earlier rounds than that of this world.
-    pub(super) fn release_stores_before(&self, world: &LastWorld) {
+    pub(super) fn release_stores_before(&self, world: &WorldMembership) {
         self.stores.release_before(world);
     }
 }

@@ -14,24 +14,24 @@ use super::{Node, shared::WorldFacts};
 use crate::{
     backend::retry::RetryPolicy,
     error::{Error, Result},
-    protocol::{identity::NodeId, records::LastWorld},
+    protocol::{identity::NodeId, records::WorldMembership},
     store::{Store, StoreContext, StoreView},
 };
 
 impl Node {
-    /// The store of a world's round. One that puts back writes its own keys again when the service came back empty.
+    /// The store of a world's round. With `put_back`, it writes its own keys again after the service lost its data.
     pub fn round_store(&self, world: &WorldFacts, put_back: bool) -> Arc<Store> {
-        let LastWorld { life, round, .. } = &world.place;
+        let WorldMembership { life, round, .. } = &world.place;
         self.shared.follow(world.node, life, Some(world.place.clone()), |view| {
             let store = Store::new(self.store_context(world.node, life, Some(*round), view));
             (Arc::new(if put_back { store.put_back() } else { store }), put_back)
         })
     }
 
-    /// The run-wide store, once the node is in the run and knows its life.
+    /// The run-wide store, as soon as the node is in the run and knows its life.
     ///
     /// # Errors
-    /// [`Error::Timeout`] if that takes too long, [`Error::Closed`], and what ends a session.
+    /// [`Error::Timeout`] if that takes too long, [`Error::Closed`], and the errors that end a session.
     pub async fn run_store(&self, limit: Duration) -> Result<Arc<Store>> {
         let began = Instant::now();
         let mut snapshot = self.shared.subscribe();
@@ -76,6 +76,7 @@ impl Node {
         StoreContext {
             backend: self.context.monotonic.guarded(),
             monotonic: Arc::clone(&self.context.monotonic),
+            record_missing: Arc::clone(&self.context.record_missing),
             keys: self.context.keys.clone(),
             node,
             life: life.to_owned(),

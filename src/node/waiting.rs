@@ -1,4 +1,4 @@
-//! What a waiting node logs: which nodes are there, how many are missing, and until when it waits.
+//! What a waiting node logs: which nodes are present, how many are missing, and until when it waits.
 
 use std::{pin::Pin, time::Duration};
 
@@ -6,25 +6,26 @@ use crate::{
     backend::{Keys, Range},
     error::Result,
     protocol::{
-        records::{HistoryRecord, NAMES, NodeRecord, Record, RoundRecord, some_names},
+        records::{HistoryRecord, NAMES, NodeRecord, Record, RoundRecord, names_of},
         submission::are_rivals,
         waiting::WaitingRecord,
     },
     run::{Context, decode_found},
 };
 
-/// How many records are read where no coordinator has described them.
+/// How many records are read if no coordinator has described them.
 const READ: i64 = 20;
 
-/// When a waiting node speaks first, and after which time again.
+/// When a waiting node logs its first line, unless [`Node::log_waiting_every`](super::Node::log_waiting_every) sets a
+/// shorter interval.
 pub(super) const FIRST_LINE: Duration = Duration::from_secs(5);
-/// See [`FIRST_LINE`].
+/// The default interval of the next lines.
 pub(super) const NEXT_LINES: Duration = Duration::from_secs(30);
 
 /// A log line that is being written.
 pub(super) type Line<'node> = Pin<Box<dyn Future<Output = ()> + Send + 'node>>;
 
-/// Continues to write the line until it is complete; waits without end if there is none. Cancel-safe.
+/// Continues to write the line until it is complete. Never returns if there is none. Cancel-safe.
 pub(super) async fn finished(line: &mut Option<Line<'_>>) {
     match line {
         Some(line) => line.await,
@@ -32,20 +33,20 @@ pub(super) async fn finished(line: &mut Option<Line<'_>>) {
     }
 }
 
-/// Which nodes are there and how many are missing, as far as the service answers.
+/// Which nodes are present and how many are missing, as far as the service responds.
 pub(super) async fn describe(context: &Context) -> String {
     let settings = &context.settings;
     let (min, max) = (settings.min_nodes, settings.max_nodes);
     let (waiting, more) = match read(context).await {
         Ok(read) => read,
-        Err(error) => return format!("nobody can be counted, because {error}"),
+        Err(error) => return format!("the nodes cannot be counted, because {error}"),
     };
-    let WaitingRecord { here, names, left_out, mut reasons } = waiting;
+    let now_ms = context.entropy.unix_time().and_then(|now| u64::try_from(now.as_millis()).ok());
+    let full = Some(max).filter(|max| waiting.here < *max as usize);
+    let start = start_text(&waiting.reason, waiting.ends_ms.zip(now_ms), full);
+    let WaitingRecord { here, names, left_out, mut reasons, .. } = waiting;
     let count = if more { format!("more than {here}") } else { here.to_string() };
-    let mut who = some_names(names.iter().map(String::as_str));
-    if here > names.len() {
-        who = format!("{who} and {} more", here - names.len());
-    }
+    let who = names_of(&names, here);
     let missing = match (min as usize).checked_sub(here) {
         Some(missing) if missing > 0 => format!("{missing} missing of at least {min}"),
         _ => match settings.sizes().describe(here) {
@@ -64,7 +65,23 @@ pub(super) async fn describe(context: &Context) -> String {
         ""
     };
     let refused = context.refusals.describe();
-    format!("{count} here ({who}), {missing}{left_out}{hint}{refused}")
+    format!("{count} here ({who}), {missing}{start}{left_out}{hint}{refused}")
+}
+
+/// The condition that the coordinator waits for, or the start of the round. `end` is the end of the wait and the
+/// present time, both in milliseconds. `full` is the number of nodes with which the round starts at once, unless they
+/// are present.
+fn start_text(reason: &str, end: Option<(u64, u64)>, full: Option<u32>) -> String {
+    let seconds = end.map(|(end, now)| end.saturating_sub(now).div_ceil(1000));
+    match (reason, seconds) {
+        ("", None) => String::new(),
+        ("", Some(seconds)) => {
+            let early = full.map_or_else(String::new, |max| format!(", or as soon as {max} nodes are here"));
+            format!(", the round starts in {seconds} s{early}")
+        }
+        (reason, None) => format!("; {reason}"),
+        (reason, Some(seconds)) => format!("; {reason}, for at most {seconds} s more"),
+    }
 }
 
 /// Reads the coordinator's description, or, if there is none, some records, and whether there are more of them.
@@ -87,9 +104,10 @@ async fn read(context: &Context) -> Result<(WaitingRecord, bool)> {
     Ok((waiting, answer.more))
 }
 
-/// That the run is full, for how long and with which nodes, as far as the service answers, and what to do if that is not
-/// meant.
+/// The message that the run is full, for how long and with which nodes, as far as the service responds, and what to do
+/// if that is not intended.
 pub(super) async fn describe_full(context: &Context, round: &RoundRecord) -> String {
+    let (run_id, submission) = (context.settings.run.run_id.as_str(), context.settings.submission.as_deref());
     let key = context.keys.history_round(&round.life, round.round);
     let found = context.backend.range(Range::new(Keys::one(key.as_str()))).await;
     let history: Option<HistoryRecord> =
@@ -100,23 +118,48 @@ pub(super) async fn describe_full(context: &Context, round: &RoundRecord) -> Str
     let sizes = round.sizes();
     if round.size < round.max && sizes.is_restricted() {
         let here = read(context).await.ok().and_then(|(waiting, _)| sizes.describe(waiting.here));
-        return between_sizes(&context.settings.run.run_id, round, here);
+        return between_sizes(run_id, submission, round, history.as_ref(), here);
     }
-    full(
-        &context.settings.run.run_id,
-        context.settings.submission.as_deref(),
-        round,
-        history.as_ref(),
-        seconds,
-    )
+    full(run_id, submission, round, history.as_ref(), seconds)
 }
 
-/// That this node is a spare until enough nodes wait for the next size.
-fn between_sizes(run_id: &str, round: &RoundRecord, here: Option<String>) -> String {
-    let RoundRecord { round: number, size, .. } = round;
-    let sizes = round.sizes();
+/// What to do if the run ID is that of another job by mistake.
+const OTHER_JOB: &str =
+    "if it belongs to another job, stop it and choose another run id (`--rdzv-id`, `run_id`)";
+
+/// The names of a round's members, in parentheses, as far as the history keeps them.
+fn members_of(round: &RoundRecord, history: Option<&HistoryRecord>) -> String {
+    history
+        .map_or_else(String::new, |history| format!(" ({})", names_of(&history.names, round.size as usize)))
+}
+
+/// That the round belongs to another submission than this node, if it does.
+fn rivalry(round: &RoundRecord, submission: Option<&str>) -> Option<String> {
+    let of_round = round.submission.as_deref();
+    are_rivals(of_round, submission).then(|| {
+        format!(
+            "it belongs to submission `{}`, and this node, of submission `{}`, is refused unless those nodes end soon",
+            of_round.unwrap_or_default(),
+            submission.unwrap_or_default()
+        )
+    })
+}
+
+/// The message that this node is a spare until enough nodes wait for the next size.
+fn between_sizes(
+    run_id: &str,
+    submission: Option<&str>,
+    round: &RoundRecord,
+    history: Option<&HistoryRecord>,
+    here: Option<String>,
+) -> String {
+    let (RoundRecord { round: number, size, .. }, sizes) = (round, round.sizes());
+    let names = members_of(round, history);
     let here = here.map_or_else(String::new, |here| format!(": {here}"));
-    format!("run `{run_id}` has {size} of {sizes} nodes in round {number}, and this node is a spare{here}")
+    let advice = rivalry(round, submission).unwrap_or_else(|| OTHER_JOB.to_owned());
+    format!(
+        "run `{run_id}` has {size} of {sizes} nodes{names} in round {number}, and this node is a spare{here}; {advice}"
+    )
 }
 
 fn full(
@@ -127,22 +170,11 @@ fn full(
     seconds: Option<u64>,
 ) -> String {
     let RoundRecord { round: number, size, max, .. } = round;
-    let names = history.map_or_else(String::new, |history| {
-        let more = (*size as usize).saturating_sub(history.names.len());
-        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        format!(" ({}{more})", history.names.join(", "))
-    });
+    let names = members_of(round, history);
     let time = seconds.map_or_else(String::new, |seconds| format!(" for {seconds} s"));
-    let advice = match (round.submission.as_deref(), submission) {
-        (one, other) if are_rivals(one, other) => format!(
-            "it belongs to submission `{}`, and this node, of submission `{}`, is refused unless those nodes end soon",
-            one.unwrap_or_default(),
-            other.unwrap_or_default()
-        ),
-        _ => "this node is a spare, which gets a place when another node goes; if it belongs to another job, stop it and \
-              choose another run id (`--rdzv-id`, `run_id`)"
-            .to_owned(),
-    };
+    let advice = rivalry(round, submission).unwrap_or_else(|| {
+        format!("this node waits as a spare until a member leaves or is lost; {OTHER_JOB}")
+    });
     format!(
         "run `{run_id}` is full with {size} of at most {max} nodes{names} in round {number}{time}: {advice}"
     )
@@ -151,9 +183,39 @@ fn full(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::sizing::Sizing;
 
     #[test]
-    fn a_full_run_is_described_as_far_as_it_is_known() {
+    fn waiting_node_names_the_time_until_the_round_starts() {
+        for (reason, end, full, text) in [
+            (
+                "",
+                Some((61_500, 40_000)),
+                Some(4),
+                ", the round starts in 22 s, or as soon as 4 nodes are here",
+            ),
+            ("", Some((61_500, 61_499)), None, ", the round starts in 1 s"),
+            ("", Some((40_000, 61_500)), None, ", the round starts in 0 s"),
+            ("", None, Some(4), ""),
+            (
+                "waiting for n3 to seek again",
+                Some((90_000, 1_000)),
+                Some(4),
+                "; waiting for n3 to seek again, for at most 89 s more",
+            ),
+            (
+                "waiting for `a`, which hosts the service",
+                None,
+                None,
+                "; waiting for `a`, which hosts the service",
+            ),
+        ] {
+            assert_eq!(start_text(reason, end, full), text);
+        }
+    }
+
+    #[test]
+    fn full_run_is_described_as_far_as_it_is_known() {
         let round = RoundRecord {
             round: 3,
             size: 2,
@@ -169,6 +231,8 @@ mod tests {
             coordinator: "a".into(),
             names: vec!["a".into(), "b".into()],
             formed_at: Some(1_795_923_612),
+            change: None,
+            lost: Vec::new(),
         };
         let message = full("job", None, &round, Some(&history), Some(340));
         let begin = "run `job` is full with 2 of at most 2 nodes (a, b) in round 3 for 340 s: ";
@@ -178,5 +242,25 @@ mod tests {
         assert!(message.contains("submission `one`") && message.contains("submission `two`"), "{message}");
         let many = full("job", Some("one"), &RoundRecord { size: 30, ..round }, Some(&history), None);
         assert!(many.contains("(a, b and 28 more)") && many.contains("spare"), "{many}");
+    }
+
+    #[test]
+    fn spare_between_two_sizes_is_told_the_next_one_and_whose_run_it_is() {
+        let sizing = Sizing { sizes: vec![2, 4], ..Sizing::default() };
+        let round = RoundRecord {
+            round: 3,
+            size: 2,
+            sizing,
+            submission: Some("one".into()),
+            ..RoundRecord::forming("l".into(), 2, 4, "a".into())
+        };
+        let message = between_sizes("job", None, &round, None, Some("3 nodes here".into()));
+        assert_eq!(
+            message,
+            "run `job` has 2 of 2:4 (sizes=2:4) nodes in round 3, and this node is a spare: 3 nodes here; if it belongs to \
+             another job, stop it and choose another run id (`--rdzv-id`, `run_id`)"
+        );
+        let message = between_sizes("job", Some("two"), &round, None, None);
+        assert!(message.contains("submission `one`") && message.contains("submission `two`"), "{message}");
     }
 }

@@ -1,8 +1,9 @@
-//! Waiting for the worlds of a run, and for the change that ends one.
+//! Waits for the worlds of a run, and for the change that ends a world.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::Instrument as _;
 
 use super::{
     Node,
@@ -14,17 +15,25 @@ use crate::{
     error::{Applied, Error, Result},
     protocol::{
         cooldown::wait_of,
-        records::{ChangeRecord, LastWorld},
+        records::{ChangeRecord, WorldMembership},
     },
 };
 
+/// The target of the lines of a waiting node, each of which replaces the line before it.
+const WAITING: &str = "lattice_rdzv::waiting";
+
 impl Node {
-    /// Waits for the next world that includes this node and was not returned yet. `port` is where it would serve as
-    /// master from now on. Without a limit: `join_timeout`, or for a spare `spare_timeout`.
+    /// Sets the interval of the log lines of a waiting node. The default is 30 s.
+    pub fn log_waiting_every(&mut self, interval: Duration) {
+        self.line_interval = interval;
+    }
+
+    /// Waits for the next world that includes this node and was not returned yet. `port` is the port at which it serves
+    /// as master from now on. The default limit is `join_timeout`, or `spare_timeout` for a spare.
     ///
     /// # Errors
-    /// [`Error::Closed`], [`Error::Timeout`], [`Error::Unavailable`] if the service was away when the time was over,
-    /// [`Error::Left`], and what ends a session: [`Error::Record`], [`Error::Mismatch`].
+    /// [`Error::Closed`], [`Error::Timeout`], [`Error::Unavailable`] if the service was unavailable when the time was
+    /// over, [`Error::Left`], and the errors that end a session: [`Error::Record`], [`Error::Mismatch`].
     pub async fn next_world(&self, port: Option<u16>, limit: Option<Duration>) -> Result<Arc<WorldFacts>> {
         let world = self.await_world(port, limit).await?;
         self.set_returned(&world);
@@ -34,22 +43,25 @@ impl Node {
     /// Marks a world of [`Self::await_world`] as returned.
     pub fn set_returned(&self, world: &WorldFacts) {
         self.shared.set_returned(world.place.clone());
+        // If the session has more to do than this channel holds, the next world connects the lifelines.
+        let _ = self.commands.try_send(Command::WorldReturned);
     }
 
-    /// The same as [`Self::next_world`], except that the next call returns this world again until it is marked as
-    /// returned. A caller can therefore give up at any moment without losing a world.
+    /// As [`Self::next_world`], except that the next call returns this world again until it is marked as returned. A
+    /// caller can therefore give up at any moment without losing a world.
     ///
     /// # Errors
-    /// Those of [`Self::next_world`].
+    /// As [`Self::next_world`].
     pub async fn await_world(&self, port: Option<u16>, limit: Option<Duration>) -> Result<Arc<WorldFacts>> {
         let began = Instant::now();
         let mut snapshot = self.shared.subscribe();
         let mut asked = false;
         // The wait of a spare does not count as a wait for the first world, even if its state changes in between.
         let (mut since, mut spare) = (began, false);
-        let mut speak_at = began + waiting::FIRST_LINE;
+        let mut speak_at = began + waiting::FIRST_LINE.min(self.line_interval);
         let never = began + Duration::from_secs(1_000_000_000);
-        // A line is read from the service while this waits: the answer may be slow, and a world may form meanwhile.
+        // The content of a line is read in the background, because the response may be slow and a world may form
+        // meanwhile.
         let mut line: Option<waiting::Line<'_>> = None;
         loop {
             let seen = snapshot.borrow_and_update().clone();
@@ -86,15 +98,15 @@ impl Node {
                     }
                 }
                 () = sleep_until(speak_at) => {
-                    speak_at = Instant::now() + waiting::NEXT_LINES;
-                    line = Some(Box::pin(self.log_waiting(seen, spare, deadline)));
+                    speak_at = Instant::now() + self.line_interval;
+                    line = Some(Box::pin(self.log_waiting(seen, spare, deadline).instrument(self.span.clone())));
                 }
                 () = waiting::finished(&mut line) => line = None,
             }
         }
     }
 
-    /// Logs which nodes wait or are in its way, as far as the service answers.
+    /// Logs which nodes wait or prevent this node from joining, as far as the service responds.
     async fn log_waiting(&self, seen: Snapshot, spare: bool, deadline: Option<Instant>) {
         let until = || match deadline {
             Some(deadline) => {
@@ -107,20 +119,23 @@ impl Node {
         };
         if let Some(round) = seen.round.as_ref().filter(|_| spare) {
             let full = waiting::describe_full(&self.context, round).await;
-            tracing::warn!("{full}; waiting {}", until());
+            tracing::warn!(target: WAITING, "{full}; waiting {}", until());
         } else {
             let who = waiting::describe(&self.context).await;
             let cooldown = self.cooldown(&seen);
-            tracing::info!("waiting for a world in run `{}` {}: {who}{cooldown}", self.run_id(), until());
+            tracing::info!(
+                target: WAITING,
+                "waiting for a world in run `{}` {}: {who}{cooldown}", self.run_id(), until()
+            );
         }
     }
 
-    /// Returns whether the world was not returned to the owner of the node yet, and is not over.
-    fn is_unreturned(&self, world: &LastWorld, seen: &Snapshot) -> bool {
+    /// Whether the world was not returned to the owner of the node yet, and is still valid.
+    fn is_unreturned(&self, world: &WorldMembership, seen: &Snapshot) -> bool {
         let returned = self.shared.returned();
         let newer = returned.is_none_or(|old| !old.is_same_world(world));
         let has_left = matches!(seen.end, Some(Error::Left));
-        newer && seen.dropped.is_none() && seen.closed.is_none() && !has_left
+        newer && seen.excluded.is_none() && seen.closed.is_none() && !has_left
     }
 
     fn deadline(&self, seen: &Snapshot, began: Instant, limit: Option<Duration>) -> Option<Instant> {
@@ -130,16 +145,13 @@ impl Node {
             _ => Some(settings.join_timeout),
         });
         let deadline = limit.map(|limit| began + limit);
-        match &seen.host_lost {
-            Some(lost) if seen.state == State::Uncertain => {
-                let given_up = lost.since + settings.host_timeout;
-                Some(deadline.map_or(given_up, |deadline| deadline.min(given_up)))
-            }
-            _ => deadline,
+        match seen.gives_up_at(settings.host_timeout) {
+            Some(given_up) => Some(deadline.map_or(given_up, |deadline| deadline.min(given_up))),
+            None => deadline,
         }
     }
 
-    /// That this node waits because it has failed before.
+    /// The message that this node waits because it has failed before.
     fn cooldown(&self, seen: &Snapshot) -> String {
         let round = seen.round.as_ref().filter(|_| seen.world.is_none());
         let wait = round.and_then(|round| wait_of(round, &self.context.settings.node_name));
@@ -148,9 +160,9 @@ impl Node {
 
     async fn timed_out(&self, began: Instant, seen: Snapshot) -> Error {
         let cooldown = self.cooldown(&seen);
-        if let Some(HostLost { host, .. }) = seen.host_lost.filter(|_| seen.state == State::Uncertain) {
+        if let Some(HostLost { host, .. }) = seen.lost_host() {
             let cause = format!(
-                "`{host}`, which hosted it, is lost and has not come back within {:.0} s (`host_timeout`); an etcd, or \
+                "`{host}`, which hosted it, is lost and has not returned within {:.0} s (`host_timeout`); an etcd, or \
                  `lattice-rdzv serve` on a machine that stays, outlives any node",
                 self.context.settings.host_timeout.as_secs_f64()
             );
@@ -164,20 +176,20 @@ impl Node {
         Error::Timeout { what, after: began.elapsed() }
     }
 
-    /// 1 if the world that was returned last is about to be replaced, was replaced, or was closed without success; else
-    /// 0. One atomic read.
+    /// 1 if the world that was returned last is about to be replaced, was replaced, or was closed without success,
+    /// otherwise 0. One atomic read.
     pub fn num_nodes_waiting(&self) -> u32 {
         self.shared.waiting()
     }
 
-    /// Why, and of which round.
-    pub fn change(&self) -> Option<(LastWorld, ChangeRecord)> {
+    /// The reason, and the world that it concerns.
+    pub fn change(&self) -> Option<(WorldMembership, ChangeRecord)> {
         self.shared.change()
     }
 
-    /// Waits for a change, at most for so long. None also when there can be no more: the run is closed, or this node's
-    /// part in it is over.
-    pub async fn wait_change(&self, limit: Option<Duration>) -> Option<(LastWorld, ChangeRecord)> {
+    /// Waits for a change, at most for this time. Also returns `None` if no more changes can follow, because the run is
+    /// closed or this node's session has ended.
+    pub async fn wait_change(&self, limit: Option<Duration>) -> Option<(WorldMembership, ChangeRecord)> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut snapshot = self.shared.subscribe();
         loop {
@@ -203,7 +215,7 @@ impl Node {
     }
 
     /// The world that [`Self::next_world`] returned last.
-    pub fn returned(&self) -> Option<LastWorld> {
+    pub fn returned(&self) -> Option<WorldMembership> {
         self.shared.returned()
     }
 }

@@ -1,13 +1,14 @@
-//! `Call`: a call of the core that Python waits for, and `Completions`, which tells an event loop that calls are done.
+//! `Call`, a call of the core that Python waits for, and `Completions`, which notifies an event loop that calls are
+//! done.
 //!
-//! Problem: the synchronous API blocks a thread for each call. An event loop has one thread for all of its calls, must be
-//! able to cancel each of them alone, and cannot be called from the threads of the runtime. Choice: each method that
-//! waits returns a `Call`, which has not begun. [`Call::wait`] runs it in the caller's thread. [`Call::start`] runs it
-//! as a task, which leaves its outcome in the call, its number in a queue, and one byte in a descriptor that the event
-//! loop watches. The loop's thread fetches the numbers and makes Python objects of the outcomes.
+//! Problem: the synchronous API blocks a thread for each call. An event loop has one thread for all of its calls, must
+//! be able to cancel each of them separately, and cannot be called from the threads of the runtime. Design: each method
+//! that waits returns a `Call`, which has not begun. [`Call::wait`] runs it in the caller's thread. [`Call::start`]
+//! runs it as a task, which stores its result in the call, its number in a queue, and one byte in a descriptor that the
+//! event loop watches. The loop's thread fetches the numbers and converts the results to Python objects.
 //!
-//! [`Call::cancel`] ends a wait before it returns and affects no other call. A write continues until its end, because
-//! nobody can undo half of it. An outcome that was not fetched is dropped, and so an item of a queue stays with its node.
+//! [`Call::cancel`] ends a wait before it returns and affects no other call. A write continues until its end, because a
+//! partial write cannot be undone. A result that was not fetched is dropped, so an item of a queue stays with its node.
 
 use std::{
     future::poll_fn,
@@ -30,11 +31,11 @@ use tokio::task::AbortHandle;
 use super::runtime::{OfProcess, Process, block_on};
 use crate::lock::lock;
 
-/// Makes the result for Python, on a thread of Python's.
+/// Makes the result for Python, in a thread of Python.
 type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// A call of the core. It begins with `wait` or `start`, once.
+/// A call of the core. `wait` or `start` begins it, once.
 #[pyclass(frozen, module = "lattice_rdzv._core")]
 pub(super) struct Call {
     own: OfProcess<Own>,
@@ -46,7 +47,7 @@ struct Own {
     task: OnceLock<AbortHandle>,
 }
 
-/// What becomes of a call that has begun when it is cancelled.
+/// What happens to a call that has begun when it is canceled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OnCancel {
     End,
@@ -55,20 +56,20 @@ enum OnCancel {
 
 enum Progress {
     Pending(Work),
-    /// A write that was cancelled.
+    /// A write that was canceled.
     Abandoned(Work),
     Done(Outcome),
-    /// The result was fetched, or the call was cancelled.
+    /// The result was fetched, or the call was canceled.
     Over,
 }
 
-/// Sets the progress and returns what it was, to be dropped without the lock.
+/// Sets the progress and returns the previous one, which is to be dropped without the lock.
 fn replace(progress: &Mutex<Progress>, new: Progress) -> Progress {
     std::mem::replace(&mut lock(progress), new)
 }
 
 impl Call {
-    /// A wait: it ends when it is cancelled. `deliver` makes the result, on a thread of Python's.
+    /// A wait, which ends when it is canceled. `deliver` makes the result, in a thread of Python.
     pub(super) fn wait_for<T, R>(
         work: impl Future<Output = T> + Send + 'static,
         deliver: impl FnOnce(Python<'_>, T) -> PyResult<R> + Send + 'static,
@@ -80,7 +81,7 @@ impl Call {
         Self::new(OnCancel::End, work, deliver)
     }
 
-    /// A write: it continues until its end when it is cancelled.
+    /// A write, which continues until its end when it is canceled.
     pub(super) fn write<T, R>(
         work: impl Future<Output = T> + Send + 'static,
         deliver: impl FnOnce(Python<'_>, T) -> PyResult<R> + Send + 'static,
@@ -111,7 +112,7 @@ impl Call {
     }
 }
 
-/// Continues the work of a call until there is an outcome, or the call was cancelled.
+/// Continues the work of a call until there is a result, or the call was canceled.
 fn poll(progress: &Mutex<Progress>, context: &mut Context<'_>) -> Poll<()> {
     let mut progress = lock(progress);
     let (work, abandoned) = match &mut *progress {
@@ -150,11 +151,11 @@ impl Call {
             tokio::select! {
                 biased;
                 () = poll_fn(|context| poll(&progress, context)) => queue.push(number),
-                // At exit nobody may be told of the end of a call.
+                // At exit, the event loop may not be notified of the end of a call.
                 () = ongoing.ending() => drop(replace(&progress, Progress::Over)),
             }
         });
-        // A second `start` of a call finds it under way, and its task ends with the first.
+        // A second `start` of a call finds it in progress, and its task ends with the first.
         let _ = own.task.set(task.abort_handle());
         Ok(number)
     }
@@ -173,8 +174,8 @@ impl Call {
     fn cancel(&self) {
         let Some(own) = self.own.in_this_process() else { return };
         let task = own.task.get();
-        // A thread of the runtime may be polling the work right now. Then this waits as long as a poll takes, and no poll
-        // needs Python. What the call held is free when this returns.
+        // A thread of the runtime may be polling the work right now. Then this waits as long as a poll takes, which
+        // does not need Python. When this returns, the resources of the call are released.
         let mut progress = lock(&own.progress);
         *progress = match std::mem::replace(&mut *progress, Progress::Over) {
             Progress::Pending(work) | Progress::Abandoned(work)
@@ -190,7 +191,7 @@ impl Call {
     }
 }
 
-/// Tells an event loop which of its calls are done.
+/// Notifies an event loop of calls that are done.
 #[derive(Debug)]
 #[pyclass(frozen, module = "lattice_rdzv._core")]
 pub(super) struct Completions {
@@ -210,7 +211,8 @@ impl Queue {
     fn push(&self, number: u64) {
         let mut done = lock(&self.done);
         if done.is_empty() {
-            // Its reader takes all numbers at once, so one byte is enough until then, and there is always room for it.
+            // Its reader fetches all numbers at once, so one byte is sufficient until then, and there is always room
+            // for it.
             let _ = (&self.write).write(&[0]);
         }
         done.push(number);

@@ -17,11 +17,12 @@ use pyo3::prelude::*;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
+    span::{Attributes, Id, Record},
     subscriber::Interest,
 };
 use tracing_subscriber::{
     layer::{Context, Layer, SubscriberExt as _},
-    registry::Registry,
+    registry::{LookupSpan, Registry},
 };
 
 use super::runtime::{Process, tick};
@@ -39,8 +40,12 @@ const WARNING: i32 = 30;
 /// The lowest level that is recorded.
 static LEAST: AtomicI32 = AtomicI32::new(INFO);
 
-/// Level, target and message, in the form of `logging`.
-type Entry = (i32, String, String);
+/// The run, the node and the round that a record is about, as far as they are known.
+#[derive(Clone, Debug, Default, IntoPyObject)]
+pub(super) struct Origin(Option<String>, Option<String>, Option<u64>);
+
+/// Level, target and message, in the form of `logging`, and the origin.
+pub(super) type Entry = (i32, String, String, Origin);
 
 /// The records of one process.
 #[derive(Debug, Default)]
@@ -91,8 +96,8 @@ impl Queue {
         let mut records = Vec::from(std::mem::take(&mut waiting.records));
         let dropped = std::mem::take(&mut waiting.dropped);
         if dropped > 0 {
-            let message = format!("older log records were dropped, because nobody fetched them: {dropped}");
-            records.insert(0, (WARNING, CRATE.to_owned(), message));
+            let message = format!("older log records were dropped, because they were not fetched: {dropped}");
+            records.insert(0, (WARNING, CRATE.to_owned(), message, Origin::default()));
         }
         Some(records)
     }
@@ -135,7 +140,26 @@ impl Recorder {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Recorder {
+impl<S> Layer<S> for Recorder
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut origin = Origin::default();
+            attributes.record(&mut origin);
+            span.extensions_mut().insert(origin);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(origin) = span.extensions_mut().get_mut::<Origin>()
+        {
+            values.record(origin);
+        }
+    }
+
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         // "Sometimes", because the lowest level can change.
         if Self::is_ours(metadata) { Interest::sometimes() } else { Interest::never() }
@@ -145,14 +169,33 @@ impl<S: Subscriber> Layer<S> for Recorder {
         Self::is_ours(metadata) && number(*metadata.level()) >= LEAST.load(Ordering::Relaxed)
     }
 
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let metadata = event.metadata();
         let mut text = Text::default();
         event.record(&mut text);
         // A message may repeat names and keys from other processes.
         let message = printable(&(text.message + &text.fields)).into_owned();
-        let entry = (number(*metadata.level()), logger(metadata.target()), message);
+        let span = context.event_span(event);
+        let origin = span.and_then(|span| span.extensions().get::<Origin>().cloned()).unwrap_or_default();
+        let entry = (number(*metadata.level()), logger(metadata.target()), message, origin);
         Process::current().logs.push(entry);
+    }
+}
+
+impl Visit for Origin {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == "round" {
+            self.2 = Some(value);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = || Some(printable(&format!("{value:?}")).into_owned());
+        match field.name() {
+            "run" => self.0 = text(),
+            "node" => self.1 = text(),
+            _ => {}
+        }
     }
 }
 
@@ -194,16 +237,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_becomes_a_loggers_name() {
+    fn target_becomes_a_loggers_name() {
         assert_eq!(logger("lattice_rdzv::node::session"), "lattice_rdzv.node");
         assert_eq!(logger("lattice_rdzv"), "lattice_rdzv");
     }
 
     #[test]
-    fn a_full_queue_drops_the_oldest_and_says_how_many() {
+    fn full_queue_drops_the_oldest_and_says_how_many() {
         let queue = Queue::default();
         for index in 0..LONGEST + 3 {
-            queue.push((INFO, CRATE.to_owned(), index.to_string()));
+            queue.push((INFO, CRATE.to_owned(), index.to_string(), Origin::default()));
         }
         let records = queue.fetch(Duration::ZERO).unwrap_or_default();
         assert_eq!(records.len(), LONGEST + 1);
@@ -213,9 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_queue_gives_what_is_left_and_does_not_wait() {
+    fn ended_queue_returns_the_remaining_records_and_does_not_wait() {
         let queue = Queue::default();
-        queue.push((INFO, CRATE.to_owned(), "left".to_owned()));
+        queue.push((INFO, CRATE.to_owned(), "left".to_owned(), Origin::default()));
         queue.end();
         assert_eq!(queue.fetch(Duration::from_secs(3600)).map(|records| records.len()), Some(1));
         assert_eq!(queue.fetch(Duration::from_secs(3600)).map(|records| records.len()), Some(0));

@@ -1,9 +1,9 @@
 //! The nodes of this process: which of them are still in a run, and which are leaving.
 //!
-//! Problem: a node that disappears without a message costs its peers a lease TTL, and a node that no variable holds any
-//! more would stay a member forever. Choice: the list holds weak references only. A dropped node leaves in a background
-//! task, because its finalizer may run in any thread and must not wait for the network. The exit hook waits for these
-//! tasks and lets the remaining nodes leave at the same time.
+//! Problem: a node that disappears without a message costs its peers a lease TTL, and a node that no variable refers to
+//! any more would stay a member forever. Design: the list holds weak references only. A dropped node leaves in a
+//! background task, because its finalizer may run in any thread and must not wait for the network. The exit hook waits
+//! for these tasks and lets the remaining nodes leave at the same time.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -34,7 +34,7 @@ impl Default for Members {
 
 impl Members {
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Joined>>> {
-        // A list of pointers is whole at any time.
+        // A list of pointers is consistent at any time.
         self.joined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -44,7 +44,7 @@ impl Members {
         joined.push(Arc::downgrade(node));
     }
 
-    /// Has a node leave in a task of its own, which nothing but the end of the runtime can interrupt.
+    /// Starts a separate task in which a node leaves, and which only the end of the runtime can interrupt.
     fn leave(&'static self, node: Arc<Joined>, limit: Option<Duration>, ongoing: &Ongoing) {
         self.leaving.send_modify(|leaving| *leaving += 1);
         ongoing.handle.spawn(async move {
@@ -85,7 +85,7 @@ pub(super) fn leave_all(py: Python<'_>, limit: Duration) -> PyResult<()> {
     drop(ongoing);
     let mut leaving = members.leaving.subscribe();
     block_on(py, async {
-        // What has not ended by then ends with the runtime: the lease expires.
+        // Nodes that have not left by then end with the runtime, and their leases expire.
         let _ = timeout(limit, leaving.wait_for(|leaving| *leaving == 0)).await;
     })
 }

@@ -8,14 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pyo3::{exceptions::PyValueError, prelude::*};
+use pyo3::prelude::*;
 
 use super::{
     calls::Call,
     errors::RendezvousError,
+    operate,
     runtime::{OfProcess, Process},
     seconds::{duration, optional_duration},
     settings::Settings,
+    signals,
     store::Store,
     values::{Change, Closed},
     world::World,
@@ -23,23 +25,24 @@ use super::{
 use crate::{
     Error,
     discovery::SystemLookup,
+    lifeline,
     node::{Node as CoreNode, Place, Search, check_service, local_address},
-    protocol::{keys::RunKeys, records::Outcome},
+    protocol::{keys::RunKeys, records::after_colon},
     run::Entropy,
 };
 
-/// What leaving may still take where closing took all the time there was.
+/// The minimum time for leaving, if closing used all the time that there was.
 const LEAST_LEAVE: Duration = Duration::from_millis(100);
 
 /// A node, as its worlds and stores share it.
 #[derive(Debug)]
 pub(super) struct Joined {
     pub(super) core: Arc<CoreNode>,
-    /// Whether a call of `next_world` is under way.
+    /// Whether a call of `next_world` is in progress.
     awaits_world: AtomicBool,
 }
 
-/// The one `next_world` of a node that is under way.
+/// The single call of `next_world` that is in progress for a node.
 struct AwaitsWorld(Arc<Joined>);
 
 impl AwaitsWorld {
@@ -70,13 +73,14 @@ pub(super) struct Node {
 
 #[pymethods]
 impl Node {
-    /// Connects, takes a lease and puts this node's record, after which it seeks a world. A node that nobody receives
-    /// leaves again.
+    /// Connects, acquires a lease, and writes this node's record, which requests a world. If the result is not fetched,
+    /// the node leaves again.
     #[staticmethod]
-    #[pyo3(signature = (settings, *, port = None))]
-    fn join(settings: &Settings, port: Option<u16>) -> Call {
+    #[pyo3(signature = (settings, *, port = None, line_seconds = None))]
+    fn join(settings: &Settings, port: Option<u16>, line_seconds: Option<f64>) -> PyResult<Call> {
         let Settings { core, environment, .. } = settings;
         let (core, environment) = (core.clone(), environment.clone());
+        let line_interval = line_seconds.map(duration).transpose()?;
         let work = async move {
             let entropy = Entropy::from_system();
             let keys = RunKeys::new(&core.run.tenant, &core.run.run_id);
@@ -84,13 +88,18 @@ impl Node {
             let (found, host) = search.connect_or_host().await?;
             check_service(&core, &keys, &found, &entropy).await?;
             let address = local_address(&core, &found.source, &SystemLookup).await;
-            let place = Place { address, port: port.unwrap_or(0), host };
-            let core = CoreNode::join_found(found, core, entropy, place).await?;
+            let lifelines = lifeline::open(&core);
+            let place = Place { address, port: port.unwrap_or(0), host, lifelines };
+            let mut core = CoreNode::join_found(found, core, entropy, place).await?;
+            if let Some(interval) = line_interval {
+                core.log_waiting_every(interval);
+            }
             let joined = Arc::new(Joined { core: Arc::new(core), awaits_world: AtomicBool::new(false) });
             Process::current().members.add(&joined);
+            signals::follow_drain(&joined.core);
             Ok::<_, Error>(Self { joined: OfProcess::new(joined) })
         };
-        Call::write(work, |_, node| Ok(node?))
+        Ok(Call::write(work, |_, node| Ok(node?)))
     }
 
     /// Waits for the next world that includes this node and was not returned yet. It counts as returned when the result
@@ -110,14 +119,16 @@ impl Node {
         }))
     }
 
-    /// 1 if the world last returned is about to be replaced or was closed without success, else 0; one atomic read.
-    fn num_nodes_waiting(&self) -> u32 {
-        self.joined.in_this_process().map_or(0, |joined| joined.core.num_nodes_waiting())
+    /// 1 if the world that was returned last is about to be replaced or was closed without success, otherwise 0.
+    fn num_nodes_waiting(&self, py: Python<'_>) -> PyResult<u32> {
+        let Some(joined) = self.joined.in_this_process() else { return Ok(0) };
+        Process::current().admit(py)?;
+        Ok(joined.core.num_nodes_waiting())
     }
 
     #[getter]
-    fn change(&self) -> PyResult<Option<Change>> {
-        Ok(self.joined.get()?.core.change().map(Change::from))
+    fn change(&self, py: Python<'_>) -> PyResult<Option<Change>> {
+        Ok(self.polled(py)?.core.change().map(Change::from))
     }
 
     #[pyo3(signature = (*, timeout_seconds = None))]
@@ -128,10 +139,10 @@ impl Node {
         Ok(Call::wait_for(work, |_, change| Ok(change.map(Change::from))))
     }
 
-    /// How the run was closed; `None` while it is open as far as this node knows.
+    /// How the run was closed. `None` while it is open, as far as this node knows.
     #[getter]
-    fn closed(&self) -> PyResult<Option<Closed>> {
-        Ok(self.joined.get()?.core.subscribe().borrow().closed.clone().map(Closed::from))
+    fn closed(&self, py: Python<'_>) -> PyResult<Option<Closed>> {
+        Ok(self.polled(py)?.core.subscribe().borrow().closed.clone().map(Closed::from))
     }
 
     /// The run-wide store, which outlives rounds.
@@ -151,8 +162,8 @@ impl Node {
         }))
     }
 
-    /// Names of the members of this node's world that are alive and have not asked for their exit barrier; none once
-    /// this node is in another world, or the run has moved on so far that the plan is gone.
+    /// The names of the members of this node's world that are alive and have not entered their exit barrier. Empty
+    /// after this node entered another world, or after later rounds replaced the plan.
     #[pyo3(signature = (*, timeout_seconds = 5.0))]
     fn unfinished(&self, timeout_seconds: f64) -> PyResult<Call> {
         let limit = duration(timeout_seconds)?;
@@ -165,7 +176,17 @@ impl Node {
         Ok(Call::wait_for(work, |_, names| Ok(names?)))
     }
 
-    /// Tells the others that this node is about to go, while it is still there; whether that was acknowledged.
+    /// Asks the coordinator whether the member with this rank of the world that was returned last is dead.
+    #[pyo3(signature = (rank, *, why = "", timeout_seconds = 5.0))]
+    fn suspect(&self, rank: u32, why: &str, timeout_seconds: f64) -> PyResult<Call> {
+        let limit = duration(timeout_seconds)?;
+        let (joined, why) = (self.joined()?, why.to_owned());
+        let work = async move { joined.core.suspect(rank, &why, limit).await };
+        Ok(Call::write(work, |_, answer| Ok(operate::words(answer?))))
+    }
+
+    /// Announces to the other nodes that this node is about to leave, before it leaves. Returns whether that was
+    /// acknowledged.
     #[pyo3(signature = (*, why = "", timeout_seconds = 1.0))]
     fn mark_leaving(&self, why: &str, timeout_seconds: f64) -> PyResult<Call> {
         let limit = duration(timeout_seconds)?;
@@ -177,7 +198,7 @@ impl Node {
         Ok(Call::write(work, |_, done| Ok(done)))
     }
 
-    /// Leaves the run and gives the lease back.
+    /// Leaves the run and revokes the lease.
     #[pyo3(signature = (*, timeout_seconds = None))]
     fn leave(&self, timeout_seconds: Option<f64>) -> PyResult<Call> {
         let limit = optional_duration(timeout_seconds)?;
@@ -185,19 +206,10 @@ impl Node {
         Ok(Call::write(async move { joined.core.leave(limit).await }, |_, done| Ok(done)))
     }
 
-    /// Closes the run for good, then leaves. Whether the run is closed (by whomever).
+    /// Closes the run for good, then leaves. Returns whether the run is closed, by this node or another one.
     #[pyo3(signature = (outcome, *, why = "", timeout_seconds = None))]
     fn close(&self, outcome: &str, why: &str, timeout_seconds: Option<f64>) -> PyResult<Call> {
-        let outcome = match outcome {
-            "succeeded" => Outcome::Succeeded,
-            "failed" => Outcome::Failed,
-            "ended" => Outcome::Ended,
-            other => {
-                return Err(PyValueError::new_err(format!(
-                    "`outcome` must be `succeeded`, `failed` or `ended`, and is: `{other}`"
-                )));
-            }
-        };
+        let outcome = operate::outcome_of(outcome)?;
         let (joined, why) = (self.joined()?, why.to_owned());
         let limit = optional_duration(timeout_seconds)?.unwrap_or(joined.core.settings().close_timeout);
         let work = async move {
@@ -209,14 +221,14 @@ impl Node {
         Ok(Call::write(work, |_, done| Ok(done)))
     }
 
-    /// Begins to leave, and returns at once. The exit hook waits until the node has left.
+    /// Starts to leave, and returns at once. The exit hook waits until the node has left.
     fn abandon(&self) {
         if let Some(joined) = self.joined.in_this_process() {
             Process::current().abandon(joined);
         }
     }
 
-    /// Has the relay mark this node leaving when one of these signals arrives; replaces what was set before.
+    /// Makes the relay mark this node as leaving when one of these signals arrives. Replaces earlier signals.
     fn mark_leaving_on(&self, signals: Vec<i32>) -> PyResult<()> {
         Process::current().relay.follow(&self.joined.get()?.core, signals);
         Ok(())
@@ -255,8 +267,8 @@ impl Node {
     }
 
     #[getter]
-    fn state(&self) -> PyResult<&'static str> {
-        Ok(self.joined.get()?.core.subscribe().borrow().state.as_str())
+    fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.polled(py)?.core.subscribe().borrow().state.as_str())
     }
 
     fn __repr__(&self) -> String {
@@ -273,16 +285,22 @@ impl Node {
     fn joined(&self) -> PyResult<Arc<Joined>> {
         self.joined.get().map(Arc::clone)
     }
+
+    /// The node, for a value that threads may poll until the interpreter exits.
+    fn polled(&self, py: Python<'_>) -> PyResult<&Arc<Joined>> {
+        Process::current().admit(py)?;
+        self.joined.get()
+    }
 }
 
 impl Drop for Node {
-    /// A node that no variable holds any more can neither train nor leave by itself.
+    /// A node that no variable refers to any more can neither train nor leave by itself.
     fn drop(&mut self) {
         self.abandon();
     }
 }
 
-/// A call of ours that has no limit of its own.
+/// Runs a call of the core that has no time limit by itself.
 async fn tokio_timeout<T>(
     limit: Duration,
     call: impl Future<Output = crate::Result<T>>,
@@ -299,9 +317,8 @@ async fn tokio_timeout<T>(
 }
 
 pub(super) fn say_leaving(core: &CoreNode, why: &str) {
-    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
     tracing::info!(
         target: "lattice_rdzv::node",
-        "`{}` tells the others of run `{}` that it is about to leave{why}", core.name(), core.run_id()
+        "`{}` announces to run `{}` that it is about to leave{}", core.name(), core.run_id(), after_colon(why)
     );
 }

@@ -1,18 +1,19 @@
-//! The tokio runtime of this process, and how a Python thread waits for what runs on it.
+//! The tokio runtime of this process, and how a Python thread waits for tasks in it.
 //!
-//! Problem: threads do not survive a fork, so a child that used its parent's runtime would wait for ever, and dropping
-//! that runtime would join threads that are not there. A thread that waits without looking is deaf to Ctrl-C. And work
-//! that goes on while the interpreter ends crashes it.
+//! Problem: threads do not survive a fork. A child that used its parent's runtime would wait forever, and dropping that
+//! runtime would join threads that do not exist. A thread that waits without checking for signals does not react to
+//! Ctrl-C. And work that continues while the interpreter exits crashes it.
 //!
-//! Choice: everything of a process hangs on one slot that is keyed by its identity. A forked child finds another one there,
-//! makes its own and never touches the parent's again, locks included. Waiting is done in ticks without the GIL, with a
-//! look for signals between them. [`shutdown`] ends every pending call, waits until each is back in Python, and only
-//! then stops the runtime; nothing begins after it.
+//! Design: the state of a process is stored in one slot that is keyed by the identity of the process. A forked child
+//! finds another identity there, creates its own state, and never uses that of the parent again, not even its locks.
+//! Waits are divided into ticks without the GIL, with a check for signals between them. [`shutdown`] ends every pending
+//! call, waits until each has returned to Python, and only then stops the runtime. No call begins after it.
 //!
 //! Only daemon threads can still call while the interpreter exits. Python before 3.14 ends such a thread by unwinding
-//! its stack as soon as it asks for the GIL, which aborts the process if a frame of this library is on that stack. So
-//! this library executes no Python code in such a thread: it raises `SystemExit`, a built-in, and parks a thread that
-//! calls again.
+//! its stack as soon as it requests the GIL, which aborts the process if a frame of this library is on that stack.
+//! Therefore this library executes no Python code in such a thread: it raises `SystemExit`, a built-in, and parks a
+//! thread that calls again. Values that a program polls do so, too, because Python 3.10 itself may crash while a daemon
+//! thread still runs Python code: with a plain property instead of `run.change`, 9 of 600 exits crashed.
 
 use std::{
     cell::Cell,
@@ -42,23 +43,24 @@ use super::{
     signals::Relay,
 };
 
-/// Between two looks for signals. A person notices 100 ms.
+/// The time between two checks for signals. A person notices 100 ms.
 const TICK: Duration = Duration::from_millis(50);
 
-/// What `shutdown` may take.
+/// The time limit of `shutdown`.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 
-/// Keep-alives, watches and a coordinator: they mostly wait, and the machine is the training's.
+/// The number of worker threads. Keep-alives, watches, and a coordinator mostly wait, and the machine is there for the
+/// training.
 const WORKERS: usize = 2;
 
-/// For how long the thread for lookups stays.
+/// How long the thread for lookups exists.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// How many forks lie between this process and the one that imported the module.
+/// The number of forks between this process and the one that imported the module.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// Identifies this process among its ancestors. The pid alone does not: in a new pid namespace a child of pid 1 can be
-/// pid 1 again.
+/// Identifies this process among its ancestors. The pid alone is not sufficient, because in a new pid namespace a child
+/// of pid 1 can be pid 1 again.
 pub(super) type Identity = (u32, u32);
 
 pub(super) fn process_identity() -> Identity {
@@ -69,7 +71,7 @@ extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Counts forks from here on. Idempotent.
+/// Counts forks from now on. Idempotent.
 pub(super) fn watch_forks() -> PyResult<()> {
     static REGISTERED: OnceLock<i32> = OnceLock::new();
     let error = *REGISTERED.get_or_init(|| {
@@ -80,10 +82,10 @@ pub(super) fn watch_forks() -> PyResult<()> {
     if error == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(error).into()) }
 }
 
-/// The thread that Python had as its main thread at the import.
+/// The thread that was Python's main thread at the import.
 static MAIN_THREAD: AtomicU64 = AtomicU64::new(0);
 
-/// Remembers the main thread of Python, which is another than that of the process where Python is embedded.
+/// Stores the main thread of Python, which is not that of the process if Python is embedded.
 pub(super) fn find_main_thread(py: Python<'_>) -> PyResult<()> {
     let ident: Option<u64> =
         py.import("threading")?.call_method0("main_thread")?.getattr("ident")?.extract()?;
@@ -91,7 +93,8 @@ pub(super) fn find_main_thread(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Between two looks for signals in this thread. Python handles them in its main thread only, so other threads need none.
+/// The time between two checks for signals in this thread. Python handles signals only in its main thread, so other
+/// threads do not check.
 pub(super) fn tick() -> Option<Duration> {
     // SAFETY: neither call has preconditions.
     let (id, thread) = unsafe { (libc::gettid(), libc::pthread_self()) };
@@ -101,8 +104,8 @@ pub(super) fn tick() -> Option<Duration> {
     may_be_main.then_some(TICK)
 }
 
-/// Refuses an import outside the main interpreter: all of a process shares one runtime, and the end of a subinterpreter
-/// would stop it.
+/// Refuses an import outside the main interpreter, because one runtime is shared in a process, and the end of a
+/// subinterpreter would stop it.
 pub(super) fn refuse_subinterpreter(_: Python<'_>) -> PyResult<()> {
     // SAFETY: the caller is attached to an interpreter, so there is a current one.
     let id = unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
@@ -115,34 +118,34 @@ pub(super) fn refuse_subinterpreter(_: Python<'_>) -> PyResult<()> {
     )))
 }
 
-/// What belongs to one process and to none that is forked from it.
+/// The state of one process, which is not used in processes that are forked from it.
 #[derive(Debug)]
 pub(super) struct Process {
     identity: Identity,
     runtime: Mutex<State>,
     idle: Condvar,
-    /// Told when pending calls are to end.
+    /// Notified when pending calls must end.
     ending: watch::Sender<()>,
     /// Its log records.
     pub(super) logs: Queue,
     /// Its nodes.
     pub(super) members: Members,
-    /// Tells its nodes of signals.
+    /// Notifies its nodes of signals.
     pub(super) relay: Relay,
 }
 
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Calls that have begun and are not back in Python.
+    /// The number of calls that have begun and have not returned to Python.
     calls: usize,
-    /// The thread that runs the exit hook. Once it is known, no other thread may begin a call.
+    /// The thread that runs the exit hook. When it is set, no other thread may begin a call.
     exiting: Option<ThreadId>,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// Nothing was asked for yet.
+    /// It was not used yet.
     Unused,
     Running(Runtime),
     Ended,
@@ -151,12 +154,12 @@ enum Phase {
 static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
 
 impl Process {
-    /// That of this very process.
+    /// The state of this very process.
     pub(super) fn current() -> &'static Self {
         let identity = process_identity();
         let found = CURRENT.load(Ordering::Acquire);
-        // SAFETY: the pointer is null or came from `Box::leak` below, so what it points to is never freed; it is shared
-        // only, and what is written in it is behind its own locks.
+        // SAFETY: the pointer is null or came from `Box::leak` below, so its target is never freed. It is only shared,
+        // and its mutable parts have locks.
         if let Some(process) = unsafe { found.as_ref() }.filter(|process| process.identity == identity) {
             return process;
         }
@@ -170,26 +173,30 @@ impl Process {
             members: Members::default(),
             relay: Relay::default(),
         }));
-        // Whoever loses this race leaks a few hundred bytes, once in a process. So does a child with its parent's.
+        // The thread that loses this race leaks a few hundred bytes, once in a process. A child leaks its parent's
+        // state likewise.
         let winner = match CURRENT.compare_exchange(found, made, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => made,
             Err(other) => other,
         };
-        // SAFETY: as above; neither is null.
+        // SAFETY: as above. The pointer is not null.
         unsafe { &*winner }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every field is whole at any time.
+        // Every field is consistent at any time.
         self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn begin(&'static self, py: Python<'_>) -> PyResult<Ongoing> {
-        if self.refuses_this_thread() {
-            return Err(self.refuse(py));
-        }
-        // Without the GIL: the first call starts threads.
+        self.admit(py)?;
+        // Without the GIL, because the first call starts threads.
         py.detach(|| self.enter())?.ok_or_else(|| self.refuse(py))
+    }
+
+    /// Refuses this thread if another thread runs the exit hook.
+    pub(super) fn admit(&self, py: Python<'_>) -> PyResult<()> {
+        if self.refuses_this_thread() { Err(self.refuse(py)) } else { Ok(()) }
     }
 
     /// Whether another thread than this one runs the exit hook.
@@ -211,7 +218,7 @@ impl Process {
         PySystemExit::new_err(WHY)
     }
 
-    /// A call, unless the runtime has ended.
+    /// Begins a call. `None` if the runtime has ended.
     pub(super) fn enter(&'static self) -> PyResult<Option<Ongoing>> {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Unused) {
@@ -244,8 +251,8 @@ impl Process {
     }
 }
 
-/// Starts the runtime, and one thread for lookups of names, which lives as long: tokio would start it when it is needed
-/// and, were there no more threads by then, leave the lookup in its queue forever.
+/// Starts the runtime, and one thread for resolving names, which exists as long. Otherwise tokio would start it when it
+/// is needed, and if no more threads were available by then, the lookup would stay in the queue forever.
 fn start() -> PyResult<Runtime> {
     reserve_threads(WORKERS + 1).map_err(|error| no_threads(&error))?;
     let build = || {
@@ -255,12 +262,13 @@ fn start() -> PyResult<Runtime> {
         runtime.spawn_blocking(|| ());
         Ok(runtime)
     };
-    // tokio panics if it cannot start its first worker. Another process may have taken the threads meanwhile.
+    // tokio panics if it cannot start its first worker, for example because another process has used up the threads
+    // meanwhile.
     let panicked = |_| Err(std::io::Error::from(std::io::ErrorKind::WouldBlock));
     std::panic::catch_unwind(build).unwrap_or_else(panicked).map_err(|error| no_threads(&error))
 }
 
-/// Starts that many threads at once and ends them. tokio does not report a worker that it could not start.
+/// Starts so many threads at once and ends them, because tokio does not report a worker that it could not start.
 fn reserve_threads(count: usize) -> std::io::Result<()> {
     let ended = std::sync::RwLock::new(());
     std::thread::scope(|scope| {
@@ -287,7 +295,7 @@ fn park_for_good() {
     }
 }
 
-/// A call under way, from its beginning until it is back in Python.
+/// A call in progress, from its beginning until it has returned to Python.
 pub(super) struct Ongoing {
     process: &'static Process,
     pub(super) handle: Handle,
@@ -309,15 +317,15 @@ impl Drop for Ongoing {
     }
 }
 
-/// What a tick ended with.
+/// The end of a tick.
 enum Tick<T> {
     Done(T),
     Ending,
     Nothing,
 }
 
-/// Waits for a future without the GIL. It is dropped when a signal handler raises, and when the interpreter exits; a
-/// future that is done counts before a signal.
+/// Waits for a future without the GIL. The future is dropped when a signal handler raises, and when the interpreter
+/// exits. If the future is done, its result takes precedence over a signal.
 pub(super) fn block_on<T, F>(py: Python<'_>, future: F) -> PyResult<T>
 where
     T: Send,
@@ -340,10 +348,10 @@ where
             })
         });
         match end {
-            // At exit the nodes leave, which ends the call of a daemon thread with an error that nobody should see.
+            // At exit the nodes leave, which ends the call of a daemon thread with an error that must not be shown.
             Tick::Done(end) if !process.refuses_this_thread() => return Ok(end),
             Tick::Done(_) | Tick::Ending => {
-                // The call is over before its thread may be parked: the exit hook waits for pending calls.
+                // The call ends before its thread may be parked, because the exit hook waits for pending calls.
                 drop(ongoing);
                 return Err(process.refuse(py));
             }
@@ -352,14 +360,14 @@ where
     }
 }
 
-/// Runs what needs to be inside the runtime and does not wait, such as beginning a task.
-pub(super) fn within<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+/// Runs code that needs the runtime and does not wait, such as starting a task.
+pub(super) fn in_runtime<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
     let ongoing = Process::current().begin(py)?;
     let _inside = ongoing.handle.enter();
     work()
 }
 
-/// Ends the pending calls of other threads. From here on only this thread, which runs the exit hook, may call.
+/// Ends the pending calls of other threads. From now on only this thread, which runs the exit hook, may call.
 pub(super) fn end_calls() {
     let process = Process::current();
     process.lock().exiting = Some(thread::current().id());
@@ -368,12 +376,12 @@ pub(super) fn end_calls() {
 
 /// Stops the runtime of this process and ends pending calls, within [`SHUTDOWN_LIMIT`]. Idempotent.
 pub(super) fn shutdown(py: Python<'_>) {
-    // Without the GIL: the calls that are to end need it on their way back.
+    // Without the GIL, because the calls that are to end need it when they return.
     py.detach(|| Process::current().end());
 }
 
-/// Something of the native threads' that belongs to the process which made it. A forked child neither uses it nor drops
-/// it: it would give up its parent's lease, or wait for a lock whose holder is not there.
+/// A native value that belongs to the process that made it. A forked child neither uses nor drops it. Otherwise it
+/// would revoke its parent's lease, or wait for a lock whose holder does not exist.
 #[derive(Debug)]
 pub(super) struct OfProcess<T> {
     owner: Identity,
@@ -385,7 +393,7 @@ impl<T> OfProcess<T> {
         Self { owner: process_identity(), value: Some(value) }
     }
 
-    /// It, unless this is a forked child.
+    /// The value, unless this is a forked child.
     pub(super) fn in_this_process(&self) -> Option<&T> {
         self.value.as_ref().filter(|_| self.owner == process_identity())
     }

@@ -1,4 +1,4 @@
-//! Time-outs as Python passes them.
+//! Timeouts as Python passes them.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use pyo3::{exceptions::PyValueError, prelude::*};
 
 use crate::settings::LONGEST_SECONDS;
 
-/// From seconds; infinity, and what is longer than any setting may be, is the longest.
+/// Converts seconds. Infinity, and values above the maximum of all settings, become that maximum.
 ///
 /// # Errors
-/// `ValueError` for what is no number.
+/// `ValueError` if it is not a number.
 pub(super) fn duration(seconds: f64) -> PyResult<Duration> {
     if seconds.is_nan() {
         return Err(PyValueError::new_err("`timeout_seconds` must be a number, and is: nan"));
@@ -17,12 +17,12 @@ pub(super) fn duration(seconds: f64) -> PyResult<Duration> {
     Ok(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SECONDS)))
 }
 
-/// The same where no limit may be given.
+/// As [`duration`], for an optional limit.
 pub(super) fn optional_duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     seconds.map(duration).transpose()
 }
 
-/// The same where `None` means no limit.
+/// As [`duration`], where `None` means no limit.
 pub(super) fn limit(seconds: Option<f64>) -> PyResult<Duration> {
     duration(seconds.unwrap_or(f64::INFINITY))
 }

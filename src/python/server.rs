@@ -1,144 +1,165 @@
-//! `Server`: the embedded store as a server of this process.
+//! `Server`: the embedded server in this process.
 
-use std::{
-    path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use tokio::{sync::watch, time::timeout};
+use tokio::net::TcpListener;
 
-use super::{
-    errors::{LeftError, SettingsError},
-    runtime::{OfProcess, block_on, within},
-    seconds::optional_duration,
-};
+use super::{calls::Call, errors::SettingsError, served::Served};
 use crate::{
+    Error,
     backend::etcd::Pem,
+    dashboard::{Dashboard, DashboardOptions, RunSource},
     server::{Credentials, Server as CoreServer, ServerOptions, ServerTls, bind},
 };
 
-/// The embedded store as a server. It serves until it is stopped.
+/// The embedded server. It serves until it is stopped.
 #[derive(Debug)]
 #[pyclass(frozen, module = "lattice_rdzv._core")]
 pub(super) struct Server {
-    own: OfProcess<Own>,
+    served: Served<(CoreServer, Option<Dashboard>)>,
     endpoint: String,
     metrics_endpoint: Option<String>,
+    dashboard_endpoint: Option<String>,
     member_id: u64,
-}
-
-#[derive(Debug)]
-struct Own {
-    server: Mutex<Option<CoreServer>>,
-    stopped: watch::Sender<bool>,
 }
 
 #[pymethods]
 impl Server {
     #[staticmethod]
-    #[pyo3(signature = (host, port, *, cert = None, key = None, client_ca = None, user = None, password_file = None, metrics = None))]
+    #[pyo3(signature = (host, port, *, cert = None, key = None, client_ca = None, user = None, password_file = None, metrics = None, dashboard = None, dashboard_hosts = None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn start(
-        py: Python<'_>,
-        host: &str,
+        host: String,
         port: u16,
         cert: Option<PathBuf>,
         key: Option<PathBuf>,
         client_ca: Option<PathBuf>,
         user: Option<String>,
         password_file: Option<PathBuf>,
-        metrics: Option<(String, u16)>,
-    ) -> PyResult<Self> {
-        let tls = match (cert, key) {
-            (Some(cert), Some(key)) => Some(ServerTls {
-                cert: Pem::File(cert),
-                key: Pem::File(key),
-                client_ca: client_ca.map(Pem::File),
-            }),
-            (None, None) if client_ca.is_none() => None,
-            _ => {
-                return Err(together(
-                    "a certificate and its key go together, and the authority of clients' certificates needs both: pass `cert` and `key`",
-                ));
-            }
+        metrics: Option<Address>,
+        dashboard: Option<Address>,
+        dashboard_hosts: Option<Vec<String>>,
+    ) -> PyResult<Call> {
+        let (tls, login) = (tls(cert, key, client_ca)?, Login::new(user, password_file)?);
+        let work = async move {
+            let user = login.read()?;
+            let listener = bind(&host, port).await?;
+            let page = DashboardOptions {
+                host: dashboard.as_ref().map(|(host, _)| host.clone()).unwrap_or_default(),
+                hosts: dashboard_hosts.unwrap_or_default(),
+                // Browsers log in and have no client certificates.
+                tls: tls.clone().map(|tls| ServerTls { client_ca: None, ..tls }),
+                user: user.clone(),
+            };
+            let options = ServerOptions { tls, user, ..ServerOptions::default() };
+            let (metrics, dashboard) = (bind_optional(metrics).await?, bind_optional(dashboard).await?);
+            let mut server = CoreServer::start(listener, options)?;
+            let source = RunSource::of_server(&server);
+            let dashboard = dashboard.map(|listener| Dashboard::start(listener, source, page)).transpose()?;
+            let of_runs = dashboard.as_ref().map(Dashboard::metrics);
+            let metrics_endpoint =
+                metrics.map(|listener| server.serve_metrics(listener, of_runs)).transpose()?;
+            Ok::<_, Error>(Self {
+                endpoint: server.endpoint().to_owned(),
+                metrics_endpoint,
+                dashboard_endpoint: dashboard.as_ref().map(|dashboard| dashboard.endpoint().to_owned()),
+                member_id: server.member_id(),
+                served: Served::new((server, dashboard)),
+            })
         };
-        let user = match (user, password_file) {
-            (Some(user), Some(file)) => Some(py.detach(|| Credentials::from_file(user, &file))?),
-            (None, None) => None,
-            _ => {
-                return Err(together(
-                    "a user and the file with its password go together: pass `user` and `password_file`",
-                ));
-            }
-        };
-        let listener = block_on(py, bind(host, port))??;
-        let options = ServerOptions { tls, user, ..ServerOptions::default() };
-        let metrics = match metrics {
-            Some((host, port)) => Some(block_on(py, bind(&host, port))??),
-            None => None,
-        };
-        let mut server = within(py, || Ok(py.detach(|| CoreServer::start(listener, options))?))?;
-        let metrics_endpoint = match metrics {
-            Some(listener) => Some(within(py, || Ok(server.serve_metrics(listener)?))?),
-            None => None,
-        };
-        let (endpoint, member_id) = (server.endpoint().to_owned(), server.member_id());
-        let own = Own { server: Mutex::new(Some(server)), stopped: watch::Sender::new(false) };
-        Ok(Self { own: OfProcess::new(own), endpoint, metrics_endpoint, member_id })
+        Ok(Call::wait_for(work, |_, server| Ok(server?)))
     }
 
-    /// Where clients on this machine reach it.
+    /// The endpoint for clients on this machine.
     #[getter]
     fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Where programs on this machine reach the port for probes and Prometheus, if there is one.
+    /// The endpoint of the port for probes and Prometheus for programs on this machine, if there is one.
     #[getter]
     fn metrics_endpoint(&self) -> Option<&str> {
         self.metrics_endpoint.as_deref()
     }
 
-    /// By which clients tell it from another.
+    /// The endpoint of the dashboard for browsers on this machine, if there is one.
+    #[getter]
+    fn dashboard_endpoint(&self) -> Option<&str> {
+        self.dashboard_endpoint.as_deref()
+    }
+
+    /// The version, by which clients can distinguish it from another server.
     #[getter]
     fn member_id(&self) -> u64 {
         self.member_id
     }
 
-    /// Waits until it is stopped by another thread; false if the time was over first.
+    /// Waits until it is stopped. Returns false if the time limit expires first.
     #[pyo3(signature = (*, timeout_seconds = None))]
-    fn wait(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<bool> {
-        let limit = optional_duration(timeout_seconds)?;
-        let Some(own) = self.own.in_this_process() else {
-            return Err(LeftError::new_err(
-                "this server runs in the process that started it, which is another one",
-            ));
-        };
-        let mut stopped = own.stopped.subscribe();
-        block_on(py, async {
-            let stopped = stopped.wait_for(|stopped| *stopped);
-            match limit {
-                None => stopped.await.is_ok(),
-                Some(limit) => timeout(limit, stopped).await.is_ok(),
-            }
-        })
+    fn wait(&self, timeout_seconds: Option<f64>) -> PyResult<Call> {
+        self.served.wait(timeout_seconds)
     }
 
-    /// Tells its clients and ends, within two seconds. Does nothing in a forked child, nor a second time.
-    fn stop(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(own) = self.own.in_this_process() else { return Ok(()) };
-        let Some(server) = own.lock().take() else { return Ok(()) };
-        let end = block_on(py, server.stop());
-        own.stopped.send_replace(true);
-        end
+    /// Notifies its clients and stops, within two seconds. Has no effect in a forked child or if it was stopped before.
+    fn stop(&self) -> Call {
+        self.served.stop(|(server, dashboard)| async {
+            let dashboard = async {
+                if let Some(dashboard) = dashboard {
+                    dashboard.stop().await;
+                }
+            };
+            tokio::join!(dashboard, server.stop());
+        })
     }
 }
 
-impl Own {
-    fn lock(&self) -> MutexGuard<'_, Option<CoreServer>> {
-        // It holds one value, which is whole at any time.
-        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+/// The host and the port of a listener.
+pub(super) type Address = (String, u16);
+
+/// The certificate of a server, from files.
+pub(super) fn tls(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+) -> PyResult<Option<ServerTls>> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(ServerTls {
+            cert: Pem::File(cert),
+            key: Pem::File(key),
+            client_ca: client_ca.map(Pem::File),
+        })),
+        (None, None) if client_ca.is_none() => Ok(None),
+        _ => Err(together(
+            "a certificate and its key go together, and the authority of clients' certificates needs both: pass `cert` and `key`",
+        )),
+    }
+}
+
+/// The login of a server: a user, and the file with the password.
+pub(super) struct Login(Option<(String, PathBuf)>);
+
+impl Login {
+    pub(super) fn new(user: Option<String>, password_file: Option<PathBuf>) -> PyResult<Self> {
+        match (user, password_file) {
+            (Some(user), Some(file)) => Ok(Self(Some((user, file)))),
+            (None, None) => Ok(Self(None)),
+            _ => Err(together(
+                "a user and the file with its password go together: pass `user` and `password_file`",
+            )),
+        }
+    }
+
+    pub(super) fn read(self) -> Result<Option<Credentials>, Error> {
+        self.0.map(|(user, file)| Credentials::from_file(user, &file)).transpose()
+    }
+}
+
+/// Listens on an address, if there is one.
+pub(super) async fn bind_optional(address: Option<Address>) -> Result<Option<TcpListener>, Error> {
+    match address {
+        Some((host, port)) => Ok(Some(bind(&host, port).await?)),
+        None => Ok(None),
     }
 }
 

@@ -11,10 +11,12 @@ use pyo3::{
 use crate::{
     discovery::{Source, candidates, pod_facts},
     hosting::hosted_at,
+    run::Entropy,
     settings::{
         Arguments, Certificate, Credentials, NodeFailure, Origin, Settings as CoreSettings,
         unknown_variables, variables,
     },
+    status,
 };
 
 /// The configuration of a run, validated and immutable.
@@ -28,6 +30,14 @@ pub(super) struct Settings {
     endpoints_source: String,
     hosted_at: Option<String>,
     only_this_machine: bool,
+}
+
+impl Settings {
+    /// How a run is read with these settings, within this time.
+    pub(super) fn source(&self, limit: Duration) -> status::Source {
+        let (connection, environment) = (self.core.connection.clone(), self.environment.clone());
+        status::Source { connection, environment, entropy: Entropy::from_system(), limit }
+    }
 }
 
 #[pymethods]

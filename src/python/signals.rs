@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::{
     node::say_leaving,
-    runtime::{Process, within},
+    runtime::{Process, in_runtime},
 };
 use crate::{lock::lock, node::Node};
 
@@ -64,7 +64,7 @@ pub(super) fn descriptor(py: Python<'_>, forward_to: RawFd) -> PyResult<RawFd> {
     if let Some(descriptor) = &*descriptor {
         return Ok(descriptor.as_raw_fd());
     }
-    within(py, || {
+    in_runtime(py, || {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
@@ -104,6 +104,18 @@ async fn follow_signals(mut stream: tokio::net::UnixStream, routes: Arc<Mutex<Ro
             }
         }
     }
+}
+
+/// Sends SIGTERM to this process when an operator requests that the node leaves: whatever the program does on SIGTERM, such
+/// as saving a checkpoint, it does then.
+pub(super) fn follow_drain(node: &Arc<Node>) {
+    let mut snapshot = node.subscribe();
+    tokio::spawn(async move {
+        if snapshot.wait_for(|seen| seen.drained.is_some()).await.is_ok() {
+            // SAFETY: both calls take no pointers, and a process may send itself any signal.
+            unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+        }
+    });
 }
 
 /// Returns the name of a signal.

@@ -11,14 +11,14 @@ use crate::{
     store::{Item, Store as CoreStore},
 };
 
-/// A key-value space. Keys are text, values bytes. Each write is applied once.
+/// A key-value space. Keys are text, and values are bytes. Each write is applied once.
 #[derive(Debug)]
 #[pyclass(frozen, module = "lattice_rdzv._core")]
 pub(super) struct Store {
     own: OfProcess<Arc<Space>>,
 }
 
-/// A round's store, or the run-wide one, which is known once the run has begun.
+/// The store of a round, or the run-wide store, which is known after the run has begun.
 #[derive(Debug)]
 struct Space {
     joined: Arc<Joined>,
@@ -26,7 +26,7 @@ struct Space {
 }
 
 impl Space {
-    /// The core's store, and what is left of the limit.
+    /// The core's store, and the remaining time.
     async fn core(&self, limit: Duration) -> Result<(&CoreStore, Duration)> {
         let began = Instant::now();
         let core = self.core.get_or_try_init(|| self.joined.core.run_store(limit)).await?;
@@ -34,7 +34,7 @@ impl Space {
     }
 }
 
-/// What Python passes as a value: anything with the buffer protocol.
+/// A value that Python passes: any object with the buffer protocol.
 struct Value(Vec<u8>);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Value {
@@ -65,7 +65,8 @@ impl Store {
     }
 }
 
-/// A call of a store: of the kind `wait_for` or `write`, by what it does with the core's store and the time that is left.
+/// A call of a store, of the kind `wait_for` or `write`, with a closure that receives the core's store and the
+/// remaining time.
 macro_rules! call {
     ($kind:ident, $store:ident, $timeout:expr, |$core:ident, $left:ident| $work:expr) => {
         call!($kind, $store, $timeout, |$core, $left| $work, |_, end| end)
@@ -121,7 +122,7 @@ impl Store {
         call!(write, self, timeout_seconds, |core, left| core.add(&key, amount, finished, left))
     }
 
-    /// Whether it put `desired`, and what the key holds afterwards.
+    /// Returns whether it put `desired`, and what the key holds afterwards.
     #[pyo3(signature = (key, expected, desired, *, timeout_seconds = 300.0))]
     fn compare_set(
         &self,
@@ -173,14 +174,14 @@ impl Store {
     fn queue_pop(&self, key: String, block: bool, timeout_seconds: Option<f64>) -> PyResult<Call> {
         call!(wait_for, self, timeout_seconds, |core, left| core.queue_take(&key, block, left), |py, item| {
             if item.is_some() {
-                // A signal may have come in the same tick. If its handler raises, the next pop returns this item.
+                // A signal may have arrived in the same tick. If its handler raises, the next pop returns this item.
                 py.check_signals()?;
             }
             item.map(Item::accept)
         })
     }
 
-    /// Keeps a value that was popped and did not reach its receiver, for the node's next pop.
+    /// Keeps a value that was popped but did not reach its receiver, for the node's next pop.
     fn queue_keep(&self, key: String, value: Value) -> PyResult<Call> {
         call!(wait_for, self, None, |core, _left| async { core.queue_keep(&key, &value.0) })
     }

@@ -2,7 +2,7 @@
 
 use pyo3::{exceptions::PyIndexError, prelude::*, types::PyType};
 
-use crate::protocol::records::{ChangeKind, ChangeRecord, ClosedRecord, LastWorld, PlanEntry};
+use crate::protocol::records::{ChangeKind, ChangeRecord, ClosedRecord, PlanEntry, WorldMembership};
 
 /// One node of a world.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -58,8 +58,8 @@ pub(super) struct Change {
     nodes: Vec<String>,
 }
 
-impl From<(LastWorld, ChangeRecord)> for Change {
-    fn from((world, record): (LastWorld, ChangeRecord)) -> Self {
+impl From<(WorldMembership, ChangeRecord)> for Change {
+    fn from((world, record): (WorldMembership, ChangeRecord)) -> Self {
         let kind = match record.kind {
             ChangeKind::Lost => "lost",
             ChangeKind::Leaving => "leaving",

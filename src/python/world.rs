@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use pyo3::prelude::*;
 
 use super::{calls::Call, node::Joined, runtime::OfProcess, seconds::limit, store::Store, values::Member};
-use crate::{node::WorldFacts, protocol::records::LastWorld, store::Store as CoreStore};
+use crate::{node::WorldFacts, protocol::records::WorldMembership, store::Store as CoreStore};
 
 /// The nodes of a completed round, as one of them sees it.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct World {
     own: OfProcess<Own>,
 }
 
-/// What a forked child may not touch.
+/// The parts that a forked child must not use.
 #[derive(Debug)]
 struct Own {
     joined: Arc<Joined>,
@@ -34,10 +34,10 @@ impl World {
 
 #[pymethods]
 impl World {
-    /// Run id, life, round, rank, size, master address, master port, and why it was formed.
+    /// Run ID, life, round, rank, size, master address, master port, and the reason for the round.
     fn fields(&self) -> (&str, &str, u64, u32, u32, &str, u16, &str) {
         let WorldFacts { place, master_address, master_port, why, .. } = &*self.facts;
-        let LastWorld { life, round, rank, size, .. } = place;
+        let WorldMembership { life, round, rank, size, .. } = place;
         (&self.run_id, life, *round, *rank, *size, master_address, *master_port, why)
     }
 
@@ -74,7 +74,7 @@ impl World {
         Ok(Store::of_round(Arc::clone(joined), Arc::clone(store)))
     }
 
-    /// The same store, whose own writes are put back after the service came back empty.
+    /// The store of this round, with its own writes restored if the service loses its data.
     fn store_put_back(&self) -> PyResult<Store> {
         let Own { joined, store_put_back, .. } = self.own.get()?;
         let store = store_put_back.get_or_init(|| joined.core.round_store(&self.facts, true));
@@ -91,7 +91,7 @@ impl World {
     }
 
     fn __repr__(&self) -> String {
-        let LastWorld { round, rank, size, .. } = &self.facts.place;
+        let WorldMembership { round, rank, size, .. } = &self.facts.place;
         format!("<World run_id={:?} round={round} rank={rank} size={size}>", self.run_id)
     }
 }

@@ -10,11 +10,12 @@ use crate::{
     protocol::records::ClosedRecord,
 };
 
-/// How often the nodes that are still there renew the lease of the closing record and that of the run.
+/// How often the nodes that are still present renew the lease of the closing record and that of the run.
 const RENEWAL: Duration = Duration::from_secs(20);
 
-/// The first of these renewals comes at a random moment within this time, so that N nodes do not send 2 N of them at
-/// once, and those that leave soon send none. The lease of the run still has half of its time when the run is closed.
+/// The first of these renewals is sent at a random moment within this time, so that N nodes do not send 2 N renewals at
+/// once, and nodes that leave soon send none. When the run is closed, the lease of the run has at least half of its
+/// time left.
 const FIRST_RENEWAL: Duration = Duration::from_secs(10);
 
 /// A node in a closed run.
@@ -23,7 +24,7 @@ pub(super) struct Closed {
     /// The lease of the closing record and that of the run.
     leases: Vec<LeaseId>,
     renew_at: Instant,
-    /// Nothing if the node was not in the run.
+    /// `None` if the node was not in the run.
     pub(super) membership: Option<Box<Membership>>,
 }
 
@@ -35,8 +36,8 @@ impl Closed {
 }
 
 impl Session {
-    /// The run is closed by this record, which is attached to this lease (0 if it is gone). The membership remains until
-    /// the node leaves; the coordinator's task ends.
+    /// The run is closed by this record, which is attached to this lease (0 if the record is gone). The membership
+    /// remains until the node leaves. The coordinator's task ends.
     pub(super) fn handle_run_closed(&mut self, record: ClosedRecord, lease: LeaseId) {
         if !matches!(self.stage, Stage::Closed(_)) {
             tracing::info!("{}", record.message(&self.context.settings.run.run_id));

@@ -45,7 +45,7 @@ impl Session {
         }
         if let Some(moved) = moved.item(&read) {
             // The next life has begun and has moved the closing record there. Each attempt of this node compares that
-            // `ctl/round` is of this life, so none can be applied any more.
+            // `ctl/round` belongs to this life, so none can be applied any more.
             self.revoke_unused(own_lease, moved.lease);
         }
         let Some(membership) = self.stage.membership_mut() else { return Ok(()) };

@@ -1,13 +1,14 @@
-//! Following `ctl/` and the lease: what a node concludes from what it observes. There is no I/O here; what has to be done
-//! follows from the state ([`Work`](crate::protocol::work::Work)).
+//! Follows `ctl/` and the lease, and draws conclusions from them. There is no I/O here. The work that is due follows
+//! from the state ([`Work`](crate::protocol::work::Work)).
 
 use tokio::time::Instant;
 
 use super::{Session, membership::MembershipEvent, stage::Stage};
 use crate::{
-    backend::{LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
+    backend::{Event, LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
     error::{Error, Result},
     node::shared::HostLost,
+    protocol::records::{ChangeKind, DrainRecord, Record as _, after_colon},
     run::mismatch,
     settings::Settings,
 };
@@ -32,8 +33,8 @@ impl Session {
         }
     }
 
-    /// An answer has shown that the data of the service was replaced. The stores of this node wait until it has read what
-    /// that changed.
+    /// A response has shown that the data of the service was replaced. The stores of this node wait until it has read
+    /// the consequences.
     pub(super) fn handle_setback(&mut self) {
         if let Stage::In(membership) = &mut self.stage {
             self.setbacks.borrow_and_update();
@@ -41,6 +42,14 @@ impl Session {
             self.retry.end_pause();
         } else {
             self.accept_setbacks();
+        }
+    }
+
+    /// A store was refused because this node has no record: an observer has reported it dead, or the service lost its
+    /// data.
+    pub(super) fn handle_missing_record(&mut self) {
+        if let Stage::In(membership) = &mut self.stage {
+            membership.needs_resync = true;
         }
     }
 
@@ -57,15 +66,22 @@ impl Session {
         let state = membership.lease.state();
         let cause = state.trouble.unwrap_or_else(|| "no answer".to_owned());
         tracing::warn!(
-            "no renewal was acknowledged by the service at `{}` for {:.1} s, longer than the lease lives: whether this \
-             node still counts is uncertain; its work goes on; the last attempt: {cause}",
+            "the service at `{}` has acknowledged no renewal for {:.1} s, so the lease of this node may have expired; \
+             its work continues; the last attempt: {cause}",
             self.context.backend.endpoint(),
             state.acknowledged.elapsed().as_secs_f64()
         );
+        let ttl = state.ttl.as_secs_f64();
+        self.lose_host(format!("the service has not answered for {ttl} s"));
+    }
+
+    /// The node that hosts the service is lost, if there is one. The world has thereby lost a member.
+    pub(super) fn lose_host(&mut self, evidence: String) {
+        let Stage::In(membership) = &self.stage else { return };
         let host = membership.world.as_ref().and_then(|world| world.host.clone());
-        if let Some(host) = host.filter(|_| !self.context.hosts) {
-            tracing::warn!("lost {host}, which hosts the service: the world has lost a member");
-            self.lost.host = Some(HostLost { host, since: Instant::now() });
+        if let Some(host) = host.filter(|_| !self.context.hosts && self.lost.host.is_none()) {
+            tracing::warn!("lost {host}, which hosts the service: {evidence}");
+            self.lost.host = Some(HostLost { host, since: Instant::now(), evidence });
         }
     }
 
@@ -74,6 +90,7 @@ impl Session {
             Ok(Watched::Changes(changes)) => {
                 self.known.clear_watch_trouble();
                 for event in &changes.events {
+                    self.handle_drain(event);
                     match self.known.apply(&self.context, event) {
                         Ok(true) => self.reconcile(),
                         Ok(false) => {}
@@ -83,7 +100,8 @@ impl Session {
                         }
                     }
                     if !self.known.is_watched() {
-                        // The membership has ended. The rest concerns the node that joins next, which reads everything.
+                        // The membership has ended. The remaining steps concern the node that joins next, which reads
+                        // everything.
                         return;
                     }
                 }
@@ -101,19 +119,39 @@ impl Session {
             Err(error) => {
                 self.known.log_watch_trouble(&error);
                 self.known.pause_watch(LONGEST_BACKOFF);
+                self.question_host();
             }
         }
     }
 
-    /// Concludes what follows from `ctl/` as it is now.
+    /// An operator requests that this node leaves.
+    fn handle_drain(&mut self, event: &Event) {
+        let (Some(membership), Event::Put(item)) = (self.stage.membership(), event) else { return };
+        let key = self.context.keys.drain(membership.id);
+        if item.key != key.as_bytes() || self.owner.drained.is_some() {
+            return;
+        }
+        match DrainRecord::decode(&key, &item.value) {
+            Ok(request) => {
+                tracing::info!(
+                    "`{}` requests that this node leaves{}",
+                    request.by,
+                    after_colon(&request.why)
+                );
+                self.owner.drain(request);
+            }
+            Err(error) => tracing::warn!("a request that this node leaves is ignored: {error}"),
+        }
+    }
+
+    /// Draws the conclusions from the present records under `ctl/`.
     pub(super) fn reconcile(&mut self) {
         if matches!(self.stage, Stage::Closed(_)) {
             return;
         }
         let Some(membership) = self.stage.membership_mut() else { return };
-        let office = self.known.control.coordinator.as_ref();
-        membership.lease.observed_coordinator |=
-            office.is_some_and(|office| office.record.node != membership.id);
+        let term = self.known.control.coordinator.as_ref();
+        membership.lease.observed_coordinator |= term.is_some_and(|term| term.record.node != membership.id);
         let closed = self.known.control.closed.as_ref();
         let is_mine = |life: &String| membership.life.name.as_ref().is_none_or(|own| own == life);
         if let Some(closed) = closed.filter(|closed| is_mine(&closed.record.life)).cloned() {
@@ -143,12 +181,12 @@ impl Session {
         self.reconcile_coordinator();
     }
 
-    /// Concludes what follows from `ctl/round` as it is now.
+    /// Draws the conclusions from the present `ctl/round`.
     pub(super) fn reconcile_round(&mut self) {
         let Stage::In(membership) = &mut self.stage else { return };
         let Some(round) = self.known.control.round.clone() else {
-            // The lease of the run has expired, or the service lost its data, or a node has discarded the data of an older
-            // backup: a node that has a world says so in its record.
+            // The lease of the run has expired, or the service lost its data, or a node has discarded the data of an
+            // older backup. A node that has a world writes that into its record.
             membership.needs_resync |= membership.world.is_some();
             membership.candidacy.end_term_of_lost_round();
             return;
@@ -157,7 +195,7 @@ impl Session {
             task.had_round = true;
         }
         if membership.contradicts(&round.record) {
-            // A resync reads what follows for this node. The rest is up to the coordinator.
+            // A resync reads the consequences for this node. The coordinator does the rest.
             membership.request_resync(round.revision);
             return;
         }
@@ -168,16 +206,22 @@ impl Session {
         }
         let Stage::In(membership) = &mut self.stage else { return };
         membership.life.run_lease = round.lease;
-        if let (Some(place), Some(change)) = (membership.place(), &round.record.change)
-            && place.is_of(&round.record)
-            && self.shared.waiting() == 0
-        {
+        let (Some(place), Some(change)) = (membership.place(), &round.record.change) else { return };
+        if !place.is_of(&round.record) {
+            return;
+        }
+        let is_me = |name: &String| membership.world.as_ref().is_some_and(|world| world.name == *name);
+        if change.kind == ChangeKind::Lost && change.names.iter().any(is_me) {
+            // The other nodes have read that this node is dead, so its record may be gone.
+            membership.request_resync(round.revision);
+        }
+        if self.shared.waiting() == 0 {
             tracing::info!("round {} is about to be replaced: {}", round.record.round, change.why);
         }
     }
 
-    /// If the run has another lease than before, everything attached to the old one is lost. The stores must know that
-    /// before the record of this node is written to a service that came back empty: until then all their writes are
+    /// If the run has another lease than before, everything attached to the old lease is lost. The stores must know
+    /// that before the record of this node is written to a service that lost its data. Until then all their writes are
     /// rejected.
     pub(super) fn handle_run_lease_change(&mut self, lease: LeaseId) {
         let Stage::In(membership) = &mut self.stage else { return };
@@ -190,16 +234,14 @@ impl Session {
     /// Why this node cannot be in the run: its settings are not those of the run.
     pub(super) fn settings_mismatch(&self) -> Option<Error> {
         let control = &self.known.control;
-        let of_office = control
-            .coordinator
-            .as_ref()
-            .map(|office| (office.record.sizes(), format!("`{}`", office.record.name)));
+        let of_coordinator =
+            control.coordinator.as_ref().map(|term| (term.record.sizes(), format!("`{}`", term.record.name)));
         let of_round = control.round_record().map(|round| (round.sizes(), "an earlier node".to_owned()));
-        let (run, by) = of_round.or(of_office)?;
+        let (run, by) = of_round.or(of_coordinator)?;
         mismatch(&self.context.settings, run, &by)
     }
 
-    /// Why this node is refused: it is of another submission than the run.
+    /// Why this node is refused: it belongs to another submission than the run.
     fn refusal(&self) -> Option<Error> {
         let Stage::In(membership) = &self.stage else { return None };
         if membership.world.is_some() {

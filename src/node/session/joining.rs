@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::{
     Session,
+    checking::next_check,
+    coordinating::new_term,
     membership::{HeldLease, Membership},
-    office::new_term,
     outside::Outside,
     stage::Stage,
 };
@@ -16,7 +17,7 @@ use crate::{
     backend::{Compare, Header, LeaseId, Operation, Revision, Txn},
     error::Result,
     grant::Granted,
-    node::control::{Control, ControlGet, Kept},
+    node::control::{Control, ControlGet, Versioned},
     protocol::{
         closing::{Reuse, reuse},
         identity::{NodeId, nonce},
@@ -28,8 +29,9 @@ use crate::{
 /// How long a node that waits for the id of a closed run relies on its watch alone, because watches have lost events.
 const LONGEST_REUSE_WAIT: Duration = Duration::from_secs(60);
 
-/// A node that joins. Its id and lease are the same in all attempts, because one that was given up may still be applied.
-/// It takes another id only once the service has reported that the lease does not exist: then no attempt can be applied.
+/// A node that joins. Its ID and lease are equal in all attempts, because an attempt that was given up may still be
+/// applied. It takes another ID only after the service has reported that the lease does not exist, because then no
+/// attempt can be applied.
 pub(super) struct Joining {
     id: NodeId,
     pub(super) lease: HeldLease,
@@ -38,22 +40,22 @@ pub(super) struct Joining {
 
 /// The result of an attempt to join.
 enum Joined {
-    /// The node is in.
+    /// The node has joined.
     In {
         /// The records under `ctl/`.
         control: Box<Control>,
-        /// The head of the answer.
+        /// The header of the response.
         header: Header,
         /// The mod revision of its record.
         revision: Revision,
     },
     /// The life that the node was in is closed.
     Closed(ClosedRecord, LeaseId),
-    /// The run is closed; try again after so long at the latest, or once that closing is gone.
-    Later(Box<Kept<ClosedRecord>>, Duration),
+    /// The run is closed. Try again after this time at the latest, or when the closing record is deleted.
+    Later(Box<Versioned<ClosedRecord>>, Duration),
     /// The run is closed as succeeded, and this is the submission that succeeded.
     AlreadyDone(ClosedRecord),
-    /// Something moved in between: try again now.
+    /// A record has changed in between. Try again now.
     Again,
 }
 
@@ -71,7 +73,7 @@ impl Session {
             }
         }
         let Stage::Joining(joining) = &mut self.stage else { return Ok(()) };
-        // What the watch has reported since the last read is still valid, unless it was opened again meanwhile.
+        // The reports of the watch since the last read are still valid, unless it was opened again meanwhile.
         let connection = self.known.watch_connection();
         let is_watched = joining.outside.watched_on.take() == Some(connection)
             && self.context.backend.connection() == connection;
@@ -113,11 +115,13 @@ impl Session {
             Stage::Joining(joining) => {
                 let Joining { id, lease, .. } = *joining;
                 tracing::debug!(%id, "joined");
-                self.stage = Stage::In(Box::new(Membership::new(id, lease, record, revision, header)));
+                let check_at = next_check(&self.context);
+                let membership = Membership::new(id, lease, record, revision, header, check_at);
+                self.stage = Stage::In(Box::new(membership));
             }
             other => self.stage = other,
         }
-        // A new id has no data that the service could have lost.
+        // A new ID has no data that the service could have lost.
         self.accept_setbacks();
         self.known.set_read_revision(header.revision);
         self.reconcile();
@@ -135,8 +139,8 @@ impl Session {
     }
 }
 
-/// Takes a lease for a new id: at first, unless that took too long, the one that was granted when the node connected.
-/// Nothing was attempted under that lease, so it may as well expire.
+/// Acquires a lease for a new ID. The first time it is the lease that was granted when the node connected, unless too
+/// much time has passed. Nothing was attempted under that lease, so it can simply expire.
 async fn take_lease(context: &Arc<Context>) -> Result<(NodeId, HeldLease)> {
     let granted = context.take_granted().filter(Granted::is_fresh);
     let Granted { id, sent, ttl } = if let Some(granted) = granted {
@@ -156,7 +160,7 @@ impl Joining {
         &mut self,
         context: &Context,
         record: &NodeRecord,
-        closed: Option<Kept<ClosedRecord>>,
+        closed: Option<Versioned<ClosedRecord>>,
     ) -> Result<Joined> {
         if let Some(closed) = closed {
             return self.reuse(context, record, closed).await;
@@ -165,7 +169,7 @@ impl Joining {
         let keys = &context.keys;
         let node = keys.node(self.id);
         let (txn, control) = ControlGet::first(keys);
-        // An attempt that was given up may be applied later. It must not bring an old record back.
+        // An attempt that was given up may be applied later. It must not restore an old record.
         let when = [Compare::absent(keys.closed()), Compare::absent(node.as_str())];
         let put = Operation::put(node.as_str(), record.encode(), self.id.first_lease());
         let mut txn = txn.when(when).then([put]);
@@ -188,13 +192,13 @@ impl Joining {
             return Ok(Joined::In { control: Box::new(control), header: answer.header, revision });
         }
         if own.is_found(&answer) && control.closed.is_none() {
-            // An earlier attempt, whose answer was lost.
+            // An earlier attempt, whose response was lost.
             let revision = own.revision(&answer);
             return Ok(Joined::In { control: Box::new(control), header: answer.header, revision });
         }
         let Some(closed) = control.closed.clone() else { return Ok(Joined::Again) };
         if own.is_found(&answer) {
-            // It was in before the closing, without having known.
+            // The node had joined before the closing, without knowing it.
             return Ok(Joined::Closed(closed.record, closed.lease));
         }
         self.reuse(context, record, closed).await
@@ -204,7 +208,7 @@ impl Joining {
         &mut self,
         context: &Context,
         record: &NodeRecord,
-        closed: Kept<ClosedRecord>,
+        closed: Versioned<ClosedRecord>,
     ) -> Result<Joined> {
         let now = Instant::now();
         let since = match &self.outside.closed_since {
@@ -213,7 +217,11 @@ impl Joining {
                 self.outside.closed_since = Some((closed.record.life.clone(), now));
                 let ClosedRecord { outcome, by, .. } = &closed.record;
                 let outcome = outcome.as_str();
-                tracing::info!("found the run closed as {outcome} by `{by}`; its id may be used again");
+                tracing::info!(
+                    "the run was closed as {outcome} by `{by}`; a new job starts under its id after at most {} s \
+                     (`reuse_delay`), or at once with another `submission`",
+                    context.settings.reuse_delay.as_secs_f64()
+                );
                 now
             }
         };
@@ -231,7 +239,7 @@ impl Joining {
         &self,
         context: &Context,
         record: &NodeRecord,
-        closed: &Kept<ClosedRecord>,
+        closed: &Versioned<ClosedRecord>,
     ) -> Result<Joined> {
         let keys = &context.keys;
         let settings = &context.settings;
@@ -240,13 +248,13 @@ impl Joining {
         let (life, attempt) = (nonce(context.entropy.bits()), nonce(context.entropy.bits()));
         let forming = RoundRecord::forming(life, settings.min_nodes, settings.max_nodes, attempt);
         let round = RoundRecord { sizing: settings.sizing.clone(), ..forming };
-        let office = new_term(context, self.id);
+        let term = new_term(context, self.id);
         let node_lease = self.id.first_lease();
         let past = keys.closed_life(&closed.record.life);
         let begins = Txn::new(Operation::put(past, closed.record.encode(), closed.lease)).then([
             Operation::delete(keys.closed()),
             Operation::put(keys.round(), round.encode(), run_lease),
-            Operation::put(keys.coordinator(), office.encode(), node_lease),
+            Operation::put(keys.coordinator(), term.encode(), node_lease),
             Operation::put(keys.node(self.id), record.encode(), node_lease),
         ]);
         let unchanged = Compare::ModRevision(keys.closed().into(), closed.revision);
@@ -254,11 +262,9 @@ impl Joining {
         if answer.succeeded {
             let name = &closed.record.by;
             let outcome = closed.record.outcome.as_str();
-            tracing::info!(
-                "the run was closed as {outcome} by `{name}`; its id is used again, for a new life"
-            );
+            tracing::info!("the run was closed as {outcome} by `{name}`; a new job starts under its id");
         }
-        // Whether this attempt or another node's was applied: the next attempt to join reads it.
+        // The next attempt to join reads whether this attempt or that of another node was applied.
         Ok(Joined::Again)
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// What remains known when a membership ends: without the watch, and without a coordinator.
+    /// What remains known when a membership ends: everything except the watch and the coordinator.
     pub(super) fn without_watch(self) -> Self {
         let control = Control { coordinator: None, ..self.control };
         Self { control, watch: None, ..self }
@@ -47,7 +47,7 @@ impl Known {
         self.read_revision = revision;
     }
 
-    /// Watches from this revision on; from now if it is 0.
+    /// Watches from this revision on, or from now if it is 0.
     pub(super) fn watch_from(&mut self, context: &Context, revision: Revision) {
         let now = Instant::now();
         if let Some(watch) = &mut self.watch {
@@ -83,12 +83,12 @@ impl Known {
         self.watch.is_some()
     }
 
-    /// The connection of the open watch; 0 while there is none.
+    /// The connection of the open watch. 0 if there is none.
     pub(super) fn watch_connection(&self) -> u64 {
         self.watch.as_ref().map_or(0, |watch| watch.watcher.resumed_on())
     }
 
-    /// The next report of the watch. Waits without end if there is none. Cancel-safe.
+    /// The next report of the watch. Never returns if there is none. Cancel-safe.
     pub(super) async fn next_report(&mut self) -> Result<Watched> {
         match &mut self.watch {
             Some(watch) => {
@@ -106,7 +106,7 @@ impl Known {
         }
     }
 
-    /// Logs a failure of the watch, unless it is the same as the last.
+    /// Logs a failure of the watch, unless it equals the last one.
     pub(super) fn log_watch_trouble(&mut self, error: &Error) {
         let Some(watch) = &mut self.watch else { return };
         let trouble = error.to_string();
@@ -116,7 +116,7 @@ impl Known {
         }
     }
 
-    /// The watch works again: its next failure is logged.
+    /// The watch works again, so its next failure is logged.
     pub(super) fn clear_watch_trouble(&mut self) {
         if let Some(watch) = &mut self.watch {
             watch.trouble = None;
@@ -132,10 +132,10 @@ impl Known {
         Ok(is_new)
     }
 
-    /// Logs the name of the coordinator if it is another one than before.
+    /// Logs the name of the coordinator if it has changed.
     pub(super) fn log_coordinator(&mut self, name: &str) {
         if self.coordinator_name.as_deref() != Some(name) {
-            tracing::info!("coordinator: `{name}` decides");
+            tracing::info!("the coordinator is `{name}`");
             self.set_coordinator_name(name);
         }
     }

@@ -8,12 +8,12 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use super::owner::Owner;
 use crate::{
     backend::{Header, KeyValue, LeaseId, Revision},
-    coordinator::{End, Office},
+    coordinator::{End, TermFence},
     lease::{Keeper, LeaseState},
     node::{control::Control, shared::WorldFacts},
     protocol::{
         identity::NodeId,
-        records::{LastWorld, NodeRecord, Phase, Record, RoundRecord},
+        records::{NodeRecord, Phase, Record, RoundRecord, WorldMembership},
         returning::Before,
         standing::has_unread_plan,
     },
@@ -28,8 +28,8 @@ pub(super) struct HeldLease {
     interruptions: u64,
     /// How long the service was silent in the last interruption, until the node has read what that changed.
     pub(super) silence: Duration,
-    /// Whether a coordinator was observed under this lease. Then an absent member is not merely returning from an
-    /// interruption that ended this lease too.
+    /// Whether a coordinator was observed under this lease. If so, an absent member is not merely returning from an
+    /// interruption that would also have ended this lease.
     pub(super) observed_coordinator: bool,
     /// Whether it was reported that the lease may have expired.
     pub(super) uncertain: bool,
@@ -57,10 +57,10 @@ impl HeldLease {
         self.state.borrow().clone()
     }
 
-    /// Waits for a change of the state.
+    /// Waits until the state changes.
     pub(super) async fn changed(&mut self) {
         if self.state.changed().await.is_err() {
-            // The keeper has ended, and its last state was read.
+            // The keep-alive task has ended, and its last state was read.
             std::future::pending::<()>().await;
         }
     }
@@ -87,11 +87,11 @@ impl HeldLease {
     }
 }
 
-/// The record of a node as it stands in the service.
+/// The record of a node as it is stored in the service.
 pub(super) struct StoredRecord {
     pub(super) record: NodeRecord,
     /// Each write of the record compares this revision. An earlier attempt may still be applied, and would otherwise
-    /// bring an old record back.
+    /// restore an old record.
     pub(super) revision: Revision,
     /// Whether it must be written even if it does not differ.
     pub(super) is_stale: bool,
@@ -100,16 +100,17 @@ pub(super) struct StoredRecord {
 /// The life of the run that a node is in.
 #[derive(Default)]
 pub(super) struct Life {
-    /// Its name, once a `ctl/round` was read.
+    /// Its name. `None` until a `ctl/round` was read.
     pub(super) name: Option<String>,
-    /// The lease of the run; 0 while it is not known.
+    /// The lease of the run. 0 while it is not known.
     pub(super) run_lease: LeaseId,
     /// The leases that the run had before. Each restored world takes a new one.
     past_run_leases: BTreeSet<LeaseId>,
 }
 
 impl Life {
-    /// Sets the lease of the run. Returns whether the run had another one, so that everything attached to that is lost.
+    /// Sets the lease of the run. Returns whether the run had another lease, so that everything attached to that is
+    /// lost.
     pub(super) fn replace_run_lease(&mut self, lease: LeaseId) -> bool {
         let replaced = self.run_lease != 0 && self.run_lease != lease;
         if replaced {
@@ -122,9 +123,9 @@ impl Life {
 
 /// A coordinator's task. Dropping it ends the task, but not the term.
 pub(super) struct CoordinatorTask {
-    pub(super) office: Office,
+    pub(super) term: TermFence,
     pub(super) task: JoinHandle<End>,
-    /// Whether there was a `ctl/round` in this term. If that is deleted, what the task knows is outdated.
+    /// Whether there was a `ctl/round` in this term. If it is deleted, what the task knows is outdated.
     pub(super) had_round: bool,
 }
 
@@ -139,7 +140,7 @@ impl Drop for CoordinatorTask {
 #[derive(Default)]
 pub(super) struct Candidacy {
     pub(super) task: Option<CoordinatorTask>,
-    /// The terms of this node that are over, by their nonces.
+    /// The terms of this node that have ended, by their nonces.
     ended_terms: BTreeSet<String>,
     /// When to campaign.
     pub(super) campaign_at: Option<Instant>,
@@ -153,15 +154,15 @@ impl Candidacy {
     /// Ends the coordinator's task, if there is one.
     pub(super) fn stop_coordinator(&mut self) {
         if let Some(task) = self.task.take() {
-            self.ended_terms.insert(task.office.record.nonce.clone());
+            self.ended_terms.insert(task.term.record.nonce.clone());
         }
     }
 
-    pub(super) fn has_ended(&self, office: &Office) -> bool {
-        self.ended_terms.contains(&office.record.nonce)
+    pub(super) fn has_ended(&self, term: &TermFence) -> bool {
+        self.ended_terms.contains(&term.record.nonce)
     }
 
-    /// There is no `ctl/round`. A term that knew one would wait for changes of a round that is deleted; the next term
+    /// There is no `ctl/round`. A term that knew one would wait for changes of a round that was deleted. The next term
     /// restores it.
     pub(super) fn end_term_of_lost_round(&mut self) {
         if self.task.as_ref().is_some_and(|task| task.had_round) {
@@ -201,25 +202,28 @@ pub(super) struct Membership {
     pub(super) world: Option<Arc<WorldFacts>>,
     /// The attempt whose plan was read last.
     pub(super) read_attempt: Option<String>,
-    /// The cluster, and the highest revision of a linearizable answer.
+    /// The cluster, and the highest revision of a linearizable response.
     header: Header,
     /// Whether an interruption may have changed something that was not read yet.
     pub(super) needs_resync: bool,
     /// The revision of the `ctl/round` because of which the node has read everything again.
     last_resync_revision: Revision,
     pub(super) candidacy: Candidacy,
+    /// When to compare what is known of `ctl/` with the service.
+    pub(super) check_at: Instant,
 }
 
 impl Membership {
-    /// A node whose record was written at `revision`, as an answer with this head shows.
+    /// A node whose record was written at `revision`, according to a response with this header.
     pub(super) fn new(
         id: NodeId,
         lease: HeldLease,
         record: NodeRecord,
         revision: Revision,
         header: Header,
+        check_at: Instant,
     ) -> Self {
-        // If the revision is an earlier one, an earlier attempt has written the record, perhaps with other contents.
+        // If the revision is earlier, an earlier attempt has written the record, perhaps with another content.
         let is_stale = revision != header.revision;
         Self {
             id,
@@ -233,6 +237,7 @@ impl Membership {
             needs_resync: false,
             last_resync_revision: 0,
             candidacy: Candidacy { campaign_at: Some(Instant::now()), ..Candidacy::default() },
+            check_at,
         }
     }
 
@@ -245,12 +250,12 @@ impl Membership {
         }
     }
 
-    pub(super) fn place(&self) -> Option<&LastWorld> {
+    pub(super) fn place(&self) -> Option<&WorldMembership> {
         self.world.as_ref().map(|world| &world.place)
     }
 
-    /// Whether the stored record differs from the one that it should be. Its world counts only while the world is
-    /// restored from the records, because otherwise no node reads it.
+    /// Whether the stored record must be updated. Its world counts only while the world is restored from the records,
+    /// because otherwise no node reads it.
     pub(super) fn record_needs_update(&self, context: &Context, owner: &Owner, control: &Control) -> bool {
         let stored = &self.record.record;
         let restoring = control.round_record().is_some_and(|round| round.phase == Phase::Restoring);
@@ -279,7 +284,7 @@ impl Membership {
         self.last_resync_revision = revision;
     }
 
-    /// Sets the head of a linearizable read of `ctl/`.
+    /// Records the header of a linearizable read of `ctl/`.
     pub(super) fn record_header(&mut self, header: Header) {
         self.header = header;
     }
@@ -303,7 +308,7 @@ impl Membership {
         }
     }
 
-    /// Adopts the stored record: an attempt whose answer was lost may have written it.
+    /// Adopts the stored record, which an attempt whose response was lost may have written.
     pub(super) fn adopt_stored_record(&mut self, item: &KeyValue) {
         self.record.revision = item.mod_revision;
         match NodeRecord::decode(&String::from_utf8_lossy(&item.key), &item.value) {
@@ -317,9 +322,10 @@ impl Membership {
         }
     }
 
-    /// The term of this node that still stands although it is over: no other node can become coordinator meanwhile.
-    pub(super) fn term_to_resign<'control>(&self, control: &'control Control) -> Option<&'control Office> {
-        let office = control.coordinator.as_ref()?;
-        (office.record.node == self.id && self.candidacy.has_ended(office)).then_some(office)
+    /// The term of this node that is still stored although it has ended. Meanwhile no other node can become
+    /// coordinator.
+    pub(super) fn term_to_resign<'control>(&self, control: &'control Control) -> Option<&'control TermFence> {
+        let term = control.coordinator.as_ref()?;
+        (term.record.node == self.id && self.candidacy.has_ended(term)).then_some(term)
     }
 }

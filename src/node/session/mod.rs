@@ -1,17 +1,21 @@
-//! The task of a node: it holds the lease, follows `ctl/`, does what is due, and publishes what it knows.
+//! The task of a node: it holds the lease, follows `ctl/`, does the work that is due, and publishes what it knows.
 //!
-//! Each state of a node is a type ([`Stage`]). What is due follows from that, from what the owner wants ([`Owner`]), and
-//! from the time ([`next_step`]). The session does one piece of [`Work`] at a time, and [`Session::finish`] applies the
-//! result: work that failed is done again after a pause for as long as it is due.
+//! Each state of a node is a type ([`Stage`]). The state, the wishes of the owner ([`Owner`]), and the time decide
+//! which work is due ([`next_step`]). The session does one piece of [`Work`] at a time, and [`Session::finish`]
+//! decides what follows: the next work, a pause, or the end. Work that failed is repeated after a pause, as long as it is
+//! due.
 
+mod checking;
 mod closed;
 mod closing;
+mod coordinating;
 mod following;
+mod inquiring;
 mod joining;
 mod known;
 mod leaving;
+mod lifelines;
 mod membership;
-mod office;
 mod outside;
 mod over;
 mod owner;
@@ -30,6 +34,7 @@ use tokio::{
 pub(super) use self::owner::Command;
 use self::{
     known::Known,
+    lifelines::{Watching, next_lifeline_event},
     membership::{Membership, MembershipEvent},
     owner::Owner,
     retry::Retry,
@@ -38,6 +43,7 @@ use self::{
 use super::shared::{HostLost, Shared, Snapshot, State};
 use crate::{
     error::{Error, Result},
+    lifeline::Lifelines,
     protocol::work::{Duties, Situation, Step, TermDuty, Work, next_step},
     run::Context,
 };
@@ -45,18 +51,18 @@ use crate::{
 /// What a node writes, for messages.
 const NODE_WRITES: &str = "what this node writes";
 
-/// The pause between attempts while a service that lost the run is restored.
+/// The pause between attempts while the run is restored in a service that lost it.
 pub(super) const RESTORE_PAUSE: Duration = Duration::from_millis(200);
 
-/// A pause without end.
+/// Longer than any timer.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Why the world that the owner has is over, although no record announces a change of it.
+/// Why the owner's world has ended, although no record announces a change of it.
 #[derive(Default)]
 struct LostWorld {
     /// The next round was formed without this node.
-    dropped: Option<String>,
-    /// The node that hosts the service is silent.
+    excluded: Option<String>,
+    /// The node that hosts the service is lost: it was silent for a TTL, or its address refuses.
     host: Option<HostLost>,
 }
 
@@ -72,9 +78,11 @@ pub(super) struct Session {
     known: Known,
     retry: Retry,
     lost: LostWorld,
-    /// How often the service has lost its data.
+    /// The lifelines, unless this node has none.
+    watching: Option<Watching>,
+    /// How often the run was found under another lease, which ends its stores.
     resets: u64,
-    /// How often the service's data was replaced, as the answers to this node show.
+    /// How many responses to this node showed that the data of the service was replaced.
     setbacks: watch::Receiver<u64>,
     left: bool,
 }
@@ -86,13 +94,16 @@ impl Session {
         commands: mpsc::Receiver<Command>,
         address: String,
         port: u16,
+        lifelines: Option<Box<dyn Lifelines>>,
     ) -> Self {
+        let lifeline_port = lifelines.as_ref().map(|lifelines| lifelines.port());
         Self {
             shared,
             commands,
             began: Instant::now(),
             stage: Stage::default(),
-            owner: Owner::new(address, port),
+            owner: Owner::new(address, port, lifeline_port),
+            watching: lifelines.map(Watching::new),
             known: Known::default(),
             retry: Retry::new(&context),
             lost: LostWorld::default(),
@@ -160,6 +171,7 @@ impl Session {
             has_unread_round: membership.has_unread_round(control),
             term,
             uncertain_at: membership.lease.uncertain_at().map(|at| self.moment(at)),
+            check_at: Some(self.moment(membership.check_at)),
         }
     }
 
@@ -173,6 +185,7 @@ impl Session {
             Work::ReadShard => self.read_shard().await,
             Work::Resign => self.resign().await,
             Work::Campaign => self.campaign().await,
+            Work::CheckControl => self.check_control().await,
             Work::RenewClosing => {
                 self.renew_closing().await;
                 Ok(())
@@ -184,14 +197,15 @@ impl Session {
         }
     }
 
-    /// Applies the result of a piece of work.
+    /// Decides what follows from the result of a piece of work.
     fn finish(&mut self, work: Work, result: Result<()>) {
-        if matches!(work, Work::RenewClosing | Work::ReportUncertainty) {
+        // Work on a timer sets its next time itself, so a failure of it delays no other work.
+        if matches!(work, Work::RenewClosing | Work::ReportUncertainty | Work::CheckControl) {
             return;
         }
         let error = match result {
             Ok(()) => {
-                if matches!(work, Work::Join | Work::PutRecord) {
+                if matches!(work, Work::Close | Work::Join | Work::PutRecord | Work::Campaign) {
                     self.context.refusals.clear(NODE_WRITES);
                 }
                 self.retry.succeeded();
@@ -212,7 +226,7 @@ impl Session {
             }
             return;
         }
-        // A certificate that is being renewed may be missing for a moment. That ends no node that is in a run.
+        // A certificate may be missing for a moment while it is renewed. That does not end a node that is in a run.
         let is_new = self.stage.membership().is_none();
         let is_fatal = match error {
             Error::Setting { .. } => is_new,
@@ -244,7 +258,9 @@ impl Session {
             },
             // Its sender is in the context of this node, so this cannot fail.
             _ = self.setbacks.changed() => self.handle_setback(),
+            () = self.context.record_missing.notified() => self.handle_missing_record(),
             event = next_membership_event(&mut self.stage) => self.handle_membership_event(event),
+            event = next_lifeline_event(&mut self.watching) => self.handle_lifeline_event(event),
             () = sleep_until(until) => {}
             report = self.known.next_report() => self.handle_watch_report(report),
         }
@@ -255,7 +271,8 @@ impl Session {
             Command::Seek { port, after } => {
                 if let Some(place) = self.stage.membership().and_then(Membership::place) {
                     if after.as_ref() != Some(place) {
-                        // A world formed while the command was on its way, with the port of before. The owner gets it now.
+                        // A world formed while the command was in flight, with the previous port. The owner receives it
+                        // now.
                         return;
                     }
                     self.owner.lowest_round = self.owner.lowest_round.max(place.round + 1);
@@ -263,6 +280,7 @@ impl Session {
                 self.owner.seek(port);
                 self.retry.end_pause();
             }
+            Command::WorldReturned => self.connect_lifelines(),
             Command::MarkLeaving { done } => match &self.stage {
                 Stage::In(_) | Stage::Over(_) => self.owner.mark_leaving(done),
                 Stage::Outside(_) | Stage::Joining(_) | Stage::Closed(_) => {
@@ -283,7 +301,7 @@ impl Session {
         }
     }
 
-    /// Whether the other nodes can read that this node is about to leave, or it concerns no other node.
+    /// Whether the other nodes can read that this node is about to leave, or it does not concern them.
     fn is_departure_announced(&self) -> bool {
         let is_announced = |membership: &Membership| membership.record.record.leaving;
         matches!(self.stage, Stage::Closed(_)) || self.stage.membership().is_none_or(is_announced)
@@ -300,7 +318,7 @@ impl Session {
         if membership.world.is_some() && !self.owner.seeks {
             return State::Member;
         }
-        // Once a change is announced, the world is about to end, and a node that waits expects a place in the next one.
+        // Once a change is announced, the world is about to end, and a waiting node expects a place in the next one.
         let control = &self.known.control;
         let full = control.round_record().is_some_and(|round| round.has_spares() && round.change.is_none());
         if full && membership.world.is_none() { State::Spare } else { State::Seeking }
@@ -319,12 +337,14 @@ impl Session {
             world: membership.and_then(|membership| membership.world.clone()),
             round: self.known.control.round_record().cloned(),
             closed,
-            dropped: self.lost.dropped.clone(),
+            excluded: self.lost.excluded.clone(),
             host_lost: self.lost.host.clone(),
             end,
             trouble: self.retry.trouble().cloned(),
             run_lease: membership.map_or(0, |membership| membership.life.run_lease),
             resets: self.resets,
+            false_alarms: self.owner.false_alarms.count,
+            drained: self.owner.drained.clone(),
         });
     }
 
@@ -343,13 +363,13 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// However the session ends, no caller waits for one that is over.
+    /// No caller may wait for a session that has ended, however it ended.
     fn drop(&mut self) {
         self.publish_end();
     }
 }
 
-/// Waits for an event of the membership, without end if there is none. Cancel-safe.
+/// Waits for an event of the membership. Never returns if there is none. Cancel-safe.
 async fn next_membership_event(stage: &mut Stage) -> MembershipEvent {
     match stage.membership_mut() {
         Some(membership) => membership.next_event().await,

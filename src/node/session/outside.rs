@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Outside {
     /// The life that it was in. If that is closed meanwhile, this node ends with it.
     pub(super) past_life: Option<String>,
-    /// The closed life whose run id it waits for, and since when.
+    /// The closed life whose run ID it waits for, and since when.
     pub(super) closed_since: Option<(String, Instant)>,
     /// The connection of the watch that was opened before `ctl/` was read last, while the node relies on that watch to
     /// report when the id of a closed run is used again.
@@ -47,7 +47,7 @@ impl Session {
             Some(membership) => {
                 self.revoke_later(membership.lease.id());
                 if let Some(place) = membership.place() {
-                    // Above every round that it has seen, even if the service has forgotten that round.
+                    // Higher than every round that it has seen, even if the service has lost that round.
                     self.owner.lowest_round = place.round + 1;
                 }
                 membership.life.name.clone()
@@ -64,9 +64,9 @@ impl Session {
         self.leave_membership();
         if let Some(world) = world {
             if self.shared.returned().is_some_and(|returned| returned.is_same_world(&world.place)) {
-                self.lost.dropped = Some(why);
+                self.lost.excluded = Some(why);
             } else {
-                // The owner never got this world and still waits for one.
+                // The owner never received this world and still waits for one.
                 self.owner.seeks = true;
             }
         }

@@ -2,17 +2,19 @@
 
 use tokio::sync::oneshot;
 
+use super::lifelines::FalseAlarms;
+
 use crate::{
     backend::LeaseId,
     protocol::{
         identity::NodeId,
-        records::{LastWorld, NodeRecord, Outcome},
+        records::{DrainRecord, NodeRecord, Outcome, WorldMembership},
         work::{Departure, Wants},
     },
     run::Context,
 };
 
-/// A request of the handle to its session. If a request is never answered, the session is over.
+/// A request of the handle to its session. If the session ends, a request may remain without a response.
 #[derive(Debug)]
 pub(in super::super) enum Command {
     /// Take part in the next round, unless there is a world that was not returned to the owner yet.
@@ -20,16 +22,18 @@ pub(in super::super) enum Command {
         /// The port on which the node would serve as master. `None` keeps the last one.
         port: Option<u16>,
         /// The world that was returned to the owner last.
-        after: Option<LastWorld>,
+        after: Option<WorldMembership>,
     },
+    /// The owner has the world that this node entered last.
+    WorldReturned,
     /// Announce that this node is about to leave.
     MarkLeaving {
-        /// Answered when the other nodes can read it.
+        /// Notified when the other nodes can read it.
         done: oneshot::Sender<()>,
     },
     /// Leave the run.
     Leave {
-        /// Answered when the service has acknowledged it.
+        /// Notified when the service has acknowledged it.
         done: oneshot::Sender<()>,
     },
     /// Close the run.
@@ -38,7 +42,7 @@ pub(in super::super) enum Command {
         outcome: Outcome,
         /// Why it ended.
         why: String,
-        /// Answered with whether the run is closed.
+        /// Receives whether the run is closed.
         done: oneshot::Sender<bool>,
     },
 }
@@ -47,8 +51,8 @@ pub(in super::super) enum Command {
 pub(super) struct Closing {
     pub(super) outcome: Outcome,
     pub(super) why: String,
-    /// The lease of the closing record, the same in all attempts. It is revoked only when it is known that no attempt
-    /// was applied and that none can be.
+    /// The lease of the closing record, which is equal in all attempts. It is revoked only when it is known that no
+    /// attempt was applied and that none can be.
     pub(super) lease: LeaseId,
     /// Whether the lease was requested from the service.
     pub(super) granted: bool,
@@ -68,6 +72,8 @@ impl Closing {
 pub(super) struct Owner {
     address: String,
     port: u16,
+    /// The port for lifelines, unless this node has none.
+    lifeline_port: Option<u16>,
     /// Whether the owner wants a world that it does not have.
     pub(super) seeks: bool,
     /// The lowest round that the owner accepts.
@@ -76,19 +82,25 @@ pub(super) struct Owner {
     leave_callers: Vec<oneshot::Sender<()>>,
     mark_callers: Vec<oneshot::Sender<()>>,
     pub(super) closing: Option<Closing>,
+    /// The request of an operator that this node leaves.
+    pub(super) drained: Option<DrainRecord>,
+    pub(super) false_alarms: FalseAlarms,
 }
 
 impl Owner {
-    pub(super) fn new(address: String, port: u16) -> Self {
+    pub(super) fn new(address: String, port: u16, lifeline_port: Option<u16>) -> Self {
         Self {
             address,
             port,
+            lifeline_port,
             seeks: true,
             lowest_round: 0,
             leaving: false,
             leave_callers: Vec::new(),
             mark_callers: Vec::new(),
             closing: None,
+            drained: None,
+            false_alarms: FalseAlarms::default(),
         }
     }
 
@@ -104,7 +116,7 @@ impl Owner {
     }
 
     /// The record that this node should have.
-    pub(super) fn desired_record(&self, context: &Context, world: Option<LastWorld>) -> NodeRecord {
+    pub(super) fn desired_record(&self, context: &Context, world: Option<WorldMembership>) -> NodeRecord {
         let settings = &context.settings;
         NodeRecord {
             name: settings.node_name.clone(),
@@ -120,10 +132,12 @@ impl Owner {
             leaving: self.leaving,
             hosts: context.hosts,
             submission: settings.submission.clone(),
+            lifeline: self.lifeline_port,
+            false_alarms: self.false_alarms.count,
         }
     }
 
-    /// Seeks a world. `port` is where this node would serve as master.
+    /// Requests a world. `port` is the port at which this node would serve as master.
     pub(super) fn seek(&mut self, port: Option<u16>) {
         self.port = port.unwrap_or(self.port);
         self.seeks = true;
@@ -134,7 +148,14 @@ impl Owner {
         self.mark_callers.push(done);
     }
 
-    /// Answers those who wait until the departure of this node is announced.
+    /// Announces the departure of this node because an operator requests it. The process of the node does everything
+    /// else that it would do on SIGTERM.
+    pub(super) fn drain(&mut self, request: DrainRecord) {
+        self.leaving = true;
+        self.drained.get_or_insert(request);
+    }
+
+    /// Notifies the callers that wait until the departure of this node is announced.
     pub(super) fn answer_marks(&mut self) {
         for done in self.mark_callers.drain(..) {
             let _ = done.send(());
@@ -145,15 +166,14 @@ impl Owner {
         self.leave_callers.push(done);
     }
 
-    /// Answers those who wait until this node has left.
+    /// Notifies the callers that wait until this node has left.
     pub(super) fn answer_leaves(&mut self) {
         for done in self.leave_callers.drain(..) {
             let _ = done.send(());
         }
     }
 
-    /// Closes the run. Only one closing is attempted at a time: a caller that comes later waits for the result of the
-    /// first.
+    /// Closes the run. Only one closing is attempted at a time. A later caller waits for the result of the first.
     pub(super) fn close(
         &mut self,
         context: &Context,
@@ -186,7 +206,7 @@ impl Owner {
         }
     }
 
-    /// Answers those who wait until the run is closed.
+    /// Notifies the callers that wait until the run is closed.
     pub(super) fn answer_closing(&mut self, closed: bool) {
         for caller in self.closing.take().into_iter().flat_map(|closing| closing.callers) {
             let _ = caller.send(closed);

@@ -1,4 +1,4 @@
-//! What a node does after an interruption: one read, one decision ([`after_break`]), and what that requires.
+//! What a node does after an interruption: one read, one decision ([`plan_recovery`]), and the actions that it requires.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::{
     protocol::{
         identity::NodeId,
         reading::RecordGet,
-        records::{ClosedRecord, LastWorld, Outcome, Record},
-        returning::{Found, Return, after_break, is_earlier_data},
+        records::{ClosedRecord, LostRecord, Outcome, Record, WorldMembership},
+        returning::{Found, Recovery, is_earlier_data, plan_recovery},
     },
 };
 
 impl Session {
-    /// Reads what an interruption has changed, and acts on it.
+    /// Reads what an interruption has changed, and reacts to it.
     pub(super) async fn resync(&mut self) -> Result<()> {
         let setbacks = *self.setbacks.borrow_and_update();
         let Stage::In(membership) = &mut self.stage else { return Ok(()) };
@@ -31,6 +31,9 @@ impl Session {
         let own = txn.get(keys.node(membership.id));
         let life_key = membership.life.name.as_ref().map(|life| keys.closed_life(life));
         let closed_life = life_key.map(|key| RecordGet::<ClosedRecord>::next(&mut txn, key));
+        let lost_key =
+            membership.place().map(|place| keys.lost_node(&place.life, place.round, membership.id));
+        let lost = lost_key.map(|key| RecordGet::<LostRecord>::next(&mut txn, key));
         let answer = self.context.backend.txn(txn).await?;
         let own = own.item(&answer);
         let control = match control.control(keys, &answer) {
@@ -40,6 +43,9 @@ impl Session {
                 return Ok(());
             }
         };
+        if let Some(Ok(Some(evidence))) = lost.map(|lost| lost.record(&answer)) {
+            self.owner.false_alarms.note(evidence);
+        }
         let lease = membership.lease.state();
         let found = Found {
             header: answer.header,
@@ -54,20 +60,20 @@ impl Session {
         if is_earlier_data(&before, &found) {
             return self.discard(&control).await;
         }
-        let next = after_break(&before, &found);
+        let next = plan_recovery(&before, &found);
         tracing::debug!(?next, "after an interruption");
         match next {
-            Return::GoOn => self.resume(control, answer.header, own),
-            Return::PutAgain | Return::Restore => {
-                self.handle_run_lease_change(if next == Return::PutAgain { found.run_lease } else { 0 });
+            Recovery::Continue => self.resume(control, answer.header, own),
+            Recovery::Reregister | Recovery::Restore => {
+                self.handle_run_lease_change(if next == Recovery::Reregister { found.run_lease } else { 0 });
                 self.reregister(control, answer.header, own).await?;
             }
-            Return::JoinAsNew(why) => {
+            Recovery::Rejoin(why) => {
                 self.known.control = control;
                 self.handle_exclusion(why.to_owned());
             }
-            Return::Closed(Some(record)) if self.is_of_another_job(&record) => self.start_over(&record),
-            Return::Closed(record) => {
+            Recovery::Closed(Some(record)) if self.is_of_another_job(&record) => self.start_over(&record),
+            Recovery::Closed(record) => {
                 let lease = control.closed.as_ref().map_or(0, |closed| closed.lease);
                 let record = record.unwrap_or_else(|| ClosedRecord {
                     life: before.life.unwrap_or_default(),
@@ -94,9 +100,10 @@ impl Session {
         if let Some(own) = own {
             membership.adopt_stored_record(own);
         }
-        // The service may have lost the world of this node although its lease lived. Then its record restores the world.
+        // The service may have lost the world of this node although its lease still exists. Then its record restores
+        // the world.
         let round = control.round_record();
-        let lost = |place: &LastWorld| {
+        let lost = |place: &WorldMembership| {
             round.is_none_or(|round| round.life != place.life || round.round < place.round)
         };
         membership.record.is_stale |= membership.place().is_some_and(lost);
@@ -119,16 +126,16 @@ impl Session {
         self.reconcile_coordinator();
     }
 
-    /// Deletes the `ctl/round` of an older backup, unless it has moved since it was read. All that stands under its lease
-    /// is void with that, because each write and read of a store compares the lease of `ctl/round`. The run is then
-    /// restored from the records of its nodes, as after the loss of all data.
+    /// Deletes the `ctl/round` of an older backup, unless it has changed since it was read. All keys that are attached
+    /// to its lease are then invalid, because each write and read of a store compares the lease of `ctl/round`. The run
+    /// is then restored from the records of its nodes, as after the loss of all data.
     async fn discard(&mut self, read: &Control) -> Result<()> {
         let place = self.stage.membership().and_then(|membership| membership.place());
         let (Some(stale), Some(place)) = (&read.round, place) else { return Ok(()) };
         let key = self.context.keys.round();
         let unchanged = Compare::ModRevision(key.as_str().into(), stale.revision);
         let txn = Txn::new(Operation::delete(key)).when([unchanged]);
-        // Whether this write or another node's was applied: the next resync reads it.
+        // The next resync reads whether this write or that of another node was applied.
         self.retry.pause(RESTORE_PAUSE);
         if self.context.backend.txn(txn).await?.succeeded {
             tracing::warn!(
@@ -150,13 +157,18 @@ impl Session {
         let lease = NodeId::from_random(context.entropy.bits()).first_lease();
         let sent = Instant::now();
         let ttl = context.backend.lease_grant(lease, context.settings.lease_ttl).await?;
-        let key = context.keys.node(membership.id);
+        let keys = &context.keys;
+        let key = keys.node(membership.id);
         let stored_revision = own.map_or(0, |item| item.mod_revision);
         let put = Txn::new(Operation::put(key.as_str(), record.encode(), lease)).when([
-            Compare::ModRevision(context.keys.round().into(), read.round_revision()),
-            Compare::absent(context.keys.closed()),
+            Compare::ModRevision(keys.round().into(), read.round_revision()),
+            Compare::absent(keys.closed()),
             Compare::ModRevision(key.into(), stored_revision),
         ]);
+        // A report of this node's death was wrong, and would still count at its next absence.
+        let reported =
+            membership.place().map(|place| keys.lost_node(&place.life, place.round, membership.id));
+        let put = put.then(reported.map(Operation::delete));
         let answer = context.backend.txn(put).await?;
         if !answer.succeeded {
             self.revoke_later(lease);
@@ -169,7 +181,9 @@ impl Session {
         membership.needs_resync = false;
         membership.record_header(header);
         let world = membership.place().map_or(0, |place| place.round);
-        tracing::warn!("the lease had ended; nobody was told, and this node is back in round {world}");
+        tracing::warn!(
+            "the lease had expired, but no loss was announced; this node is back in round {world}"
+        );
         self.follow_from(read, header);
         Ok(())
     }

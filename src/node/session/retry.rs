@@ -1,4 +1,4 @@
-//! When work that failed is tried again.
+//! When failed work is repeated.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ impl Retry {
         Self { at: None, trouble: None, backoff }
     }
 
-    /// When the pause ends; `None` if there is none.
+    /// When the pause ends. `None` if there is none.
     pub(super) fn at(&self) -> Option<Instant> {
         self.at
     }
@@ -38,12 +38,12 @@ impl Retry {
         self.at = None;
     }
 
-    /// Pauses although the work has not failed: the service has to change first.
+    /// Pauses although the work has not failed, because the service has to change first.
     pub(super) fn pause(&mut self, time: Duration) {
         self.at = Some(Instant::now() + time);
     }
 
-    /// Pauses after a failure, longer after each.
+    /// Pauses after a failure, each time for longer.
     pub(super) fn back_off(&mut self) {
         let delay = self.backoff.next_delay();
         self.pause(delay);

@@ -1,4 +1,5 @@
-//! The states of a node. Leaving a state is a move: what belongs to it is dropped with it, so no field is reset by hand.
+//! The states of a node. To leave a state is a move, which drops everything that belongs to it. So no field is reset by
+//! hand.
 
 use super::{closed::Closed, joining::Joining, membership::Membership, outside::Outside, over::Over};
 
@@ -6,7 +7,7 @@ use super::{closed::Closed, joining::Joining, membership::Membership, outside::O
 pub(super) enum Stage {
     /// Outside the run.
     Outside(Outside),
-    /// On its way into the run, with a lease.
+    /// Joining the run, with a lease.
     Joining(Box<Joining>),
     /// In the run.
     In(Box<Membership>),

@@ -11,7 +11,7 @@ use crate::{
     protocol::{
         cooldown::wait_of,
         reading::RecordGet,
-        records::{LastWorld, PlanShard, Record, RoundRecord},
+        records::{PlanShard, Record, RoundRecord, WorldMembership},
         standing::{Standing, standing},
     },
 };
@@ -62,19 +62,21 @@ impl Session {
                 let entry = shard.iter().flat_map(|shard| &shard.nodes).find(|entry| entry.id == id);
                 let own = &self.context.settings.node_name;
                 let name = entry.map_or(own, |entry| &entry.name).clone();
+                let neighbors = shard.as_ref().and_then(|shard| shard.neighbors.get(&id)).cloned();
                 self.enter_world(name, rank, &round.record);
+                self.enter_lifelines(neighbors.unwrap_or_default());
             }
-            Standing::Outside if has_finished => {
+            Standing::Excluded if has_finished => {
                 // The node continues to wait for its exit barrier in the world that it has.
                 tracing::info!("round {number} was formed without this node, which is finished");
             }
-            Standing::Outside if membership.world.is_some() => {
+            Standing::Excluded if membership.world.is_some() => {
                 self.handle_exclusion(format!(
                     "round {number} was formed without this node: {}",
                     round.record.why
                 ));
             }
-            Standing::Outside => {
+            Standing::Excluded => {
                 if let Some(wait) = wait_of(&round.record, &self.context.settings.node_name) {
                     tracing::warn!("no place in round {number} yet: {wait}");
                 }
@@ -92,9 +94,15 @@ impl Session {
 
     fn enter_world(&mut self, name: String, rank: u32, round: &RoundRecord) {
         let Stage::In(membership) = &mut self.stage else { return };
-        let RoundRecord { life, round: number, size, master_address, master_port, why, host, .. } = round;
-        let place =
-            LastWorld { life: life.clone(), round: *number, world: round.world.clone(), rank, size: *size };
+        let RoundRecord { life, round: number, size, master_address, master_port, why, .. } = round;
+        let place = WorldMembership {
+            life: life.clone(),
+            round: *number,
+            world: round.world.clone(),
+            rank,
+            size: *size,
+        };
+        tracing::Span::current().record("round", *number);
         tracing::info!(
             "round {number}: rank {rank} of {size}, rank 0 at {master_address}:{master_port}; {why}"
         );
@@ -106,7 +114,8 @@ impl Session {
             master_address: master_address.clone(),
             master_port: *master_port,
             why: why.clone(),
-            host: host.clone(),
+            host: round.host.clone(),
+            host_address: round.host_address.clone(),
         }));
         self.owner.seeks = false;
         self.lost = LostWorld::default();

@@ -1,6 +1,7 @@
-//! The term of office of a coordinator, and writing under it. Every write compares the election key's create revision
-//! and value, the last seen mod revision of `ctl/round`, and that the run is not closed: however late it arrives, and
-//! even in a store that was wiped since, it changes nothing once another has taken over.
+//! The term of a coordinator, and writing during it. Every write compares the create revision and the value of
+//! `ctl/coordinator`, the last known mod revision of `ctl/round`, and that the run is not closed. After another node became
+//! coordinator, a write therefore changes nothing, however late it arrives, and even if the service lost its data
+//! since.
 
 use tokio::time::Instant;
 
@@ -10,37 +11,40 @@ use crate::{
         retry::{Backoff, RetryPolicy},
     },
     error::{Applied, Error, Result},
-    protocol::records::{CoordinatorRecord, Record},
+    protocol::{
+        keys::RunKeys,
+        records::{CoordinatorRecord, Record},
+    },
     run::Context,
 };
 
 /// What a coordinator writes, for messages.
 pub(super) const COORDINATOR_WRITES: &str = "what the coordinator writes";
 
-/// One term of office.
+/// A term of a coordinator.
 #[derive(Clone, Debug)]
-pub struct Office {
-    /// What stands at `ctl/coordinator`.
+pub struct TermFence {
+    /// The record at `ctl/coordinator`.
     pub record: CoordinatorRecord,
     value: Vec<u8>,
     create_revision: Revision,
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written {
     /// It was applied at this revision.
     Done(Revision),
-    /// Another has taken office, or the run is closed.
-    OutOfOffice(&'static str),
-    /// `ctl/round` is not what it was, or a further condition does not hold: all must be read again.
+    /// Another node became coordinator, or the run is closed.
+    TermLost(&'static str),
+    /// `ctl/round` has changed, or another condition does not hold, so everything must be read again.
     Stale,
     /// There was nothing to write.
     Skipped,
 }
 
-impl Office {
-    /// The office that this item of `ctl/coordinator` gives.
+impl TermFence {
+    /// The term of this item at `ctl/coordinator`.
     ///
     /// # Errors
     /// [`Error::Record`] if it cannot be read.
@@ -54,9 +58,9 @@ impl Office {
         self.create_revision
     }
 
-    /// That this term has not ended, whatever else holds.
-    pub fn holds(&self, context: &Context) -> Vec<Compare> {
-        let key = context.keys.coordinator();
+    /// The conditions that this term has not ended.
+    pub fn holds(&self, keys: &RunKeys) -> Vec<Compare> {
+        let key = keys.coordinator();
         vec![
             Compare::CreateRevision(key.clone().into(), self.create_revision),
             Compare::Value(key.into(), self.value.clone()),
@@ -67,11 +71,11 @@ impl Office {
         item.is_some_and(|item| item.value == self.value && item.create_revision == self.create_revision)
     }
 
-    /// Writes under the fence, trying again for the length of the return window. `round` is the value that the write puts
-    /// at `ctl/round`, by which an attempt is recognized whose answer was lost.
+    /// Writes with the fencing check, and repeats the attempt for the length of the reconnect window. `round` is the
+    /// value that the write puts at `ctl/round`. It identifies an attempt whose response was lost.
     ///
     /// # Errors
-    /// What another attempt would not mend; [`Error::LeaseNotFound`] if the run's lease is gone.
+    /// Errors that another attempt would not avoid. [`Error::LeaseNotFound`] if the run's lease is gone.
     pub async fn write(
         &self,
         context: &Context,
@@ -98,12 +102,13 @@ impl Office {
         let keys = &context.keys;
         let fence =
             [Compare::ModRevision(keys.round().into(), round_revision), Compare::absent(keys.closed())];
-        let (txn, office_now) = Txn::read_if_refused(keys.coordinator());
-        let mut txn = txn.when(self.holds(context)).when(further).when(fence).then(then);
+        let (txn, coordinator_now) = Txn::read_if_refused(keys.coordinator());
+        let mut txn = txn.when(self.holds(&context.keys)).when(further).when(fence).then(then);
         let round_now = txn.get_if_refused(keys.round());
         let closed_now = txn.get_if_refused(keys.closed());
         let mut backoff = Backoff::new(RetryPolicy::default(), context.entropy.bits());
-        // Not for ever: meanwhile the term's other duties wait, and what it wants to write grows old.
+        // Not forever, because meanwhile the other duties of the term wait, and the content of the write becomes
+        // outdated.
         let deadline = Instant::now() + context.policy.return_window;
         let mut maybe_applied = false;
         loop {
@@ -128,22 +133,22 @@ impl Office {
             {
                 return Ok(Written::Done(item.mod_revision));
             }
-            if !self.is(office_now.item(&answer)) {
-                return Ok(Written::OutOfOffice("another node has taken office"));
+            if !self.is(coordinator_now.item(&answer)) {
+                return Ok(Written::TermLost("another node became coordinator"));
             }
             if closed_now.is_found(&answer) {
-                return Ok(Written::OutOfOffice("the run is closed"));
+                return Ok(Written::TermLost("the run is closed"));
             }
             return Ok(Written::Stale);
         }
     }
 
-    /// Gives the office back, if it still is this one. One attempt, which may be repeated.
+    /// Resigns, if this term has not ended. One attempt, which may be repeated.
     ///
     /// # Errors
-    /// What the attempt ended with.
+    /// The error of the attempt.
     pub async fn resign(&self, context: &Context) -> Result<()> {
         let resigning = Txn::new(Operation::delete(context.keys.coordinator()));
-        context.backend.txn(resigning.when(self.holds(context))).await.map(|_| ())
+        context.backend.txn(resigning.when(self.holds(&context.keys))).await.map(|_| ())
     }
 }

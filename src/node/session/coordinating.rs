@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Session, membership::CoordinatorTask, stage::Stage};
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+
+use super::{Session, lifelines::Watching, membership::CoordinatorTask, stage::Stage};
 use crate::{
     backend::{Compare, Operation, Txn, retry::LONGEST_BACKOFF},
     coordinator,
-    coordinator::{End, Office},
+    coordinator::{End, TermFence},
     error::Result,
     node::control::Control,
     protocol::{
@@ -33,7 +36,7 @@ impl Session {
     /// Starts or stops the coordinator's task, or schedules a campaign, as `ctl/coordinator` requires.
     pub(super) fn reconcile_coordinator(&mut self) {
         let Stage::In(membership) = &mut self.stage else { return };
-        let Some(office) = self.known.control.coordinator.clone() else {
+        let Some(term) = self.known.control.coordinator.clone() else {
             if membership.candidacy.campaign_at.is_none() {
                 let size = self.known.control.round_record().map_or(0, |round| round.size);
                 let spread = Duration::from_secs(1) * size / REJOINS_PER_SECOND;
@@ -43,20 +46,20 @@ impl Session {
             return;
         };
         membership.candidacy.campaign_at = None;
-        self.known.log_coordinator(&office.record.name);
-        let served = membership.candidacy.task.as_ref().map(|task| &task.office.record);
-        if office.record.node != membership.id {
+        self.known.log_coordinator(&term.record.name);
+        let served = membership.candidacy.task.as_ref().map(|task| &task.term.record);
+        if term.record.node != membership.id {
             membership.candidacy.stop_coordinator();
-        } else if !membership.candidacy.has_ended(&office) && served != Some(&office.record) {
+        } else if !membership.candidacy.has_ended(&term) && served != Some(&term.record) {
             let trusted = membership.lease.observed_coordinator;
-            self.start_coordinator(office, trusted);
+            self.start_coordinator(term, trusted);
         }
     }
 
     pub(super) async fn resign(&mut self) -> Result<()> {
         let Stage::In(membership) = &mut self.stage else { return Ok(()) };
-        if let Some(office) = membership.term_to_resign(&self.known.control) {
-            office.resign(&self.context).await?;
+        if let Some(term) = membership.term_to_resign(&self.known.control) {
+            term.resign(&self.context).await?;
             // Whatever `ctl/coordinator` names now, it is not this term.
             self.known.control.coordinator = None;
             membership.candidacy.campaign_in(LONGEST_BACKOFF);
@@ -88,33 +91,38 @@ impl Session {
         let trusted_before = membership.lease.observed_coordinator;
         self.known.control.coordinator = seen.coordinator;
         if answer.succeeded {
-            if let Some(office) = self.known.control.coordinator.clone() {
-                self.known.set_coordinator_name(&office.record.name);
-                self.start_coordinator(office, trusted_before);
+            if let Some(term) = self.known.control.coordinator.clone() {
+                self.known.set_coordinator_name(&term.record.name);
+                self.start_coordinator(term, trusted_before);
             }
         } else {
-            // What rejected this may be newer than what the watch has reported. Without it, the node would campaign again
-            // at once.
+            // The records that prevented this may be newer than the reports of the watch. Without them, the node would
+            // campaign again at once.
             self.known.control.closed = seen.closed;
             self.reconcile();
         }
         Ok(())
     }
 
-    fn start_coordinator(&mut self, office: Office, trusted: bool) {
+    fn start_coordinator(&mut self, term: TermFence, trusted: bool) {
         let Stage::In(membership) = &mut self.stage else { return };
         membership.candidacy.stop_coordinator();
         membership.lease.observed_coordinator = true;
-        tracing::debug!(nonce = office.record.nonce, trusted, "becoming coordinator");
-        let task = tokio::spawn(coordinator::serve(
+        tracing::debug!(nonce = term.record.nonce, trusted, "becoming coordinator");
+        // Without lifelines, inquiries have no effect.
+        let inquiries =
+            self.watching.as_ref().map_or_else(|| mpsc::unbounded_channel().0, Watching::inquiries);
+        let serving = coordinator::serve(
             Arc::clone(&self.context),
-            office.clone(),
+            term.clone(),
             membership.lease.keeper.state(),
             membership.lease.keeper.handle(),
             trusted,
-        ));
+            inquiries,
+        );
+        let task = tokio::spawn(serving.in_current_span());
         let had_round = self.known.control.round.is_some();
-        membership.candidacy.task = Some(CoordinatorTask { office, task, had_round });
+        membership.candidacy.task = Some(CoordinatorTask { term, task, had_round });
     }
 
     /// The coordinator's task has ended by itself.
