@@ -16,7 +16,7 @@ and others. The end of the `with` block leaves the run, but does not close it. `
 round, and `run.store` is one that outlives rounds. All errors are subclasses of `RendezvousError`.
 
 Without an etcd, use `with lattice_rdzv.serve() as server:`, which runs an embedded server at `server.endpoint`.
-`lattice_rdzv.aio` is the asyncio version of this API. `torchrun --rdzv-backend lattice` uses the same native core.
+`lattice_rdzv.aio` is the version of this API for asyncio and trio. `torchrun --rdzv-backend lattice` uses the same native core.
 """
 
 from lattice_rdzv import errors

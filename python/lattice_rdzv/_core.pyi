@@ -1,7 +1,7 @@
 """Interface of the native core. This module is private; the public names are in `lattice_rdzv`.
 
 Every method that waits returns a `Call`. Every function that waits releases the GIL and checks for signals at least every
-100 ms. If a signal handler raises, the wait ends with that exception. Time limits are in seconds (`timeout_seconds`), and
+50 ms. If a signal handler raises, the wait ends with that exception. Time limits are in seconds (`timeout_seconds`), and
 `None` means no limit unless a docstring names another default. A call that fails raises its error from `Call.wait` and
 `Call.result`.
 """
@@ -18,19 +18,27 @@ __all__ = [
     "Change",
     "Closed",
     "Completions",
+    "Dashboard",
     "Member",
     "Node",
     "Server",
     "Settings",
+    "StatusWatch",
     "Store",
     "World",
     "__version__",
+    "close_run",
+    "drain_node",
     "end_calls",
     "leave_all",
+    "lifelines_absence",
     "log_level",
     "log_records",
     "probe",
     "process_identity",
+    "report_lost",
+    "return_large_blocks",
+    "runs",
     "shutdown",
     "signal_descriptor",
     "status",
@@ -45,7 +53,7 @@ class Call(Generic[_T]):
     """A call of the core, which begins with `wait` or `start`. A call can begin once."""
 
     def wait(self) -> _T:
-        """Runs the call in this thread and returns its result. Checks for signals at least every 100 ms."""
+        """Runs the call in this thread and returns its result. Checks for signals at least every 50 ms."""
     def start(self, completions: Completions) -> int:
         """Runs the call as a task, and returns the number by which `completions` reports its end."""
     def result(self) -> _T:
@@ -243,12 +251,13 @@ class Node:
     """One node's session in a run."""
 
     @staticmethod
-    def join(settings: Settings, *, port: int | None = None) -> Call[Node]:
+    def join(settings: Settings, *, port: int | None = None, line_seconds: float | None = None) -> Call[Node]:
         """Connects, takes a lease, and writes this node's record, which requests a world.
 
         Args:
             settings: Settings of the node.
             port: Port on which this node serves if it becomes rank 0.
+            line_seconds: Interval of the log lines while the node waits. Default: 30 s, after a first one at 5 s.
 
         Raises:
             UnreachableError: The service was not found, or did not respond within `connect_timeout`.
@@ -271,7 +280,7 @@ class Node:
         """
     def num_nodes_waiting(self) -> int:
         """Returns 1 if the world that was returned last is about to be replaced, or the run was closed without success, and
-        0 otherwise. Costs one atomic read."""
+        0 otherwise. Sends no request."""
     @property
     def change(self) -> Change | None:
         """Reason why the world that was returned last is about to be replaced, or `None`."""
@@ -298,6 +307,9 @@ class Node:
         Raises:
             UnreachableError: The service did not respond within the limit.
         """
+    def suspect(self, rank: int, *, why: str = "", timeout_seconds: float = 5.0) -> Call[tuple[str, str]]:
+        """Has the coordinator ask whether the member with this rank of the world that was returned last is dead. The result
+        is as that of `report_lost`."""
     def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> Call[bool]:
         """Announces that this node is about to leave. Returns whether the service acknowledged it."""
     def leave(self, *, timeout_seconds: float | None = None) -> Call[bool]:
@@ -309,7 +321,8 @@ class Node:
         """Closes the run, which is final, and leaves, within `close_timeout` by default. Returns whether the run is closed,
         by this node or another one."""
     def abandon(self) -> None:
-        """Begins to leave, and returns at once. The exit hook waits until the node has left. Dropping a node does the same."""
+        """Begins to leave, and returns at once. The exit hook waits until the node has left. Dropping a node has this effect,
+        too."""
     def mark_leaving_on(self, signals: Sequence[int]) -> None:
         """Announces that this node is leaving when the signal relay receives one of these signals. Replaces the signals of
         an earlier call."""
@@ -408,7 +421,9 @@ class Server:
         user: str | None = None,
         password_file: str | PathLike[str] | None = None,
         metrics: tuple[str, int] | None = None,
-    ) -> Server:
+        dashboard: tuple[str, int] | None = None,
+        dashboard_hosts: Sequence[str] | None = None,
+    ) -> Call[Server]:
         """Starts the server.
 
         Args:
@@ -420,10 +435,13 @@ class Server:
             user: Name with which clients must log in. Requires `password_file`.
             password_file: File with the password, which is read at each login.
             metrics: Address and port of a second listener for metrics and probes.
+            dashboard: Address and port of a listener for the dashboard.
+            dashboard_hosts: Further host names of the dashboard.
 
         Raises:
             OSError: The server cannot listen there.
-            SettingsError: A file cannot be used, or a setting lacks its counterpart.
+            SettingsError: A file cannot be used, the counterpart of a setting is missing, or the dashboard would be open to other
+                machines without TLS and a login.
         """
     @property
     def endpoint(self) -> str:
@@ -432,20 +450,123 @@ class Server:
     def metrics_endpoint(self) -> str | None:
         """Address of the listener for metrics and probes, or `None`."""
     @property
+    def dashboard_endpoint(self) -> str | None:
+        """URL of the dashboard for browsers on this machine, or `None`."""
+    @property
     def member_id(self) -> int:
         """Random id, by which clients distinguish this server from an earlier one."""
-    def wait(self, *, timeout_seconds: float | None = None) -> bool:
-        """Waits until another thread stops the server. Returns false if the limit has passed."""
-    def stop(self) -> None:
+    def wait(self, *, timeout_seconds: float | None = None) -> Call[bool]:
+        """Waits until the server is stopped. Returns false if the limit has passed."""
+    def stop(self) -> Call[None]:
         """Notifies the clients and stops, within 2 s. Idempotent. Does nothing in a forked child."""
+
+@final
+class Dashboard:
+    """Runs as a page in a browser. It is served until it is stopped."""
+
+    @staticmethod
+    def start(
+        settings: Settings,
+        host: str,
+        port: int,
+        *,
+        hosts: Sequence[str] | None = None,
+        cert: str | PathLike[str] | None = None,
+        key: str | PathLike[str] | None = None,
+        user: str | None = None,
+        password_file: str | PathLike[str] | None = None,
+        metrics: tuple[str, int] | None = None,
+        timeout_seconds: float = 5.0,
+    ) -> Call[Dashboard]:
+        """Starts the dashboard. It connects to the service when a browser shows a run, so the service can start later.
+
+        Args:
+            settings: The tenant, and how its service is reached.
+            host: Address to listen on. `*` means all addresses.
+            port: Port to listen on. 0 means any free port.
+            hosts: Further host names under which browsers reach the dashboard.
+            cert: File with the certificate, which enables TLS. Requires `key`.
+            key: File with the private key of the certificate.
+            user: Name with which browsers must log in. Requires `password_file`.
+            password_file: File with the password.
+            metrics: Address and port of a second listener for metrics and probes.
+            timeout_seconds: Time limit for each read.
+
+        Raises:
+            OSError: The dashboard cannot listen there.
+            SettingsError: A file cannot be used, the counterpart of a setting is missing, or other machines can reach the address
+                and TLS or the login is missing.
+        """
+    @property
+    def endpoint(self) -> str:
+        """URL for browsers on this machine, for example `http://127.0.0.1:8089`."""
+    @property
+    def metrics_endpoint(self) -> str | None:
+        """URL of the listener for metrics and probes, or `None`."""
+    def wait(self, *, timeout_seconds: float | None = None) -> Call[bool]:
+        """Waits until the dashboard is stopped. Returns false if the limit has passed."""
+    def stop(self) -> Call[None]:
+        """Closes all pages and stops, within 2 s. Idempotent. Does nothing in a forked child."""
 
 def probe(settings: Settings, *, timeout_seconds: float = 5.0) -> str:
     """Reads the state of the service and returns it as JSON: endpoint, version, cluster id, errors, and whether this client
     can write (a separate key with a short lease). If the service cannot be reached, the JSON contains the error and its
     kind: `refused` (no program listens there), `unavailable`, `not_etcd`, `denied`, `setting`, or `other`."""
 
-def status(settings: Settings, *, timeout_seconds: float = 5.0) -> Call[str]:
-    """Reads the run from the service and returns it as JSON: round, coordinator, nodes, history, closing.
+def lifelines_absence(settings: Settings) -> str | None:
+    """Returns why a node with these settings would have no lifelines on this machine, or `None` if it would have them."""
+
+def status(
+    settings: Settings,
+    *,
+    timeout_seconds: float = 5.0,
+    names: Sequence[str] | None = None,
+    or_unreachable: bool = False,
+) -> Call[str]:
+    """Reads the run from the service and returns its status as JSON (`lattice_rdzv.types.RunStatus`).
+
+    Args:
+        settings: The run, and how its service is reached.
+        timeout_seconds: Time limit for the whole call.
+        names: Nodes whose last sign of life is read too.
+        or_unreachable: Describe a service that does not respond as a status, instead of raising an error.
+
+    Raises:
+        UnreachableError: The service was not found, or did not respond within the limit.
+    """
+
+def runs(settings: Settings, *, timeout_seconds: float = 5.0) -> Call[str]:
+    """Reads the status of each run of the tenant and returns them as a JSON list.
+
+    Raises:
+        UnreachableError: The service was not found, or did not respond within the limit.
+    """
+
+@final
+class StatusWatch:
+    """Follows a run by watches, without joining it."""
+
+    def __new__(cls, settings: Settings, *, timeout_seconds: float = 5.0) -> StatusWatch: ...
+    def next(self, *, timeout_seconds: float) -> Call[tuple[str, bool]]:
+        """Waits for the next change, at most for `timeout_seconds`. Returns the status as JSON, and whether the run changed.
+        The first call returns at once.
+
+        Raises:
+            UnreachableError: The service was not found, or did not respond within the limit of the watch.
+        """
+
+def close_run(
+    settings: Settings, outcome: str, *, by: str, why: str = "", timeout_seconds: float = 5.0
+) -> Call[tuple[bool, str, str, str] | None]:
+    """Closes the run for good, without joining it. Returns whether this call closed it, and the outcome, the closer and the
+    reason of the closing. `None` if there is no such run.
+
+    Raises:
+        UnreachableError: The service was not found, or did not respond within the limit.
+    """
+
+def drain_node(settings: Settings, node: str, *, by: str, why: str = "", timeout_seconds: float = 5.0) -> Call[bool]:
+    """Requests that the node with this id leaves the run as on SIGTERM. Returns whether that node is in the run.
 
     Raises:
         UnreachableError: The service was not found, or did not respond within the limit.
@@ -455,9 +576,19 @@ def process_identity() -> tuple[int, int]:
     """Returns the PID and the number of forks since the process that imported this module. The PID alone can repeat in a new
     PID namespace."""
 
-def log_records(*, timeout_seconds: float) -> list[tuple[int, str, str]]:
+def log_records(*, timeout_seconds: float) -> list[tuple[int, str, str, tuple[str | None, str | None, int | None]]]:
     """Waits for log records, and returns level (as in `logging`), logger (`lattice_rdzv.node`), and message of each. After
     `shutdown`, returns the remaining records at once."""
+
+def report_lost(
+    settings: Settings, node: str, *, by: str, why: str = "", force: bool = False, timeout_seconds: float = 5.0
+) -> Call[tuple[str, str]]:
+    """Has the coordinator ask whether the node with this id is dead, or, with `force`, declares it dead. The result is a word
+    and a detail: `lost` and the evidence; `gone`, because the node has left or its lease has ended; `alive`; `unknown`,
+    because its address does not show it; `unanswered` in time; `void` and the reason."""
+
+def return_large_blocks() -> None:
+    """Makes the allocator return each large block to the system when it is freed. For a process that only serves."""
 
 def log_level(level: int) -> None:
     """Sets the lowest level that is recorded."""

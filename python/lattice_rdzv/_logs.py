@@ -5,6 +5,9 @@ exit. Design: the core queues its records, and a daemon thread fetches them. Lev
 two exceptions. torchrun does not configure `logging`, so under torchrun and `lattice-rdzv` the level is `info`, and this
 module adds a handler that writes to stderr if neither the root logger nor the logger `lattice_rdzv` has one. If
 `LATTICE_RDZV_LOG` is set (`off`, `debug`, `info`, `warning`, `error`), its level and the handler apply to every program.
+With `LATTICE_RDZV_LOG_FORMAT=json`, that handler writes one JSON object for each line, with the run, the node and the round.
+Every record has these as attributes for other handlers, too. On a terminal, the lines of a waiting node (logger
+`lattice_rdzv.waiting`) come every second, and the handler replaces each of them by the next line.
 
 The exit hook waits for the thread with a time limit and logs nothing itself: a handler of `logging` takes a lock, which
 an exception in a signal handler may have left locked.
@@ -16,6 +19,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 from lattice_rdzv import _core, _threads
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 VARIABLE = "LATTICE_RDZV_LOG"
+FORMAT_VARIABLE = "LATTICE_RDZV_LOG_FORMAT"
 LEVELS = {
     "off": logging.CRITICAL + 10,
     "error": logging.ERROR,
@@ -36,12 +41,42 @@ LEVELS = {
 
 # Maximum delay until a level that the application changes reaches the core. Records arrive without this delay.
 _FETCH_SECONDS = 5.0
+# The interval of the lines of a waiting node on a terminal, and their logger.
+_REDRAW_SECONDS = 1.0
+_WAITING = "lattice_rdzv.waiting"
 # How long an exit waits for the remaining records.
 _LAST_RECORDS_SECONDS = 1.0
 
 # The log thread of each process, by process identity. A forked child inherits the entry of its parent, but not the thread.
 _started: dict[tuple[int, int], _LogThread] = {}
 _is_of_a_command = False
+# The run, the node and the round of records that Python code of this package creates: those of the node that joined last.
+_origin: dict[str, str | int | None] = {"run": None, "node": None, "round": None}
+
+
+def note_origin(**origin: str | int | None) -> None:
+    """Sets the `run`, `node` or `round` of later records of Python code."""
+    _origin.update(origin)
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object in one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the JSON with the time in UTC, the level, the logger, the message, and the origin."""
+        import json
+
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields: dict[str, object] = {
+            "time": f"{moment}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{name: getattr(record, name, known) for name, known in _origin.items()},
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -50,15 +85,38 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
     def __init__(self) -> None:
         # Not `StreamHandler`'s, which would keep the stream of this moment.
         logging.Handler.__init__(self)
+        # The rows of the terminal that the next record replaces.
+        self._rows = 0
 
     @property
     def stream(self) -> TextIO:
         """The stream that a program may have redirected after it joined."""
         return sys.stderr
 
+    def redraws(self) -> bool:
+        """Returns whether the stream is a terminal on which a line can be replaced."""
+        if logging.getLogger().handlers or isinstance(self.formatter, JsonFormatter):
+            return False
+        return self.stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
-            super().emit(record)
+        if logging.getLogger().handlers:
+            return
+        try:
+            text = self.format(record)
+            erase = "\r" + "\x1b[A" * (self._rows - 1) + "\x1b[J" if self._rows else ""
+            is_replaced = record.name == _WAITING and self.redraws()
+            self._rows = -(-len(text) // os.get_terminal_size(self.stream.fileno()).columns) if is_replaced else 0
+            self.stream.write(erase + text + ("" if is_replaced else "\n"))
+            self.flush()
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        if self._rows:
+            self._rows = 0
+            self.stream.write("\n")
+        super().close()
 
 
 def is_of_a_command() -> None:
@@ -71,7 +129,7 @@ def start() -> None:
     """Configures the logger `lattice_rdzv` and starts the thread, once per process.
 
     Raises:
-        SettingsError: `LATTICE_RDZV_LOG` is not one of the five levels.
+        SettingsError: `LATTICE_RDZV_LOG` or `LATTICE_RDZV_LOG_FORMAT` has an unknown value.
         RendezvousError: The thread cannot be started.
     """
     identity = _core.process_identity()
@@ -150,13 +208,35 @@ def level_from_environment() -> int | None:
     return LEVELS[word]
 
 
+def line_seconds() -> float | None:
+    """Returns the interval of the lines of a waiting node if they replace each other on a terminal, and otherwise `None`."""
+    handlers = logging.getLogger("lattice_rdzv").handlers
+    replaces = any(isinstance(handler, _StderrHandler) and handler.redraws() for handler in handlers)
+    return _REDRAW_SECONDS if replaces else None
+
+
+def is_json() -> bool:
+    """Returns whether `LATTICE_RDZV_LOG_FORMAT` requests JSON.
+
+    Raises:
+        SettingsError: The value is neither `text` nor `json`.
+    """
+    from lattice_rdzv.errors import SettingsError
+
+    word = os.environ.get(FORMAT_VARIABLE, "").strip().lower()
+    if word not in ("", "text", "json"):
+        raise SettingsError(f"environment `{FORMAT_VARIABLE}` must be `text` or `json`, but is `{word}`")
+    return word == "json"
+
+
 def _configure() -> None:
+    formatter = JsonFormatter() if is_json() else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logger = logging.getLogger("lattice_rdzv")
     wanted = level_from_environment()
     bare = not logging.getLogger().handlers and not logger.handlers
     if bare and (_is_of_a_command or wanted is not None):
         handler = _StderrHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(formatter)
         logger.addHandler(handler)
     if wanted is not None:
         logger.setLevel(wanted)
@@ -165,8 +245,9 @@ def _configure() -> None:
     _core.log_level(logger.getEffectiveLevel())
 
 
-def _emit(records: list[tuple[int, str, str]]) -> None:
-    for level, target, message in records:
+def _emit(records: list[tuple[int, str, str, tuple[str | None, str | None, int | None]]]) -> None:
+    for level, target, message, (run, node, number) in records:
         logger = logging.getLogger(target)
         if logger.isEnabledFor(level):
-            logger.handle(logger.makeRecord(target, level, "(native)", 0, message, (), None))
+            origin = {"run": run, "node": node, "round": number}
+            logger.handle(logger.makeRecord(target, level, "(native)", 0, message, (), None, extra=origin))

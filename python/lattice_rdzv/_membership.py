@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
-from lattice_rdzv import _core, _process
+from lattice_rdzv import _core, _logs, _process
 from lattice_rdzv.errors import RendezvousError
 
 # Type checkers read it as true. Importing it from `typing` would take longer than all the rest of this package.
@@ -31,7 +31,7 @@ class _Parts:
 
     def __init__(self) -> None:
         self.node: _core.Node | None = None
-        # With its port: another thread may have closed the socket when it is asked.
+        # The port is kept, too, because another thread may have closed the socket, which then does not know it.
         self.listener: tuple[socket.socket, int] | None = None
         # The socket of the present world, which the program may take.
         self.held: socket.socket | None = None
@@ -76,12 +76,12 @@ class Membership:
         self._process = _core.process_identity()
         self._parts = _Parts()
         finalizer = weakref.finalize(self, self._parts.abandon, id(self))
-        # The process's exit hook does it, with a bound.
+        # At exit, the process's exit hook does this, with a time limit.
         finalizer.atexit = False
 
     @property
     def node(self) -> _core.Node | None:
-        """The node, once it has joined."""
+        """The node, or `None` before it has joined."""
         return self._parts.node
 
     @property
@@ -106,6 +106,7 @@ class Membership:
     def joined(self, node: _core.Node) -> _core.Node:
         """Keeps the node that joined, and returns it."""
         self._parts.node = node
+        _logs.note_origin(run=self._settings.run_id, node=self._settings.node_name, round=None)
         return node
 
     def offer_port(self, *, hold: bool = False) -> int:
@@ -119,7 +120,7 @@ class Membership:
             OSError: No port could be bound.
         """
         if self._settings.port is not None and not hold:
-            # Only the node that becomes rank 0 needs it, and binds it then.
+            # Only the node that becomes rank 0 needs a fixed port, and binds it then.
             return self._settings.port
         from lattice_rdzv import _listen
 
@@ -150,26 +151,26 @@ class Membership:
         self._parts.release_held_port()
 
     def take_listener(self) -> socket.socket | None:
-        """The bound socket, which is the caller's from here on."""
+        """Returns the bound socket, which the caller then owns."""
         listener, self._parts.listener = self._parts.listener, None
         return None if listener is None else listener[0]
 
     def handle_signals(self, numbers: Iterable[int], action: Callable[[int], None]) -> None:
-        """Has `action` called for those of the signals that have their default disposition; only in the main thread."""
+        """Makes these signals call `action` if they have their default disposition. Works only in the main thread."""
         from lattice_rdzv import _signals
 
         if self.is_of_this_process:
             _signals.install(self, numbers, action)
 
-    def tell_signals(self, numbers: Collection[int]) -> None:
-        """Has the peers told when one of the signals arrives; only in the main thread."""
+    def announce_signals(self, numbers: Collection[int]) -> None:
+        """Notifies the peers when one of the signals arrives. Works only in the main thread."""
         from lattice_rdzv import _signals
 
         if self.is_of_this_process and self._parts.node is not None:
-            _signals.tell(self, self._parts.node, numbers)
+            _signals.announce(self, self._parts.node, numbers)
 
     def end(self, leave: Callable[[_core.Node], _core.Call[bool]]) -> bool:
-        """Ends this part by `leave`, after closing the socket; false if there is no node, and in a forked child."""
+        """Closes the socket and ends this part by `leave`. Returns false without a node, and in a forked child."""
         if not self.is_of_this_process:
             return False
         left = False
@@ -185,7 +186,7 @@ class Membership:
         try:
             yield self._parts.node
         except RendezvousError as error:
-            # Leaving fails for nothing but the exit of the interpreter. Then the lease expires.
+            # Leaving fails only because of the exit of the interpreter. The lease then expires.
             logger.debug("run `%s` was not left: %s", self._settings.run_id, error)
         finally:
             self.release()

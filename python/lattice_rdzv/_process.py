@@ -19,6 +19,13 @@ from collections.abc import Callable
 
 from lattice_rdzv import _core
 
+# Type checkers read it as true, as in `_serve`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _Served = TypeVar("_Served", _core.Server, _core.Dashboard)
+
 # Maximum delay of the exit by a service that does not respond. Leaving is optional, because the lease expires anyway.
 LEAVE_AT_EXIT_SECONDS = 3.0
 LEAVE_AFTER_SIGNAL_SECONDS = 0.5
@@ -27,39 +34,40 @@ LEAVE_AFTER_SIGNAL_SECONDS = 0.5
 _MULTIPROCESSING_PRIORITY = -100
 
 # Each operation on these collections is one bytecode of the interpreter, so they need no lock.
-_serving: dict[int, _core.Server] = {}
+_serving: dict[int, _core.Server | _core.Dashboard] = {}
 # The identities of processes with the hook. A PID can repeat in a new PID namespace.
 _hooked: set[tuple[int, int]] = set()
-# What the exit hook calls first.
+# The functions that the exit hook calls first.
 _before_exit: list[Callable[[], None]] = []
 
 
 def join(settings: _core.Settings, *, port: int) -> _core.Call[_core.Node]:
-    """Returns the call that joins a run. The first one of a process starts the logs, because a join that waits logs why, and registers the
-    exit hook, because an exit must end a join that is pending in another thread."""
-    _begin()
-    return _core.Node.join(settings, port=port)
+    """Returns the call that joins a run. The first one of a process starts the logs, because a waiting join logs its reason. It
+    also registers the exit hook, because an exit must end a join that is pending in another thread."""
+    from lattice_rdzv import _logs
+
+    begin()
+    return _core.Node.join(settings, port=port, line_seconds=_logs.line_seconds())
 
 
-def serve(start: Callable[[], _core.Server]) -> _core.Server:
-    """Starts a server, and stops it at exit."""
-    _begin()
-    server = start()
+def serving(server: _Served) -> _Served:
+    """Stops this server or dashboard at exit."""
     _serving[id(server)] = server
     return server
 
 
-def stopped(server: _core.Server) -> None:
-    """Forgets a server that has stopped."""
+def stopped(server: _core.Server | _core.Dashboard) -> None:
+    """Forgets a server or a dashboard that has stopped."""
     _serving.pop(id(server), None)
 
 
 def before_exit(call: Callable[[], None]) -> None:
-    """Has the exit hook call this first, while the core still works."""
+    """Makes the exit hook call this first, while the core still works."""
     _before_exit.append(call)
 
 
-def _begin() -> None:
+def begin() -> None:
+    """Starts the logs and registers the exit hook, once per process."""
     from lattice_rdzv import _logs
 
     identity = _core.process_identity()
@@ -74,7 +82,7 @@ def _begin() -> None:
 
 
 def _hook_multiprocessing(identity: tuple[int, int]) -> None:
-    # A child of `multiprocessing` has loaded it. In its parent, and where it is not loaded, `atexit` does.
+    # A child of `multiprocessing` has loaded this module. In its parent, and if it is not loaded, `atexit` is enough.
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         return
@@ -110,6 +118,6 @@ def _at_exit(identity: tuple[int, int]) -> None:
             raise
         while _serving:
             _, server = _serving.popitem()
-            server.stop()
+            server.stop().wait()
     finally:
         _logs.stop(_core.shutdown)

@@ -23,7 +23,7 @@ from lattice_rdzv.errors import RendezvousError
 
 logger = logging.getLogger("lattice_rdzv")
 
-# What the handler of each signal calls. It raises an exception, or has an event loop raise it.
+# The function that the handler of each signal calls. It raises an exception, or makes an event loop raise it.
 _actions: dict[int, Callable[[int], None]] = {}
 # The identities of the users of the handlers. The handlers are restored when the last user is released.
 _users: set[int] = set()
@@ -72,7 +72,7 @@ def install(user: object, numbers: Iterable[int], action: Callable[[int], None])
             signal.signal(number, handle)
 
 
-def tell(user: object, node: _core.Node, numbers: Collection[int]) -> None:
+def announce(user: object, node: _core.Node, numbers: Collection[int]) -> None:
     """Notifies the peers of `node` when one of the signals arrives. Never raises. If it fails, the peers are notified when
     the node leaves."""
     global _descriptor, _before, _hooked

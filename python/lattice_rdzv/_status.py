@@ -22,9 +22,9 @@ def status(
     timeout_seconds: float = 5.0,
     **settings: Unpack[JoinSettings],
 ) -> RunStatus:
-    """Reads a run without joining it: its round, its nodes, its history, and how it was closed.
+    """Reads a run without joining it: what it does or waits for, what happens next, its nodes, and its rounds.
 
-    Provisional: the report may gain and rename entries before 1.0. `lattice-rdzv status --json` prints the same.
+    `status(...).verdict` is the summary. `lattice-rdzv status --json` prints this structure, too. Reading writes nothing.
 
     Args:
         run_id: Name of the run. Default: `LATTICE_RDZV_ID`.
@@ -35,7 +35,7 @@ def status(
 
     Raises:
         SettingsError: A setting is wrong, missing or unknown.
-        UnreachableError: The service was not found or did not answer.
+        UnreachableError: The service was not found or did not respond.
     """
     return report(call(run_id, endpoint=endpoint, tenant=tenant, timeout_seconds=timeout_seconds, **settings).wait())
 
@@ -61,5 +61,6 @@ def report(text: str) -> RunStatus:
     """Parses the result of the call."""
     import json
 
-    parsed: RunStatus = json.loads(text)
-    return parsed
+    from lattice_rdzv.types import RunStatus
+
+    return RunStatus.from_json(json.loads(text))

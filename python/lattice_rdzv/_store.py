@@ -1,6 +1,6 @@
 """`Store`: the key-value space of a round or of a whole run.
 
-Thin over the core's store, whose methods return calls: this class waits for them, and `aio.Store` awaits them.
+The methods of the core's store return calls. This class waits for them, and `aio.Store` awaits them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The API of `lattice_rdzv` for asyncio: the same names, to be awaited.
+"""The API of `lattice_rdzv` for asyncio and trio: the same names, to be awaited.
 
     from lattice_rdzv import aio
 
@@ -8,7 +8,7 @@
 
 A call that waits takes no thread. It is a task of the core, which leaves its result with the call and writes one byte to
 a descriptor that the event loop watches, so the result becomes a Python object on the loop's thread. Any number of tasks
-can use one run, in any event loop whose `add_reader` watches descriptors, such as uvloop's.
+can use one run, in trio and in any event loop of asyncio whose `add_reader` watches descriptors, such as uvloop's.
 
 Cancelling a task ends the call that it awaits, and no other. A world or an item of a queue that arrives at that moment is
 returned by the next call. A write continues until its end, and so does `join`, whose node then leaves again.
@@ -18,21 +18,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from lattice_rdzv import _core, _process, _run, _status, _store, _world
+from lattice_rdzv import _core, _process, _run, _serve, _status, _store, _world
+from lattice_rdzv._calls import Calls
 from lattice_rdzv._core import Change, Member
 from lattice_rdzv.errors import ClosedError
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from typing_extensions import Buffer, Unpack
 
-    from lattice_rdzv.types import JoinSettings, RunStatus
+    from lattice_rdzv.types import JoinSettings, RunStatus, Suspicion
 
-__all__ = ["Run", "Store", "World", "join", "status"]
+__all__ = ["Run", "Server", "Store", "World", "join", "serve", "status"]
 
 T = TypeVar("T")
 
@@ -67,7 +71,9 @@ async def join(
     )
     with run._membership.joining() as call:
         run._membership.joined(await _result(call))
-    run._follow_signals()
+    # trio gives a handler no way to end its tasks in order, so the signal stays the program's.
+    if not _is_trio():
+        run._follow_signals()
     return run
 
 
@@ -82,6 +88,28 @@ async def status(
     """Reads a run without joining it; the arguments, the result and the errors are those of `lattice_rdzv.status`."""
     call = _status.call(run_id, endpoint=endpoint, tenant=tenant, timeout_seconds=timeout_seconds, **settings)
     return _status.report(await _result(call))
+
+
+async def serve(
+    host: str = _serve.DEFAULT_HOST,
+    port: int = _serve.DEFAULT_PORT,
+    *,
+    cert: str | PathLike[str] | None = None,
+    key: str | PathLike[str] | None = None,
+    client_ca: str | PathLike[str] | None = None,
+    user: str | None = None,
+    password_file: str | PathLike[str] | None = None,
+    metrics: tuple[str, int] | None = None,
+    dashboard: tuple[str, int] | None = None,
+    dashboard_hosts: Sequence[str] = (),
+) -> Server:
+    """Starts a server in this process; the arguments and errors are those of `lattice_rdzv.serve`."""
+    _process.begin()
+    starting = _core.Server.start(
+        host, port, cert=cert, key=key, client_ca=client_ca, user=user, password_file=password_file,
+        metrics=metrics, dashboard=dashboard, dashboard_hosts=list(dashboard_hosts),
+    )  # fmt: skip
+    return Server(_process.serving(await _result(starting)))
 
 
 def _end_loop(number: int) -> None:
@@ -102,6 +130,9 @@ class Run(_run.Part):
     `SystemExit` (status 143), unless the program handles SIGTERM itself, for example by `loop.add_signal_handler`, or
     `leave_on_signal` is false. `asyncio.run` then cancels all tasks, and the `async with` blocks leave. A task that does
     not return to the loop delays this, but not the announcement.
+
+    Under trio, `join` handles no signal. A program that handles SIGTERM itself, for example by
+    `trio.open_signal_receiver`, calls `leave`, or leaves the `async with` block.
     """
 
     _on_signal = staticmethod(_end_loop)
@@ -126,6 +157,10 @@ class Run(_run.Part):
     async def wait_change(self, *, timeout_seconds: float | None = None) -> Change | None:
         """Waits for a change; see `lattice_rdzv.Run.wait_change`."""
         return await _result(self._node.wait_change(timeout_seconds=timeout_seconds))
+
+    async def suspect(self, rank: int, why: str = "", *, timeout_seconds: float = 5.0) -> Suspicion:
+        """Reports a broken connection to a member; see `lattice_rdzv.Run.suspect`."""
+        return _run.verdict(await _result(self._node.suspect(rank, why=why, timeout_seconds=timeout_seconds)))
 
     @property
     def store(self) -> Store:
@@ -163,6 +198,27 @@ class Run(_run.Part):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.leave(timeout_seconds=self._leave_limit(kind))
+
+
+class Server(_serve.ServerFacts):
+    """`lattice_rdzv.Server` for asyncio. Made by `serve`; use it with `async with`, which stops it at the end."""
+
+    async def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Waits until the server is stopped; see `lattice_rdzv.Server.wait`."""
+        return await _result(self._native.wait(timeout_seconds=timeout_seconds))
+
+    async def stop(self) -> None:
+        """Stops the server; see `lattice_rdzv.Server.stop`."""
+        _process.stopped(self._native)
+        await _result(self._native.stop())
+
+    async def __aenter__(self) -> Server:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
 
 
 class World(_world.WorldFacts):
@@ -267,52 +323,36 @@ class Store:
     get_now = multi_get
 
 
-class _Calls:
-    """The calls of one event loop. Only the thread of the loop uses it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.completions = _core.Completions()
-        self._waiting: dict[int, asyncio.Future[None]] = {}
-        loop.add_reader(self.completions.fileno(), self._wake)
-
-    def _wake(self) -> None:
-        for number in self.completions.fetch():
-            done = self._waiting.get(number)
-            if done is not None and not done.done():
-                done.set_result(None)
-
-    async def result(self, call: _core.Call[T]) -> T:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        number = call.start(self.completions)
-        self._waiting[number] = done
-        try:
-            await done
-            # Fetched here and not when it arrives: the task may have been cancelled in between.
-            return call.result()
-        finally:
-            del self._waiting[number]
-            call.cancel()
-
-
 # Weak, because the calls refer to their loop. The loop keeps them as what its descriptor calls.
-_calls: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Calls]] = weakref.WeakKeyDictionary()
+_calls: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Calls]] = weakref.WeakKeyDictionary()
 
 
 async def _result(call: _core.Call[T]) -> T:
     """Awaits a call, and cancels it together with the task."""
+    if _is_trio():
+        from lattice_rdzv import _trio
+
+        return await _trio.calls().result(call)
     loop = asyncio.get_running_loop()
     known = _calls.get(loop)
     calls = None if known is None else known()
     if calls is None:
-        calls = _Calls(loop)
+        calls = Calls(asyncio.Event)
+        loop.add_reader(calls.completions.fileno(), calls.wake)
         _calls[loop] = weakref.ref(calls)
     return await calls.result(call)
+
+
+def _is_trio() -> bool:
+    """Returns whether the caller is a task of trio, whose event loop may itself run in one of asyncio (guest mode)."""
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_task())
 
 
 def _remove_readers() -> None:
     for loop, known in list(_calls.items()):
         calls = known()
-        # A loop that runs now runs in a daemon thread. Only that thread may change it, and the core sends it nothing more.
+        # A loop that is still running is in a daemon thread. Only that thread may change it, and the core sends it nothing more.
         if calls is not None and not loop.is_running() and not loop.is_closed():
             loop.remove_reader(calls.completions.fileno())
 

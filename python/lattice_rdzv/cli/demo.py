@@ -1,4 +1,5 @@
-"""`lattice-rdzv demo` runs a real elastic job that loses an agent, and prints a table of its rounds at the end.
+"""`lattice-rdzv demo` runs a real elastic job that loses an agent, and prints a table of its rounds at the end. It then runs
+a second job, in which the processes of the survivors continue, and prints how long both stood still.
 
 The job uses the embedded server on a free port, or the etcd of `--etcd`, one `torchrun` for each node, and workers that
 train over gloo (`demo_job.py`). The exit status is 0 if every step of the scenario succeeds. The demo requires torch and
@@ -12,17 +13,19 @@ import logging
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from lattice_rdzv import _core
 from lattice_rdzv._serve import serve
+from lattice_rdzv.types import RoundStatus, RunStatus
 
 from .demo_agents import NNODES, RUN_ID, ScenarioError, name, say, training
+from .demo_survivors import PROCESSES, surviving
 from .local_etcd import LocalEtcdError, serving_etcd
-from .status import history_rows
+from .status_text import history_rows
 from .terminal import coloured, table
 
 STEPS_BETWEEN_EVENTS = 40
@@ -101,8 +104,10 @@ def run_scenario(folder: Path, etcd: Path | None) -> None:
 
         victim = grown[0]
         say(job, f"{name(victim)}, which has rank 0, loses its agent and its worker by SIGKILL")
+        killed_at = time.monotonic()
         job.kill(victim)
         shrunk = job.wait_for_world(f"a world without {name(victim)}", lambda world: set(world) == {1, 2, 3} - {victim})
+        restarted_seconds = time.monotonic() - killed_at
         # A node keeps its rank if the rank still exists. The last node takes the free rank.
         expect(shrunk == [grown[2], grown[1]], f"more ranks changed than necessary: {grown} -> {shrunk}")
         job.wait_for_steps(STEPS_BETWEEN_EVENTS)
@@ -116,31 +121,49 @@ def run_scenario(folder: Path, etcd: Path | None) -> None:
         )
         seconds = job.seconds
         history = read_history(endpoint)
+
+        (folder / "enough").unlink()
+        say(job, f"a second job without torchrun: {PROCESSES} processes start, and one is killed")
+        survivors = stack.enter_context(surviving(folder, endpoint))
+        reformed_seconds = survivors.kill_one()
+        say(job, "the others continue in the same processes, and end")
+        survivors.finish()
     worlds = [[name(member) for member in world] for world in job.worlds]
-    expect(contains(worlds, [entry["names"] for entry in history]), f"the service recorded other rounds: {history}")
+    expect(contains(worlds, [list(entry.names) for entry in history]), f"the service recorded other rounds: {history}")
     print()
     print(picture(history, {name(node): status for node, status in statuses.items()}))
     print(f"\nThe job took {seconds:.0f} s; its loss went from {job.losses[0]:.3f} to {job.losses[-1]:.5f}.")
+    print(f"\nHow long the training stood still after the loss:\n{still(restarted_seconds, reformed_seconds)}")
 
 
-def read_history(endpoint: str) -> list[dict[str, Any]]:
+def read_history(endpoint: str) -> list[RoundStatus]:
     """Returns the rounds that the service recorded."""
     settings = _core.Settings({"run_id": RUN_ID, "endpoint": endpoint, "nnodes": NNODES, "node_name": "demo"}, {})
-    history: list[dict[str, Any]] = json.loads(_core.status(settings).wait()).get("history") or []
-    return sorted(history, key=lambda entry: int(entry["round"]))
+    return list(RunStatus.from_json(json.loads(_core.status(settings).wait())).rounds)
 
 
-def picture(history: list[dict[str, Any]], statuses: Mapping[str, int]) -> str:
+def picture(history: list[RoundStatus], statuses: Mapping[str, int]) -> str:
     """Returns a table of the ranks in each round, and a table of each round's reason and duration."""
-    header = ["", *(f"round {entry['round']}" for entry in history), "end"]
+    header = ["", *(f"round {entry.round}" for entry in history), "end"]
     rows = [header]
     for node, status in statuses.items():
         cells = []
         for entry in history:
-            names = entry["names"]
+            names = entry.names
             cells.append(f"rank {names.index(node)}" if node in names else "-")
         rows.append([node, *cells, "killed" if status < 0 else f"status {status}"])
     return f"{table(rows)}\n\n{table(history_rows(history))}"
+
+
+def still(restarted_seconds: float, reformed_seconds: float) -> str:
+    """Returns a table of both ways to continue after a loss. Pure."""
+    return table(
+        [
+            ["SURVIVING NODES", "STOOD STILL"],
+            ["torchrun restarts their workers", f"{restarted_seconds:.2f} s"],
+            ["the same processes form a new group", f"{reformed_seconds:.2f} s"],
+        ]
+    )
 
 
 def contains(parts: list[list[str]], whole: list[list[str]]) -> bool:

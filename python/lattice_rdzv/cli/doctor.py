@@ -19,12 +19,25 @@ from .judgements import (
     Plugin,
     Probe,
     judge_environment,
+    judge_lifelines,
     judge_plugin,
     judge_reach,
     judge_service,
     judge_torch,
 )
 from .terminal import coloured
+
+EXAMPLES = """\
+It looks at this machine and at the service. It writes a test key with a short lease and removes it. For one run, use
+`lattice-rdzv status RUN`.
+
+exit status:
+  0 no check failed (warnings do not count), 1 a check failed
+
+examples:
+  lattice-rdzv doctor                                     as an agent would be configured here
+  lattice-rdzv doctor --endpoint etcd-1:2379 --nnodes 2:4
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +109,7 @@ def find_service(arguments: argparse.Namespace) -> list[Finding]:
     hosted_at = settings.hosted_at
     shown = f"{endpoints}, else {hosted_at}" if hosted_at and hosted_at not in settings.endpoints else endpoints
     findings = [Finding("settings", "ok", f"endpoint {shown} (from {settings.endpoints_source})")]
+    findings.append(judge_lifelines(_core.lifelines_absence(settings)))
     is_known = bool(nnodes or os.environ.get("LATTICE_NNODES"))
     findings += judge_reach(
         endpoints,

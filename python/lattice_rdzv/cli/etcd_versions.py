@@ -1,7 +1,7 @@
 """Known bugs and vulnerabilities of etcd releases that affect a run, with their sources.
 
-A hole is `(effect, {release line: first fixed patch}, source)`. A release line that is not listed never had the bug. A line with
-`NEVER` was not fixed.
+Each entry is `(effect, {release line: first fixed patch}, source)`. A release line that is not listed never had the bug. A line
+with `NEVER` was not fixed.
 """
 
 from typing import NamedTuple

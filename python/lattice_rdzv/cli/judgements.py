@@ -19,7 +19,7 @@ ENDPOINT_VARIABLES = (
     "LATTICE_RDZV_CLIENT_SERVICE_PORT",
     "LATTICE_RDZV_CLIENT_PORT",
 )
-OTHER_VARIABLES = (*_core.Settings.variables(), "LATTICE_RDZV_LOG")
+OTHER_VARIABLES = (*_core.Settings.variables(), "LATTICE_RDZV_LOG", "LATTICE_RDZV_LOG_FORMAT")
 
 
 class Finding(NamedTuple):
@@ -70,6 +70,9 @@ def judge_environment(environment: Mapping[str, str]) -> list[Finding]:
     findings = []
     known = ENDPOINT_VARIABLES + OTHER_VARIABLES
     found = {name: without_user(environment[name]) for name in known if environment.get(name)}
+    if "LATTICE_RDZV_PASSWORD_FILE" in found:
+        # It may be the password itself, by mistake.
+        found["LATTICE_RDZV_PASSWORD_FILE"] = "(set)"
     shown = ", ".join(f"{name}={value}" for name, value in found.items())
     passed = environment.get("PET_RDZV_ENDPOINT")
     if passed or any(name in found for name in ENDPOINT_VARIABLES):
@@ -160,6 +163,13 @@ WHAT_TO_DO = {
     "setting": "correct the setting that the message names",
     "other": "check the service's log for the error in the message, and check that the service is etcd 3.4 or newer",
 }
+
+
+def judge_lifelines(absence: str | None) -> Finding:
+    """Judges whether a node on this machine can have lifelines, by the reason why not. Pure."""
+    if absence is None:
+        return Finding("lifelines", "ok", "a node on this machine can have them; other nodes must reach its port")
+    return Finding("lifelines", "warn", f"none: {absence}", "otherwise, a death is reported when the node's lease ends")
 
 
 def judge_service(probe: Probe, *, hosted_at: str = "") -> list[Finding]:

@@ -2,51 +2,33 @@
 
 import argparse
 import resource
-import signal
 import sys
-from types import FrameType
 
-from lattice_rdzv._serve import DEFAULT_HOST, DEFAULT_PORT, serve
+from lattice_rdzv import _core
+from lattice_rdzv._serve import DEFAULT_PORT, serve
 from lattice_rdzv.errors import SettingsError
+
+from . import listen, stops
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `serve`."""
+    listen.add_arguments(parser, DEFAULT_PORT, clients="clients")
     parser.add_argument(
-        "--listen",
-        type=address,
-        default=(DEFAULT_HOST, DEFAULT_PORT),
+        "--listen-dashboard",
+        type=listen.address_with_port,
         metavar="HOST:PORT",
-        help=f"address to listen on; port 0 selects a free port (default: {DEFAULT_HOST}:{DEFAULT_PORT})",
+        help="also serve the dashboard of the runs there, with --cert, --key, --user and --password-file, which an address "
+        "beyond this machine requires",
     )
     parser.add_argument(
-        "--listen-metrics",
-        type=address_with_port,
-        metavar="HOST:PORT",
-        help="also serve /metrics, /livez and /readyz there, over plain HTTP, without a certificate or a password",
+        "--dashboard-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="further host name under which browsers reach the dashboard",
     )
-    parser.add_argument("--cert", metavar="FILE", help="certificate file; enables TLS")
-    parser.add_argument("--key", metavar="FILE", help="file with the private key of the certificate")
     parser.add_argument("--client-ca", metavar="FILE", help="CA file; requires a client certificate of this CA")
-    parser.add_argument("--user", metavar="NAME", help="user name; requires clients to log in as this user")
-    parser.add_argument("--password-file", metavar="FILE", help="file with the password of that user")
-
-
-def address(text: str) -> tuple[str, int]:
-    """Parses `host:port`, `host`, `:port` or `[::1]:port`. Pure."""
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        host, port = text, str(DEFAULT_PORT)
-    if not port.isdecimal() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"expected `host:port`, for example `127.0.0.1:{DEFAULT_PORT}`: {text}")
-    return host.removeprefix("[").removesuffix("]") or DEFAULT_HOST, int(port)
-
-
-def address_with_port(text: str) -> tuple[str, int]:
-    """An address whose port is named, because clients have the default one. Pure."""
-    if ":" not in text or text.endswith("]"):
-        raise argparse.ArgumentTypeError(f"expected `host:port` or `:port`, for example `127.0.0.1:29401`: {text}")
-    return address(text)
 
 
 def raise_open_files() -> None:
@@ -62,42 +44,35 @@ def raise_open_files() -> None:
         print(f"cannot raise the limit of open files: {error}", file=sys.stderr)
 
 
-class _StopRequested(BaseException):
-    """A signal requested a stop."""
-
-
-def _request_stop(number: int, _frame: FrameType | None) -> None:
-    raise _StopRequested(signal.Signals(number).name)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT and returns 0, or returns 1 if the server cannot start."""
     host, port = arguments.listen
     raise_open_files()
+    _core.return_large_blocks()
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _request_stop)
-        with serve(
-            host,
-            port,
-            cert=arguments.cert,
-            key=arguments.key,
-            client_ca=arguments.client_ca,
-            user=arguments.user,
-            password_file=arguments.password_file,
-            metrics=arguments.listen_metrics,
-        ) as server:
-            # The only lines on stdout: a caller that passed port 0 reads the port from them. The log goes to stderr.
-            print(server.endpoint, flush=True)
-            if server.metrics_endpoint is not None:
-                print(server.metrics_endpoint, flush=True)
+        with (
+            stops.raised(),
+            serve(
+                host,
+                port,
+                cert=arguments.cert,
+                key=arguments.key,
+                client_ca=arguments.client_ca,
+                user=arguments.user,
+                password_file=arguments.password_file,
+                metrics=arguments.listen_metrics,
+                dashboard=arguments.listen_dashboard,
+                dashboard_hosts=arguments.dashboard_host,
+            ) as server,
+        ):
+            if warning := listen.loopback_warning(host, server.endpoint):
+                print(warning, file=sys.stderr)
+            listen.print_endpoints(server.endpoint, server.metrics_endpoint, server.dashboard_endpoint)
             try:
                 server.wait()
             finally:
-                # A second signal must not interrupt the stop.
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, signal.SIG_IGN)
-    except _StopRequested:
+                stops.ignore_signals()
+    except stops.StopRequested:
         return 0
     except SettingsError as error:
         print(error, file=sys.stderr)

@@ -1,126 +1,133 @@
-"""`lattice-rdzv status` shows the state of a run."""
+"""`lattice-rdzv status` shows what a run does or waits for, and what happens next."""
 
 import argparse
 import json
+import shutil
 import sys
-from typing import Any
+import time
 
 from lattice_rdzv import _core
-from lattice_rdzv.errors import RendezvousError
+from lattice_rdzv.errors import RendezvousError, UnreachableError
+from lattice_rdzv.types import RunStatus
 
 from . import service
-from .terminal import coloured, table
+from .near import no_such_run
+from .status_text import change_line, clipped, clock, describe, run_rows
+from .terminal import table
+
+EXAMPLES = """\
+exit status:
+  0 formed, 3 forming, 4 stuck, 5 no such run, 6 closed as succeeded, 7 closed as failed or ended,
+  8 service unreachable, 2 wrong usage, 1 other errors; a list of runs exits with 0
+
+A run is stuck if only an act from outside helps, or if a limit that it states has passed.
+
+examples:
+  lattice-rdzv status                       the only run of the tenant, or a list of all runs
+  lattice-rdzv status my-job                what the run waits for, since when, and what happens next
+  lattice-rdzv status my-job --watch        this status, redrawn at each change; in a pipe, one line for each change
+  lattice-rdzv status my-job --node n7      also the last sign of life of node n7
+  lattice-rdzv status --all                 all runs, one in each line
+  lattice-rdzv status my-job --json | jq .verdict
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `status`."""
-    parser.add_argument("run_id", nargs="?", default="", help="run id (default: LATTICE_RDZV_ID)")
-    parser.add_argument("--tenant", default="", help="tenant of the run (default: LATTICE_RDZV_TENANT, or `default`)")
-    service.add_arguments(parser)
+    service.add_run_arguments(parser, optional=True)
+    parser.add_argument("--watch", action="store_true", help="follow the run until it is closed")
+    parser.add_argument("--all", action="store_true", help="list all runs of the tenant")
+    parser.add_argument(
+        "--node", action="append", default=[], metavar="NAME", help="show this node's last sign of life"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Returns 0 if the run exists, and 1 if it does not exist or cannot be read."""
+    """Returns the exit status of the run's state; see `EXAMPLES`."""
     try:
         settings = service.settings(arguments, run_id=arguments.run_id, tenant=arguments.tenant)
-        if settings.run_id == service.NO_RUN:
-            print("the run id is missing; pass it as an argument, or set LATTICE_RDZV_ID", file=sys.stderr)
-            return 2
-        document: dict[str, Any] = json.loads(_core.status(settings, timeout_seconds=arguments.timeout).wait())
+        if arguments.all or settings.run_id == service.NO_RUN:
+            return show_runs(arguments, settings)
+        return show_run(arguments, settings)
     except RendezvousError as error:
-        print(error, file=sys.stderr)
-        return 1
-    there = any(document.get(part) for part in ("life", "nodes", "history", "closed", "unreadable"))
+        # A service that is not reached is a status, not an error.
+        return service.failed(error, unreachable=1)
+
+
+def show_runs(arguments: argparse.Namespace, settings: _core.Settings) -> int:
+    """Lists the runs, or shows the only one."""
+    try:
+        documents = json.loads(_core.runs(settings, timeout_seconds=arguments.timeout).wait())
+    except UnreachableError as error:
+        return service.failed(error)
+    if len(documents) == 1 and not arguments.all:
+        only = service.settings(arguments, run_id=documents[0]["run"]["id"], tenant=arguments.tenant)
+        return show_run(arguments, only)
+    if arguments.watch and documents:
+        names = ", ".join(document["run"]["id"] for document in documents[:5])
+        print(f"`--watch` follows one run; name it, for example one of: {names}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(documents, indent=2))
+        return 0 if documents else service.ABSENT
+    if not documents:
+        print(f"there is no run of this tenant at {', '.join(settings.endpoints)}", file=sys.stderr)
+        return service.ABSENT
+    width = columns()
+    rows = run_rows([RunStatus.from_json(document) for document in documents])
+    print("\n".join(clipped(text, width) for text in table(rows, indent="").splitlines()))
+    return 0
+
+
+def show_run(arguments: argparse.Namespace, settings: _core.Settings) -> int:
+    """Shows one run, once or until it is closed."""
+    if arguments.watch:
+        return watch_run(arguments, settings)
+    call = _core.status(settings, timeout_seconds=arguments.timeout, names=arguments.node, or_unreachable=True)
+    document = json.loads(call.wait())
+    status = RunStatus.from_json(document)
     if arguments.json:
         print(json.dumps(document, indent=2))
-    elif there:
-        print(describe(document, settings.run_id))
+    elif status.verdict.state == "absent":
+        print(no_such_run(settings, arguments.timeout), file=sys.stderr)
     else:
-        print(f"there is no run with this id at {', '.join(settings.endpoints)}: {settings.run_id}", file=sys.stderr)
-    return 0 if there else 1
+        print(describe(status, width=columns(), options=service.passed(arguments)))
+    return status.verdict.exit_status
 
 
-def describe(document: dict[str, Any], run_id: str) -> str:
-    """Formats the state of a run: a headline, its facts, its nodes, and its rounds. Pure."""
-    parts = [f"Run {run_id}: {headline(document)}"]
-    nodes = document.get("nodes") or []
-    names = {str(node.get("id")): str(node.get("name")) for node in nodes}
-    coordinator = str(document.get("coordinator") or "")
-    master = document.get("master_address")
-    facts = [
-        ("reason", document.get("why")),
-        ("change", document.get("change")),
-        ("master", f"{master}:{document.get('master_port')}" if master else None),
-        ("coordinator", names.get(coordinator, coordinator)),
-    ]
-    known = [[name, _text(value)] for name, value in facts if value not in (None, "", [])]
-    if known:
-        parts.append(table(known))
-    if nodes:
-        without_rank = _state_without_rank(document)
-        rows = [_node_row(node, without_rank) for node in nodes]
-        parts.append("\n" + table([["NODE", "STATE", "ADDRESS", "TOPOLOGY"], *rows]))
-    history = document.get("history") or []
-    if history:
-        parts.append("\n" + table(history_rows(history)))
-    unreadable = document.get("unreadable") or []
-    if unreadable:
-        parts.append(f"\n{coloured(f'{len(unreadable)} records cannot be read and are left out', 'yellow')}")
-        parts.extend(f"  {why}" for why in unreadable)
-    return "\n".join(parts)
+def watch_run(arguments: argparse.Namespace, settings: _core.Settings) -> int:
+    """Follows a run by watches. Ends when the run is closed."""
+    watch = _core.StatusWatch(settings, timeout_seconds=arguments.timeout)
+    redraws = sys.stdout.isatty() and not arguments.json
+    drawn = 0
+    last = ""
+    while True:
+        try:
+            text, changed = watch.next(timeout_seconds=1.0 if redraws else 5.0).wait()
+        except UnreachableError as error:
+            return service.failed(error)
+        document = json.loads(text)
+        status = RunStatus.from_json(document)
+        if arguments.json and changed:
+            print(json.dumps(document), flush=True)
+        elif redraws:
+            size = shutil.get_terminal_size((100, 40))
+            lines = describe(
+                status, now=time.time(), width=size.columns, options=service.passed(arguments)
+            ).splitlines()[: size.lines - 1]
+            up = f"\x1b[{drawn}F" if drawn else ""
+            sys.stdout.write(f"{up}\x1b[J" + "".join(f"{line}\n" for line in lines))
+            sys.stdout.flush()
+            drawn = len(lines)
+        elif not arguments.json:
+            current = change_line(status)
+            if current != last:
+                print(f"{clock(status.at)}  {current}", flush=True)
+                last = current
+        if status.run.closed is not None:
+            return status.verdict.exit_status
 
 
-def headline(document: dict[str, Any]) -> str:
-    """Returns what the run is doing, in one phrase. Pure."""
-    closed = document.get("closed")
-    if closed:
-        why = f": {closed['why']}" if closed.get("why") else ""
-        return f"{coloured('closed', 'yellow')} as {closed.get('outcome')} by {closed.get('by')}{why}"
-    number, size, least, most = (document.get(part) for part in ("round", "size", "min_nodes", "max_nodes"))
-    present = sum(not node.get("leaving") for node in document.get("nodes") or [])
-    if not size:
-        return f"waiting for the first round ({present} of at least {least or '?'} nodes)"
-    if document.get("phase") == "restoring":
-        return f"restoring round {number} ({present} of {size} nodes)"
-    if document.get("change"):
-        return f"waiting for the round after round {number} ({present} nodes, at least {least} needed)"
-    return f"running round {number} ({size} of at most {most} nodes)"
-
-
-def _state_without_rank(document: dict[str, Any]) -> str:
-    """Returns the state of a node that has no rank in the current round."""
-    if document.get("closed"):
-        return "not in the last round"
-    size, most = document.get("size"), document.get("max_nodes")
-    if not size:
-        return "waiting for the first round"
-    return "spare" if size == most and not document.get("change") else "waiting for the next round"
-
-
-def history_rows(history: list[dict[str, Any]]) -> list[list[str]]:
-    """Returns a header and one row for each round: number, nodes, duration, reason. Pure."""
-    rows = [["ROUND", "NODES", "FORMED IN", "REASON"]]
-    for entry in sorted(history, key=lambda entry: int(entry["round"])):
-        took = entry.get("took_seconds")
-        rows.append(
-            [
-                str(entry["round"]),
-                str(entry.get("size", "?")),
-                "?" if took is None else f"{float(took):.1f} s",
-                str(entry.get("why", "")),
-            ]
-        )
-    return rows
-
-
-def _node_row(node: dict[str, Any], without_rank: str) -> list[str]:
-    rank = node.get("rank")
-    state = "leaving" if node.get("leaving") else without_rank if rank is None else f"rank {rank}"
-    port = f":{node['port']}" if node.get("port") else ""
-    return [str(node.get("name", "?")), state, f"{node.get('address', '')}{port}", str(node.get("topology") or "-")]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return str(value.get("why") or value.get("name") or json.dumps(value))
-    return str(value)
+def columns() -> int:
+    """The width of the terminal. In a pipe, lines are not cut."""
+    return shutil.get_terminal_size((100, 40)).columns if sys.stdout.isatty() else 100_000

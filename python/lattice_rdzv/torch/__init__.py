@@ -8,6 +8,7 @@ and `lattice-rdzv doctor` imports this module without torch.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from lattice_rdzv.torch.handler import LatticeRendezvousHandler
 
 __all__ = ["LatticeRendezvousHandler", "create_handler", "entry_point"]
+
+_logger = logging.getLogger("lattice_rdzv.torch")
 
 
 def __getattr__(name: str) -> object:
@@ -46,9 +49,15 @@ def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
     from lattice_rdzv.torch.handler import LatticeRendezvousHandler
     from lattice_rdzv.torch.settings import from_parameters
 
-    if launcher.is_torchrun():
-        _logs.is_of_a_command()
-    return LatticeRendezvousHandler(from_parameters(parameters))
+    if not launcher.is_torchrun():
+        return LatticeRendezvousHandler(from_parameters(parameters))
+    _logs.is_of_a_command()
+    try:
+        return LatticeRendezvousHandler(from_parameters(parameters))
+    except ValueError as error:
+        # torchrun prints a traceback of some 40 lines, whose last line has the message.
+        _logger.error("%s", error)
+        raise
 
 
 def entry_point() -> Callable[[RendezvousParameters], RendezvousHandler]:

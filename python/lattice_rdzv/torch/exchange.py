@@ -39,19 +39,19 @@ class Exchange:
         """Whether an agent of torch uses the round."""
         return self._role is not None
 
-    def note(self, key: str, content: bytes) -> None:
+    def observe_put(self, key: str, content: bytes) -> None:
         """Observes a value that the agent puts."""
         if key == f"{ROLE_INFO}{self._rank}":
             self._role = _role(content)
             if self._role is not None and self.on_local_size is not None:
                 self.on_local_size(self._role[1])
 
-    def is_over(self, keys: Sequence[str]) -> bool:
+    def is_abandoned(self, keys: Sequence[str]) -> bool:
         """Returns whether the exchange of these keys is abandoned because the session has ended. The agent detects the end a
         tenth of a second after its workers have started. Before that, an error would end the job."""
         return are_exchanged(keys) and self._node.num_nodes_waiting() > 0
 
-    def stand_in(self, key: str) -> bytes:
+    def placeholder_value(self, key: str) -> bytes:
         """Returns a placeholder for a value that no agent will put."""
         role, local_size = self._role or ("default", 1)
         if not self._stood_in:

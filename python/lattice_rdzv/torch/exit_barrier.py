@@ -37,13 +37,13 @@ _LOOK_LIMIT_SECONDS = 2.0
 
 
 class _Event(Enum):
-    """What ends one wait at the barrier."""
+    """An event that ends one wait at the barrier."""
 
     # The last agent has put its key.
     FULL = auto()
     # The world is about to change, or the run was closed.
     CHANGE = auto()
-    # It is time to read who has arrived.
+    # It is time to read which nodes have arrived.
     LOOK = auto()
 
 

@@ -22,10 +22,12 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousHandler, RendezvousInfo
 from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 
-from lattice_rdzv import _core
+from lattice_rdzv import _core, _logs
 from lattice_rdzv._membership import Membership
 from lattice_rdzv.errors import ClosedError, JoinTimeoutError, RendezvousError, UnreachableError
+from lattice_rdzv.torch import launcher
 from lattice_rdzv.torch.errors import as_torch_error
+from lattice_rdzv.torch.events import Events, NodeState
 from lattice_rdzv.torch.master import Master, allow_open_files
 from lattice_rdzv.torch.signals import end_agent, ending_signals, torch_signals
 from lattice_rdzv.torch.store import LatticeStore
@@ -47,6 +49,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
     def __init__(self, settings: _core.Settings) -> None:
         self._settings = settings
         self._membership = Membership(settings)
+        self._events = Events(settings)
         # torch's `PrefixStore` keeps only the C++ part of a store alive, so the handler keeps the Python part for the round.
         self._store: LatticeStore | None = None
         self._master = Master(settings, self._membership)
@@ -84,20 +87,29 @@ class LatticeRendezvousHandler(RendezvousHandler):
             SystemExit: The run succeeded without this node. The status is 0.
         """
         self._told_change = False
+        name, run_id = self._settings.node_name, self.get_run_id()
+        message = f"The node '{name}' attempts to join the next round of the rendezvous '{run_id}'."
+        self._events.record("next_rendezvous", message)
         try:
-            world = self._next_world()
+            info = self._enter(self._next_world())
         except ClosedError as error:
             if error.outcome == "succeeded":
                 logger.info("%s; this node was not needed and exits with status 0", error)
+                self._events.record("next_rendezvous", str(error), NodeState.SUCCEEDED)
                 raise SystemExit(0) from None
+            self._failed("next_rendezvous", error)
             raise as_torch_error(error) from None
         except (RendezvousError, OSError) as error:
+            self._failed("next_rendezvous", error)
             raise as_torch_error(error) from None
-        return self._enter(world)
+        except RendezvousConnectionError as error:
+            self._failed("next_rendezvous", error)
+            raise
+        return info
 
     def num_nodes_waiting(self) -> int:
         """Returns 1 if the agent must restart its workers, because the world is about to change or the run was closed
-        without success, and 0 otherwise. Costs one atomic read."""
+        without success, and 0 otherwise. Sends no request."""
         node = self._node
         if node is None:
             return 0
@@ -105,7 +117,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
         if waiting and not self._told_change:
             self._told_change = True
             # torch's own log line reports every change as "new nodes".
-            logger.info("the workers restart: %s", _why(node))
+            logger.info("the workers %s: %s", "restart" if node.closed is None else "stop", _why(node))
         return waiting
 
     def is_closed(self) -> bool:
@@ -125,11 +137,15 @@ class LatticeRendezvousHandler(RendezvousHandler):
         except ClosedError:
             self._done = True
         except (RendezvousError, OSError) as error:
+            self._events.failed("set_closed", error)
             raise as_torch_error(error) from None
         finally:
             self._master.release()
             self._membership.release()
-        if not self._done:
+        if self._done:
+            message = f"The node '{self._settings.node_name}' has closed the rendezvous '{self.get_run_id()}'."
+            self._events.record("set_closed", message, NodeState.SUCCEEDED)
+        else:
             raise RendezvousConnectionError(
                 f"run `{self.get_run_id()}` was not closed: either this node is no longer in it, or the service did not "
                 f"acknowledge the closing within `close_timeout`, which is {self._settings.close_timeout_seconds:g} s"
@@ -151,6 +167,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
                 self._done = self._shutdown(self._in_flight())
             except RendezvousError as error:
                 logger.warning("cannot leave run `%s`: %s", self.get_run_id(), error)
+                self._events.failed("shutdown", error)
                 self._done = False
             finally:
                 self._master.release()
@@ -165,7 +182,7 @@ class LatticeRendezvousHandler(RendezvousHandler):
         node = self._node or self._join()
         if self._settings.leave_on_signal:
             # Each time, because torch sets its own handlers when it starts workers.
-            self._membership.tell_signals(ending_signals())
+            self._membership.announce_signals(ending_signals())
         return node.next_world(port=port).wait()
 
     def _join(self) -> _core.Node:
@@ -199,7 +216,8 @@ class LatticeRendezvousHandler(RendezvousHandler):
             # If this node hosts the embedded server, the server does not run yet. Otherwise, joining fails as well.
             logger.debug("run `%s` could not be read before it is closed: %s", self.get_run_id(), error)
             return False
-        return run["closed"] is not None and run["closed"]["life"] == run["life"]
+        facts = run["run"]
+        return facts["closed"] is not None and facts["closed"]["life"] == facts["life"]
 
     def _enter(self, world: _core.World) -> RendezvousInfo:
         node = self._node
@@ -217,6 +235,13 @@ class LatticeRendezvousHandler(RendezvousHandler):
                 ) from None
         else:
             self._master.release()
+        _logs.note_origin(round=world.round)
+        message = (
+            f"The node '{self._settings.node_name}' has joined round {world.round} of the rendezvous "
+            f"'{self.get_run_id()}' as rank {world.rank} in a world of size {world.size}."
+        )
+        endpoint = f"{world.master_address}:{world.master_port}"
+        self._events.record("next_rendezvous", message, rank=world.rank, master_endpoint=endpoint)
         return RendezvousInfo(
             store, world.rank, world.size, RendezvousStoreInfo(world.master_address, world.master_port)
         )
@@ -232,11 +257,23 @@ class LatticeRendezvousHandler(RendezvousHandler):
         match verdict(progress, in_flight, on_node_failure=self._settings.on_node_failure):
             case Verdict.SUCCEEDED:
                 call = node.close("succeeded", timeout_seconds=limit_seconds)
+                end, state = "has closed", NodeState.SUCCEEDED
             case Verdict.FAILED:
                 call = node.close("failed", why=failure(in_flight), timeout_seconds=limit_seconds)
+                end, state = "has closed, because its workers failed,", NodeState.FAILED
             case Verdict.LEAVE:
                 call = node.leave(timeout_seconds=limit_seconds)
-        return call.wait()
+                end, state = "has left", NodeState.SUCCEEDED
+        acknowledged = call.wait()
+        message = f"The node '{self._settings.node_name}' {end} the rendezvous '{self.get_run_id()}'."
+        self._events.record("shutdown", message, state)
+        return acknowledged
+
+    def _failed(self, method: str, error: Exception) -> None:
+        if launcher.is_torchrun():
+            # torchrun prints a traceback of some 40 lines, whose last line has the message.
+            logger.error("%s", error)
+        self._events.failed(method, error)
 
     def _in_flight(self) -> BaseException | None:
         error = sys.exc_info()[1]

@@ -1,4 +1,4 @@
-"""What torch's launcher knows and does not pass to a rendezvous handler.
+"""Reads values of torch's launcher that it does not pass to a rendezvous handler.
 
 Problem: `RendezvousParameters` contains neither whether the launcher generated the run id, nor `--node-rank`, which is 0
 by default on every node. Design: while the launcher creates the handler, its functions are on the stack of this thread,

@@ -1,7 +1,7 @@
 """The workers' TCPStore of a round, served by the agent of rank 0 on a socket that was bound before the round.
 
 Problem: the workers need a new TCPStore in each round, at an address that all nodes receive together with their ranks.
-Design: each node binds a socket and listens when it seeks, and publishes the port. The node that becomes rank 0 passes
+Design: each node binds a socket and listens when it requests a round, and publishes the port. The node that becomes rank 0 passes
 its socket to torch. The previous server runs until the next one exists, because workers of the previous round may still
 be stopping. A fixed port (`port`) is known without a socket, so only the agent of rank 0 binds it, and several agents of
 one machine can use one port.

@@ -57,11 +57,11 @@ class LatticeStore(Store):
     def set(self, key: str, value: str | bytes) -> None:
         """Puts a value."""
         content = _bytes(value)
-        self.exchange.note(key, content)
+        self.exchange.observe_put(key, content)
         try:
             self._store.set(key, content, timeout_seconds=self._timeout_seconds()).wait()
         except LeftError:
-            if not self.exchange.is_over([key]):
+            if not self.exchange.is_abandoned([key]):
                 raise
 
     @raises_store_errors
@@ -72,9 +72,9 @@ class LatticeStore(Store):
         try:
             value = self._store.get(key, timeout_seconds=self._timeout_seconds(), until_change=agents).wait()
         except LeftError:
-            if not self.exchange.is_over([key]):
+            if not self.exchange.is_abandoned([key]):
                 raise
-        return self.exchange.stand_in(key) if value is None else value
+        return self.exchange.placeholder_value(key) if value is None else value
 
     @raises_store_errors
     def add(self, key: str, value: int) -> int:
@@ -114,10 +114,11 @@ class LatticeStore(Store):
         try:
             values = self._store.multi_get(names, timeout_seconds=self._timeout_seconds(), until_change=agents).wait()
         except LeftError:
-            if not self.exchange.is_over(names):
+            if not self.exchange.is_abandoned(names):
                 raise
         return [
-            self.exchange.stand_in(name) if value is None else value for name, value in zip(names, values, strict=True)
+            self.exchange.placeholder_value(name) if value is None else value
+            for name, value in zip(names, values, strict=True)
         ]
 
     @raises_store_errors
@@ -128,7 +129,7 @@ class LatticeStore(Store):
         try:
             self._store.multi_set(items, timeout_seconds=self._timeout_seconds()).wait()
         except LeftError:
-            if not self.exchange.is_over(names):
+            if not self.exchange.is_abandoned(names):
                 raise
 
     @raises_store_errors

@@ -4,7 +4,7 @@ torch calls `shutdown` after success, failure, timeouts, and Ctrl-C alike, and p
 also recommends it for the end of any program: `try: ... finally: handler.shutdown()`. The reason is therefore derived
 from the exit barrier and from the exception in flight. Only a full exit barrier means success. A `ChildFailedError` in
 flight means failure: torchrun raises it for a node without restarts left. Up to torch 2.7, the agent calls `shutdown`
-before torchrun raises; an agent that has started workers, has not arrived at the barrier, and raises nothing has
+before torchrun raises; there, an agent that has started workers, has not arrived at the barrier, and raises nothing has
 failed. In all other cases the node leaves, and the other nodes continue.
 """
 
@@ -12,7 +12,15 @@ from __future__ import annotations
 
 import enum
 
+import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+TorchVersion = tuple[int, int]
+"""Major and minor version of torch."""
+
+TORCH_VERSION: TorchVersion = (int(torch.__version__.split(".")[0]), int(torch.__version__.split(".")[1]))
+# Since this version, torchrun raises before it calls `shutdown`.
+_RAISES_FIRST: TorchVersion = (2, 8)
 
 
 class Progress(enum.Enum):
@@ -33,8 +41,15 @@ class Verdict(enum.Enum):
     LEAVE = "leave the run"
 
 
-def verdict(progress: Progress, in_flight: BaseException | None, *, on_node_failure: str) -> Verdict:
+def verdict(
+    progress: Progress,
+    in_flight: BaseException | None,
+    *,
+    on_node_failure: str,
+    torch_version: TorchVersion = TORCH_VERSION,
+) -> Verdict:
     """Returns the action of `shutdown` while the exception `in_flight`, if any, is handled."""
+    failed = isinstance(in_flight, ChildFailedError)
     match progress:
         case Progress.ALL_ARRIVED:
             return Verdict.SUCCEEDED
@@ -42,9 +57,9 @@ def verdict(progress: Progress, in_flight: BaseException | None, *, on_node_fail
             # No worker has started, or all have succeeded: the exception is not about this round.
             failed = False
         case Progress.WORKERS:
-            failed = in_flight is None or isinstance(in_flight, ChildFailedError)
+            failed = failed or (in_flight is None and torch_version < _RAISES_FIRST)
         case Progress.NO_AGENT:
-            failed = isinstance(in_flight, ChildFailedError)
+            pass
     return Verdict.FAILED if failed and on_node_failure == "close" else Verdict.LEAVE
 
 
