@@ -1,4 +1,4 @@
-//! What hostile clients can make the embedded server buffer, and what nodes say of an etcd that is full.
+//! What hostile clients can make the embedded server buffer, and what nodes report about an etcd that is full.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod support;
@@ -25,7 +25,7 @@ use tonic::{
 };
 
 const MIB: i64 = 1 << 20;
-/// The least share of one connection for large messages, and what all connections may use together.
+/// The minimum share of one connection for large messages, and the total for all connections.
 const SHARE: i64 = 96 * MIB;
 
 async fn channel(server: &Embedded) -> Channel {
@@ -75,7 +75,7 @@ async fn answers_that_a_client_does_not_take_are_bounded() {
         let request = tonic::Request::new(futures_util::stream::iter([all.clone()]));
         let path = "/etcdserverpb.KV/Range".parse().unwrap();
         match within("the head of an answer", grpc.streaming(request, path, codec)).await {
-            // Nobody takes its body.
+            // The body of the response is not read.
             Ok(answer) => held.push(answer),
             Err(status) => {
                 assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
@@ -94,7 +94,7 @@ async fn answers_that_a_client_does_not_take_are_bounded() {
 }
 
 #[tokio::test]
-async fn the_keys_of_watches_are_bounded() {
+async fn keys_of_watches_are_bounded() {
     let server = Embedded::start().await;
     let mut hostile = Client::connect([server.endpoint()], None).await.unwrap();
     let mut watches = Vec::new();
@@ -156,13 +156,13 @@ async fn requests_that_are_not_complete_are_bounded() {
     while calls.join_next().await.is_some() {}
     drop(hostile);
     until_nothing_is_buffered(&server).await;
-    // The server still takes the largest request that etcd takes.
+    // The server still accepts the largest request that etcd accepts.
     let mut client = Client::connect([server.endpoint()], None).await.unwrap();
     client.put("large", vec![0; 1_500_000], None).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_node_that_cannot_join_a_full_etcd_says_so_in_etcds_words() {
+async fn node_that_cannot_join_a_full_etcd_says_so_in_etcds_words() {
     let Some(etcd) = Etcd::prepare("http", &["--quota-backend-bytes=1000000"]) else { return };
     let etcd = etcd.launch().await;
     let mut client = Client::connect([etcd.endpoint()], None).await.unwrap();
@@ -179,7 +179,7 @@ async fn a_node_that_cannot_join_a_full_etcd_says_so_in_etcds_words() {
     let arguments = Arguments { values, origin: Origin::Argument };
     let settings = Settings::resolve(&arguments, &BTreeMap::new()).unwrap();
     let backend: Arc<dyn Backend> = Arc::new(etcd.backend());
-    let place = Place { address: "a.test".into(), port: 29500, host: None };
+    let place = Place { address: "a.test".into(), port: 29500, host: None, lifelines: None };
     let joined = Node::join(backend, settings, Entropy::from_system(), place);
     let error = within("the end of joining", joined).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");

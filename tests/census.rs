@@ -1,6 +1,6 @@
-//! What a run costs the service for each of its nodes, counted: calls, events and bytes while the nodes wait, form a
-//! round, form again after one has left, close the run and leave. A number for each node that grows with the number of
-//! nodes fails the test. Nothing here is timed.
+//! What a run costs the service for each of its nodes, in numbers of calls, events, and bytes, while the nodes wait,
+//! form a round, form another one after a node has left, close the run, and leave. The test fails if a number for each
+//! node grows with the number of nodes. Nothing here is timed.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,13 +35,13 @@ use nodes::{place, settings};
 use support::Etcd;
 use tokio::time::sleep;
 
-/// So long a TTL that a busy machine delays no renewal, and that no attempt of a call is given up.
+/// A TTL that is long enough that a busy machine delays no renewal, and no attempt of a call is given up.
 const TTL: &str = "60";
 /// A shard of the plan has at most 2 KiB, and each node reads one in each round.
 const SHARD_BYTES: f64 = 2.0 * 1024.0;
 
-/// What a part of a run costs: on the average of all nodes, the coordinator's own calls included, and to the node that it
-/// costs most, coordinators left aside.
+/// The costs of a part of a run: the average of all nodes, including the coordinator's own calls, and the cost of the
+/// most expensive node, except coordinators.
 type Costs = BTreeMap<(&'static str, &'static str), (f64, f64)>;
 
 struct Run {
@@ -83,7 +83,7 @@ impl Run {
     }
 }
 
-/// A run of so many nodes from its first node to its end.
+/// A run of so many nodes from the first join to its end.
 async fn census(size: usize, connect: impl Fn(usize) -> Arc<dyn Backend>) -> Costs {
     let links: Vec<Counted> = (0..size).map(|number| Counted::new(connect(number))).collect();
     let mut run = Run { seen: vec![Counts::new(); size], costs: Costs::new(), links };
@@ -96,7 +96,7 @@ async fn census(size: usize, connect: impl Fn(usize) -> Arc<dyn Backend>) -> Cos
         let entropy = Entropy::seeded(u64::try_from(number).unwrap());
         Node::join(backend, wanted, entropy, place(&name)).await.expect("joined")
     };
-    // One is missing for long enough that all the others say what they wait for.
+    // One node is missing for long enough that all others log what they wait for.
     let mut nodes = join_all((0..size - 1).map(&join)).await;
     let early = join_all(nodes.iter().map(|node| node.next_world(None, None)));
     let late = async {
@@ -127,18 +127,18 @@ async fn census(size: usize, connect: impl Fn(usize) -> Arc<dyn Backend>) -> Cos
     run.costs
 }
 
-/// Compares what nodes of a small run and of a large one cost. Rounding and chance allow a quarter and one call more.
+/// Compares the costs of a small run and a large one. Rounding and chance may add a quarter and one call.
 fn compare(service: &str, (small, cheap): (usize, &Costs), (large, dear): (usize, &Costs)) {
     let mut grown = Vec::new();
     println!("{service}, for each node of {small} and of {large}: on the average, and at most");
     for ((part, what), (average, most)) in dear {
         let (before, most_before) = cheap[&(*part, *what)];
         println!("  {part:16} {what:12} {before:9.2} {average:9.2}   {most_before:7} {most:7}");
-        // A lease is renewed after a time, however many calls there are meanwhile.
+        // A lease is renewed after a time, regardless of the number of calls meanwhile.
         if *what == "renewals" {
             continue;
         }
-        // Up to some 25 nodes all are in one shard, which grows with them.
+        // Up to some 25 nodes, all are in one shard, which grows with them.
         let slack = if *what == "bytes" { SHARD_BYTES } else { 1.0 };
         if *average > before * 1.25 + slack || *most > most_before * 1.25 + slack {
             grown.push(format!(

@@ -1,4 +1,4 @@
-//! What a coordinator decides by, and what it deletes after a round has formed.
+//! What a coordinator's decisions are based on, and what it deletes after a round has formed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
 
@@ -87,7 +87,7 @@ async fn one_decision_is_made_over_all_reports_that_have_arrived() {
     link.inner.cut();
     let leaving = agents.iter().map(|agent| agent.node.mark_leaving(TTL));
     assert_eq!(join_all(leaving).await, [true; 3]);
-    link.inner.mend();
+    link.inner.reconnect();
     let (_, change) = first.wait_change(Some(TTL)).await.expect("a change");
     assert_eq!((change.kind, change.names.len()), (ChangeKind::Leaving, 3), "{:?}", change.names);
 }
@@ -134,7 +134,7 @@ async fn stores_of_earlier_rounds_are_deleted_in_pieces_after_the_commit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_slots_of_all_gone_nodes_are_deleted_and_those_of_others_stay() {
+async fn slots_of_all_gone_nodes_are_deleted_and_those_of_others_stay() {
     let service = MemoryService::new();
     let client = service.connect();
     let (first, _link, mut agents) = world(&service, 150, &[]).await;
@@ -156,7 +156,7 @@ async fn the_slots_of_all_gone_nodes_are_deleted_and_those_of_others_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_coordinator_deletes_what_the_last_one_left() {
+async fn new_coordinator_deletes_what_the_last_one_left() {
     let service = MemoryService::new();
     let client = service.connect();
     let ignore = [("on_member_loss", "ignore")];
@@ -181,7 +181,7 @@ async fn a_new_coordinator_deletes_what_the_last_one_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_store_of_a_finished_node_is_kept_when_the_coordinator_missed_that_it_finished() {
+async fn store_of_a_finished_node_is_kept_when_the_coordinator_missed_that_it_finished() {
     let service = MemoryService::new();
     let (first, link, mut agents) = world(&service, 2, &[("rejoin_timeout", "1")]).await;
     // A listing would also show it, but only 30 s later.

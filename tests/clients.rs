@@ -1,5 +1,6 @@
-//! Other people's clients on the embedded store: `etcdctl` of 3.5 and of 3.7, and Go's own client with its recipes. They
-//! are built from their Go modules in `tests/clients`; without Go each test says so in a line and passes.
+//! Other clients of the embedded server: the `etcdctl` beside each etcd to test with, and etcd's Go client with its
+//! recipes, which is built from `tests/clients`. Without an etcd or without Go, a test prints a line that says so, and
+//! passes.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod support;
@@ -10,23 +11,8 @@ use std::{
 };
 
 use lattice_rdzv::server::{Credentials, ServerOptions};
-use support::{embedded::Embedded, within};
+use support::{binaries, embedded::Embedded, within};
 use tokio::{io::AsyncReadExt, process::Command};
-
-/// Builds the program of a folder of `tests/clients`; `None` after saying that there is no Go.
-async fn built(folder: &str) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(folder);
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
-    let build =
-        Command::new("go").arg("build").arg("-o").arg(&program).arg(".").current_dir(source).output().await;
-    let Ok(output) = build else {
-        println!("skipped: no Go on this machine");
-        return None;
-    };
-    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{folder} cannot be built: {complaint}");
-    Some(program)
-}
 
 struct Etcdctl {
     program: PathBuf,
@@ -50,14 +36,14 @@ impl Etcdctl {
         within(&format!("{arguments:?}"), self.command(arguments).output()).await.unwrap()
     }
 
-    /// What it prints, line by line.
+    /// Its output, line by line.
     async fn says(&self, arguments: &[&str]) -> Vec<String> {
         let output = self.output(arguments).await;
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// What it complains of.
+    /// Its error output.
     async fn complains(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments).await;
         assert!(!output.status.success(), "{arguments:?}");
@@ -65,8 +51,16 @@ impl Etcdctl {
     }
 }
 
-async fn etcdctl_does_what_it_does(folder: &str) {
-    let Some(program) = built(folder).await else { return };
+#[tokio::test]
+async fn etcdctl_of_each_release_line() {
+    for etcd in binaries() {
+        let program = etcd.with_file_name("etcdctl");
+        println!("{}", program.display());
+        etcdctl_does_what_it_does(program).await;
+    }
+}
+
+async fn etcdctl_does_what_it_does(program: PathBuf) {
     let server = Embedded::start().await;
     let etcdctl = Etcdctl { program: program.clone(), endpoint: server.endpoint() };
 
@@ -88,13 +82,16 @@ async fn etcdctl_does_what_it_does(folder: &str) {
     assert!(complaint.contains("required revision has been compacted"), "{complaint}");
     let member = format!("{:x}", server.server().member_id());
     assert!(etcdctl.says(&["member", "list"]).await[0].contains(&member));
-    assert!(etcdctl.says(&["endpoint", "status"]).await[0].contains("lattice-rdzv"));
+    // etcdctl 3.4 sends `http://` and the address as the authority of this call, for which HTTP/2 has an error.
+    if !etcdctl.says(&["version"]).await[0].contains("3.4.") {
+        assert!(etcdctl.says(&["endpoint", "status"]).await[0].contains("lattice-rdzv"));
+    }
     assert!(etcdctl.output(&["endpoint", "health"]).await.status.success());
     let complaint = etcdctl.complains(&["user", "list"]).await;
-    assert!(complaint.contains("embedded store of lattice-rdzv"), "{complaint}");
+    assert!(complaint.contains("embedded server of lattice-rdzv"), "{complaint}");
 
     let mut watch = etcdctl.command(&["watch", "w", "--rev", "1"]).stdout(Stdio::piped()).spawn().unwrap();
-    // From the compacted past it ends with that.
+    // A watch that starts at a compacted revision ends with that error.
     let mut text = String::new();
     within("the end of the watch", watch.stdout.take().unwrap().read_to_string(&mut text)).await.unwrap();
     assert!(!within("the watch's status", watch.wait()).await.unwrap().success());
@@ -104,7 +101,7 @@ async fn etcdctl_does_what_it_does(folder: &str) {
     within("an event", watch.stdout.as_mut().unwrap().read_exact(&mut told)).await.unwrap();
     assert_eq!(told, b"PUT\nw\n1\n");
 
-    // A lock is a lease, a key, and a wait for those before: all of it in the client.
+    // A lock is a lease, a key, and a wait for earlier keys, all of which the client implements.
     assert!(etcdctl.says(&["lock", "mutex", "echo", "held"]).await.contains(&"held".to_owned()));
 
     let user = Some(Credentials { user: "node".into(), password: "secret".into() });
@@ -118,18 +115,18 @@ async fn etcdctl_does_what_it_does(folder: &str) {
 }
 
 #[tokio::test]
-async fn etcdctl_3_5() {
-    etcdctl_does_what_it_does("etcdctl-3.5").await;
-}
-
-#[tokio::test]
-async fn etcdctl_3_7() {
-    etcdctl_does_what_it_does("etcdctl-3.7").await;
-}
-
-#[tokio::test]
-async fn the_recipes_of_gos_client() {
-    let Some(program) = built("recipes").await else { return };
+async fn recipes_of_gos_client() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
+    // The options by which scripts/chart-tools builds etcd, whose compiled packages are used again.
+    let mut build = Command::new("go");
+    build.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&program).arg(".");
+    let Ok(output) = build.env("CGO_ENABLED", "0").current_dir(source).output().await else {
+        println!("skipped: no Go on this machine");
+        return;
+    };
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "the client cannot be built: {complaint}");
     let server = Embedded::start().await;
     let run = Command::new(program).arg(server.endpoint()).kill_on_drop(true).output();
     let output = tokio::time::timeout(std::time::Duration::from_secs(90), run).await.unwrap().unwrap();

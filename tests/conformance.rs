@@ -1,5 +1,5 @@
-//! What a backend does, told once and held against each: the engine in the process, the same engine as a server, and a
-//! real etcd. If all pass, a simulation on the first says something about the last.
+//! The behavior of a backend, defined once and checked for each: the engine in the process, the engine as a server, and
+//! a real etcd. If all pass, a simulation on the first is also valid for the last.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -111,37 +111,37 @@ macro_rules! conformance {
 }
 
 conformance![
-    a_transaction_counts_one_revision,
-    a_key_has_lives,
+    transaction_has_one_revision,
+    deleted_key_starts_again_at_version_1,
     conditions_choose_the_branch,
-    a_transaction_sees_its_own_writes,
-    a_transaction_applies_whole_or_not_at_all,
-    touching_counts_on_and_keeps_value_and_lease,
+    transaction_reads_its_own_writes,
+    transaction_is_applied_completely_or_not_at_all,
+    touch_increases_the_version_and_keeps_value_and_lease,
     duplicates_are_rejected,
-    requests_have_bounds,
-    ranges_find_what_they_name,
-    ranges_at_a_revision,
-    the_compacted_past_is_gone,
-    a_lease_bears_its_owners_id,
-    a_lease_that_ends_takes_its_keys,
-    a_lease_kept_alive_lives,
-    a_revoked_lease_takes_its_keys_in_one_revision,
-    a_key_changes_its_lease,
-    a_watch_from_now,
-    a_watch_from_the_past,
-    a_watch_of_one_key,
-    a_watch_of_the_future_waits,
-    a_watch_never_cuts_a_revision,
-    a_watch_far_behind_says_how_far_it_saw,
-    a_watch_from_the_compacted_past_ends,
-    a_watch_misses_nothing_when_others_are_compacted,
-    a_stopped_service_breaks_watches_and_refuses_calls,
-    a_watcher_goes_on_after_a_restart,
-    a_watcher_is_told_of_compaction,
-    a_watcher_may_be_cancelled_at_any_time,
+    requests_beyond_the_limits_are_rejected,
+    range_returns_the_keys_of_its_selection,
+    range_reads_at_a_revision,
+    range_at_a_compacted_revision_is_rejected,
+    lease_has_the_requested_id,
+    keys_are_deleted_when_their_lease_expires,
+    renewed_lease_does_not_expire,
+    revoked_lease_deletes_its_keys_in_one_revision,
+    put_moves_a_key_to_another_lease,
+    watch_returns_later_events,
+    watch_from_a_revision_returns_earlier_events,
+    watch_of_one_key_returns_only_its_events,
+    watch_from_a_future_revision_waits,
+    watch_never_splits_a_revision,
+    watch_far_behind_returns_the_revision_that_it_has_reached,
+    watch_from_a_compacted_revision_ends,
+    watch_misses_no_event_during_a_compaction,
+    stopped_service_ends_watches_and_refuses_calls,
+    watcher_continues_after_a_restart,
+    watcher_reports_a_compaction,
+    watcher_can_be_cancelled_at_any_time,
     leases_outlive_a_restart,
-    a_wiped_service_is_an_empty_one,
-    status_tells_who_answers,
+    wiped_service_is_empty,
+    status_names_the_member_that_responds,
 ];
 
 fn put(key: &str, value: &str) -> Operation {
@@ -194,7 +194,7 @@ fn rejection(error: Error) -> String {
 const LEASE: LeaseId = 0x1234_5678_9abc_def0;
 const TTL: Duration = Duration::from_secs(2);
 
-async fn a_transaction_counts_one_revision(service: Service) {
+async fn transaction_has_one_revision(service: Service) {
     let backend = service.connect();
     let before = backend.range(Range::new(Keys::prefix(""))).await.unwrap().header;
     assert_eq!(before.revision, 1, "an empty store is at revision 1");
@@ -207,15 +207,15 @@ async fn a_transaction_counts_one_revision(service: Service) {
         let item = find(&backend, key).await.unwrap();
         assert_eq!((item.create_revision, item.mod_revision, item.version, item.lease), (2, 2, 1, 0));
     }
-    let read = write(&backend, [Operation::get("a"), Operation::delete("nobody")]).await;
-    assert_eq!(read, 2, "what changes nothing counts nothing");
+    let read = write(&backend, [Operation::get("a"), Operation::delete("missing")]).await;
+    assert_eq!(read, 2, "an operation without a change is not counted");
     let deleted = Txn::new(Operation::Delete(Keys::prefix("a"))).then([put("d", "")]);
     let deleted = backend.txn(deleted).await.unwrap();
     assert_eq!(deleted.results, [OperationResult::Delete(1), OperationResult::Put]);
     assert_eq!(deleted.header.revision, 3);
 }
 
-async fn a_key_has_lives(service: Service) {
+async fn deleted_key_starts_again_at_version_1(service: Service) {
     let backend = service.connect();
     let first = write(&backend, [put("a", "1")]).await;
     let second = write(&backend, [put("a", "2")]).await;
@@ -283,7 +283,7 @@ async fn conditions_choose_the_branch(service: Service) {
     assert_eq!(names(&backend, Keys::prefix("")).await, ["a", "leased", "otherwise"]);
 }
 
-async fn a_transaction_sees_its_own_writes(service: Service) {
+async fn transaction_reads_its_own_writes(service: Service) {
     let backend = service.connect();
     write(&backend, [put("a", "1"), put("b", "1")]).await;
     let (txn, before) = Txn::read("a");
@@ -298,12 +298,12 @@ async fn a_transaction_sees_its_own_writes(service: Service) {
     assert!(matches!(&result.results[5], OperationResult::Get(items) if items.len() == 1));
 }
 
-async fn a_transaction_applies_whole_or_not_at_all(service: Service) {
+async fn transaction_is_applied_completely_or_not_at_all(service: Service) {
     let backend = service.connect();
     let before = write(&backend, [put("a", "1")]).await;
     let error = refused(&backend, [put("a", "2"), Operation::put("b", "2", 77)]).await;
     assert!(matches!(error, Error::LeaseNotFound { lease: 77 }), "{error:?}");
-    let touch = Operation::Touch { key: "nobody".into() };
+    let touch = Operation::Touch { key: "missing".into() };
     let cause = rejection(refused(&backend, [put("a", "2"), touch]).await);
     assert!(cause.contains("key not found"), "{cause}");
     let read = backend.range(Range::new(Keys::prefix(""))).await.unwrap();
@@ -311,7 +311,7 @@ async fn a_transaction_applies_whole_or_not_at_all(service: Service) {
     assert_eq!(read.items[0].value, b"1");
 }
 
-async fn touching_counts_on_and_keeps_value_and_lease(service: Service) {
+async fn touch_increases_the_version_and_keeps_value_and_lease(service: Service) {
     let backend = service.connect();
     backend.lease_grant(LEASE, TTL * 30).await.unwrap();
     let first = write(&backend, [Operation::put("a", "value", LEASE)]).await;
@@ -332,7 +332,7 @@ async fn duplicates_are_rejected(service: Service) {
         vec![put("a", "2"), put("a", "2")],
         vec![put("a", "2"), Operation::delete("a")],
         vec![Operation::Delete(Keys::prefix("a")), put("a", "2")],
-        // etcd itself accepts this one and dies of the next: see `puts_what_it_deletes_without_end`.
+        // etcd itself accepts this one, and dies of the next one: see `puts_what_it_deletes_without_end`.
         vec![Operation::Delete(Keys::prefix("")), put("a", "2")],
         vec![Operation::Delete(Keys::prefix("")), Operation::Touch { key: "a".into() }],
         vec![Operation::Touch { key: "a".into() }, put("a", "2")],
@@ -341,14 +341,14 @@ async fn duplicates_are_rejected(service: Service) {
     for operations in wrong {
         let cause = rejection(refused(&backend, operations.clone()).await);
         assert!(cause.contains("etcdserver: duplicate key given in txn request"), "{cause}");
-        // Also in the branch that is not taken.
-        let when = vec![Compare::absent("nobody")];
+        // Also in the branch that is not executed.
+        let when = vec![Compare::absent("missing")];
         let txn = Txn::of(TxnParts { when, then: Vec::new(), otherwise: operations }).expect("operations");
         rejection(backend.txn(txn).await.unwrap_err());
     }
     let fine = [Operation::Delete(Keys::Span("b".into(), "c".into())), Operation::delete("b"), put("a", "1")];
     assert_eq!(write(&backend, fine).await, before + 1);
-    let when = vec![Compare::absent("nobody")];
+    let when = vec![Compare::absent("missing")];
     let both = TxnParts { when, then: vec![put("a", "3")], otherwise: vec![put("a", "4")] };
     assert!(
         backend.txn(Txn::of(both).expect("operations")).await.unwrap().succeeded,
@@ -356,13 +356,13 @@ async fn duplicates_are_rejected(service: Service) {
     );
 }
 
-async fn requests_have_bounds(service: Service) {
+async fn requests_beyond_the_limits_are_rejected(service: Service) {
     let backend = service.connect();
     let puts = |count: usize| (0..count).map(|index| put(&format!("k{index:04}"), "v")).collect::<Vec<_>>();
     write(&backend, puts(128)).await;
     let cause = rejection(refused(&backend, puts(129)).await);
     assert!(cause.contains("too many operations"), "{cause}");
-    let when = (0..129).map(|_| Compare::absent("nobody"));
+    let when = (0..129).map(|_| Compare::absent("missing"));
     rejection(backend.txn(Txn::read("a").0.when(when)).await.unwrap_err());
     let large = |bytes: usize| [Operation::put("large", vec![b'x'; bytes], 0)];
     write(&backend, large(1_500_000)).await;
@@ -374,20 +374,20 @@ async fn requests_have_bounds(service: Service) {
         let cause = rejection(refused(&backend, [operation]).await);
         assert!(cause.contains("key is not provided"), "{cause}");
     }
-    // An answer larger than what gRPC takes by default.
+    // A response larger than gRPC accepts by default.
     for index in 0..4 {
         write(&backend, [Operation::put(format!("large{index}"), vec![b'x'; 1_400_000], 0)]).await;
     }
     assert_eq!(backend.range(Range::new(Keys::prefix("large"))).await.unwrap().items.len(), 5);
 }
 
-async fn ranges_find_what_they_name(service: Service) {
+async fn range_returns_the_keys_of_its_selection(service: Service) {
     let backend = service.connect();
     write(&backend, ["a", "a/1", "a/2", "a/3", "a0", "b"].map(|key| put(key, "value"))).await;
     write(&backend, [Operation::put(vec![0xff, 0xff], "", 0)]).await;
     assert_eq!(names(&backend, Keys::one("a")).await, ["a"]);
     assert_eq!(names(&backend, Keys::prefix("a/")).await, ["a/1", "a/2", "a/3"]);
-    assert_eq!(names(&backend, Keys::prefix("nobody")).await, [""; 0]);
+    assert_eq!(names(&backend, Keys::prefix("missing")).await, [""; 0]);
     assert_eq!(names(&backend, Keys::Span("a/2".into(), "b".into())).await, ["a/2", "a/3", "a0"]);
     assert_eq!(names(&backend, Keys::Span("b".into(), "a".into())).await, [""; 0]);
     assert_eq!(names(&backend, Keys::Span("b".into(), "b".into())).await, [""; 0]);
@@ -404,7 +404,7 @@ async fn ranges_find_what_they_name(service: Service) {
     assert!(keys_only.iter().all(|item| item.value.is_empty() && item.mod_revision > 0));
 }
 
-async fn ranges_at_a_revision(service: Service) {
+async fn range_reads_at_a_revision(service: Service) {
     let backend = service.connect();
     let first = write(&backend, [put("a", "1"), put("b", "1")]).await;
     let second = write(&backend, [put("a", "2"), Operation::delete("b")]).await;
@@ -420,7 +420,7 @@ async fn ranges_at_a_revision(service: Service) {
     assert!(matches!(error, Error::FutureRevision), "{error:?}");
 }
 
-async fn the_compacted_past_is_gone(service: Service) {
+async fn range_at_a_compacted_revision_is_rejected(service: Service) {
     let backend = service.connect();
     let first = write(&backend, [put("a", "1"), put("b", "1")]).await;
     let second = write(&backend, [put("a", "2")]).await;
@@ -432,10 +432,14 @@ async fn the_compacted_past_is_gone(service: Service) {
     let found = backend.range(at(second)).await.unwrap().items;
     assert_eq!(found.iter().map(|item| item.value.as_slice()).collect::<Vec<_>>(), [b"2", b"1"]);
     let item = find(&backend, "a").await.unwrap();
-    assert_eq!((item.create_revision, item.version), (first, 3), "what lives keeps its history's numbers");
+    assert_eq!(
+        (item.create_revision, item.version),
+        (first, 3),
+        "a live key keeps the numbers of its history"
+    );
 }
 
-async fn a_lease_bears_its_owners_id(service: Service) {
+async fn lease_has_the_requested_id(service: Service) {
     let (one, other) = (service.connect(), service.connect());
     assert_eq!(one.lease_grant(LEASE, Duration::from_secs(60)).await.unwrap(), Duration::from_secs(60));
     let error = other.lease_grant(LEASE, Duration::from_secs(60)).await.unwrap_err();
@@ -456,7 +460,7 @@ async fn a_lease_bears_its_owners_id(service: Service) {
     assert!(matches!(error, Error::LeaseNotFound { lease } if lease == LEASE + 1), "{error:?}");
 }
 
-async fn a_lease_that_ends_takes_its_keys(service: Service) {
+async fn keys_are_deleted_when_their_lease_expires(service: Service) {
     let backend = service.connect();
     let began = Instant::now();
     backend.lease_grant(LEASE, TTL).await.unwrap();
@@ -474,7 +478,7 @@ async fn a_lease_that_ends_takes_its_keys(service: Service) {
     backend.lease_grant(LEASE, TTL).await.unwrap();
 }
 
-async fn a_lease_kept_alive_lives(service: Service) {
+async fn renewed_lease_does_not_expire(service: Service) {
     let backend = service.connect();
     backend.lease_grant(LEASE, TTL).await.unwrap();
     write(&backend, [Operation::put("a", "", LEASE)]).await;
@@ -486,7 +490,7 @@ async fn a_lease_kept_alive_lives(service: Service) {
     assert_eq!(find(&backend, "a").await.unwrap().lease, LEASE);
 }
 
-async fn a_revoked_lease_takes_its_keys_in_one_revision(service: Service) {
+async fn revoked_lease_deletes_its_keys_in_one_revision(service: Service) {
     let backend = service.connect();
     backend.lease_grant(LEASE, TTL * 30).await.unwrap();
     let mut watch = backend.watch(Keys::prefix(""), 0).await.unwrap();
@@ -504,7 +508,7 @@ async fn a_revoked_lease_takes_its_keys_in_one_revision(service: Service) {
     assert_eq!((now.header.revision, now.items.len()), (revision + 1, 0), "an empty lease counts nothing");
 }
 
-async fn a_key_changes_its_lease(service: Service) {
+async fn put_moves_a_key_to_another_lease(service: Service) {
     let backend = service.connect();
     let (first, second) = (LEASE, LEASE + 1);
     backend.lease_grant(first, TTL * 30).await.unwrap();
@@ -518,7 +522,7 @@ async fn a_key_changes_its_lease(service: Service) {
     assert_eq!(names(&backend, Keys::prefix("")).await, ["freed", "gone"]);
 }
 
-async fn a_watch_from_now(service: Service) {
+async fn watch_returns_later_events(service: Service) {
     let backend = service.connect();
     let before = write(&backend, [put("a/1", "old"), put("b", "old")]).await;
     let mut watch = backend.watch(Keys::prefix("a/"), 0).await.unwrap();
@@ -536,7 +540,7 @@ async fn a_watch_from_now(service: Service) {
     assert_eq!(told(&next(&mut watch).await.events), ["a/3="], "a cancelled wait loses nothing");
 }
 
-async fn a_watch_from_the_past(service: Service) {
+async fn watch_from_a_revision_returns_earlier_events(service: Service) {
     let backend = service.connect();
     write(&backend, [put("a", "1")]).await;
     let from = write(&backend, [put("a", "2"), put("b", "2")]).await;
@@ -550,10 +554,10 @@ async fn a_watch_from_the_past(service: Service) {
     }
     assert_eq!(told(&events), ["a=2", "b=2", "a gone", "a=4"]);
     write(&backend, [put("a", "5")]).await;
-    assert_eq!(told(&next(&mut watch).await.events), ["a=5"], "and goes on into the present");
+    assert_eq!(told(&next(&mut watch).await.events), ["a=5"], "and continues in the present");
 }
 
-async fn a_watch_of_one_key(service: Service) {
+async fn watch_of_one_key_returns_only_its_events(service: Service) {
     let backend = service.connect();
     let mut watch = backend.watch(Keys::one("a"), 0).await.unwrap();
     let mut span = backend.watch(Keys::Span("a".into(), "b".into()), 0).await.unwrap();
@@ -569,7 +573,7 @@ async fn a_watch_of_one_key(service: Service) {
     assert!(error.is_ok() || matches!(error, Err(Error::Rejected { .. })), "{error:?}");
 }
 
-async fn a_watch_of_the_future_waits(service: Service) {
+async fn watch_from_a_future_revision_waits(service: Service) {
     let backend = service.connect();
     let now = write(&backend, [put("a", "1")]).await;
     let mut watch = backend.watch(Keys::one("a"), now + 2).await.unwrap();
@@ -578,7 +582,7 @@ async fn a_watch_of_the_future_waits(service: Service) {
     assert_eq!(told(&next(&mut watch).await.events), ["a=3"]);
 }
 
-async fn a_watch_never_cuts_a_revision(service: Service) {
+async fn watch_never_splits_a_revision(service: Service) {
     const KEYS: usize = 100;
     const ROUNDS: usize = 60;
     let backend = service.connect();
@@ -608,8 +612,8 @@ async fn a_watch_never_cuts_a_revision(service: Service) {
     writer.await.unwrap();
 }
 
-async fn a_watch_far_behind_says_how_far_it_saw(service: Service) {
-    // etcd reports 1000 revisions at once, under a head that tells of the newest.
+async fn watch_far_behind_returns_the_revision_that_it_has_reached(service: Service) {
+    // etcd reports 1000 revisions at once, with a header that contains the newest one.
     const WRITES: i64 = 1500;
     let backend = service.connect();
     for _ in 0..WRITES {
@@ -624,7 +628,7 @@ async fn a_watch_far_behind_says_how_far_it_saw(service: Service) {
     }
 }
 
-async fn a_watch_from_the_compacted_past_ends(service: Service) {
+async fn watch_from_a_compacted_revision_ends(service: Service) {
     let backend = service.connect();
     let first = write(&backend, [put("a", "1")]).await;
     let second = write(&backend, [put("a", "2")]).await;
@@ -641,7 +645,7 @@ async fn a_watch_from_the_compacted_past_ends(service: Service) {
     );
 }
 
-async fn a_watch_misses_nothing_when_others_are_compacted(service: Service) {
+async fn watch_misses_no_event_during_a_compaction(service: Service) {
     let backend = service.connect();
     let mut watch = backend.watch(Keys::one("a"), 0).await.unwrap();
     let mut newest = 0;
@@ -653,7 +657,7 @@ async fn a_watch_misses_nothing_when_others_are_compacted(service: Service) {
     assert_eq!(told(&next(&mut watch).await.events), ["a=1"]);
 }
 
-async fn a_stopped_service_breaks_watches_and_refuses_calls(mut service: Service) {
+async fn stopped_service_ends_watches_and_refuses_calls(mut service: Service) {
     let backend = service.connect();
     write(&backend, [put("a", "1")]).await;
     let mut watch = backend.watch(Keys::one("a"), 0).await.unwrap();
@@ -681,7 +685,7 @@ async fn changes(watcher: &mut Watcher) -> Vec<String> {
     }
 }
 
-async fn a_watcher_goes_on_after_a_restart(mut service: Service) {
+async fn watcher_continues_after_a_restart(mut service: Service) {
     let backend = service.connect();
     write(&backend, [put("a", "old")]).await;
     let mut watcher = watcher(&backend, Keys::prefix(""), 0);
@@ -689,7 +693,7 @@ async fn a_watcher_goes_on_after_a_restart(mut service: Service) {
     within("the watch", watcher.ready()).await.unwrap();
     assert_eq!(watcher.resumed_on(), backend.connection());
     service.stop().await;
-    // Nothing was seen yet, and still nothing may be missed.
+    // No change was seen yet, and still none may be missed.
     service.start().await;
     let other = service.connect();
     write(&other, [put("a", "1")]).await;
@@ -699,7 +703,7 @@ async fn a_watcher_goes_on_after_a_restart(mut service: Service) {
     let before = watcher.resumed_on();
     assert_eq!(before, backend.connection());
     service.stop().await;
-    within("that it stands on no connection", async {
+    within("that it has no connection", async {
         while watcher.resumed_on() != 0 {
             let waiting = timeout(Duration::from_millis(300), watcher.next()).await;
             assert!(waiting.is_err(), "{waiting:?}");
@@ -718,7 +722,7 @@ async fn a_watcher_goes_on_after_a_restart(mut service: Service) {
     assert!(watcher.resumed_on() > before);
 }
 
-async fn a_watcher_is_told_of_compaction(service: Service) {
+async fn watcher_reports_a_compaction(service: Service) {
     let backend = service.connect();
     let first = write(&backend, [put("a", "1")]).await;
     let second = write(&backend, [put("a", "2")]).await;
@@ -733,7 +737,7 @@ async fn a_watcher_is_told_of_compaction(service: Service) {
     assert_eq!(changes(&mut watcher).await, ["a=4"]);
 }
 
-async fn a_watcher_may_be_cancelled_at_any_time(service: Service) {
+async fn watcher_can_be_cancelled_at_any_time(service: Service) {
     const WRITES: usize = 200;
     let backend = service.connect();
     let mut watcher = watcher(&backend, Keys::one("a"), 1);
@@ -768,7 +772,7 @@ async fn leases_outlive_a_restart(mut service: Service) {
     assert_eq!(backend.lease_keep_alive(LEASE).await.unwrap(), Duration::from_secs(5));
 }
 
-async fn a_wiped_service_is_an_empty_one(mut service: Service) {
+async fn wiped_service_is_empty(mut service: Service) {
     let backend = service.connect();
     backend.lease_grant(LEASE, TTL * 30).await.unwrap();
     let revision = write(&backend, [Operation::put("a", "", LEASE)]).await;
@@ -782,22 +786,25 @@ async fn a_wiped_service_is_an_empty_one(mut service: Service) {
     assert_eq!((found.header.revision, found.items.len()), (1, 0));
     let after = backend.status().await.unwrap();
     if matches!(service, Service::Server(_)) {
-        assert_ne!(found.header.cluster_id, before.cluster_id, "ours has no files, and says so");
+        assert_ne!(
+            found.header.cluster_id, before.cluster_id,
+            "this server has no files, and its ID shows that"
+        );
         assert_ne!(after.member_id, before.member_id);
     } else {
-        assert_eq!(found.header.cluster_id, before.cluster_id, "it cannot be told by its name");
+        assert_eq!(found.header.cluster_id, before.cluster_id, "its ID does not distinguish it");
         assert_eq!(after.member_id, before.member_id);
     }
     let error = backend.lease_keep_alive(LEASE).await.unwrap_err();
     assert!(matches!(error, Error::LeaseNotFound { .. }), "{error:?}");
-    // The trap: a watch of the old store's revisions is accepted, and silent.
+    // The trap: a watch from a revision of the old data is accepted, and stays silent.
     let mut watch = backend.watch(Keys::one("a"), revision + 2).await.unwrap();
     assert_eq!(write(&backend, [put("a", "new")]).await, 2);
     let silent = timeout(Duration::from_millis(300), watch.next()).await;
     assert!(silent.is_err(), "{silent:?}");
 }
 
-async fn status_tells_who_answers(service: Service) {
+async fn status_names_the_member_that_responds(service: Service) {
     let backend = service.connect();
     let status = backend.status().await.unwrap();
     let header = backend.range(Range::new(Keys::one("a"))).await.unwrap().header;
@@ -860,21 +867,21 @@ impl Choices {
     }
 }
 
-/// An answer without what two services may differ in: their names.
+/// A response without the parts that may differ between two services: their names.
 fn essence<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     match result {
         Ok(answer) => format!("{answer:?}"),
         Err(Error::Rejected { cause, .. }) => {
             format!("rejected: {}", cause.trim_start_matches("etcdserver: "))
         }
-        // A read that met compaction does not say how far it went.
+        // The error of a compacted read does not contain the compacted revision.
         Err(Error::Compacted { .. }) => "compacted".to_owned(),
         Err(other) => format!("{other:?}"),
     }
 }
 
-/// Does what a seed says to a service, and returns every answer and every event.
-async fn a_random_life(service: Service, seed: u64) -> Vec<String> {
+/// Executes the operations of a seed on a service, and returns every response and every event.
+async fn random_operations(service: Service, seed: u64) -> Vec<String> {
     const STEPS: usize = 400;
     let mut choices = Choices(seed);
     let backend = service.connect();
@@ -910,7 +917,7 @@ async fn a_random_life(service: Service, seed: u64) -> Vec<String> {
                 let result = backend.txn(choices.txn(newest)).await;
                 let done = result.map(|done| (done.header.revision, done.succeeded, done.results));
                 match done {
-                    // etcd does not say which of several.
+                    // etcd does not report which of several leases.
                     Err(Error::LeaseNotFound { .. }) => ("txn", "a lease is not found".to_owned()),
                     done => ("txn", essence(done)),
                 }
@@ -930,20 +937,20 @@ async fn a_random_life(service: Service, seed: u64) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn random_lives_are_the_same_in_memory_and_in_the_server() {
+async fn random_operations_have_equal_results_in_memory_and_in_the_server() {
     for seed in 0..6 {
-        let served = a_random_life(Service::Server(Embedded::start().await), seed).await;
-        let model = a_random_life(Service::Memory(MemoryService::new()), seed).await;
+        let served = random_operations(Service::Server(Embedded::start().await), seed).await;
+        let model = random_operations(Service::Memory(MemoryService::new()), seed).await;
         assert_eq!(served, model, "seed {seed}");
     }
 }
 
 #[tokio::test]
-async fn random_lives_are_the_same_in_memory_and_in_etcd() {
+async fn random_operations_have_equal_results_in_memory_and_in_etcd() {
     for seed in 0..6 {
         let Some(etcd) = Etcd::start().await else { return };
-        let real = a_random_life(Service::Etcd(etcd), seed).await;
-        let model = a_random_life(Service::Memory(MemoryService::new()), seed).await;
+        let real = random_operations(Service::Etcd(etcd), seed).await;
+        let model = random_operations(Service::Memory(MemoryService::new()), seed).await;
         for (step, (real, model)) in real.iter().zip(&model).enumerate() {
             assert_eq!(model, real, "seed {seed}, step {step}: the model is on the left");
         }

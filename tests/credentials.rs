@@ -1,5 +1,5 @@
-//! Passwords and TLS of a real etcd, and of the embedded server: what `etcdctl` accepts is accepted, what a login costs
-//! is paid once, and files that cannot be used are named.
+//! Passwords and TLS of a real etcd, and of the embedded server: what `etcdctl` accepts is accepted, a login is only
+//! paid for once, and files that cannot be used are named.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod support;
@@ -37,7 +37,7 @@ fn connect(options: EtcdOptions) -> EtcdBackend {
     EtcdBackend::connect(options).unwrap()
 }
 
-/// Repeats while the service is not available.
+/// Repeats the read while the service is not available.
 async fn retried(backend: &EtcdBackend) -> Result<RangeResult> {
     let began = Instant::now();
     loop {
@@ -63,14 +63,14 @@ fn as_node(endpoint: &str, password: impl Into<Password>) -> EtcdOptions {
     EtcdOptions { credentials: Some(credentials), ..EtcdOptions::new([endpoint]) }
 }
 
-/// The name of the last snapshot of an etcd, which begins its log anew.
+/// The name of the last snapshot of an etcd, after which its log starts again.
 fn last_snapshot(etcd: &Etcd) -> Option<String> {
     let files = std::fs::read_dir(etcd.directory().join("data/member/snap")).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     names.filter(|name| Path::new(name).extension() == Some(OsStr::new("snap"))).max()
 }
 
-/// How many logins an etcd was asked for since it was started, by its own count.
+/// How many logins an etcd has received since it was started, by its own count.
 fn logins(etcd: &Etcd) -> u32 {
     let address = etcd.endpoint().trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).unwrap();
@@ -115,14 +115,14 @@ async fn login_is_not_repeated_while_it_may_be_answered() {
 }
 
 #[tokio::test]
-async fn connect_limit_begins_when_the_login_is_answered() {
+async fn connect_limit_starts_when_the_login_is_answered() {
     let Some(etcd) = with_users(15).await else { return };
     let backend = connect(as_node(etcd.endpoint(), PASSWORD));
     backend.log_in(Duration::from_millis(1)).await.unwrap();
     backend.range(a_read()).await.unwrap();
     assert_eq!(logins(&etcd), 1);
-    let nobody = connect(as_node(&format!("http://127.0.0.1:{}", free_port()), PASSWORD));
-    assert!(nobody.log_in(Duration::from_millis(1)).await.unwrap_err().is_transient());
+    let unserved = connect(as_node(&format!("http://127.0.0.1:{}", free_port()), PASSWORD));
+    assert!(unserved.log_in(Duration::from_millis(1)).await.unwrap_err().is_transient());
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn token_is_kept_over_reconnects_and_replaced_after_a_restart() {
     assert!(backend.connection() > 1);
     assert_eq!(logins(&etcd), 1);
 
-    // Otherwise the log is replayed, the login included.
+    // Otherwise the log is replayed, including the login.
     let root = Client::connect([etcd.endpoint()], Some(ConnectOptions::new().with_user("root", "root")));
     let mut root = root.await.unwrap();
     let snapshot = last_snapshot(&etcd);
@@ -152,7 +152,7 @@ async fn token_is_kept_over_reconnects_and_replaced_after_a_restart() {
     })
     .await;
     etcd.restart().await;
-    // Of a release that asks for no token there, the renewal counts before the login.
+    // With a release that requires no token for it, the renewal is accepted before the login.
     let _ = backend.lease_keep_alive(7).await;
     retried(&backend).await.unwrap();
     assert_eq!(logins(&etcd), 1, "the restarted etcd does not know the token");
@@ -169,7 +169,7 @@ async fn rotated_password_is_read_from_the_file() {
     let root = ConnectOptions::new().with_user("root", "root");
     let root = Client::connect([etcd.endpoint()], Some(root)).await.unwrap();
     root.auth_client().user_change_password("node", "rotated").await.unwrap();
-    // etcd knows the new password before the file has it.
+    // etcd has the new password before the file does.
     let error = backend.range(a_read()).await.unwrap_err();
     assert!(matches!(error, Error::Denied { .. }), "{error:?}");
     let refused = logins(&etcd);
@@ -194,7 +194,7 @@ async fn embedded_server_reads_a_rotated_password() {
     let error = connect(as_node(&server.endpoint(), "first")).range(a_read()).await.unwrap_err();
     assert!(matches!(error, Error::Denied { .. }), "{error:?}");
     connect(as_node(&server.endpoint(), "second")).range(a_read()).await.unwrap();
-    // Its token was for the first password; it logs in again with what the file holds now.
+    // Its token was for the first password. It logs in again with the present content of the file.
     running.range(a_read()).await.unwrap();
     std::fs::remove_file(&file).unwrap();
     connect(as_node(&server.endpoint(), "second")).range(a_read()).await.unwrap();
@@ -209,7 +209,7 @@ const P256: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 const P521: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-521 -nodes";
 const NAMES: &str = "-addext subjectAltName=IP:127.0.0.1";
 
-/// Files of an authority with these keys, and what it signed for a server and for a client.
+/// Files of an authority with these keys, and the certificates that it signed for a server and for a client.
 fn authority(directory: &Path, name: &str, keys: &str, digest: &str) -> PathBuf {
     let directory = directory.join(name);
     std::fs::create_dir(&directory).unwrap();
@@ -217,9 +217,9 @@ fn authority(directory: &Path, name: &str, keys: &str, digest: &str) -> PathBuf 
     let own = format!("req -x509 {keys} -{digest} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem");
     openssl(&directory, &own);
     let sign = format!("x509 -req -CA ca.pem -CAkey ca.key -CAcreateserial -{digest} -days 2");
-    for who in ["server", "client"] {
-        openssl(&directory, &format!("req {keys} -subj /CN={who} -keyout {who}.key -out {who}.csr"));
-        openssl(&directory, &format!("{sign} -extfile names -in {who}.csr -out {who}.pem"));
+    for role in ["server", "client"] {
+        openssl(&directory, &format!("req {keys} -subj /CN={role} -keyout {role}.key -out {role}.csr"));
+        openssl(&directory, &format!("{sign} -extfile names -in {role}.csr -out {role}.pem"));
     }
     // Without extensions it is a certificate of X.509 v1.
     openssl(&directory, &format!("req {keys} -subj /CN=v1 -keyout v1.key -out v1.csr"));

@@ -1,4 +1,5 @@
-//! What holds of `decide` whatever happened before: random rosters, and every decision carried out.
+//! Properties of `decide` that hold whatever happened before, tested with random rosters, where every decision is
+//! carried out.
 
 #![allow(clippy::unwrap_used, reason = "a test ends by a panic")]
 
@@ -18,7 +19,7 @@ use lattice_rdzv::{
 };
 use proptest::prelude::*;
 
-/// What happens to a run. A number picks one of the nodes that are there.
+/// An event of a run. A number selects one of the present nodes.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Arrives(Option<u8>),
@@ -63,6 +64,7 @@ impl Run {
             rejoin_timeout: Duration::from_secs(90),
             grow_delay: Duration::from_secs(30),
             return_window,
+            lease_ttl: Duration::from_secs(10),
             trusted_silence,
             on_member_loss,
             on_newcomer,
@@ -101,6 +103,8 @@ impl Run {
                     leaving: false,
                     hosts: false,
                     submission: submission.map(|number| number.to_string()),
+                    lifeline: None,
+                    false_alarms: 0,
                 };
                 // Ids are random: their order is not that of arrival.
                 let id = NodeId::from_random(self.arrived.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -132,7 +136,7 @@ impl Run {
         }
     }
 
-    /// Carries out what is decided until nothing is; whether every world is one.
+    /// Carries out decisions until there are no more. Returns whether every world was valid.
     fn decide(&mut self) -> Result<bool, TestCaseError> {
         for _ in 0..10 {
             self.roster.observe(self.now, &self.policy.clone());
@@ -153,11 +157,11 @@ impl Run {
                 }
                 Action::AnnounceChange(change) => {
                     let round = round.unwrap();
-                    prop_assert!(round.has_world() && round.change.is_none(), "told twice");
+                    prop_assert!(round.has_world() && round.change.is_none(), "announced twice");
                     let world = self.roster.world.values().cloned().collect();
                     self.roster.set_round(self.now, RoundRecord { change: Some(change), ..round }, world);
                 }
-                Action::Forgive(failures) => {
+                Action::KeepFailures(failures) => {
                     let world = self.roster.world.values().cloned().collect();
                     let round = RoundRecord { failures, ..round.unwrap() };
                     self.roster.set_round(self.now, round, world);
@@ -203,11 +207,11 @@ impl Run {
             let node = &self.roster.nodes[id];
             refusal.refuses(node.record.submission.as_deref(), node.created)
         };
-        prop_assert!(self.roster.nodes.keys().any(refused), "nobody is refused");
+        prop_assert!(self.roster.nodes.keys().any(refused), "no node is refused");
         prop_assert!(!self.roster.world.keys().any(|id| self.roster.nodes.contains_key(id) && refused(id)));
         let stays =
             |record: &NodeRecord| !record.leaving && record.submission.as_ref() == Some(&refusal.submission);
-        prop_assert!(self.roster.nodes.values().any(|node| stays(&node.record)), "the run is nobody's");
+        prop_assert!(self.roster.nodes.values().any(|node| stays(&node.record)), "the run has no owner");
         Ok(())
     }
 
@@ -224,7 +228,7 @@ impl Run {
         let ids: BTreeSet<NodeId> = form.members.iter().map(|entry| entry.id).collect();
         prop_assert_eq!(ids.len(), form.members.len(), "a node twice");
         prop_assert!(form.round > round.round);
-        prop_assert!(!round.has_world() || round.change.is_some(), "nobody was told");
+        prop_assert!(!round.has_world() || round.change.is_some(), "no change was announced");
         let index = |id: &NodeId| roster.nodes.get(id).and_then(|node| node.record.index);
         if !round.has_world() {
             let lowest = ids.iter().filter_map(index).min();
@@ -284,7 +288,7 @@ proptest! {
     }
 }
 
-/// That the property is about something: ordinary runs form world after world.
+/// Ensures that the properties are tested: ordinary runs form world after world.
 #[test]
 fn ordinary_runs_form_world_after_world() {
     let mut run = Run::new(2, 3, Sizing::default(), Reaction::Restart, Reaction::Restart);

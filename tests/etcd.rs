@@ -1,5 +1,5 @@
-//! What only a real etcd can show: endpoints that are dead, hang or are something else, users, certificates, and
-//! clusters that lose members.
+//! What only a real etcd can show: endpoints that are dead, unresponsive, or belong to something else, users,
+//! certificates, and clusters that lose members.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod support;
@@ -32,7 +32,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Attempts of half a second.
+/// Options with attempts of half a second.
 fn hasty(endpoints: impl IntoIterator<Item = impl Into<String>>) -> EtcdOptions {
     EtcdOptions { limits: Limits::for_ttl(Duration::from_secs(2)), ..EtcdOptions::new(endpoints) }
 }
@@ -89,7 +89,7 @@ fn silent_server() -> String {
 }
 
 #[tokio::test]
-async fn nobody_listens() {
+async fn no_server_listens() {
     let endpoint = format!("http://127.0.0.1:{}", free_port());
     let backend = connect(EtcdOptions::new([endpoint.as_str()]));
     let error = backend.txn(a_write()).await.unwrap_err();
@@ -105,15 +105,15 @@ async fn nobody_listens() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_exist() {
-    let backend = connect(EtcdOptions::new(["http://nobody.invalid:2379"]));
+async fn name_that_does_not_exist() {
+    let backend = connect(EtcdOptions::new(["http://missing.invalid:2379"]));
     let error = backend.range(a_read()).await.unwrap_err();
     let Error::Unavailable { cause, .. } = &error else { panic!("{error:?}") };
     assert!(cause.contains("dns error") || cause.contains("no answer"), "{cause}");
 }
 
 #[tokio::test]
-async fn a_server_that_hangs() {
+async fn server_that_does_not_respond() {
     let backend = Arc::new(connect(hasty([silent_server()])));
     let began = Instant::now();
     let (one, two, write) = tokio::join!(backend.range(a_read()), backend.status(), backend.txn(a_write()));
@@ -131,12 +131,13 @@ async fn a_server_that_hangs() {
 }
 
 #[tokio::test]
-async fn a_web_server_is_no_etcd() {
+async fn web_server_is_no_etcd() {
     let endpoint = server(|mut stream| {
         let mut bytes = [0; 4096];
         let _ = stream.read(&mut bytes);
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno\n");
-        // To its end: what is closed while the client still writes is a broken connection, and the answer is lost with it.
+        // Reads to the end. If the connection were closed while the client still writes, it would break, and the
+        // response would be lost.
         while matches!(stream.read(&mut bytes), Ok(1..)) {}
     });
     let backend = connect(hasty([endpoint.as_str()]));
@@ -169,7 +170,7 @@ async fn options_that_contradict_each_other() {
     assert!(matches!(&error, Error::Setting { .. }), "{error:?}");
 }
 
-/// Retried as reads and repeatable writes are.
+/// Retries as reads and repeatable writes are retried.
 async fn retried<T, F: Future<Output = Result<T>>>(attempt: impl FnMut() -> F) -> Result<T> {
     retry(RetryPolicy::default(), 1, Instant::now() + PATIENCE, attempt).await
 }
@@ -186,14 +187,14 @@ async fn one_of_three_endpoints_is_dead() {
             retried(|| backend.txn(a_write())).await.unwrap();
             retried(|| backend.range(a_read())).await.unwrap();
         }
-        // After the election of a new leader, if the dead one led.
+        // After the election of a new leader, if the dead member was the leader.
         turned += usize::from(backend.connection() > 1);
         assert_ne!(backend.endpoint(), endpoints[0]);
     }
     assert!(turned >= 2, "only those that began with the dead one had to turn: {turned}");
 }
 
-/// Which member leads.
+/// The member that is the leader.
 async fn leader(cluster: &[Etcd]) -> usize {
     let leader = cluster[0].backend().status().await.unwrap().leader;
     for (index, etcd) in cluster.iter().enumerate() {
@@ -205,13 +206,13 @@ async fn leader(cluster: &[Etcd]) -> usize {
 }
 
 #[tokio::test]
-async fn a_member_that_hangs_costs_no_lease() {
+async fn member_that_is_stuck_costs_no_lease() {
     let Some(cluster) = Etcd::cluster(3).await else { return };
     let ttl = Duration::from_secs(4);
     let limits = Limits::for_ttl(ttl);
     let endpoints = cluster.iter().map(Etcd::endpoint).collect::<Vec<_>>();
     let leader = leader(&cluster).await;
-    // A follower hangs: with its leader a cluster loses seconds more, which no client can help.
+    // A follower stops responding. With its leader, a cluster loses more seconds, which no client can avoid.
     let victim = (leader + 1) % 3;
     let options = EtcdOptions { limits, ..EtcdOptions::new(endpoints.clone()) };
     let backend: Arc<dyn Backend> = (0..3)
@@ -257,7 +258,7 @@ async fn without_a_quorum_nothing_is_silent() {
 }
 
 #[tokio::test]
-async fn an_election_costs_no_connection() {
+async fn election_costs_no_connection() {
     let Some(mut cluster) = Etcd::cluster(3).await else { return };
     let endpoints = cluster.iter().map(|etcd| etcd.endpoint().to_owned()).collect::<Vec<_>>();
     let leader = leader(&cluster).await;
@@ -275,7 +276,7 @@ async fn an_election_costs_no_connection() {
 }
 
 #[tokio::test]
-async fn a_second_late_call_ends_the_watches_of_its_connection() {
+async fn second_late_call_ends_the_watches_of_its_connection() {
     let Some(etcd) = Etcd::start().await else { return };
     let backend = connect(hasty([etcd.endpoint()]));
     let mut watch = backend.watch(Keys::one("a"), 0).await.unwrap();
@@ -293,18 +294,18 @@ async fn a_second_late_call_ends_the_watches_of_its_connection() {
 }
 
 #[tokio::test]
-async fn a_watch_of_a_silent_service_ends() {
+async fn watch_of_a_silent_service_ends() {
     let Some(etcd) = Etcd::start().await else { return };
     let backend = etcd.backend();
     let mut watch = backend.watch(Keys::one("a"), 0).await.unwrap();
-    // Longer than etcd puts up with pings that come too often.
+    // Longer than etcd tolerates pings that are too frequent.
     assert!(tokio::time::timeout(Duration::from_secs(22), watch.next()).await.is_err());
     etcd.pause();
     let began = Instant::now();
     let error = within("the end of the watch", watch.next()).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(17), "no ping was answered, and nobody minded: {took:?}");
+    assert!(took < Duration::from_secs(17), "unanswered pings were ignored: {took:?}");
     assert_eq!(backend.connection(), 2);
 }
 
@@ -353,10 +354,10 @@ async fn users_and_passwords() {
     for text in [error.to_string(), format!("{error:?}"), format!("{wrong:?}"), format!("{options:?}")] {
         assert!(!text.contains("guess") && !text.contains("secret"), "{text}");
     }
-    denied(connect(as_user(&etcd, "nobody", "a guess")).txn(own()).await.unwrap_err());
+    denied(connect(as_user(&etcd, "unknown", "a guess")).txn(own()).await.unwrap_err());
     denied(connect(EtcdOptions::new([etcd.endpoint()])).txn(own()).await.unwrap_err());
 
-    // Its tokens live in etcd's memory: after a restart they are unknown.
+    // Its tokens are kept in etcd's memory, so they are unknown after a restart.
     etcd.kill();
     etcd.spawn();
     etcd.served_to(options).await;
@@ -368,7 +369,7 @@ async fn users_and_passwords() {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_renewed() {
+async fn expired_token_is_renewed() {
     let Some(etcd) = Etcd::prepare("http", &["--auth-token-ttl=1"]) else { return };
     let etcd = etcd.launch().await;
     enable_auth(&etcd).await;
@@ -389,7 +390,7 @@ async fn an_expired_token_is_renewed() {
     }
 }
 
-/// A certificate authority and what it signed, made by openssl.
+/// A certificate authority and the certificates that it signed, made by openssl.
 struct Authority {
     directory: PathBuf,
 }
@@ -499,7 +500,7 @@ async fn certificates() {
     backend.txn(a_write()).await.unwrap();
     assert!(!format!("{backend:?}").contains("KEY"));
     for options in wrong {
-        // With TLS 1.3 a refusal of ours comes after the handshake, and may be lost with the connection.
+        // With TLS 1.3, a rejection by the client follows the handshake, and may be lost with the connection.
         let backend = connect(options.clone());
         let error = retried(|| backend.range(a_read())).await.unwrap_err();
         assert!(matches!(error, Error::Denied { .. }), "{options:?}\n{error:?}");
@@ -510,13 +511,13 @@ async fn certificates() {
     let Some(open) = Etcd::start().await else { return };
     let tls = Some(TlsFiles { ca: Some(authority.file("ca.pem")), ..TlsFiles::default() });
     let options = EtcdOptions { tls, ..EtcdOptions::new([open.endpoint().replace("http", "https")]) };
-    // A newer etcd answers with what is no TLS, an older one closes the connection.
+    // A newer etcd responds with something that is not TLS, and an older one closes the connection.
     let error = connect(options).range(a_read()).await.unwrap_err();
     assert!(matches!(error, Error::NotEtcd { .. } | Error::Unavailable { .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_late_response_to_a_renewal_is_not_taken_for_that_of_the_next_renewal() {
+async fn late_response_to_a_renewal_is_not_taken_for_that_of_the_next_renewal() {
     const LEASE: i64 = 7;
     let Some(etcd) = Etcd::start().await else { return };
     let (pause, held) = watch::channel(false);

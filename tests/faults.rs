@@ -1,4 +1,4 @@
-//! Slow joins, slow descriptions, closers that race, and what each leaves behind in the service.
+//! Slow joins, slow descriptions, concurrent closings, and what each of them leaves in the service.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
 
@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use lattice_rdzv::{
     Error,
     backend::{
-        Backend as _, Keys, Range, Txn,
+        Backend as _, Event, Keys, Range, Txn,
         memory::{Call, Fate, MemoryBackend, MemoryService},
     },
     node::Node,
@@ -47,11 +47,12 @@ async fn items(client: &MemoryBackend, prefix: &str) -> Vec<lattice_rdzv::backen
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_join_leaves_no_record_of_a_node_that_does_not_exist() {
+async fn slow_join_leaves_no_record_of_a_node_that_does_not_exist() {
     let service = MemoryService::new();
     let link = Arc::new(service.connect_with(TTL / 4));
     let began = Instant::now();
-    // What it writes in the first half of a TTL arrives soon after that half, when the node has given these attempts up.
+    // What it writes in the first half of a TTL arrives soon after that half, when the node has given up these
+    // attempts.
     link.interfere(Some(Box::new(move |call| {
         let arrives = began + TTL * 6 / 10;
         let early = call == Call::Txn && began.elapsed() < TTL / 2;
@@ -67,10 +68,10 @@ async fn a_slow_join_leaves_no_record_of_a_node_that_does_not_exist() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_leaves_while_it_joins_leaves_no_record() {
+async fn node_that_leaves_while_it_joins_leaves_no_record() {
     let service = MemoryService::new();
     let (node, link) = tapped(&service, "a", "2", &[]).await;
-    // No answer to a join arrives from here on: only a join compares two keys.
+    // No response to a join arrives from now on. Only a join compares two keys.
     let joins = Arc::new(AtomicBool::new(false));
     let is_join = Arc::clone(&joins);
     link.tap().refuses = Some(Box::new(move |txn: &Txn| {
@@ -93,7 +94,7 @@ async fn a_node_that_leaves_while_it_joins_leaves_no_record() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_world_is_returned_at_once_though_its_lack_is_still_being_described() {
+async fn world_is_returned_at_once_while_a_log_line_is_still_being_written() {
     for limit in [None, Some(Duration::from_secs(5))] {
         let service = MemoryService::new();
         let (first, link) = tapped(&service, "a", "2", &[]).await;
@@ -165,7 +166,7 @@ async fn starters_that_wait_for_a_closed_run_do_not_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_starter_joins_as_soon_as_another_one_uses_the_id_again() {
+async fn starter_joins_as_soon_as_another_one_uses_the_id_again() {
     let service = MemoryService::new();
     let (first, _) = tapped(&service, "a", "1", &[]).await;
     first.next_world(None, None).await.expect("a world");
@@ -236,7 +237,7 @@ async fn nodes_that_stay_after_the_closing_keep_the_run_s_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leaving_coordinator_tells_nothing_in_a_closed_run() {
+async fn leaving_coordinator_announces_nothing_in_a_closed_run() {
     let service = MemoryService::new();
     let (first, link) = tapped(&service, "a", "2", &[]).await;
     let second = Agent::join(&service, settings("b", "2", &[]), 2).await.unwrap();
@@ -259,13 +260,63 @@ async fn a_leaving_coordinator_tells_nothing_in_a_closed_run() {
     assert_eq!(record.change, None, "written after the closing");
 }
 
+/// Loses all watch events of keys with this part for a time, as etcd has lost some.
+fn lose_events(link: &Tapped, key: &'static str, time: Duration) {
+    let end = Instant::now() + time;
+    let loses =
+        move |event: &Event| Instant::now() < end && String::from_utf8_lossy(event.key()).contains(key);
+    link.tap().loses = Some(Box::new(loses));
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_compaction_while_a_new_coordinator_reads_ends_no_term() {
+async fn lost_events_of_the_run_are_noticed_by_members_and_by_nodes_that_wait() {
+    let service = MemoryService::new();
+    // Time alone changes nothing: the coordinator waits for each member.
+    let settings = [("rejoin_timeout", "100000"), ("join_timeout", "100000")];
+    let (first, _) = tapped(&service, "a", "2:3", &settings).await;
+    let (second, member) = tapped(&service, "b", "2:3", &settings).await;
+    let worlds = tokio::join!(first.next_world(None, None), second.next_world(None, None));
+    assert_eq!((worlds.0.unwrap().place.size, worlds.1.unwrap().place.size), (2, 2));
+
+    lose_events(&member, "ctl/round", Duration::from_secs(20));
+    let (third, waiting) = tapped(&service, "c", "2:3", &settings).await;
+    lose_events(&waiting, "ctl/round", Duration::from_secs(100_000));
+    let limit = Some(Duration::from_secs(100));
+    let (_, change) = second.wait_change(limit).await.expect("b reads the change");
+    assert!(change.why.contains("join"), "{}", change.why);
+    let limit = Some(Duration::from_secs(200));
+    let worlds = join_all([&first, &second, &third].map(|node| node.next_world(None, limit))).await;
+    let sizes: Vec<_> = worlds.into_iter().map(|world| world.unwrap().place.size).collect();
+    assert_eq!(sizes, [3, 3, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_event_of_the_store_ends_no_wait_too_late() {
+    let service = MemoryService::new();
+    let (first, _) = tapped(&service, "a", "2", &[]).await;
+    let (second, link) = tapped(&service, "b", "2", &[]).await;
+    let (_, world) = tokio::join!(first.next_world(None, None), second.next_world(None, None));
+    world.unwrap();
+    let limit = Duration::from_secs(100);
+    let (writes, waits) = (first.run_store(limit).await.unwrap(), second.run_store(limit).await.unwrap());
+    lose_events(&link, "key", Duration::from_secs(20));
+    let write = async {
+        sleep(Duration::from_secs(1)).await;
+        writes.set("key", b"value", limit).await
+    };
+    let (written, waited) = tokio::join!(write, waits.wait(&["key"], limit));
+    written.unwrap();
+    waited.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn compaction_while_a_new_coordinator_reads_ends_no_term() {
     let service = MemoryService::new();
     let link = Tapped::new(service.connect_with(TTL / 4));
     let compacted = Arc::new(Mutex::new(0));
     let count = Arc::clone(&compacted);
-    // The nodes were read, and the rest at that revision is compacted away: of the first coordinator's first reading.
+    // The nodes were read, and the other records at that revision are compacted, during the first read of the first
+    // coordinator.
     link.tap().fails = Some(Box::new(move |range| {
         let mut count = count.lock().unwrap();
         let once = range.revision > 0 && *count == 0;
@@ -277,8 +328,8 @@ async fn a_compaction_while_a_new_coordinator_reads_ends_no_term() {
     let node = Node::join(backend, settings, Entropy::seeded(1), place("a")).await.expect("joined");
     node.next_world(None, None).await.expect("a world");
     assert_eq!(*compacted.lock().unwrap(), 1);
-    let office = items(&service.connect(), "ctl/coordinator").await;
-    assert_eq!(office[0].version, 1);
-    let created = office[0].create_revision;
-    assert!(created < 5, "this is the first office, not one that followed: {created}");
+    let term = items(&service.connect(), "ctl/coordinator").await;
+    assert_eq!(term[0].version, 1);
+    let created = term[0].create_revision;
+    assert!(created < 5, "this is the first term, not one that followed: {created}");
 }

@@ -1,4 +1,5 @@
-//! A coordinator that was replaced changes nothing, however late its write arrives, nor in a store that was wiped since.
+//! A coordinator that was replaced changes nothing, however late its write arrives, and even if the service lost its
+//! data since.
 
 #![allow(clippy::expect_used, reason = "a test ends by a panic")]
 
@@ -18,7 +19,7 @@ use lattice_rdzv::{
         Backend as _, Keys, Operation, Range, Txn,
         memory::{Call, Fate, MemoryBackend, MemoryService},
     },
-    coordinator::{Office, Written},
+    coordinator::{TermFence, Written},
     error::Applied,
     node::Node,
     protocol::{
@@ -34,12 +35,12 @@ use support::{
 };
 use tokio::time::sleep;
 
-/// A coordinator's key and a round's, written by `nonce` as the first things in an empty store.
-async fn office(
+/// The keys of a coordinator and of a round, written by `nonce` as the first keys of a service without data.
+async fn term(
     context: &Context,
     link: &MemoryBackend,
     nonce: &str,
-) -> Result<(Office, i64), lattice_rdzv::Error> {
+) -> Result<(TermFence, i64), lattice_rdzv::Error> {
     let key = context.keys.coordinator();
     let node = NodeId::from_random(2);
     let (name, nonce, sizing) = ("n".into(), nonce.into(), Sizing::default());
@@ -48,25 +49,22 @@ async fn office(
     link.txn(put(key.clone(), record.encode())).await?;
     let round = link.txn(put(context.keys.round(), b"{}".to_vec())).await?.header.revision;
     let found = link.range(Range::new(Keys::one(key.clone()))).await?.items;
-    Ok((Office::of(&key, &found[0])?, round))
+    Ok((TermFence::of(&key, &found[0])?, round))
 }
 
 #[tokio::test(start_paused = true)]
-async fn equal_revisions_in_a_wiped_store_do_not_let_an_old_coordinator_in() -> Result<(), lattice_rdzv::Error>
-{
+async fn equal_revisions_after_a_loss_of_data_do_not_admit_an_old_coordinator()
+-> Result<(), lattice_rdzv::Error> {
     let service = MemoryService::new();
     let link = Arc::new(service.connect());
     let context = Context::new(Arc::clone(&link) as _, settings("n", "1:2", &[]), Entropy::seeded(1));
-    let (old, round) = office(&context, &link, "old").await?;
+    let (old, round) = term(&context, &link, "old").await?;
     let change = || vec![Operation::put(context.keys.round(), "late", 0)];
 
     service.wipe();
-    let (new, same_round) = office(&context, &link, "new").await?;
-    assert_eq!(
-        round, same_round,
-        "revisions begin again, so that only the nonce tells the two offices apart"
-    );
-    assert!(matches!(old.write(&context, round, None, change()).await?, Written::OutOfOffice(_)));
+    let (new, same_round) = term(&context, &link, "new").await?;
+    assert_eq!(round, same_round, "revisions begin again, so that only the nonce tells the two terms apart");
+    assert!(matches!(old.write(&context, round, None, change()).await?, Written::TermLost(_)));
 
     assert!(matches!(new.write(&context, round - 1, None, change()).await?, Written::Stale));
     assert!(matches!(new.write(&context, round, None, change()).await?, Written::Done(_)));
@@ -78,15 +76,15 @@ async fn nothing_is_decided_in_a_closed_run() -> Result<(), lattice_rdzv::Error>
     let service = MemoryService::new();
     let link = Arc::new(service.connect());
     let context = Context::new(Arc::clone(&link) as _, settings("n", "1:2", &[]), Entropy::seeded(1));
-    let (office, round) = office(&context, &link, "only").await?;
+    let (term, round) = term(&context, &link, "only").await?;
     link.txn(Txn::new(Operation::put(context.keys.closed(), "{}", 0))).await?;
     let change = vec![Operation::put(context.keys.round(), "late", 0)];
-    assert!(matches!(office.write(&context, round, None, change).await?, Written::OutOfOffice(_)));
+    assert!(matches!(term.write(&context, round, None, change).await?, Written::TermLost(_)));
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_decision_that_lands_after_a_wipe_changes_nothing() -> Result<(), lattice_rdzv::Error> {
+async fn decision_that_arrives_after_a_loss_of_data_changes_nothing() -> Result<(), lattice_rdzv::Error> {
     let service = MemoryService::new();
     let settings = |name| settings(name, "2:3", &[("last_call_timeout", "1")]);
     let link = Tapped::new(service.connect_with(TTL / 4));
@@ -101,7 +99,7 @@ async fn a_decision_that_lands_after_a_wipe_changes_nothing() -> Result<(), latt
     );
     assert_eq!(worlds.0?.place.size, 3);
 
-    // The coordinator's next decision, that the third is lost, is on its way when the store is wiped.
+    // The coordinator's next decision, that the third node is lost, is in flight when the service loses its data.
     let caught = Arc::new(Mutex::new(None));
     let catch = Arc::clone(&caught);
     let round = "/lattice/rdzv/default/run/ctl/round";
@@ -126,21 +124,20 @@ async fn a_decision_that_lands_after_a_wipe_changes_nothing() -> Result<(), latt
     service.wipe();
     sleep(TTL * 6).await;
 
-    // Everything but the fence lets it in: also the lease that it puts the round under is there.
+    // Everything except the fencing check would permit the write. Even the lease of the round exists.
     let (late, lease) = caught.lock().expect("whole").take().expect("a decision");
     let client = service.connect();
     client.lease_grant(lease, TTL * 10).await?;
     let read = async || client.range(Range::new(Keys::one(round))).await.map(|found| found.items);
     let before = read().await?;
-    assert_eq!(before.len(), 1, "the world was put back");
+    assert_eq!(before.len(), 1, "the world was restored");
     assert!(!client.txn(late).await?.succeeded, "it must be refused by what it compares");
     assert_eq!(read().await?, before);
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_that_lands_late_does_not_bring_back_what_the_node_said_first()
--> Result<(), lattice_rdzv::Error> {
+async fn join_that_arrives_late_does_not_restore_an_old_record() -> Result<(), lattice_rdzv::Error> {
     let service = MemoryService::new();
     let link = Arc::new(service.connect_with(TTL / 4));
     let mut joins = 0;

@@ -1,4 +1,4 @@
-//! The faults that the service inside the process can have, which is what simulations are made of.
+//! The faults of the service in the process, of which simulations consist.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 use std::{
@@ -40,7 +40,7 @@ fn applied<T: std::fmt::Debug>(result: Result<T>) -> Applied {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_is_cut_off() {
+async fn client_that_is_cut_off() {
     let service = MemoryService::new();
     let (cut, other) = (service.connect(), service.connect());
     let mut watch = cut.watch(Keys::one("a"), 0).await.unwrap();
@@ -55,12 +55,12 @@ async fn a_client_that_is_cut_off() {
     assert_eq!(cut.connection(), connection + 1);
     assert!(matches!(watch.next().await, Err(Error::Unavailable { .. })), "its connection was given up");
     assert_eq!(applied(read(&cut).await), Applied::No);
-    cut.mend();
+    cut.reconnect();
     assert_eq!(read(&cut).await.unwrap().unwrap(), "1");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_cut_costs_nothing() {
+async fn short_disconnection_costs_nothing() {
     let service = MemoryService::new();
     let (cut, other) = (service.connect(), service.connect());
     let mut watch = cut.watch(Keys::one("a"), 0).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_short_cut_costs_nothing() {
     write(&other, "1", 0).await.unwrap();
     let (result, ()) = tokio::join!(read(&cut), async {
         sleep(ATTEMPT / 2).await;
-        cut.mend();
+        cut.reconnect();
     });
     assert_eq!(result.unwrap().unwrap(), "1");
     assert_eq!(watch.next().await.unwrap().events.len(), 1);
@@ -76,7 +76,7 @@ async fn a_short_cut_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_fail_together_turn_once() {
+async fn calls_that_fail_together_cause_one_failover() {
     let service = MemoryService::new();
     let backend = service.connect();
     backend.cut();
@@ -87,17 +87,17 @@ async fn calls_that_fail_together_turn_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer() {
+async fn lost_answer() {
     let backend = MemoryService::new().connect();
     backend.lose_answers(1);
     assert_eq!(read(&backend).await.unwrap(), None, "reads are not meant");
     assert_eq!(applied(write(&backend, "1", 0).await), Applied::Unknown);
-    assert_eq!(read(&backend).await.unwrap().unwrap(), "1", "it was applied all the same");
+    assert_eq!(read(&backend).await.unwrap().unwrap(), "1", "it was applied nevertheless");
     write(&backend, "2", 0).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_write_lands_after_its_attempt() {
+async fn delayed_write_is_applied_after_its_attempt_was_given_up() {
     let backend = MemoryService::new().connect();
     let late = |call: Call| Fate {
         request_delay: if call.writes() { Duration::from_secs(7) } else { Duration::ZERO },
@@ -114,7 +114,7 @@ async fn a_late_write_lands_after_its_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_request_and_a_slow_answer() {
+async fn lost_request_and_a_slow_answer() {
     let backend = MemoryService::new().connect();
     backend.interfere(Some(Box::new(|_| Fate { request_lost: true, ..Fate::default() })));
     assert_eq!(applied(write(&backend, "1", 0).await), Applied::Unknown);
@@ -126,7 +126,7 @@ async fn a_lost_request_and_a_slow_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_on_its_way_is_lost_with_the_service() {
+async fn response_in_flight_is_lost_with_the_service() {
     let service = MemoryService::new();
     let backend = service.connect();
     let slow = Fate { answer_delay: Duration::from_secs(1), ..Fate::default() };
@@ -147,7 +147,7 @@ async fn an_answer_on_its_way_is_lost_with_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_service_revokes_what_came_due_on_waking() {
+async fn paused_service_revokes_what_came_due_on_waking() {
     let service = MemoryService::new();
     let backend = service.connect();
     backend.lease_grant(1, TTL).await.unwrap();
@@ -164,7 +164,7 @@ async fn a_paused_service_revokes_what_came_due_on_waking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_end_on_time_though_nobody_calls() {
+async fn leases_expire_on_time_without_any_calls() {
     let service = MemoryService::new();
     let backend = service.connect();
     let began = Instant::now();
@@ -183,7 +183,7 @@ async fn leases_end_on_time_though_nobody_calls() {
     assert_eq!(gone, [("short".to_owned(), 50), ("long".to_owned(), 100)]);
 }
 
-/// Some nodes that write, watch, and are cut off; what one of them saw, when.
+/// Some nodes write, watch, and are cut off. Returns what one of them saw, and when.
 async fn a_small_world() -> Vec<(Duration, Vec<Event>)> {
     let service =
         MemoryService::with_engine(Engine::new(Bounds { minimum_ttl_seconds: 1, ..Bounds::default() }));
@@ -220,7 +220,7 @@ async fn a_small_world() -> Vec<(Duration, Vec<Event>)> {
 }
 
 #[test]
-fn a_schedule_is_repeatable() {
+fn schedule_is_repeatable() {
     let run = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_time().start_paused(true).build().unwrap().block_on(a_small_world())
@@ -233,7 +233,7 @@ fn a_schedule_is_repeatable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_is_dropped_leaves_no_task() {
+async fn service_that_is_dropped_leaves_no_task() {
     let service = MemoryService::new();
     let backend = service.connect();
     backend.lease_grant(1, TTL).await.unwrap();

@@ -1,4 +1,4 @@
-//! The metrics of the embedded server: their port, and whether those with etcd's names are etcd's.
+//! The metrics of the embedded server: their port, and whether metrics with etcd's names match those of etcd.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod support;
@@ -14,6 +14,7 @@ use lattice_rdzv::{
         Backend, Keys, Operation, Range, Txn,
         etcd::{EtcdBackend, EtcdOptions},
     },
+    dashboard::{Dashboard, DashboardOptions, RunSource},
     server::{Server, ServerOptions, bind},
 };
 use support::{embedded::Embedded, within};
@@ -38,10 +39,10 @@ async fn page(address: SocketAddr, path: &str) -> (u16, String) {
     request(address, "GET", path).await
 }
 
-/// A server with a metrics port, whose address is returned as well.
+/// A server with a metrics port. Also returns the address of that port.
 async fn with_metrics(options: ServerOptions) -> (Server, SocketAddr) {
     let mut server = Server::start(bind("127.0.0.1", 0).await.unwrap(), options).unwrap();
-    let metrics = server.serve_metrics(bind("127.0.0.1", 0).await.unwrap()).unwrap();
+    let metrics = server.serve_metrics(bind("127.0.0.1", 0).await.unwrap(), None).unwrap();
     (server, address(&metrics))
 }
 
@@ -65,14 +66,14 @@ async fn put(backend: &EtcdBackend, key: &str) {
 }
 
 #[tokio::test]
-async fn the_metrics_port_serves_pages_and_no_calls() {
+async fn metrics_port_serves_pages_and_no_calls() {
     let (server, metrics) = with_metrics(ServerOptions::default()).await;
     for path in ["/livez", "/readyz"] {
         assert_eq!(page(metrics, path).await, (200, "ok\n".to_owned()));
     }
     assert_eq!(page(metrics, "/health").await, page(server.address(), "/health").await);
     assert!(page(metrics, "/version").await.1.contains("etcdserver"));
-    assert_eq!(page(metrics, "/nobody").await.0, 404);
+    assert_eq!(page(metrics, "/missing").await.0, 404);
     let client = EtcdBackend::connect(EtcdOptions::new([format!("http://{metrics}")])).unwrap();
     assert!(client.range(Range::new(Keys::one("a"))).await.is_err());
     assert_eq!(request(metrics, "POST", "/etcdserverpb.KV/Range").await.0, 404);
@@ -126,7 +127,7 @@ async fn metrics_with_etcds_names_have_etcds_types_and_values() {
 }
 
 #[tokio::test]
-async fn the_documentation_lists_every_metric_and_no_other() {
+async fn documentation_lists_every_metric_and_no_other() {
     let server = Embedded::start().await;
     let (_, text) = page(address(&server.endpoint()), "/metrics").await;
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
@@ -141,7 +142,7 @@ async fn the_documentation_lists_every_metric_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_used_up_metrics_port_leaves_clients_alone() {
+async fn used_up_metrics_port_leaves_clients_alone() {
     let (server, metrics) = with_metrics(ServerOptions::default()).await;
     let mut silent = Vec::new();
     for _ in 0..300 {
@@ -172,12 +173,32 @@ async fn a_used_up_metrics_port_leaves_clients_alone() {
 }
 
 #[tokio::test]
-async fn a_star_listens_on_every_address() {
+async fn star_listens_on_every_address() {
     let mut server = Server::start(bind("*", 0).await.unwrap(), ServerOptions::default()).unwrap();
-    let metrics = address(&server.serve_metrics(bind("*", 0).await.unwrap()).unwrap());
+    let metrics = address(&server.serve_metrics(bind("*", 0).await.unwrap(), None).unwrap());
     for port in [server.address().port(), metrics.port()] {
         assert_eq!(page(SocketAddr::from(([127, 0, 0, 1], port)), "/readyz").await.0, 200);
     }
     let error = bind("*", metrics.port()).await.unwrap_err().to_string();
     assert!(error.contains(&format!("cannot listen on port {} of `*`", metrics.port())), "{error}");
+}
+
+#[tokio::test]
+async fn metrics_port_has_the_metrics_of_runs_when_there_is_a_dashboard() {
+    let mut server = Server::start(bind("127.0.0.1", 0).await.unwrap(), ServerOptions::default()).unwrap();
+    let source = RunSource::of_server(&server);
+    let page_listener = bind("127.0.0.1", 0).await.unwrap();
+    let dashboard = Dashboard::start(page_listener, source, DashboardOptions::default()).unwrap();
+    let listener = bind("127.0.0.1", 0).await.unwrap();
+    let metrics = address(&server.serve_metrics(listener, Some(dashboard.metrics())).unwrap());
+    let (status, text) = page(metrics, "/metrics").await;
+    assert_eq!(status, 200);
+    let own: BTreeSet<&str> = types(&text).into_keys().collect();
+    assert!(own.is_superset(&BTreeSet::from([
+        "lattice_runs",
+        "lattice_service_up",
+        "lattice_rdzv_requests_total"
+    ])));
+    let declared = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
+    assert_eq!(declared, own.len(), "no metric is declared twice");
 }

@@ -1,14 +1,15 @@
-//! One script, several stores: random operations from a seed, done by the engine, by the server and by real etcds, whose
-//! answers and events must be the same field by field.
+//! One script, several services: the engine, the server, and real etcds execute random operations of a seed, and their
+//! responses and events must match in every field.
 //!
-//! Only what cannot be the same is left out: cluster and member ids, terms, how long a lease still has. What may differ
-//! is in [`EXPLAINED`], with its reason, and is counted. `LATTICE_ORACLE_ETCDS` names more etcd binaries beside
-//! `LATTICE_TEST_ETCD`, with colons between; `LATTICE_ORACLE_OPERATIONS` says how many operations each etcd is asked.
+//! Only fields that cannot match are excluded: the IDs of clusters and members, terms, and the remaining time of a
+//! lease. Other permitted differences are listed in [`EXPLAINED`] with their reasons, and are counted.
+//! `LATTICE_TEST_ETCDS` names further etcd binaries besides `LATTICE_TEST_ETCD`, separated by colons.
+//! `LATTICE_ORACLE_OPERATIONS` sets the number of operations for each etcd.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod support;
 
-use std::{collections::BTreeMap, fmt::Debug, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use etcd_client::proto::{
     PbCompactionRequest, PbCompactionResponse, PbCompare, PbDeleteRequest, PbDeleteResponse, PbEvent,
@@ -23,16 +24,16 @@ use lattice_rdzv::backend::{
     Event, Revision,
     memory::engine::{Engine, Refusal, Span},
 };
-use support::{Etcd, binary, choices::Choices, embedded::Embedded, within};
+use support::{Etcd, binaries, choices::Choices, embedded::Embedded, within};
 use tonic::{Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
-/// Operations between two empty stores.
+/// The number of operations after which the services are emptied.
 const LIFE: usize = 500;
-/// So that none ends within a life.
+/// Long enough that no lease expires meanwhile.
 const TTL_SECONDS: i64 = 3600;
 
-/// What differs for a reason: a word for the table, the reason, and whether it is this.
+/// A difference that has a reason: a word for the table, the reason, and a function that recognizes the difference.
 struct Explained {
     what: &'static str,
     why: &'static str,
@@ -64,14 +65,14 @@ const EXPLAINED: &[Explained] = &[
     },
     Explained {
         what: "keys only, without their leases",
-        why: "3.7 answers from its index, which knows no lease; others and we say it",
+        why: "3.7 answers from its index, which has no leases; other releases and this server return them",
         applies: |step, ours, theirs| {
             format!("{step:?}").contains("keys_only: true") && without_leases(ours) == without_leases(theirs)
         },
     },
 ];
 
-/// A text without the numbers of leases.
+/// A text without the IDs of leases.
 fn without_leases(text: &str) -> String {
     let mut parts = text.split("lease: ");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -93,7 +94,7 @@ enum Step {
     Watch(Watch),
 }
 
-/// A watch from a revision on, until it has told the change of `until`.
+/// A watch from a revision on, until it has reported the change of `until`.
 #[derive(Clone, Debug)]
 struct Watch {
     key: Vec<u8>,
@@ -145,7 +146,7 @@ impl Choices {
         let key = self.key();
         let range_end = self.range_end(&key);
         let sorted = self.one_in(3);
-        // There are three.
+        // There are three valid orders.
         let orders = if self.one_in(20) { 5 } else { 3 };
         PbRangeRequest {
             key,
@@ -204,8 +205,8 @@ impl Choices {
 
     fn operation(&mut self, newest: Revision, depth: u64) -> PbTxnRequestOp {
         let request = match self.below(if depth > 0 { 12 } else { 10 }) {
-            // An order that is none is asked for alone: where one store refuses the whole transaction and the other does
-            // not, nothing after it can be compared.
+            // An invalid order is requested alone. If one service rejected the whole transaction and the other did not,
+            // nothing after it could be compared.
             0..=2 => {
                 let range = self.range(newest);
                 let sort_order = range.sort_order.min(2);
@@ -268,7 +269,8 @@ impl Choices {
     }
 }
 
-/// What etcd dies of, again after each restart: a delete without end beside a put (see the engine's `check`).
+/// An operation of which etcd dies, again after each restart: a delete without an end beside a put (see the engine's
+/// `check`).
 fn is_deadly(txn: &PbTxnRequest) -> bool {
     fn any(txn: &PbTxnRequest, holds: fn(&PbTxnOpRequest) -> bool) -> bool {
         txn.success.iter().chain(&txn.failure).filter_map(|operation| operation.request.as_ref()).any(
@@ -287,7 +289,7 @@ fn is_deadly(txn: &PbTxnRequest) -> bool {
     ) && any(txn, |request| matches!(request, PbTxnOpRequest::RequestPut(_)))
 }
 
-/// Who answers.
+/// The service that responds.
 enum Subject {
     Engine(Box<Engine>),
     Remote(Channel),
@@ -300,7 +302,7 @@ fn head(revision: Revision) -> Option<PbResponseHeader> {
     Some(PbResponseHeader { revision, ..Default::default() })
 }
 
-/// An answer without who gave it.
+/// A response without the identity of the service.
 fn told<A: Debug>(answer: Result<A, Status>, head: fn(&mut A) -> &mut Option<PbResponseHeader>) -> String {
     match answer {
         Ok(mut answer) => {
@@ -313,7 +315,7 @@ fn told<A: Debug>(answer: Result<A, Status>, head: fn(&mut A) -> &mut Option<PbR
     }
 }
 
-/// Answers of the engine, as messages by the server's own conversions.
+/// Executes a request in the engine, and converts the result to a message as the server does.
 macro_rules! of_engine {
     ($engine:expr, $request:expr, $do:ident, $answer:ty) => {
         $engine.$do(&$request.into()).map(<$answer>::from).map_err(Status::from)
@@ -392,7 +394,7 @@ impl Subject {
                     Self::Remote(channel) => call(channel, "Lease/LeaseTimeToLive", request).await,
                 };
                 if let Ok(PbLeaseTimeToLiveResponse { ttl, keys, .. }) = &mut answer {
-                    // etcd's are in the order of a hash map, and time goes on.
+                    // etcd's keys are in the order of a hash map, and the remaining time decreases.
                     keys.sort();
                     *ttl = (*ttl).min(1);
                 }
@@ -407,7 +409,7 @@ impl Subject {
                     Self::Remote(channel) => call(channel, "Lease/LeaseLeases", request).await,
                 };
                 if let Ok(PbLeaseLeasesResponse { leases, .. }) = &mut answer {
-                    // etcd's are in the order in which they will end.
+                    // etcd's leases are in the order in which they expire.
                     leases.sort_by_key(|lease| lease.id);
                 }
                 told(answer, |answer| &mut answer.header)
@@ -480,7 +482,7 @@ fn engine_watch(engine: &Engine, watch: &Watch) -> String {
     format!("{:?}", wanted.collect::<Vec<_>>())
 }
 
-/// Watches on a stream of its own, until it was told what the engine knows to be the last.
+/// Watches on a separate stream, until the event arrives that is the last one according to the engine.
 async fn remote_watch(channel: &Channel, watch: &Watch) -> String {
     let mut events = Vec::new();
     let mut answers = open_watch(channel, watch).await;
@@ -539,14 +541,14 @@ async fn remote(endpoint: &str) -> Subject {
     Subject::Remote(channel)
 }
 
-/// A script and what the engine said to it.
+/// A script with the results of the engine.
 fn script(seed: u64, operations: usize) -> Vec<Step> {
     let mut choices = Choices(seed);
     let mut engine = Engine::default();
     let mut steps = Vec::new();
     while steps.len() < operations {
         let step = choices.step(engine.revision(), engine.compacted());
-        // A watch ends with the last event that it will be told, which the engine knows; if there is none, none is asked.
+        // A watch ends with its last event, which the engine knows. If there is none, no watch is opened.
         let step = match step {
             Step::Watch(watch) => match expected_last(&engine, &watch) {
                 Some(until) => Step::Watch(Watch { until, ..watch }),
@@ -554,7 +556,7 @@ fn script(seed: u64, operations: usize) -> Vec<Step> {
             },
             step => step,
         };
-        // Only so that revisions of the script are near those of the stores.
+        // So that the revisions of the script are close to those of the services.
         apply(&mut engine, &step);
         steps.push(step);
     }
@@ -573,7 +575,7 @@ fn apply(engine: &mut Engine, step: &Step) {
     }
 }
 
-/// The revision of the last event that a watch is told of what is past; 0 where it ends at once.
+/// The revision of the last past event that a watch reports. 0 if the watch ends at once.
 fn expected_last(engine: &Engine, watch: &Watch) -> Option<Revision> {
     if watched(watch).is_empty() || watch.start < engine.compacted() {
         return Some(0);
@@ -583,7 +585,7 @@ fn expected_last(engine: &Engine, watch: &Watch) -> Option<Revision> {
     batch.events.iter().rev().find(|event| !watch.filters.contains(&kind(event))).map(Event::revision)
 }
 
-/// Lets two stores do a script, and compares. Returns how many differences were explained, by what.
+/// Executes a script on two services, and compares. Returns how many differences were explained, by reason.
 async fn compare(
     name: &str,
     seed: u64,
@@ -615,21 +617,12 @@ fn operations() -> usize {
     named.map_or(2000, |text| text.parse().unwrap())
 }
 
-fn etcds() -> Vec<PathBuf> {
-    let mut all: Vec<_> = binary().into_iter().collect();
-    let more = std::env::var_os("LATTICE_ORACLE_ETCDS").unwrap_or_default();
-    all.extend(std::env::split_paths(&more).filter(|path| !path.as_os_str().is_empty()));
-    all.sort();
-    all.dedup();
-    all
-}
-
 fn engine() -> Subject {
     Subject::Engine(Box::default())
 }
 
 #[tokio::test]
-async fn the_server_answers_as_the_engine_does() {
+async fn server_answers_as_the_engine_does() {
     let lives = operations().div_ceil(LIFE);
     for seed in 0..lives as u64 {
         let server = Embedded::start().await;
@@ -643,7 +636,7 @@ async fn the_server_answers_as_the_engine_does() {
 #[tokio::test]
 async fn etcds_answer_as_the_engine_does() {
     let lives = operations().div_ceil(LIFE);
-    for binary in etcds() {
+    for binary in binaries() {
         let mut explained = BTreeMap::<_, usize>::new();
         let mut version = String::new();
         for seed in 0..lives as u64 {

@@ -1,4 +1,4 @@
-//! The life of a run, told through the public API, on the memory service with paused time.
+//! The life of a run through the public API, on the memory service with paused time.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ use lattice_rdzv::{
     Error,
     backend::{Backend as _, Keys, Operation, Txn, memory::MemoryService},
     node::{State, WorldFacts},
-    protocol::records::{ChangeKind, LastWorld, Outcome},
+    protocol::records::{ChangeKind, Outcome, WorldMembership},
 };
 use support::nodes::{Agent, TTL, settings};
 use tokio::time::{Instant, sleep};
@@ -48,7 +48,7 @@ async fn ranks(agents: &[Agent]) -> Vec<u32> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_nodes_meet_at_once() {
+async fn two_nodes_form_a_round_at_once() {
     let service = MemoryService::new();
     let agents = joined(&service, "2", &["a", "b"]).await;
     let began = Instant::now();
@@ -59,7 +59,7 @@ async fn two_nodes_meet_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_grows_while_it_trains_and_ranks_are_kept() {
+async fn run_grows_while_it_trains_and_ranks_are_kept() {
     let service = MemoryService::new();
     let mut agents = joined(&service, "2:4", &["a", "b"]).await;
     assert_eq!(ranks(&agents).await, [0, 1]);
@@ -71,7 +71,7 @@ async fn a_run_grows_while_it_trains_and_ranks_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_store_of_the_last_round_can_be_read_in_the_next() {
+async fn store_of_the_last_round_can_be_read_in_the_next() {
     let limit = Duration::from_secs(10);
     let service = MemoryService::new();
     let mut agents = joined(&service, "1:2", &["a"]).await;
@@ -86,7 +86,7 @@ async fn the_store_of_the_last_round_can_be_read_in_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn survivors_of_a_loss_are_told_within_the_ttl_and_keep_their_ranks() {
+async fn loss_is_announced_to_survivors_within_the_ttl_and_they_keep_their_ranks() {
     let service = MemoryService::new();
     for lost in [0, 1, 2] {
         let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
@@ -105,19 +105,19 @@ async fn survivors_of_a_loss_are_told_within_the_ttl_and_keep_their_ranks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_may_wait_for_a_node_to_leave_or_to_close() {
+async fn several_callers_may_wait_for_a_node_to_leave_or_to_close() {
     let service = MemoryService::new();
     let agents = joined(&service, "2:4", &["a", "b", "c"]).await;
     ranks(&agents).await;
     let [a, b, c] = &agents[..] else { panic!("three agents") };
-    // All are heard of before the first is done.
+    // All requests are received before the first one is done.
     let interrupted = async |agent: &Agent| {
         agent.link.cut();
         sleep(TTL / 3).await;
-        agent.link.mend();
+        agent.link.reconnect();
     };
     assert_eq!(tokio::join!(a.node.leave(None), a.node.leave(None), interrupted(a)), (true, true, ()));
-    assert!(a.node.leave(None).await, "and who comes later");
+    assert!(a.node.leave(None).await, "and a later caller, too");
     let first = b.node.close(Outcome::Succeeded, "first", None);
     let second = b.node.close(Outcome::Failed, "second", None);
     let said = tokio::join!(first, second, b.node.leave(None), interrupted(b));
@@ -127,7 +127,7 @@ async fn several_may_wait_for_a_node_to_leave_or_to_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_has_left_returns_no_world_that_it_had_before() {
+async fn node_that_has_left_returns_no_world_that_it_had_before() {
     let service = MemoryService::new();
     let agents = joined(&service, "1", &["a"]).await;
     let node = &agents[0].node;
@@ -139,7 +139,7 @@ async fn a_node_that_has_left_returns_no_world_that_it_had_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_follows_a_node_hears_its_end_however_it_ends() {
+async fn follower_of_a_node_learns_of_its_end_however_it_ends() {
     let service = MemoryService::new();
     let agents = joined(&service, "1", &["a"]).await;
     world(&agents[0]).await;
@@ -150,7 +150,7 @@ async fn who_follows_a_node_hears_its_end_however_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closing_is_given_up_with_the_last_who_waits_for_it() {
+async fn closing_is_abandoned_when_no_caller_waits_for_it() {
     let service = MemoryService::new();
     let agents = joined(&service, "1", &["a"]).await;
     world(&agents[0]).await;
@@ -160,43 +160,43 @@ async fn a_closing_is_given_up_with_the_last_who_waits_for_it() {
     let longer = Some(Duration::from_secs(1));
     let both = tokio::join!(node.close(Outcome::Failed, "", short), node.close(Outcome::Failed, "", longer));
     assert_eq!(both, (false, false));
-    // What was under way may still land; after an attempt's time there is none.
+    // A request in flight may still be applied. After the duration of an attempt, there is none.
     sleep(TTL / 4).await;
-    agents[0].link.mend();
+    agents[0].link.reconnect();
     sleep(TTL).await;
-    assert_eq!(node.subscribe().borrow().state, State::Member, "nobody asks for it any more");
+    assert_eq!(node.subscribe().borrow().state, State::Member, "no caller requests it any more");
 
     agents[0].link.cut();
     let first = node.close(Outcome::Failed, "", short);
     let second = node.close(Outcome::Succeeded, "", Some(TTL));
-    let mended = async {
+    let reconnected = async {
         sleep(TTL / 2).await;
-        agents[0].link.mend();
+        agents[0].link.reconnect();
     };
-    assert_eq!(tokio::join!(first, second, mended), (false, true, ()), "one still asks");
+    assert_eq!(tokio::join!(first, second, reconnected), (false, true, ()), "one still requests it");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_after_a_closing_was_given_up_has_its_own_word() {
+async fn caller_that_closes_after_an_abandoned_closing_has_its_own_reason() {
     let service = MemoryService::new();
     let agents = joined(&service, "1", &["a"]).await;
     world(&agents[0]).await;
     agents[0].link.cut();
-    // Between two attempts, of which each takes a quarter of the lease.
+    // Between two attempts, each of which takes a quarter of the lease.
     let limit = TTL / 4 + Duration::from_millis(5);
     assert!(!agents[0].node.close(Outcome::Failed, "", Some(limit)).await);
-    let mended = async {
+    let reconnected = async {
         sleep(TTL / 3).await;
-        agents[0].link.mend();
+        agents[0].link.reconnect();
     };
     let closing = agents[0].node.close(Outcome::Succeeded, "", None);
-    assert_eq!(tokio::join!(closing, mended), (true, ()));
+    assert_eq!(tokio::join!(closing, reconnected), (true, ()));
     let error = agents[0].node.next_world(None, None).await.unwrap_err();
     assert!(matches!(&error, Error::Closed { outcome, .. } if outcome == "succeeded"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_service_may_be_away_for_a_moment_however_long_a_join_has_lasted() {
+async fn service_may_be_away_for_a_moment_however_long_a_join_has_lasted() {
     let service = MemoryService::new();
     let first = joined(&service, "1", &["a"]).await;
     world(&first[0]).await;
@@ -204,7 +204,7 @@ async fn the_service_may_be_away_for_a_moment_however_long_a_join_has_lasted() {
     let conf = [("connect_timeout", "3"), ("reuse_delay", "8")];
     let joining = Agent::join(&service, settings("b", "1", &conf), 7);
     let away = async {
-        // Past the limit that counts from the beginning, and while it waits for the id.
+        // Later than the limit that starts at the beginning, while the node waits for the ID.
         sleep(Duration::from_secs(7)).await;
         service.stop();
         sleep(Duration::from_secs(2)).await;
@@ -228,7 +228,7 @@ async fn the_service_may_be_away_for_a_moment_however_long_a_join_has_lasted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_tells_the_others_at_once() {
+async fn leaving_node_announces_its_departure_at_once() {
     let service = MemoryService::new();
     for leaver in [0, 2] {
         let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
@@ -246,7 +246,7 @@ async fn who_leaves_tells_the_others_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_waits_and_comes_in_when_a_member_dies() {
+async fn spare_waits_and_gets_a_place_when_a_member_dies() {
     let service = MemoryService::new();
     let mut agents = joined(&service, "2", &["a", "b"]).await;
     ranks(&agents).await;
@@ -281,7 +281,7 @@ async fn closing_is_final_for_a_life_and_another_submission_begins_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_submission_that_succeeded_has_nothing_left_to_do() {
+async fn submission_that_succeeded_has_nothing_left_to_do() {
     let service = MemoryService::new();
     let only = Agent::join(&service, settings("a", "1", &[("submission", "s")]), 1).await.unwrap();
     world(&only).await;
@@ -293,7 +293,7 @@ async fn the_submission_that_succeeded_has_nothing_left_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wiped_service_is_put_back_and_no_world_changes() {
+async fn run_is_restored_in_a_service_without_data_and_no_world_changes() {
     let service = MemoryService::new();
     let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
     let before = ranks(&agents).await;
@@ -314,7 +314,7 @@ async fn a_wiped_service_is_put_back_and_no_world_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_is_away_changes_nothing() {
+async fn unavailable_service_changes_nothing() {
     let service = MemoryService::new();
     let agents = joined(&service, "2:4", &["a", "b", "c"]).await;
     ranks(&agents).await;
@@ -334,15 +334,15 @@ async fn a_service_that_is_away_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_was_cut_off_finds_that_the_world_has_moved_on_and_joins_as_new() {
+async fn node_that_was_cut_off_finds_that_the_world_has_moved_on_and_joins_as_new() {
     let service = MemoryService::new();
     let agents = joined(&service, "2:4", &["a", "b", "c"]).await;
     ranks(&agents).await;
     agents[2].link.cut();
     assert!(agents[0].node.wait_change(Some(Duration::from_secs(20))).await.is_some());
     assert_eq!(ranks(&agents[..2]).await.len(), 2);
-    assert_eq!(agents[2].node.num_nodes_waiting(), 0, "it trains on");
-    agents[2].link.mend();
+    assert_eq!(agents[2].node.num_nodes_waiting(), 0, "it keeps training");
+    agents[2].link.reconnect();
     let (_, change) = agents[2].node.wait_change(Some(Duration::from_secs(20))).await.expect("told");
     assert_eq!(change.kind, ChangeKind::Replaced);
     let again = tokio::join!(world(&agents[2]), async {
@@ -364,14 +364,14 @@ async fn other_settings_and_unreadable_records_are_errors_that_say_so() {
     let put = |key: &str, value: &str| Txn::new(Operation::put(key, value, 0));
     backend.txn(put("/lattice/rdzv/default/run/nodes/00000000000000aa", "{}")).await.unwrap();
     sleep(TTL * 3).await;
-    assert_eq!(agents[0].node.num_nodes_waiting(), 0, "one node's nonsense harms nobody");
+    assert_eq!(agents[0].node.num_nodes_waiting(), 0, "invalid records of one node affect no other node");
     backend.txn(put("/lattice/rdzv/default/run/ctl/round", "{\"version\": 7}")).await.unwrap();
     let error = Agent::join(&service, settings("d", "2", &[]), 10).await.err().expect("an error").to_string();
     assert!(error.contains("ctl/round") && error.contains("major version 7"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_outlives_any_wait_and_an_outage_and_still_comes_in() {
+async fn spare_gets_a_place_after_any_wait_and_an_outage() {
     let service = MemoryService::new();
     let mut agents = joined(&service, "2", &["a", "b"]).await;
     ranks(&agents).await;
@@ -393,7 +393,7 @@ async fn a_spare_outlives_any_wait_and_an_outage_and_still_comes_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_whose_world_is_gone_waits_as_long_as_for_a_first_place() {
+async fn spare_whose_world_is_gone_waits_as_long_as_for_a_first_place() {
     let service = MemoryService::new();
     let agents = joined(&service, "2", &["a", "b"]).await;
     ranks(&agents).await;
@@ -406,7 +406,7 @@ async fn a_spare_whose_world_is_gone_waits_as_long_as_for_a_first_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_cannot_be_read_keeps_nobody_from_leaving() {
+async fn record_that_cannot_be_read_prevents_no_node_from_leaving() {
     let service = MemoryService::new();
     let agents = joined(&service, "2", &["a", "b"]).await;
     ranks(&agents).await;
@@ -418,7 +418,7 @@ async fn a_record_that_cannot_be_read_keeps_nobody_from_leaving() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_was_dropped_from_a_run_that_then_closed_ends_with_it() {
+async fn node_that_was_dropped_from_a_run_that_then_closed_ends_with_it() {
     let service = MemoryService::new();
     let agents = joined(&service, "1:3", &["a", "b"]).await;
     join_all(agents.iter().map(world)).await;
@@ -426,19 +426,19 @@ async fn a_node_that_was_dropped_from_a_run_that_then_closed_ends_with_it() {
     assert!(agents[0].node.wait_change(Some(Duration::from_secs(20))).await.is_some());
     world(&agents[0]).await;
     assert!(agents[0].node.close(Outcome::Succeeded, "", None).await);
-    agents[1].link.mend();
+    agents[1].link.reconnect();
     sleep(TTL * 2).await;
     let error = agents[1].node.next_world(None, Some(Duration::from_secs(100))).await.unwrap_err();
     assert!(matches!(error, Error::Closed { outcome, .. } if outcome == "succeeded"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_goes_back_to_a_backup_moves_nobody_back() {
+async fn service_that_is_restored_from_a_backup_moves_no_node_back() {
     let service = MemoryService::new();
     let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
     ranks(&agents).await;
     let backup = service.backup();
-    // The backup knows nothing of the next round, and nothing of this node.
+    // The backup contains neither the next round nor this node.
     agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
     assert!(agents[0].node.wait_change(Some(Duration::from_secs(10))).await.is_some());
     assert_eq!(ranks(&agents).await, [0, 1, 2, 3]);
@@ -447,7 +447,7 @@ async fn a_service_that_goes_back_to_a_backup_moves_nobody_back() {
     for agent in &agents {
         let seen = agent.node.subscribe().borrow().clone();
         assert_eq!((seen.state, agent.node.num_nodes_waiting()), (State::Member, 0), "{seen:?}");
-        assert_eq!(seen.round.map(|round| round.round), Some(2), "the later round was put back");
+        assert_eq!(seen.round.map(|round| round.round), Some(2), "the later round was restored");
     }
     drop(agents.remove(3));
     assert!(agents[0].node.wait_change(Some(Duration::from_secs(20))).await.is_some());
@@ -455,7 +455,7 @@ async fn a_service_that_goes_back_to_a_backup_moves_nobody_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_seek_again_in_time_is_left_out_learns_it_and_closes_nothing() {
+async fn member_that_does_not_seek_again_in_time_is_excluded_learns_it_and_closes_nothing() {
     let service = MemoryService::new();
     let mut agents = Vec::new();
     for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
@@ -464,18 +464,18 @@ async fn who_does_not_seek_again_in_time_is_left_out_learns_it_and_closes_nothin
     }
     assert_eq!(ranks(&agents).await, [0, 1, 2]);
     let late = agents.pop().expect("three");
-    // Its agent hangs, and then fails while the link is cut, which is for less time than its lease lives.
+    // Its agent is stuck, and then fails while the link is cut, which is for less time than its lease exists.
     late.link.cut();
     let (link, closing) =
         (Arc::clone(&late.link), async { late.node.close(Outcome::Failed, "failed", None).await });
     let others = async {
         assert_eq!(ranks(&agents).await, [0, 1]);
-        link.mend();
+        link.reconnect();
     };
     let (closed, ()) = tokio::join!(closing, others);
     assert!(!closed, "the run is no longer its own");
     let why = agents[0].node.subscribe().borrow().world.clone().expect("a world").why.clone();
-    assert!(why.ends_with("dropped for not seeking again in time: c"), "{why}");
+    assert!(why.ends_with("excluded, because they did not request the round in time: c"), "{why}");
     assert_eq!(late.node.change().map(|(_, change)| change.kind), Some(ChangeKind::Replaced));
     sleep(TTL * 2).await;
     for agent in &agents {
@@ -506,11 +506,11 @@ async fn waiting_for_a_change_ends_when_there_can_be_none_any_more() {
         tokio::time::timeout(Duration::from_secs(100), waited).await
     };
     for end in ["succeeded", "left", "an error"] {
-        assert!(change_of(end).await.unwrap_or_else(|_| panic!("waits on: {end}")).is_none(), "{end}");
+        assert!(change_of(end).await.unwrap_or_else(|_| panic!("still waits: {end}")).is_none(), "{end}");
     }
 }
 
-/// Somebody's hand in the service.
+/// Changes the data of the service, as an operator could.
 async fn applied(service: &MemoryService, operation: Operation) {
     let txn = Txn::new(operation);
     service.connect().txn(txn).await.unwrap();
@@ -520,17 +520,18 @@ fn key(of_the_run: &str) -> String {
     format!("/lattice/rdzv/default/run/{of_the_run}")
 }
 
-/// Puts what nobody can read.
+/// Writes a record that cannot be decoded.
 async fn nonsense(service: &MemoryService, of_the_run: &str) {
     applied(service, Operation::put(key(of_the_run), "no json", 0)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_members_of_a_world_are_those_of_one_attempt_at_its_plan() {
+async fn members_of_a_world_are_those_of_one_attempt_at_its_plan() {
     let service = MemoryService::new();
     let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
     let worlds = join_all(agents.iter().map(world)).await;
-    // The first that is back brings the world with it, alone; the plan is written again when all are.
+    // The first node that returns restores the world, with itself as the only member. The plan is written again when
+    // all have returned.
     let later = &agents[1..];
     for agent in later {
         agent.link.cut();
@@ -538,7 +539,7 @@ async fn the_members_of_a_world_are_those_of_one_attempt_at_its_plan() {
     service.wipe();
     sleep(TTL / 2).await;
     for agent in later {
-        agent.link.mend();
+        agent.link.reconnect();
     }
     sleep(TTL * 5).await;
     agents.push(Agent::join(&service, settings("d", "2:4", &[]), 30).await.unwrap());
@@ -552,7 +553,7 @@ async fn the_members_of_a_world_are_those_of_one_attempt_at_its_plan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_in_a_world_and_not_done_is_unfinished_and_nobody_of_one_that_is_past() {
+async fn members_that_are_not_done_are_unfinished_and_none_of_a_past_world() {
     let service = MemoryService::new();
     let mut agents = joined(&service, "2:4", &["a", "b", "c"]).await;
     let worlds = join_all(agents.iter().map(world)).await;
@@ -564,7 +565,7 @@ async fn whoever_is_in_a_world_and_not_done_is_unfinished_and_nobody_of_one_that
     assert!(agents[0].node.wait_change(Some(TTL * 4)).await.is_some());
     assert_eq!(agents[0].node.unfinished(first).await.unwrap(), ["a"]);
 
-    let another = LastWorld { world: "another".into(), ..first.clone() };
+    let another = WorldMembership { world: "another".into(), ..first.clone() };
     assert!(agents[0].node.unfinished(&another).await.unwrap().is_empty(), "it is not in that one");
     applied(&service, Operation::Delete(Keys::prefix(key("plan/")))).await;
     assert!(agents[0].node.unfinished(first).await.unwrap().is_empty(), "the plan is gone");
@@ -572,7 +573,7 @@ async fn whoever_is_in_a_world_and_not_done_is_unfinished_and_nobody_of_one_that
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loss_that_is_ignored_changes_nothing_and_the_next_round_is_formed_without_the_lost() {
+async fn loss_that_is_ignored_changes_nothing_and_the_next_round_is_formed_without_the_lost() {
     let service = MemoryService::new();
     let mut agents = Vec::new();
     for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
@@ -582,9 +583,9 @@ async fn a_loss_that_is_ignored_changes_nothing_and_the_next_round_is_formed_wit
     ranks(&agents).await;
     drop(agents.remove(1));
     assert!(agents[0].node.wait_change(Some(TTL * 20)).await.is_none(), "{:?}", agents[0].node.change());
-    // It is not forgotten: who asks for another round is in one without the lost.
+    // It is remembered: if a member requests the next round, the lost node is not in it.
     assert_eq!(ranks(&agents).await, [0, 1]);
-    // Where nobody is left it concerns those who come.
+    // If no member is left, it concerns the nodes that join.
     agents.clear();
     for (name, seed) in [("x", 11), ("y", 12)] {
         let given = [("last_call_timeout", "2"), ("on_member_loss", "ignore"), ("on_newcomer", "ignore")];
@@ -614,7 +615,7 @@ fn of(name: &str, nnodes: &str, submission: &str) -> lattice_rdzv::settings::Set
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_job_with_the_id_of_a_running_one_is_refused_and_the_first_is_not_disturbed() {
+async fn second_job_with_the_id_of_a_running_one_is_refused_and_the_first_is_not_disturbed() {
     for nnodes in ["2", "2:4"] {
         let service = MemoryService::new();
         let mut agents = Vec::new();
@@ -635,7 +636,7 @@ async fn a_second_job_with_the_id_of_a_running_one_is_refused_and_the_first_is_n
         sleep(TTL * 2).await;
         assert_eq!(agents[0].node.num_nodes_waiting(), 0, "{:?}", agents[0].node.change());
         assert!(second.node.id().is_none(), "it keeps no record");
-        // Each later attempt has its own time to wait for the end of the first job.
+        // Each later attempt has a separate time to wait for the end of the first job.
         let again = Agent::join(&service, of("y", nnodes, "two"), 31).await.unwrap();
         let began = Instant::now();
         again.node.next_world(None, None).await.unwrap_err();
@@ -647,7 +648,7 @@ async fn a_second_job_with_the_id_of_a_running_one_is_refused_and_the_first_is_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resubmission_gets_the_run_when_the_pods_of_the_first_have_ended() {
+async fn resubmission_gets_the_run_when_the_pods_of_the_first_have_ended() {
     for ends in ["leave", "die", "close"] {
         let service = MemoryService::new();
         let mut first = Vec::new();
@@ -656,7 +657,7 @@ async fn a_resubmission_gets_the_run_when_the_pods_of_the_first_have_ended() {
         }
         assert_eq!(ranks(&first).await, [0, 1]);
         if ends == "die" {
-            // Their leases are as young as they can be when the others come.
+            // Their leases are as new as possible when the other nodes arrive.
             first.clear();
         }
         let mut second = Vec::new();
@@ -685,7 +686,7 @@ async fn a_resubmission_gets_the_run_when_the_pods_of_the_first_have_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_that_ends_every_lease_leaves_the_run_with_its_own_submission() {
+async fn outage_that_ends_every_lease_leaves_the_run_with_its_own_submission() {
     let service = MemoryService::new();
     let mut agents = Vec::new();
     for (name, seed) in [("a", 1), ("b", 2)] {
@@ -694,7 +695,7 @@ async fn an_outage_that_ends_every_lease_leaves_the_run_with_its_own_submission(
     assert_eq!(ranks(&agents).await, [0, 1]);
     let second = Agent::join(&service, of("x", "2", "two"), 30).await.unwrap();
     let third = Agent::join(&service, of("y", "2", "two"), 31).await.unwrap();
-    // The members are back last, when their leases are long over.
+    // The members return last, long after their leases have expired.
     for agent in &agents {
         agent.link.cut();
     }
@@ -703,7 +704,7 @@ async fn an_outage_that_ends_every_lease_leaves_the_run_with_its_own_submission(
     service.resume();
     sleep(TTL).await;
     for agent in &agents {
-        agent.link.mend();
+        agent.link.reconnect();
     }
     let refused = join_all([&second, &third].map(|agent| agent.node.next_world(None, None))).await;
     assert!(refused.iter().all(|end| matches!(end, Err(Error::Mismatch { .. }))), "{refused:?}");
@@ -713,7 +714,7 @@ async fn an_outage_that_ends_every_lease_leaves_the_run_with_its_own_submission(
     }
 }
 
-/// Takes every world as it comes, until the test ends.
+/// Takes part in every world until the test ends.
 fn trains(agent: Agent) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         while agent.node.next_world(Some(29500), None).await.is_ok() {
@@ -722,7 +723,7 @@ fn trains(agent: Agent) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// A node joins, is given a place, and goes; how long it waited for the place, and why the world was formed.
+/// A node joins, gets a place, and leaves. Returns how long it waited for the place, and why the world was formed.
 async fn fails(
     service: &MemoryService,
     settings: lattice_rdzv::settings::Settings,
@@ -732,20 +733,20 @@ async fn fails(
     let began = Instant::now();
     let world = world(&agent).await;
     agent.node.leave(None).await;
-    // Until the others have a world without it.
+    // Until the other nodes have a world without it.
     sleep(Duration::from_secs(3)).await;
     (began.elapsed().as_secs_f64() - 3.0, world.why.clone())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_joins_and_fails_in_a_loop_waits_longer_each_time() {
+async fn node_that_joins_and_fails_in_a_loop_waits_longer_each_time() {
     let service = MemoryService::new();
     let mut training: Vec<_> = joined(&service, "2:4", &["a", "b"]).await.into_iter().map(trains).collect();
     sleep(Duration::from_secs(5)).await;
     let bad = |seed| fails(&service, settings("bad", "2:4", &[]), seed);
     for (seed, expected) in [(20, 0.0), (21, 0.0), (22, 0.0), (23, 10.0), (24, 20.0), (25, 40.0)] {
         let (waited, _) = bad(seed).await;
-        // The count begins when the going is told; up to a second of `grow_delay` follows.
+        // The wait starts when the departure is announced. Up to a second of `grow_delay` follows.
         assert!((expected - 3.5..expected + 2.0).contains(&waited), "attempt {seed} waited {waited} s");
     }
     // Another name does not wait, and neither the count nor the wait is lost with the coordinator.
@@ -757,7 +758,7 @@ async fn a_node_that_joins_and_fails_in_a_loop_waits_longer_each_time() {
     sleep(TTL * 3).await;
     let (waited, _) = bad(26).await;
     assert!((60.0..85.0).contains(&waited), "{waited}");
-    // Who stays for five minutes has not failed.
+    // A node that stays for five minutes has not failed.
     let back = Agent::join(&service, settings("bad", "2:4", &[]), 27).await.unwrap();
     world(&back).await;
     sleep(Duration::from_secs(301)).await;
@@ -768,7 +769,7 @@ async fn a_node_that_joins_and_fails_in_a_loop_waits_longer_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_where_the_run_would_have_too_few_nodes_without_it() {
+async fn no_node_waits_if_the_run_would_have_too_few_nodes_without_it() {
     let service = MemoryService::new();
     let _training = joined(&service, "2", &["a"]).await.into_iter().map(trains).collect::<Vec<_>>();
     for seed in 20..26 {

@@ -1,5 +1,5 @@
-//! The embedded store as a server, in what a backend does not ask for: etcd's API beyond our own use of it, who may
-//! ask, plain pages, and clients that are stuck, silent or talk nonsense.
+//! The embedded server beyond what a backend requires: other parts of etcd's API, authentication, pages over HTTP, and
+//! clients that are stuck or silent or send invalid data.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod support;
@@ -39,7 +39,7 @@ async fn started(options: ServerOptions) -> Embedded {
     Embedded::with(options).await
 }
 
-/// The page at a path: its status line's code and its text.
+/// The page at a path: the status code and the text.
 async fn page(server: &Embedded, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(server.server().address()).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
@@ -50,7 +50,7 @@ async fn page(server: &Embedded, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// A number of `/metrics`.
+/// The value of a metric in `/metrics`.
 async fn metric(server: &Embedded, name: &str) -> i64 {
     let (_, text) = page(server, "/metrics").await;
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("lattice_rdzv_{name} ")));
@@ -78,7 +78,7 @@ fn told(event: &Event) -> String {
 }
 
 #[tokio::test]
-async fn a_range_is_limited_sorted_counted_and_filtered() {
+async fn range_is_limited_sorted_counted_and_filtered() {
     let server = Embedded::start().await;
     let mut client = client(&server).await;
     for (key, value) in [("k/a", "3"), ("k/b", "1"), ("k/c", "2"), ("k/a", "4")] {
@@ -170,7 +170,7 @@ async fn one_stream_carries_many_watches() {
 }
 
 #[tokio::test]
-async fn a_watch_that_history_left_behind_is_cancelled() {
+async fn watch_behind_the_compacted_history_is_canceled() {
     let server = Embedded::start().await;
     let mut client = client(&server).await;
     for value in ["1", "2", "3"] {
@@ -185,7 +185,7 @@ async fn a_watch_that_history_left_behind_is_cancelled() {
 }
 
 #[tokio::test]
-async fn leases_are_told() {
+async fn leases_are_reported() {
     let server = Embedded::start().await;
     let mut client = client(&server).await;
     let chosen = client.lease_grant(0, None).await.unwrap();
@@ -208,7 +208,7 @@ async fn leases_are_told() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_says_what_it_is() {
+async fn calls_that_are_not_served_return_an_error_that_says_so() {
     let server = Embedded::start().await;
     let mut client = client(&server).await;
     for error in [
@@ -216,7 +216,7 @@ async fn what_is_not_served_says_what_it_is() {
         client.defragment().await.unwrap_err().to_string(),
         client.lock("a", None).await.unwrap_err().to_string(),
     ] {
-        assert!(error.contains("embedded store of lattice-rdzv"), "{error}");
+        assert!(error.contains("embedded server of lattice-rdzv"), "{error}");
     }
     let member = client.member_list().await.unwrap().members()[0].clone();
     assert_eq!(
@@ -234,7 +234,7 @@ async fn pages_for_probes_and_people() {
     assert_eq!(page(&server, "/health").await, (200, r#"{"health":"true","reason":""}"#.to_owned()));
     assert_eq!(page(&server, "/readyz").await.0, 200);
     assert!(page(&server, "/version").await.1.contains("etcdserver"));
-    assert_eq!(page(&server, "/nobody").await.0, 404);
+    assert_eq!(page(&server, "/missing").await.0, 404);
     let backend = server.backend();
     let put = Operation::put("a", "1", 0);
     backend.txn(lattice_rdzv::backend::Txn::new(put)).await.unwrap();
@@ -243,7 +243,7 @@ async fn pages_for_probes_and_people() {
 }
 
 #[tokio::test]
-async fn the_renewals_of_a_client_share_one_stream() {
+async fn renewals_of_a_client_share_one_stream() {
     let server = Embedded::start().await;
     let backend = server.backend();
     let ttl = Duration::from_secs(60);
@@ -283,15 +283,16 @@ async fn granting_the_lease_of_a_node_shows_that_the_service_responds() {
     {
         assert_eq!(metric(&server, &format!("requests_total{{call=\"{call}\"}}")).await, count, "{call}");
     }
-    let place = Place { address: "a.test".to_owned(), port: 29500, host: None };
+    let place = Place { address: "a.test".to_owned(), port: 29500, host: None, lifelines: None };
     let node = Node::join_found(found, settings, entropy, place).await.unwrap();
     assert_eq!(node.subscribe().borrow().node, Some(granted.id), "it joins under this lease");
     assert!(node.leave(None).await);
 }
 
-/// Opens a watch of `a` from revision 2 on with a client that asks for nothing more, as `grpcurl` does.
+/// Opens a watch of `a` from revision 2 on with a client that sends no further requests, like `grpcurl`.
 async fn told_without_asking_on(endpoint: &str, writes: &EtcdBackend) {
-    // `create_request: {key: "a", start_revision: 2}` on the wire: the message within has no name outside etcd-client.
+    // `create_request: {key: "a", start_revision: 2}` on the wire, because the inner message has no name outside
+    // etcd-client.
     let request = <PbWatchRequest as prost::Message>::decode(&b"\x0a\x05\x0a\x01a\x18\x02"[..]).unwrap();
     let channel =
         tonic::transport::Endpoint::from_shared(endpoint.to_owned()).unwrap().connect().await.unwrap();
@@ -311,7 +312,7 @@ async fn told_without_asking_on(endpoint: &str, writes: &EtcdBackend) {
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_when_its_client_has_nothing_more_to_ask() {
+async fn watch_continues_after_its_client_has_closed_its_side() {
     let server = Embedded::start().await;
     told_without_asking_on(&server.endpoint(), &server.backend()).await;
     let Some(etcd) = support::Etcd::start().await else { return };
@@ -319,7 +320,7 @@ async fn a_watch_goes_on_when_its_client_has_nothing_more_to_ask() {
 }
 
 #[tokio::test]
-async fn one_that_a_node_hosts_only_says_who_it_is_until_it_is_admitted() {
+async fn hosted_server_only_reports_its_identity_until_it_is_admitted() {
     let hosted = Some("0123456789abcdef".to_owned());
     let server = started(ServerOptions { hosted, ..ServerOptions::default() }).await;
     let backend = server.backend();
@@ -355,7 +356,7 @@ async fn one_user_may_ask() {
     assert!(matches!(error, Error::Denied { .. }), "{error:?}");
     let shown = format!("{:?}", server.server());
     assert!(!shown.contains("right"), "{shown}");
-    // Whom nobody asks goes on without, as etcd's clients do.
+    // If no password is required, the client continues without a token, as etcd's clients do.
     let open = Embedded::start().await;
     let options = ConnectOptions::new().with_user("node", "any");
     let error = Client::connect([open.endpoint()], Some(options)).await.err().unwrap().to_string();
@@ -367,7 +368,7 @@ fn openssl(directory: &Path, line: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority in a directory of its own, with a certificate for the server and one for a client.
+/// An authority in a separate directory, with a certificate for the server and one for a client.
 fn authority(directory: &Path) -> impl Fn(&str) -> Pem + use<> {
     std::fs::create_dir(directory).unwrap();
     std::fs::write(directory.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
@@ -410,7 +411,7 @@ async fn certificates() {
         let error = wrong.range(Range::new(Keys::one("a"))).await.unwrap_err();
         assert!(matches!(error, Error::Denied { .. } | Error::Unavailable { .. }), "{error:?}");
     }
-    // Renewed, here by another authority; and then half written.
+    // Renewed, here by another authority, and then half written.
     let folder = |name: &str| directory.path().join(name);
     for name in ["server.pem", "server.key", "ca.pem"] {
         std::fs::copy(folder("theirs").join(name), folder("ours").join(name)).unwrap();
@@ -425,7 +426,7 @@ async fn certificates() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named() {
+async fn port_that_is_taken_is_named() {
     let server = Embedded::start().await;
     let port = server.server().address().port();
     let error = bind("127.0.0.1", port).await.unwrap_err().to_string();
@@ -461,11 +462,11 @@ async fn history_compacts_itself_and_what_is_too_much_is_refused() {
     assert!(metric(&server, "live_bytes").await < 100_000, "what was deleted makes room");
 }
 
-/// Frames of HTTP/2 that open a connection and say nothing more.
+/// Frames of HTTP/2 that open a connection, and nothing more.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
 #[tokio::test]
-async fn nonsense_and_silence_leave_it_serving() {
+async fn invalid_data_and_silence_do_not_stop_the_server() {
     let server = Embedded::start().await;
     let address = server.server().address();
     let mut silent = Vec::new();
@@ -481,10 +482,10 @@ async fn nonsense_and_silence_leave_it_serving() {
     for head in [&b""[..], b"\x16\x03\x01", b"GET / HTTP/1.1\r\n", PREFACE] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(head).await.unwrap();
-        // It may have hung up by then.
+        // The server may have closed the connection by then.
         let _ = stream.write_all(&garbage).await;
         let mut answer = Vec::new();
-        // Whatever it says, it ends the conversation; a reset is an end as well.
+        // Whatever the server responds, it closes the connection, possibly with a reset.
         let _ = within("the end of the conversation", stream.read_to_end(&mut answer)).await;
     }
     let mut client = client(&server).await;
@@ -494,12 +495,12 @@ async fn nonsense_and_silence_leave_it_serving() {
     let error = client.put("a", vec![0; 3_000_000], None).await.unwrap_err();
     assert!(error.to_string().contains("too large"), "{error}");
     client.put("a", "still", None).await.unwrap();
-    // Those that say nothing are left, the one that greeted is not.
+    // The silent connections remain, and the one that sent the preface does not.
     until_metric(&server, "connections", |connections| connections <= 3).await;
 }
 
 #[tokio::test]
-async fn a_stuck_watcher_holds_nobody_up_and_is_told_when_it_is_too_late() {
+async fn stuck_watcher_delays_no_client_and_gets_an_error_when_it_is_too_late() {
     let bounds = Bounds { history_bytes: 4 << 20, ..Bounds::default() };
     let server = started(ServerOptions { bounds, ..ServerOptions::default() }).await;
     let mut writer = client(&server).await;
@@ -518,7 +519,7 @@ async fn a_stuck_watcher_holds_nobody_up_and_is_told_when_it_is_too_late() {
             }
         }
     }
-    assert!(metric(&server, "history_bytes").await <= 4 << 20, "nothing waits for who is stuck");
+    assert!(metric(&server, "history_bytes").await <= 4 << 20, "nothing waits for a stuck client");
     let last = within("the end of the watch", async {
         loop {
             let answer = next(&mut stuck).await;
@@ -562,7 +563,7 @@ async fn ten_thousand_leases_end_at_once() {
 }
 
 #[tokio::test]
-async fn who_watches_is_told_that_it_stops() {
+async fn clients_are_notified_when_the_server_stops() {
     let mut server = Embedded::start().await;
     let mut client = client(&server).await;
     let mut watch = client.watch("a", None).await.unwrap();

@@ -1,7 +1,7 @@
-//! A run's key-value space, as its users see it: every write applies once whatever the network does, waiting ends when
-//! there is something, and a service that came back empty is told or made good.
+//! A run's key-value space, as its users see it: every write is applied once whatever the network does, waits end when
+//! the keys exist, and if the service loses its data, this is reported or the data is restored.
 //!
-//! The faults are those of the memory engine on paused time; what does not need them is also tried on a real etcd.
+//! The faults are those of the memory engine on paused time. Tests that do not need them also use a real etcd.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod support;
@@ -32,7 +32,7 @@ const RUN_LEASE: LeaseId = 4711;
 const LIFE: &str = "life";
 const TTL: Duration = Duration::from_secs(3600);
 
-/// What a session does for its node's stores, done by hand.
+/// Does by hand what a session does for the stores of its node.
 struct Member {
     node: NodeId,
     backend: Arc<dyn Backend>,
@@ -60,7 +60,7 @@ impl Member {
         member
     }
 
-    /// Puts the record, and the run's lease if it is not there.
+    /// Writes the record, and the run's lease if it does not exist.
     async fn appear(&self, run_lease: LeaseId) {
         match self.backend.lease_grant(run_lease, TTL).await {
             Ok(_) | Err(Error::LeaseExists { .. }) => {}
@@ -76,7 +76,7 @@ impl Member {
         self.backend.txn(Txn::new(delete)).await.unwrap();
     }
 
-    /// What a session does when it finds the service empty.
+    /// Does what a session does when it finds that the service lost its data.
     async fn restore(&self, run_lease: LeaseId) {
         self.view.send_modify(|view| {
             view.resets += 1;
@@ -89,6 +89,7 @@ impl Member {
         StoreContext {
             backend: Arc::clone(&self.backend),
             monotonic: Monotonic::new(Arc::clone(&self.backend)),
+            record_missing: Arc::default(),
             keys: keys(),
             node: self.node,
             life: LIFE.to_owned(),
@@ -117,7 +118,7 @@ async fn alone() -> (MemoryService, Arc<MemoryBackend>, Member, Store) {
     (service, backend, member, store)
 }
 
-/// Members of one run, on the memory engine and on a real etcd where there is one.
+/// Members of one run, on the memory engine, and on a real etcd if there is one.
 async fn everywhere<F: AsyncFn(Vec<Member>)>(count: u64, story: F) {
     let service = MemoryService::new();
     let mut members = Vec::new();
@@ -144,7 +145,7 @@ fn text(value: &str) -> Option<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn a_key_is_set_read_replaced_and_deleted() {
+async fn key_is_set_read_replaced_and_deleted() {
     everywhere(2, async |members| {
         let (one, other) = (members[0].store(), members[1].store());
         assert_eq!(one.get_now(&["a/b", "c"], LIMIT).await.unwrap(), [None, None]);
@@ -166,7 +167,7 @@ async fn a_key_is_set_read_replaced_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_counter_and_a_content_become_each_other() {
+async fn counter_and_a_content_become_each_other() {
     everywhere(1, async |members| {
         let store = members[0].store();
         assert_eq!(store.add("n", 1, false, LIMIT).await.unwrap(), 1);
@@ -214,7 +215,7 @@ async fn compare_set_puts_only_over_what_was_expected() {
 }
 
 #[tokio::test]
-async fn of_many_that_compare_one_wins() {
+async fn one_of_many_concurrent_compares_succeeds() {
     everywhere(8, async |members| {
         let calls =
             members.iter().enumerate().map(|(number, member)| {
@@ -250,13 +251,13 @@ async fn key_whose_queue_is_not_empty_counts_as_there_for_check_and_wait() {
         one.set("key", b"value", LIMIT).await.unwrap();
         one.queue_push("later", b"item", LIMIT).await.unwrap();
         waiting.await.unwrap().unwrap();
-        // Many keys are read by another way.
+        // Many keys are read in another way.
         let many: Vec<String> = (0..40).map(|number| format!("many-{number}")).collect();
         for key in &many {
             one.queue_push(key, b"item", LIMIT).await.unwrap();
         }
         assert!(other.check(&many, LIMIT).await.unwrap());
-        // Nothing is left of it once the last item was taken; `get` waits for a value all along.
+        // Nothing of the queue remains after the last item was taken. `get` still waits for a value.
         assert_eq!(one.queue_pop("q", false, LIMIT).await.unwrap(), text("item"));
         assert!(!other.check(&["q"], LIMIT).await.unwrap());
         assert_eq!(other.get_now(&["later"], LIMIT).await.unwrap(), [None]);
@@ -265,7 +266,7 @@ async fn key_whose_queue_is_not_empty_counts_as_there_for_check_and_wait() {
 }
 
 #[tokio::test]
-async fn a_queue_is_first_in_first_out_and_each_item_goes_to_one() {
+async fn queue_is_first_in_first_out_and_each_item_goes_to_one() {
     everywhere(3, async |members| {
         let stores: Vec<_> = members.iter().map(Member::store).collect();
         assert_eq!(stores[0].queue_pop("q", false, LIMIT).await.unwrap(), None);
@@ -316,7 +317,7 @@ async fn many_keys_are_set_and_awaited_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn listing_goes_page_by_page() {
+async fn listing_reads_page_by_page() {
     let (_service, _, member, store) = alone().await;
     let items: Vec<_> = (0..50).map(|number| (format!("key {number:02}"), vec![0])).collect();
     store.multi_set(&items, LIMIT).await.unwrap();
@@ -327,7 +328,7 @@ async fn listing_goes_page_by_page() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_add_whose_answer_is_lost_counts_once() {
+async fn add_whose_answer_is_lost_counts_once() {
     let (_service, backend, _member, store) = alone().await;
     for (amount, expected) in [(1, 1), (1, 2), (5, 7), (1, 8), (0, 8), (-8, 0)] {
         backend.lose_answers(1);
@@ -352,7 +353,7 @@ async fn an_add_whose_answer_is_lost_counts_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pop_that_is_dropped_at_any_moment_loses_no_item() {
+async fn pop_that_is_dropped_at_any_moment_loses_no_item() {
     const ITEMS: usize = 60;
     for seed in 0..20 {
         let service = MemoryService::new();
@@ -375,18 +376,18 @@ async fn a_pop_that_is_dropped_at_any_moment_loses_no_item() {
                     let mut received = Vec::new();
                     for pop in 0..100_u64 {
                         let limit = Duration::from_millis((seed * 31 + number as u64 * 17 + pop * 13) % 150);
-                        // Dropped at the limit, wherever it is by then.
+                        // Dropped at the limit, in whatever state it is then.
                         if let Ok(popped) = timeout(limit, store.queue_pop("q", pop % 2 == 0, LIMIT)).await {
                             received.extend(popped.unwrap());
                         }
                     }
                     backend.interfere(None);
-                    // This node's pops return what it keeps.
+                    // This node's pops return the items that it keeps.
                     while let Some(item) = store.queue_pop("q", false, LIMIT).await.unwrap() {
                         received.push(item);
                     }
                     assert!(member.takes.is_empty());
-                    // Whole until here: without its view, its session would be over.
+                    // Kept until here, because its session would end without its view.
                     drop(member);
                     received
                 })
@@ -405,7 +406,7 @@ async fn a_pop_that_is_dropped_at_any_moment_loses_no_item() {
     }
 }
 
-/// Loses and delays some of everything, differently for each seed.
+/// Loses and delays some calls of every kind, differently for each seed.
 fn unreliable(seed: u64) -> impl FnMut(Call) -> Fate + Send {
     let mut random = seed;
     let mut next = move || {
@@ -413,7 +414,7 @@ fn unreliable(seed: u64) -> impl FnMut(Call) -> Fate + Send {
         (random >> 33) % 100
     };
     move |_| Fate {
-        // Longer than an attempt may take: a write that lands after it was given up.
+        // Longer than an attempt may take, so that the write arrives after it was given up.
         request_delay: Duration::from_millis(if next() < 20 { 100 * next() } else { next() / 10 }),
         request_lost: next() < 10,
         answer_delay: Duration::from_millis(next() / 10),
@@ -422,7 +423,7 @@ fn unreliable(seed: u64) -> impl FnMut(Call) -> Fate + Send {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_adds_of_many_nodes_sum_exactly_however_bad_the_network() {
+async fn adds_of_many_nodes_sum_exactly_however_bad_the_network() {
     for seed in 0..40 {
         let service = MemoryService::new();
         let mut calls = Vec::new();
@@ -443,7 +444,7 @@ async fn the_adds_of_many_nodes_sum_exactly_however_bad_the_network() {
         for call in calls {
             call.await.unwrap().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         }
-        // Whatever is still on its way arrives.
+        // Every request in flight arrives.
         sleep(Duration::from_secs(60)).await;
         let member_too = Member::join(99, Arc::new(service.connect())).await;
         let store = member_too.store();
@@ -453,17 +454,17 @@ async fn the_adds_of_many_nodes_sum_exactly_however_bad_the_network() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_attempt_does_not_overtake_the_answer_that_nothing_was_to_be_done() {
+async fn late_attempt_does_not_overtake_the_answer_that_nothing_was_to_be_done() {
     let (service, backend, _member, store) = alone().await;
     store.set("k", b"b", LIMIT).await.unwrap();
-    // The first attempt travels for 20 s; those after it find that `k` does not hold `a`.
+    // The request of the first attempt takes 20 s. The later ones find that `k` does not hold `a`.
     let mut first = true;
     backend.interfere(Some(Box::new(move |call| {
         let late = std::mem::take(&mut first) && call == Call::Txn;
         Fate { request_delay: Duration::from_secs(if late { 20 } else { 0 }), ..Fate::default() }
     })));
     assert_eq!(store.compare_set("k", b"a", b"stolen", LIMIT).await.unwrap(), b"b");
-    // Of another node: this one would use the same slot again.
+    // Of another node, because this one would use the same slot again.
     let other_member = Member::join(1, Arc::new(service.connect())).await;
     let other = other_member.store();
     other.set("k", b"a", LIMIT).await.unwrap();
@@ -472,7 +473,7 @@ async fn a_late_attempt_does_not_overtake_the_answer_that_nothing_was_to_be_done
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_a_wiped_service_accepts_is_not_trusted() {
+async fn watch_that_a_wiped_service_accepts_is_not_trusted() {
     let (service, backend, member, store) = alone().await;
     let store = store.put_back();
     for _ in 0..20 {
@@ -487,7 +488,7 @@ async fn a_watch_that_a_wiped_service_accepts_is_not_trusted() {
         async move { store.get("late", false, LIMIT).await }
     });
     sleep(Duration::from_millis(500)).await;
-    // The watch arrives at another store, far below the revision it begins with.
+    // The watch arrives at a service with other data, far below the revision at which it starts.
     service.wipe();
     sleep(Duration::from_millis(1500)).await;
     member.restore(RUN_LEASE + 1).await;
@@ -496,7 +497,7 @@ async fn a_watch_that_a_wiped_service_accepts_is_not_trusted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn get_waits_by_a_watch_and_asks_the_service_once() {
+async fn get_waits_by_a_watch_and_reads_again_once_a_minute() {
     let (service, backend, _member, store) = alone().await;
     let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
     backend.interfere(Some(Box::new({
@@ -507,18 +508,23 @@ async fn get_waits_by_a_watch_and_asks_the_service_once() {
         }
     })));
     let waiting = spawn(async move { store.get("late", false, LIMIT * 100).await });
-    sleep(Duration::from_secs(3000)).await;
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(*asked.lock().unwrap(), [Call::Txn, Call::Watch]);
+    sleep(Duration::from_secs(2971)).await;
     let member_too = Member::join(1, Arc::new(service.connect())).await;
     let writer = member_too.store();
     writer.set("late", b"here", LIMIT).await.unwrap();
     let began = Instant::now();
     assert_eq!(waiting.await.unwrap().unwrap(), text("here"));
     assert_eq!(began.elapsed(), Duration::ZERO);
-    assert_eq!(*asked.lock().unwrap(), [Call::Txn, Call::Watch]);
+    let asked = asked.lock().unwrap();
+    assert!(asked.chunks(2).all(|pair| pair == [Call::Txn, Call::Watch]), "{asked:?}");
+    // After 30 to 90 s each.
+    assert!((3000 / 90..=3000 / 30).contains(&(asked.len() / 2)), "{} reads", asked.len() / 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_others_reads_once_also_while_they_write() {
+async fn wait_for_other_nodes_reads_once_even_while_they_write() {
     let (service, backend, _member, store) = alone().await;
     let member_too = Member::join(1, Arc::new(service.connect())).await;
     let writer = member_too.store();
@@ -541,7 +547,7 @@ async fn who_waits_for_others_reads_once_also_while_they_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_watch_misses_nothing() {
+async fn broken_watch_misses_nothing() {
     let (service, backend, _member, store) = alone().await;
     let waiting = spawn(async move { store.get("late", false, LIMIT * 10).await });
     sleep(Duration::from_secs(1)).await;
@@ -552,7 +558,7 @@ async fn a_broken_watch_misses_nothing() {
     service.stop();
     sleep(Duration::from_secs(5)).await;
     service.start();
-    backend.mend();
+    backend.reconnect();
     assert_eq!(waiting.await.unwrap().unwrap(), text("here"));
 }
 
@@ -581,7 +587,7 @@ async fn waiting_ends_when_the_world_is_about_to_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_out_says_what_was_awaited() {
+async fn timeout_names_what_was_awaited() {
     let (_service, backend, _member, store) = alone().await;
     store.set("b", b"", LIMIT).await.unwrap();
     let error = store.multi_get(&["a", "b", "c", "d", "e"], false, Duration::from_secs(5)).await.unwrap_err();
@@ -645,7 +651,7 @@ async fn without_its_record_a_node_waits_until_it_is_back_or_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_waits_for_the_runs_lease() {
+async fn write_waits_for_the_runs_lease() {
     let (_service, backend, member, store) = alone().await;
     backend.lease_revoke(RUN_LEASE).await.unwrap();
     let waiting = spawn(async move { store.set("k", b"", LIMIT).await });
@@ -674,15 +680,15 @@ async fn what_became_of_a_write_whose_slot_is_gone_is_unknown() {
     backend.txn(Txn::new(delete)).await.unwrap();
     let error = waiting.await.unwrap().unwrap_err();
     assert!(matches!(&error, Error::OutcomeUnknown { what, .. } if what == "add n"), "{error}");
-    assert_eq!(store.add("n", 1, false, LIMIT).await.unwrap(), 3, "with another slot the store goes on");
-    // Nothing was in doubt when this slot went.
+    assert_eq!(store.add("n", 1, false, LIMIT).await.unwrap(), 3, "with another slot the store continues");
+    // No outcome was uncertain when this slot was deleted.
     let delete = Operation::Delete(Keys::prefix(keys().operations(member.node)));
     backend.txn(Txn::new(delete)).await.unwrap();
     assert_eq!(store.add("n", 1, false, LIMIT).await.unwrap(), 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_add_whose_result_is_compacted_away_is_unknown() {
+async fn add_whose_result_is_compacted_away_is_unknown() {
     let (service, backend, _member, store) = alone().await;
     store.add("n", 1, false, LIMIT).await.unwrap();
     backend.lose_answers(1);
@@ -700,7 +706,7 @@ async fn an_add_whose_result_is_compacted_away_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pending_calls_of_a_plain_store_end_when_the_service_came_back_empty() {
+async fn pending_calls_of_a_plain_store_end_when_the_service_lost_its_data() {
     let (service, backend, member, store) = alone().await;
     store.add("n", 1, false, LIMIT).await.unwrap();
     let get = spawn({
@@ -716,7 +722,7 @@ async fn pending_calls_of_a_plain_store_end_when_the_service_came_back_empty() {
     sleep(Duration::from_millis(10)).await;
     service.wipe();
     sleep(Duration::from_secs(4)).await;
-    assert!(!add.is_finished() && !get.is_finished(), "nobody has told them");
+    assert!(!add.is_finished() && !get.is_finished(), "they were not notified yet");
     member.restore(RUN_LEASE + 1).await;
     assert!(matches!(add.await.unwrap(), Err(Error::StoreReset { what }) if what == "add n"));
     assert!(matches!(get.await.unwrap(), Err(Error::StoreReset { what }) if what == "get never"));
@@ -724,7 +730,7 @@ async fn pending_calls_of_a_plain_store_end_when_the_service_came_back_empty() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_puts_back_waits_on_and_its_keys_return() {
+async fn store_that_restores_its_writes_keeps_waiting_and_its_keys_return() {
     let service = MemoryService::new();
     let mut members = Vec::new();
     let mut stores = Vec::new();
@@ -775,8 +781,8 @@ async fn a_store_that_puts_back_waits_on_and_its_keys_return() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_add_that_a_wipe_falls_into_counts_once_in_the_end() {
-    // The wipe comes at every point of the call: before it arrives, while its answer travels, after it.
+async fn add_during_a_loss_of_data_counts_once_in_the_end() {
+    // The loss happens at every point of the call: before it arrives, while its response is in flight, and after that.
     for moment in 0..40 {
         let (service, backend, member, store) = alone().await;
         let store = store.put_back();
@@ -804,7 +810,7 @@ async fn an_add_that_a_wipe_falls_into_counts_once_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_wrote_since_is_not_overwritten_by_putting_back() {
+async fn what_another_node_wrote_since_is_not_overwritten_by_restoring() {
     let (service, _, member, store) = alone().await;
     let store = store.put_back();
     store.set("k", b"old", LIMIT).await.unwrap();
@@ -829,7 +835,7 @@ async fn restoring_a_counter_does_not_starve_however_busy_it_is() {
         let backend = Arc::new(service.connect());
         let other = Member::join(number, Arc::clone(&backend) as Arc<dyn Backend>).await;
         other.restore(RUN_LEASE + 1).await;
-        // Faster than the node that restores, and never idle.
+        // Faster than the node that restores, and without a pause.
         let request_delay = Duration::from_micros(100 * number);
         backend.interfere(Some(Box::new(move |_| Fate { request_delay, ..Fate::default() })));
         let (stop, store) = (watch::Sender::new(false), other.store());
@@ -857,7 +863,7 @@ async fn restoring_a_counter_does_not_starve_however_busy_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_adds_to_a_counter_that_another_node_has_claimed() {
+async fn no_node_adds_to_a_counter_that_another_node_has_claimed() {
     let (_service, backend, _member, store) = alone().await;
     store.add("n", 1, false, LIMIT).await.unwrap();
     let claim = format!("{}n/c", keys().round_store(LIFE, 1));
@@ -875,7 +881,7 @@ async fn nobody_adds_to_a_counter_that_another_node_has_claimed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_older_backup_is_recognized_by_the_nodes_own_keys_whatever_its_revision_is() {
+async fn older_backup_is_recognized_by_the_nodes_own_keys_whatever_its_revision_is() {
     let (service, backend, member, _) = alone().await;
     let context = member.context(Some(1));
     let (setbacks, store) = (context.monotonic.setbacks(), Store::new(context));

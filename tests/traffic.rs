@@ -1,4 +1,4 @@
-//! Stories in which single messages are lost, refused or late, and what the run makes of it.
+//! Scenarios in which single messages are lost, refused, or late, and how the run reacts.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
 
@@ -45,7 +45,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// Two nodes in their world: the first decides, and its traffic is tapped.
+/// Two nodes in their world. The first is the coordinator, and its traffic is tapped.
 async fn two(service: &MemoryService) -> (Node, Tapped, Agent) {
     let link = Tapped::new(service.connect_with(TTL / 4));
     let backend = Arc::new(link.clone());
@@ -60,7 +60,7 @@ async fn two(service: &MemoryService) -> (Node, Tapped, Agent) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewed_lease_is_no_news() {
+async fn renewed_lease_is_no_news() {
     let service = MemoryService::new();
     let (first, _link, _second) = two(&service).await;
     let mut news = first.subscribe();
@@ -82,7 +82,7 @@ async fn that_a_member_seeks_is_found_by_the_listing() {
     assert_eq!(world.unwrap().place.round, 2);
 }
 
-/// The second asks for its exit barrier, and the first does not hear of it.
+/// The second node enters its exit barrier, and the first does not receive that.
 async fn finish_unheard(link: &Tapped, second: &Agent) {
     link.tap().loses = Some(Box::new(|event| String::from_utf8_lossy(event.key()).contains("/finished/")));
     let world = second.node.subscribe().borrow().world.clone().expect("a world");
@@ -96,14 +96,14 @@ async fn that_a_member_has_finished_is_found_by_the_listing() {
     let (first, link, second) = two(&service).await;
     finish_unheard(&link, &second).await;
     sleep(Duration::from_secs(40)).await;
-    // Beside who has finished nobody is asked to start again.
+    // While a node has finished, no other node is asked to start again.
     let _newcomer = Agent::join(&service, settings("c", "2:3", &[]), 3).await.unwrap();
     sleep(TTL * 2).await;
     assert_eq!(first.num_nodes_waiting(), 0, "{:?}", first.change());
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_goes_having_finished_is_not_lost_in_whatever_order_that_is_heard() {
+async fn node_that_finished_and_left_is_not_lost_in_whatever_order_that_is_reported() {
     let service = MemoryService::new();
     let (first, link, second) = two(&service).await;
     finish_unheard(&link, &second).await;
@@ -113,7 +113,7 @@ async fn who_goes_having_finished_is_not_lost_in_whatever_order_that_is_heard() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_cannot_be_read_is_no_lost_event() {
+async fn record_that_cannot_be_read_is_no_lost_event() {
     let service = MemoryService::new();
     let (first, link, _second) = two(&service).await;
     let put = Operation::put("/lattice/rdzv/default/run/nodes/00000000000000aa", "{}", 0);
@@ -125,7 +125,7 @@ async fn a_record_that_cannot_be_read_is_no_lost_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_coordinator_decides_nothing_after_its_node_is_gone() {
+async fn coordinator_decides_nothing_after_its_node_is_gone() {
     let service = MemoryService::new();
     let (first, link, second) = two(&service).await;
     let asked = Arc::new(AtomicUsize::new(0));
@@ -135,7 +135,7 @@ async fn a_coordinator_decides_nothing_after_its_node_is_gone() {
         Some(away())
     }));
     drop(second);
-    until("the loss is to be told", || asked.load(Ordering::Relaxed) > 0).await;
+    until("the loss is to be announced", || asked.load(Ordering::Relaxed) > 0).await;
     assert!(!first.leave(Some(Duration::from_millis(500))).await);
     let before = asked.load(Ordering::Relaxed);
     sleep(TTL * 3).await;
@@ -143,10 +143,10 @@ async fn a_coordinator_decides_nothing_after_its_node_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_office_that_cannot_be_given_back_at_once_is_given_back_later() {
+async fn node_that_cannot_resign_at_once_resigns_later() {
     let service = MemoryService::new();
     let (first, link, second) = two(&service).await;
-    // Roles are edited: for a while the first may not write what only a coordinator writes, nor give its office back.
+    // Roles are edited: for a while the first node may neither write what only a coordinator writes, nor resign.
     let denied = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&denied);
     link.tap().refuses = Some(Box::new(move |txn| {
@@ -161,13 +161,13 @@ async fn an_office_that_cannot_be_given_back_at_once_is_given_back_later() {
             .then(|| Error::Denied { endpoint: "memory".into(), cause: "permission denied".into() })
     }));
     let again = async { tokio::join!(second.node.next_world(None, None), first.next_world(None, None)) };
-    let (world, _) = timeout(Duration::from_secs(100), again).await.expect("somebody decides again");
+    let (world, _) = timeout(Duration::from_secs(100), again).await.expect("a coordinator decides again");
     assert_eq!(world.unwrap().place.round, 2);
     assert!(denied.load(Ordering::Relaxed) > 2, "resigning was denied as well");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closing_is_renewed_soon_and_again_when_that_fails() {
+async fn closing_is_renewed_soon_and_again_when_that_fails() {
     let service = MemoryService::new();
     let (first, link, _second) = two(&service).await;
     let run_lease = first.subscribe().borrow().run_lease;
@@ -178,7 +178,7 @@ async fn a_closing_is_renewed_soon_and_again_when_that_fails() {
     })));
     let before = renewals();
     assert!(first.close(Outcome::Succeeded, "", None).await);
-    // The first renewal comes within 10 s, and the next one a second after its failure.
+    // The first renewal is sent within 10 s, and the next one a second after its failure.
     sleep(Duration::from_secs(13)).await;
     assert!(renewals() >= before + 2, "{} of two", renewals() - before);
     link.inner.interfere(None);
@@ -189,7 +189,7 @@ async fn a_closing_is_renewed_soon_and_again_when_that_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closing_takes_one_lease_however_many_attempts_it_takes() {
+async fn closing_takes_one_lease_however_many_attempts_it_takes() {
     let service = MemoryService::new();
     let (first, link, _second) = two(&service).await;
     let before = link.tap().granted.len();
@@ -229,12 +229,12 @@ async fn errors_of_long_ago_do_not_make_a_coordinator_slow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_having_lost_its_office_unnoticed_says_so_all_the_same() {
+async fn leaving_node_that_lost_its_term_unnoticed_announces_its_departure() {
     let service = MemoryService::new();
     let (first, link, second) = two(&service).await;
-    let office = "/lattice/rdzv/default/run/ctl/coordinator";
-    link.tap().loses = Some(Box::new(|event| event.key() == office.as_bytes()));
-    let delete = Txn::new(Operation::delete(office));
+    let term = "/lattice/rdzv/default/run/ctl/coordinator";
+    link.tap().loses = Some(Box::new(|event| event.key() == term.as_bytes()));
+    let delete = Txn::new(Operation::delete(term));
     service.connect().txn(delete).await.unwrap();
     sleep(Duration::from_millis(500)).await;
     assert!(first.leave(None).await);
@@ -243,10 +243,10 @@ async fn who_leaves_having_lost_its_office_unnoticed_says_so_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_coordinator_that_may_be_lost_decides_nothing() {
+async fn coordinator_that_may_be_lost_decides_nothing() {
     let service = MemoryService::new();
     let (first, link, second) = two(&service).await;
-    // Its renewals arrive, so that its office stands, but it hears of none.
+    // Its renewals arrive, so that its term continues, but it receives no responses to them.
     link.inner.interfere(Some(Box::new(|call| Fate {
         answer_lost: call == Call::LeaseKeepAlive,
         ..Fate::default()
@@ -265,7 +265,7 @@ async fn a_coordinator_that_may_be_lost_decides_nothing() {
     assert_eq!(world.unwrap().place.round, 2);
 }
 
-/// Counts the warnings of this thread that say this.
+/// Counts the warnings of this thread with this text.
 #[derive(Clone)]
 struct Warnings(&'static str, Arc<AtomicUsize>);
 
@@ -281,7 +281,7 @@ impl std::io::Write for Warnings {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_refused_again_and_again_is_warned_of_once() {
+async fn watch_that_is_refused_again_and_again_is_warned_of_once() {
     let service = MemoryService::new();
     let first = Agent::join(&service, settings("a", "2", &[]), 1).await.unwrap();
     let link = Tapped::new(service.connect_with(TTL / 4));
@@ -309,7 +309,7 @@ async fn a_watch_that_is_refused_again_and_again_is_warned_of_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_service_is_warned_of_once_in_its_own_words_and_named_to_who_waits() {
+async fn full_service_is_logged_once_with_its_own_text_and_named_to_waiting_nodes() {
     const WORDS: &str = "etcdserver: mvcc: database space exceeded";
     let said = Warnings(WORDS, Arc::default());
     let writer = said.clone();
@@ -342,7 +342,7 @@ async fn a_full_service_is_warned_of_once_in_its_own_words_and_named_to_who_wait
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_record_with_a_name_of_a_megabyte_stops_no_round() {
+async fn node_record_with_a_name_of_a_megabyte_stops_no_round() {
     let service = MemoryService::new();
     let value = format!(
         r#"{{"version":1,"name":"{}","address":"a","port":1,"topology":null,"min":2,"max":3,"seeks":1,"world":null,"leaving":false}}"#,

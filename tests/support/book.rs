@@ -1,4 +1,4 @@
-//! What all agents of a schedule write down, and what must hold of it.
+//! Records what all agents of a schedule report, and checks what must hold of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,38 +9,38 @@ use lattice_rdzv::{
     Error,
     node::{Snapshot, WorldFacts},
     protocol::{
-        records::LastWorld,
+        records::WorldMembership,
         sizing::{Sizing, WorldSizes},
     },
 };
 use tokio::time::Instant;
 
-/// What its nodes say of a world: size, master, and who has which rank.
+/// What the nodes of a world report: size, master, and which node has which rank.
 type World = (u32, String, BTreeMap<u32, String>);
 
-/// What all agents write down.
+/// The reports of all agents.
 #[derive(Default)]
 pub(crate) struct Ledger {
     pub(crate) trace: Vec<String>,
     pub(crate) broken: Vec<String>,
     /// By life, round and name.
     pub(crate) worlds: BTreeMap<(String, u64, String), World>,
-    /// Of which submission each agent is.
+    /// The submission of each agent.
     pub(crate) submissions: BTreeMap<String, String>,
-    /// How many agents of a world began to count themselves in its store, and the numbers that they were given.
+    /// How many agents of a world began to count themselves in its store, and the numbers that they received.
     counts: BTreeMap<(String, u64, String), (i64, BTreeSet<i64>)>,
-    /// Who was told its number, by world.
+    /// The agents that received their number, by world.
     acknowledged: BTreeMap<(String, u64, String), BTreeSet<String>>,
-    /// The last round of each life that was closed, and not wiped since.
+    /// The last round of each life that was closed, unless the service lost its data since.
     closed: BTreeMap<String, u64>,
-    /// Whether the service lost everything: then there may be two worlds of one number that do not know of each other,
+    /// Whether the service lost all data. Then there may be two worlds of one number that were formed independently,
     /// and a life whose closing was forgotten.
     pub(crate) wiped: bool,
-    /// Whether somebody has asked for the run to be closed: only then may an agent's life end by itself.
+    /// Whether a node has requested that the run is closed. Only then may the life of an agent end by itself.
     closing: bool,
     /// How many nodes were refused.
     pub(crate) refusals: usize,
-    /// Who has ended.
+    /// The agents that have ended.
     pub(crate) ends: BTreeSet<String>,
     /// Agents that died, left, or were cut off at some time. Their records may be gone, and then the run may pass to
     /// another submission.
@@ -82,7 +82,7 @@ impl Book {
 
     /// A node was given a world.
     pub(crate) fn world(&self, name: &str, world: &WorldFacts) {
-        let LastWorld { life, round, rank, size, .. } = &world.place;
+        let WorldMembership { life, round, rank, size, .. } = &world.place;
         self.write(format!("{name}: round {round} rank {rank} of {size} ({})", world.why));
         let mut wrong = Vec::new();
         {
@@ -125,12 +125,12 @@ impl Book {
     }
 
     /// A node is about to count itself in its world's store.
-    pub(crate) fn counts(&self, world: &LastWorld) {
+    pub(crate) fn counts(&self, world: &WorldMembership) {
         self.ledger().counts.entry(key(world)).or_default().0 += 1;
     }
 
-    /// What came of it: each number is given once, and none that nobody asked for.
-    pub(crate) fn counted(&self, name: &str, world: &LastWorld, count: Result<i64, Error>) {
+    /// The result: each number is given once, and only numbers that were requested.
+    pub(crate) fn counted(&self, name: &str, world: &WorldMembership, count: Result<i64, Error>) {
         let number = match count {
             Ok(number) => number,
             Err(error) => return self.write(format!("{name}: does not count: {error}")),
@@ -150,9 +150,9 @@ impl Book {
         }
     }
 
-    /// What the counter of a world stands at in the end: whatever became of the service, everything that was acknowledged to
-    /// those who are still there is in it, and nothing twice.
-    pub(crate) fn sum(&self, world: &LastWorld, members: &BTreeSet<String>, sum: i64) {
+    /// The final value of the counter of a world. Whatever happened to the service, it contains everything that was
+    /// acknowledged to the remaining members, and nothing twice.
+    pub(crate) fn sum(&self, world: &WorldMembership, members: &BTreeSet<String>, sum: i64) {
         let wrong = {
             let mut ledger = self.ledger();
             let acknowledged = ledger.acknowledged.entry(key(world)).or_default();
@@ -190,12 +190,12 @@ impl Book {
             ledger.closing
         };
         if !(closing && matches!(error, Error::Closed { .. })) {
-            self.broken(format!("{name} ended, and nobody had closed the run: {error}"));
+            self.broken(format!("{name} ended, but the run was not closed: {error}"));
         }
     }
 
-    /// A node was refused: it is of another submission than the run and than every member of the world that is still
-    /// there. Once no member is left, the run passes to the submission of the node that waits longest.
+    /// A node was refused: it belongs to another submission than the run and every remaining member of the world. When
+    /// no member is left, the run passes to the submission of the node that waits longest.
     fn refused(&self, name: &str, seen: &Snapshot) {
         let wrong = {
             let mut ledger = self.ledger();
@@ -223,7 +223,7 @@ impl Book {
 }
 
 impl Ledger {
-    fn members_of(&self, world: &LastWorld) -> Vec<String> {
+    fn members_of(&self, world: &WorldMembership) -> Vec<String> {
         self.members(&key(world))
     }
 
@@ -235,6 +235,6 @@ impl Ledger {
     }
 }
 
-fn key(world: &LastWorld) -> (String, u64, String) {
+fn key(world: &WorldMembership) -> (String, u64, String) {
     (world.life.clone(), world.round, world.world.clone())
 }

@@ -16,7 +16,7 @@ use lattice_rdzv::{
     },
 };
 
-/// How often each kind of thing happened.
+/// How often each kind of event happened.
 pub(crate) type Counts = BTreeMap<&'static str, usize>;
 
 /// What one node sent and received.
@@ -63,7 +63,7 @@ impl fmt::Debug for Counted {
 #[async_trait]
 impl Backend for Counted {
     async fn range(&self, range: Range) -> Result<RangeResult> {
-        // Of a size that only the service knows, however little of it is asked for.
+        // Only the service knows the size, however few keys are requested.
         let listing = matches!(range.keys, Keys::Prefix(_) | Keys::Span(..));
         self.ledger().count(if listing { "listings" } else { "reads" }, 1);
         let answer = self.inner.range(range).await?;

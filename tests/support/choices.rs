@@ -1,6 +1,6 @@
-//! Choices that are the same for the same seed.
+//! Random choices, which are equal for equal seeds.
 
-/// `SplitMix64`. What is chosen among is said by the test that uses it.
+/// `SplitMix64`. The test that uses it defines the alternatives.
 pub(crate) struct Choices(pub(crate) u64);
 
 impl Choices {

@@ -25,10 +25,10 @@ use super::{
     wires::Network,
 };
 
-/// Who looks on from a machine that nothing happens to.
+/// A machine without faults, from which the run is observed.
 const OBSERVER: &str = "observer";
 const SERVICE: &str = "http://service:2379";
-/// One wipe in so many comes with an outage that is longer than a closing is remembered.
+/// One loss of data in so many comes with an outage that is longer than a closing is kept.
 const LONG_OUTAGES: u64 = 20;
 const OTHERS_WRITES: usize = 500;
 
@@ -42,13 +42,13 @@ pub(crate) struct Cluster {
     noise: bool,
 }
 
-/// A node's machine, and its client.
+/// The machine of a node, and its client.
 pub(crate) struct Way {
     pub(super) machine: String,
     pub(super) backend: Arc<EtcdBackend>,
 }
 
-/// What carries a client's calls from this machine: tonic's own channels, whose connections are wires.
+/// Makes the channels for a client's calls from this machine: tonic's own channels, whose connections are wires.
 fn channels(network: &Network, machine: &str) -> Channels {
     let (network, machine) = (network.clone(), machine.to_owned());
     Arc::new(move |endpoint| {
@@ -71,14 +71,14 @@ impl Cluster {
         self.random.next_u64() % bound
     }
 
-    /// Nobody serves yet.
+    /// Leaves the port without a server.
     pub(super) fn unserved(mut self) -> Self {
         self.server = None;
         self.network.close_door();
         self
     }
 
-    /// The server's process ends, as its machine does, or politely.
+    /// Ends the process of the server, together with its machine or in an orderly way.
     async fn end(&mut self) -> &'static str {
         let Some(server) = self.server.take() else { return "down" };
         let manner = self.below(3);
@@ -91,19 +91,19 @@ impl Cluster {
             drop(server);
         }
         self.network.close_door();
-        // What the process had open is closed by then.
+        // By then, what the process had open is closed.
         sleep(Duration::from_millis(1)).await;
         ["stopped", "killed", "gone with its machine"][usize::try_from(manner).unwrap()]
     }
 
-    /// The server runs again.
+    /// Starts the server again.
     fn begin(&mut self) {
         self.network.light(true);
         let options = ServerOptions { contents: Some(self.contents.clone()), ..ServerOptions::default() };
         self.server = Some(Server::start_on(self.network.listen(), options).unwrap());
     }
 
-    /// What a new process of the service holds.
+    /// The data of a new process of the service.
     pub(super) fn empty(&mut self) -> Contents {
         self.contents = Contents::new(Bounds::default(), &self.entropy);
         self.contents.clone()
@@ -115,7 +115,7 @@ impl Cluster {
         client.unwrap().kv_client()
     }
 
-    /// Another run puts so much that no revision tells the store from the one that was lost.
+    /// Another run writes so much that no revision distinguishes the new data from the data that was lost.
     async fn others_write(&self) {
         let mut keys = self.keys().await;
         for _ in 0..OTHERS_WRITES {
@@ -168,11 +168,11 @@ impl Ground for Cluster {
             }
             1 => {
                 self.network.cut(machine, true, false);
-                "is not heard by the service"
+                "cannot send to the service"
             }
             2 => {
                 self.network.cut(machine, false, true);
-                "does not hear the service"
+                "cannot receive from the service"
             }
             _ => {
                 self.network.cut(machine, true, true);
@@ -182,12 +182,12 @@ impl Ground for Cluster {
         }
     }
 
-    fn mend(&mut self, Way { machine, .. }: &Way) {
+    fn reconnect(&mut self, Way { machine, .. }: &Way) {
         self.network.cut(machine, false, false);
     }
 
     fn bury(&mut self, Way { machine, .. }: &Way) {
-        // Half of the deaths are a machine's, which closes no connection.
+        // In half of the deaths, the machine dies, which closes no connection.
         if self.below(2) == 0 {
             self.network.cut(machine, true, true);
         }
@@ -208,7 +208,7 @@ impl Ground for Cluster {
                 let how = schedule.ground.end().await;
                 schedule.wiped(&format!("service: {how}, and what it held with it"));
                 schedule.ground.empty();
-                // Now and then longer than a closing is remembered, and others use the service first.
+                // Sometimes for longer than a closing is kept, and others use the service first.
                 let long = schedule.below(LONG_OUTAGES) == 0;
                 let time = schedule.seconds(3.0) + if long { CLOSED_LIFETIME } else { Duration::ZERO };
                 sleep(time).await;
@@ -246,7 +246,7 @@ impl Ground for Cluster {
     }
 }
 
-/// What is done to the parts of a cluster, whoever hosts the service.
+/// Faults of the parts of a cluster, whichever machine hosts the service.
 pub(crate) trait Clustered: Ground<Link = Way> {
     fn cluster(&self) -> &Cluster;
 }
@@ -258,7 +258,7 @@ impl Clustered for Cluster {
 }
 
 impl<G: Clustered> Schedule<G> {
-    /// The process of the service does not run for a while, and nothing reaches its machine.
+    /// Pauses the process of the service, and cuts off its machine.
     pub(super) async fn pause_service(&mut self) {
         let time = self.seconds(15.0);
         self.book.write(format!("service: paused for {:.1} s", time.as_secs_f64()));
@@ -274,7 +274,7 @@ impl<G: Clustered> Schedule<G> {
         self.settled_weather().await;
     }
 
-    /// No process runs for a while.
+    /// Pauses all processes.
     pub(super) async fn pause_everything(&mut self) {
         let time = self.seconds(15.0);
         self.book.write(format!("everything: paused for {:.1} s", time.as_secs_f64()));
@@ -283,7 +283,7 @@ impl<G: Clustered> Schedule<G> {
         self.settled_weather().await;
     }
 
-    /// Something happens between one node and the service.
+    /// Disturbs the connection between one node and the service.
     pub(super) async fn trouble_a_way(&mut self) {
         let Some(index) = self.one().filter(|index| !self.ground.is_hosted_by(&self.agents[*index].link))
         else {

@@ -1,4 +1,4 @@
-//! The embedded store for tests, as a server in this process on a free port.
+//! The embedded server for tests, in this process on a free port.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use lattice_rdzv::{
     server::{Contents, Server, ServerOptions, bind},
 };
 
-/// One that can be stopped and started again with what it held.
+/// A server that can be stopped and started again with its data.
 pub(crate) struct Embedded {
     address: SocketAddr,
     contents: Contents,
@@ -15,12 +15,12 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    /// One that serves plain HTTP.
+    /// A server without TLS.
     pub(crate) async fn start() -> Self {
         Self::with(ServerOptions::default()).await
     }
 
-    /// One with these options.
+    /// A server with these options.
     pub(crate) async fn with(options: ServerOptions) -> Self {
         let server = Server::start(bind("127.0.0.1", super::free_port()).await.unwrap(), options).unwrap();
         Self { address: server.address(), contents: server.contents(), server: Some(server) }
@@ -30,12 +30,12 @@ impl Embedded {
         self.server.as_ref().unwrap()
     }
 
-    /// Where it serves.
+    /// The endpoint for clients.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// A new client of it.
+    /// A new client of the server.
     pub(crate) fn backend(&self) -> EtcdBackend {
         EtcdBackend::connect(EtcdOptions::new([self.endpoint()])).unwrap()
     }
@@ -46,12 +46,12 @@ impl Embedded {
         }
     }
 
-    /// Serves again where it did, with what it held.
+    /// Serves again at the same endpoint, with its data.
     pub(crate) async fn go_on(&mut self) {
         self.serve(Some(self.contents.clone())).await;
     }
 
-    /// Serves again where it did, as a new process would.
+    /// Serves again at the same endpoint, as a new process would.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.serve(None).await;

@@ -1,4 +1,4 @@
-//! Schedules without a service of its own: a node hosts it, and whoever starts when nobody does hosts the next.
+//! Schedules in which a node hosts the service. When no node hosts it, the next node that starts does.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
     schedule::{Ground, Schedule, Tally, Weather, keys},
 };
 
-/// The network, and whose machine is the service's.
+/// The network, and the node whose machine hosts the service.
 pub(crate) struct Hosted {
     cluster: Cluster,
     host: String,
@@ -75,8 +75,8 @@ impl Ground for Hosted {
         self.cluster.cut(link, manner)
     }
 
-    fn mend(&mut self, link: &Way) {
-        self.cluster.mend(link);
+    fn reconnect(&mut self, link: &Way) {
+        self.cluster.reconnect(link);
     }
 
     fn bury(&mut self, link: &Way) {

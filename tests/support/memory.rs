@@ -1,5 +1,5 @@
-//! Schedules on the memory backend: every call may be lost or late, and the service is paused, stopped, wiped, compacted
-//! and restored from an older backup.
+//! Schedules on the memory backend: every call may be lost or delayed, and the service is paused, stopped, compacted,
+//! restored from an older backup, or loses all data.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
     schedule::{Ground, Schedule, Weather},
 };
 
-/// The service, and whether the way to it is noisy.
+/// The service, and whether the connections to it are unreliable.
 pub(crate) struct Memory {
     service: MemoryService,
     noise: bool,
@@ -52,13 +52,13 @@ impl Ground for Memory {
         "cut off"
     }
 
-    fn mend(&mut self, link: &Self::Link) {
-        link.mend();
+    fn reconnect(&mut self, link: &Self::Link) {
+        link.reconnect();
     }
 
     async fn clear(&mut self, links: &[&Self::Link]) {
         for link in links {
-            link.mend();
+            link.reconnect();
             link.interfere(None);
         }
     }
@@ -115,14 +115,14 @@ impl Ground for Memory {
     }
 }
 
-/// A network that is mostly well.
+/// A network that works most of the time.
 fn noise(random: &mut StdRng, call: Call) -> Fate {
     let mut delay = |most: u64| Duration::from_micros(random.next_u64() % (most * 1000));
     let mut fate = Fate { request_delay: delay(5), answer_delay: delay(5), ..Fate::default() };
     match random.next_u64() % 200 {
         0 => fate.request_lost = true,
         1 => fate.answer_lost = true,
-        // Later than any attempt waits: it arrives when its sender has long given it up.
+        // Later than any attempt waits, so that it arrives long after its sender has given it up.
         2 if call.writes() => fate.request_delay = Duration::from_millis(random.next_u64() % 7_000),
         _ => {}
     }

@@ -1,7 +1,7 @@
-//! A real etcd for tests: started on free ports in a directory of its own, killed when dropped.
+//! A real etcd for tests, which is started on free ports in a separate directory, and killed when it is dropped.
 //!
-//! The binary is what `LATTICE_TEST_ETCD` names, else `etcd` on the path. Without one a test says so in a line and
-//! passes, except where `CI` is set: there a missing etcd is a failure.
+//! The binary is that of `LATTICE_TEST_ETCD`, or otherwise `etcd` on the path. Without an etcd, a test prints a line
+//! that says so, and passes. If `CI` is set, a missing etcd is a failure.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 pub(crate) mod choices;
@@ -24,7 +24,7 @@ use lattice_rdzv::backend::{
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-/// How long anything that must happen may take.
+/// The maximum time for anything that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One etcd, alone in its cluster.
@@ -39,7 +39,7 @@ pub(crate) struct Etcd {
     child: Option<Child>,
 }
 
-/// The etcd to test with, or `None` after saying that there is none.
+/// The etcd to test with. If there is none, prints that and returns `None`.
 pub(crate) fn binary() -> Option<PathBuf> {
     let named = std::env::var_os("LATTICE_TEST_ETCD").filter(|path| !path.is_empty()).map(PathBuf::from);
     let on_path = || {
@@ -54,14 +54,24 @@ pub(crate) fn binary() -> Option<PathBuf> {
     found
 }
 
-/// A port of the loopback interface that nobody listens on, and that was given to no other test of this process.
+/// The etcd to test with, and those of `LATTICE_TEST_ETCDS`, separated by colons: one of each release line.
+pub(crate) fn binaries() -> Vec<PathBuf> {
+    let mut all: Vec<_> = binary().into_iter().collect();
+    let more = std::env::var_os("LATTICE_TEST_ETCDS").unwrap_or_default();
+    all.extend(std::env::split_paths(&more).filter(|path| !path.as_os_str().is_empty()));
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// A free port of the loopback interface that was given to no other test of this process.
 ///
-/// It lies below those that the kernel picks from by itself (`ip_local_port_range`, ip(7)). One of those can be given a
-/// second time, or be a connection's, before it is listened on, and while the server that had it is down.
+/// It is below the ports that the kernel selects by itself (`ip_local_port_range`, ip(7)). The kernel could give such a
+/// port to a second socket or to a connection before the server listens on it, or while the server is down.
 pub(crate) fn free_port() -> u16 {
     const FIRST: u32 = 20_000;
     const COUNT: u32 = 10_000;
-    // A prime, so that processes which run at once begin far from each other.
+    // A prime, so that processes that run at once start far from each other.
     const APART: u32 = 7_919;
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -74,20 +84,20 @@ pub(crate) fn free_port() -> u16 {
 }
 
 impl Etcd {
-    /// Starts one that serves plain HTTP; `None` where there is no etcd.
+    /// Starts an etcd without TLS. `None` if there is no etcd.
     pub(crate) async fn start() -> Option<Self> {
         let etcd = Self::prepare("http", &[])?;
         Some(etcd.launch().await)
     }
 
-    /// One that is not running yet, with more flags.
+    /// An etcd that is not running yet, with more flags.
     pub(crate) fn prepare(scheme: &str, arguments: &[&str]) -> Option<Self> {
         Some(Self::of(&binary()?, scheme, arguments))
     }
 
-    /// One of this binary that is not running yet, with more flags.
+    /// An etcd of this binary that is not running yet, with more flags.
     pub(crate) fn of(binary: &Path, scheme: &str, arguments: &[&str]) -> Self {
-        // Memory-backed where there is such a place: etcd syncs every write.
+        // In memory if possible, because etcd syncs every write.
         let place = Some(Path::new("/dev/shm")).filter(|place| place.is_dir());
         let directory = place.map_or_else(TempDir::new, TempDir::new_in).unwrap();
         Self {
@@ -102,7 +112,7 @@ impl Etcd {
         }
     }
 
-    /// A cluster of so many etcd members, which serves.
+    /// Starts a cluster of so many etcd members.
     pub(crate) async fn cluster(members: usize) -> Option<Vec<Self>> {
         let mut cluster = (0..members).map(|_| Self::prepare("http", &[])).collect::<Option<Vec<_>>>()?;
         for (index, etcd) in cluster.iter_mut().enumerate() {
@@ -148,12 +158,12 @@ impl Etcd {
         self.child = Some(command.spawn().unwrap());
     }
 
-    /// Waits until it serves.
+    /// Waits until it responds.
     pub(crate) async fn served(&self) {
         self.served_to(EtcdOptions::new([self.endpoint()])).await;
     }
 
-    /// Waits until it serves a client with these options.
+    /// Waits until it responds to a client with these options.
     pub(crate) async fn served_to(&self, options: EtcdOptions) {
         let backend = EtcdBackend::connect(options).unwrap();
         let began = Instant::now();
@@ -167,17 +177,17 @@ impl Etcd {
         }
     }
 
-    /// What it wrote to its log.
+    /// The content of its log.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// Where it serves.
+    /// The endpoint for clients.
     pub(crate) fn endpoint(&self) -> &str {
         &self.client_url
     }
 
-    /// A directory that goes with it.
+    /// A directory that is deleted with it.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -201,7 +211,7 @@ impl Etcd {
         auth
     }
 
-    /// Ends the process as a power failure does.
+    /// Kills the process, as a power failure does.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -209,14 +219,14 @@ impl Etcd {
         }
     }
 
-    /// Ends and starts it, with its data.
+    /// Restarts it with its data.
     pub(crate) async fn restart(&mut self) {
         self.kill();
         self.spawn();
         self.served().await;
     }
 
-    /// Ends it, and starts it with the same flags and no data.
+    /// Kills it, and starts it with the same flags and no data.
     pub(crate) async fn wipe(&mut self) {
         self.kill();
         std::fs::remove_dir_all(self.directory.path().join("data")).unwrap();
@@ -232,10 +242,55 @@ impl Etcd {
         self.served().await;
     }
 
-    /// Ends it, and starts it with the same flags and the data of the last [`Self::back_up`].
+    /// Kills it, and starts it with the same flags and the data of the last [`Self::back_up`].
     pub(crate) async fn restore_backup(&mut self) {
         self.kill();
         self.copy_data("backup", "data");
+        self.spawn();
+        self.served().await;
+    }
+
+    /// The program that saves and restores snapshots, in the directory of etcd: `etcdutl`, or `etcdctl` if there is no
+    /// `etcdutl`.
+    fn snapshot_tool(&self, name: &str) -> Option<Command> {
+        let program = self.binary.with_file_name(name);
+        program.exists().then(|| Command::new(program))
+    }
+
+    /// Saves a snapshot of the running etcd, for [`Self::restore_snapshot`]. False if there is no etcdctl.
+    pub(crate) fn save_snapshot(&self) -> bool {
+        let Some(mut etcdctl) = self.snapshot_tool("etcdctl") else { return false };
+        let saved = etcdctl
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints={}", self.client_url))
+            .args(["snapshot", "save"])
+            .arg(self.directory.path().join("snapshot"))
+            .output()
+            .unwrap();
+        assert!(saved.status.success(), "{saved:?}");
+        true
+    }
+
+    /// Ends it, restores the last snapshot with these options, and starts it with the same flags. As etcd's guide to
+    /// disaster recovery does, this makes a new cluster.
+    pub(crate) async fn restore_snapshot(&mut self, options: &[&str]) {
+        self.kill();
+        let data = self.directory.path().join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        let tool = self.snapshot_tool("etcdutl").or_else(|| self.snapshot_tool("etcdctl"));
+        let restored = tool
+            .unwrap()
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "restore"])
+            .arg(self.directory.path().join("snapshot"))
+            .arg(format!("--name={}", self.name))
+            .arg(format!("--data-dir={}", data.display()))
+            .arg(format!("--initial-cluster={}={}", self.name, self.peer_url))
+            .arg(format!("--initial-advertise-peer-urls={}", self.peer_url))
+            .args(options)
+            .output()
+            .unwrap();
+        assert!(restored.status.success(), "{restored:?}");
         self.spawn();
         self.served().await;
     }
@@ -246,14 +301,14 @@ impl Etcd {
         assert!(Command::new("cp").arg("-a").args([&from, &to]).status().unwrap().success());
     }
 
-    /// Stops it from running, without ending it.
+    /// Pauses the process.
     pub(crate) fn pause(&self) {
         self.signal("-STOP");
-        // The signal is sent at once, and has its effect when every thread has taken it.
+        // The signal is sent at once, and takes effect when every thread has received it.
         let tasks = format!("/proc/{}/task", self.child.as_ref().unwrap().id());
         let runs = |task: std::fs::DirEntry| {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            // The state stands behind the name, which is in brackets: proc(5).
+            // The state follows the name, which is in brackets: proc(5).
             !stat.is_empty() && !stat.rsplit(") ").next().unwrap_or_default().starts_with('T')
         };
         while std::fs::read_dir(&tasks).unwrap().any(|task| runs(task.unwrap())) {
@@ -261,14 +316,14 @@ impl Etcd {
         }
     }
 
-    /// Lets it run again.
+    /// Continues the process.
     pub(crate) fn resume(&self) {
         self.signal("-CONT");
     }
 
     fn signal(&self, signal: &str) {
         let id = self.child.as_ref().unwrap().id().to_string();
-        // The shell's own: not every machine has it as a program.
+        // The command of the shell, because not every machine has it as a program.
         let kill = format!("kill {signal} {id}");
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
@@ -280,7 +335,7 @@ impl Drop for Etcd {
     }
 }
 
-/// Waits for a future, and fails with what was awaited.
+/// Waits for a future, and fails with a description of what was awaited.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }

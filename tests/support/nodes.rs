@@ -1,4 +1,4 @@
-//! Nodes on the memory service, as a test tells of them.
+//! Nodes on the memory service, for tests of scenarios.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -11,7 +11,7 @@ use lattice_rdzv::{
     settings::{Arguments, Origin, Settings},
 };
 
-/// The lease of all nodes here.
+/// The TTL of the leases of all nodes.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 /// Settings of a node called `name`, with these over the defaults of a test.
@@ -27,24 +27,24 @@ pub(crate) fn settings(name: &str, nnodes: &str, more: &[(&str, &str)]) -> Setti
         .expect("good settings")
 }
 
-/// Where a node of this name is.
+/// The address of a node of this name.
 pub(crate) fn place(name: &str) -> Place {
-    Place { address: format!("{name}.test"), port: 29500, host: None }
+    Place { address: format!("{name}.test"), port: 29500, host: None, lifelines: None }
 }
 
-/// A node with the connection that a test plays tricks on.
+/// A node with its connection, whose faults a test controls.
 pub(crate) struct Agent {
     pub(crate) link: Arc<MemoryBackend>,
     pub(crate) node: Node,
 }
 
 impl Agent {
-    /// Joins; the seed decides everything random about it.
+    /// Joins. The seed decides all random choices of the node.
     pub(crate) async fn join(service: &MemoryService, settings: Settings, seed: u64) -> Result<Self> {
         Self::join_over(Arc::new(service.connect_with(TTL / 4)), settings, seed).await
     }
 
-    /// The same over a connection that may have its tricks already.
+    /// As [`Self::join`], over a connection that may have faults already.
     pub(crate) async fn join_over(link: Arc<MemoryBackend>, settings: Settings, seed: u64) -> Result<Self> {
         let entropy = Entropy::seeded(seed);
         let place = place(&settings.node_name);

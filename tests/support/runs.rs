@@ -1,4 +1,4 @@
-//! Many schedules, on all cores, and how to run one of them again.
+//! Runs many schedules on all cores, or one of them again.
 
 use std::{
     ops::Range,
@@ -17,7 +17,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Which seeds: of so many, unless the environment says otherwise.
+/// The seeds: so many, unless the environment specifies others.
 fn seeds(count: u64) -> Range<u64> {
     if let Some(seed) = number("LATTICE_SIMULATION_SEED") {
         return seed..seed + 1;
@@ -25,12 +25,12 @@ fn seeds(count: u64) -> Range<u64> {
     0..number("LATTICE_SIMULATION_SCHEDULES").unwrap_or(count)
 }
 
-/// Runs them, and fails with the first that broke something.
+/// Runs them, and fails with the first one in which a check failed.
 pub(crate) fn check<G: Ground>(count: u64, weather: Weather) -> Tally {
     let seeds = seeds(count);
     let single = seeds.end - seeds.start == 1;
     if single {
-        // Of HTTP/2 there would be ten times as much.
+        // With the log lines of HTTP/2, there would be ten times as many.
         let ours = Targets::new().with_target("lattice_rdzv", tracing::Level::DEBUG);
         let lines = tracing_subscriber::fmt::layer().without_time();
         let _ = tracing_subscriber::registry().with(lines).with(ours).try_init();
@@ -83,7 +83,7 @@ pub(crate) fn check<G: Ground>(count: u64, weather: Weather) -> Tally {
     tally
 }
 
-/// The same seed gives the same trace, twice, and another one another.
+/// Checks that equal seeds produce equal traces, and different seeds different ones.
 pub(crate) fn check_repeats<G: Ground>(seeds: Range<u64>) {
     let mut fingerprints = std::collections::BTreeSet::new();
     let count = seeds.end - seeds.start;

@@ -1,4 +1,4 @@
-//! A client of the memory service whose traffic a test listens to and meddles with.
+//! A client of the memory service with which a test observes and changes the traffic.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::{
@@ -17,25 +17,25 @@ use lattice_rdzv::{
     },
 };
 
-/// What becomes of one message, where a test has a say.
+/// What happens to one message, if the test decides about it.
 type Rule<M, F> = Option<Box<dyn FnMut(&M) -> F + Send>>;
 
-/// What a test does about the traffic; what it leaves alone goes its way.
+/// What a test does about the traffic. Everything else is passed on.
 #[derive(Default)]
 pub(crate) struct Tap {
     /// Whether an event of a watch is lost, as etcd has lost some.
     pub(crate) loses: Rule<Event, bool>,
-    /// What a transaction fails with, instead of being sent.
+    /// The error of a transaction, which is then not sent.
     pub(crate) refuses: Rule<Txn, Option<Error>>,
-    /// What a read fails with.
+    /// The error of a read.
     pub(crate) fails: Rule<Range, Option<Error>>,
-    /// What opening a watch fails with.
+    /// The error of opening a watch.
     pub(crate) denies: Rule<Keys, Option<Error>>,
-    /// Each lease that was to be renewed.
+    /// Each lease for which a renewal was requested.
     pub(crate) renewed: Vec<LeaseId>,
-    /// Each lease that was to be granted.
+    /// Each lease for which a grant was requested.
     pub(crate) granted: Vec<LeaseId>,
-    /// Whether each event of a watch is a report of its own, as each revision is with etcd.
+    /// Whether each event of a watch is a separate report, as each revision is with etcd.
     pub(crate) splits: bool,
     /// How many watches were opened.
     pub(crate) watches: usize,

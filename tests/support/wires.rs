@@ -1,9 +1,9 @@
-//! A network of one service and many machines, inside one thread and on tokio's paused clock: streams of bytes that are
-//! late, held up, lost with their connection, or cut in one direction only. All of its chance is of one seed.
+//! A network of one service and many machines, in one thread and on tokio's paused clock. Its streams of bytes may be
+//! delayed, held up, lost with their connection, or cut in one direction only. All random choices depend on one seed.
 //!
-//! It behaves as TCP does towards programs: bytes keep their order and are sent again until they arrive, so that a cut
-//! delays and never drops them; a peer whose process ended says so when it can; one whose machine went away says nothing
-//! until something is sent to it and it is back. Names, routes and TLS are not simulated.
+//! To programs it behaves like TCP. Bytes keep their order and are sent again until they arrive, so a cut delays them
+//! but never drops them. A peer whose process ended sends that if it can. A peer whose machine disappeared sends
+//! nothing until the machine is back and something is sent to it. Names, routes, and TLS are not simulated.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,32 +24,32 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
-/// Bytes under way in one direction of a connection; whoever writes more waits.
+/// The maximum number of bytes in flight in one direction of a connection. A sender with more bytes waits.
 const WINDOW: usize = 64 * 1024;
-/// Between two attempts to send what did not arrive, at most.
+/// The maximum pause between two attempts to send what did not arrive.
 const RESEND: u64 = 1_000;
 
-/// The network. Its copies are the same one.
+/// The network. Clones are the same network.
 #[derive(Clone)]
 pub(crate) struct Network(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// Somebody who could not be reached may be.
+    /// A peer that could not be reached may be reachable now.
     changed: Notify,
 }
 
 struct State {
     random: StdRng,
     began: Instant,
-    /// Every byte that was sent, when, and by whom.
+    /// A digest of every byte that was sent, of the time, and of the sender.
     fingerprint: u64,
     machines: BTreeMap<String, Machine>,
     pipes: BTreeMap<u64, Pipe>,
     next_pipe: u64,
-    /// Who takes connections to the service.
+    /// The server that accepts connections to the service.
     door: Option<Entrance>,
-    /// The machine of the service is there, and on the network.
+    /// Whether the machine of the service is present and connected.
     lit: bool,
     segments: usize,
     connections: usize,
@@ -57,33 +57,34 @@ struct State {
 
 type Entrance = mpsc::UnboundedSender<Wire>;
 
-/// How a machine and the service reach each other.
+/// The connection between a machine and the service.
 #[derive(Clone, Copy, Default)]
 struct Machine {
-    /// Nothing goes to the service.
+    /// Whether nothing arrives at the service.
     mute: bool,
-    /// Nothing comes from the service.
+    /// Whether nothing arrives from the service.
     deaf: bool,
-    /// What is added to every delay.
+    /// A time that is added to every delay.
     slow: Duration,
     /// One segment in so many is sent again.
     loses: Option<u64>,
 }
 
-/// One direction of a connection. Its number is even if it goes to the service; the other direction has the next one.
+/// One direction of a connection. Its number is even if it leads to the service. The other direction has the next
+/// number.
 struct Pipe {
     machine: String,
-    /// What is under way: when it arrives, unless it is held up.
+    /// The segments in flight, each with the time of its arrival, unless it is held up.
     segments: VecDeque<(Option<Instant>, Segment)>,
     bytes: usize,
     last: Instant,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Nobody reads any more.
+    /// Whether the reader is gone.
     unread: bool,
-    /// Its end was sent.
+    /// Whether its end was sent.
     unwritten: bool,
-    /// A firewall has forgotten the connection: nothing arrives, and nobody is told.
+    /// Whether a firewall has forgotten the connection: nothing arrives, and neither end is notified.
     forgotten: bool,
 }
 
@@ -118,18 +119,18 @@ impl Network {
         self.0.state.lock().unwrap()
     }
 
-    /// One number for all that went over it.
+    /// A single number for all that was sent over it.
     pub(crate) fn fingerprint(&self) -> u64 {
         self.state().fingerprint
     }
 
-    /// How many segments and connections there were.
+    /// The numbers of segments and connections.
     pub(crate) fn traffic(&self) -> (usize, usize) {
         let state = self.state();
         (state.segments, state.connections)
     }
 
-    /// Takes connections to the service from now on, in the place of whoever did.
+    /// Accepts connections to the service from now on, instead of the previous server.
     pub(crate) fn listen(&self) -> Door {
         let (sender, arrivals) = mpsc::unbounded_channel();
         self.state().door = Some(sender);
@@ -137,18 +138,18 @@ impl Network {
         Door { arrivals }
     }
 
-    /// Whether somebody takes connections.
+    /// Whether a server accepts connections.
     pub(crate) fn is_served(&self) -> bool {
         self.state().door.as_ref().is_some_and(|door| !door.is_closed())
     }
 
-    /// Nobody takes connections any more.
+    /// No server accepts connections any more.
     pub(crate) fn close_door(&self) {
         self.state().door = None;
     }
 
-    /// Whether the machine of the service is there. While it is not, whatever is sent to it or by it is held up, and what
-    /// ends on it ends without a word.
+    /// Sets whether the machine of the service is present. While it is not, everything that is sent to it or by it is
+    /// held up, and processes on it end without notifying their peers.
     pub(crate) fn light(&self, lit: bool) {
         self.state().lit = lit;
         self.resend();
@@ -159,22 +160,22 @@ impl Network {
         self.resend();
     }
 
-    /// Cuts a machine off: what goes to the service, what comes from it, or both.
+    /// Cuts off a machine: the direction to the service, the direction from it, or both.
     pub(crate) fn cut(&self, machine: &str, mute: bool, deaf: bool) {
         self.change(machine, |state| (state.mute, state.deaf) = (mute, deaf));
     }
 
-    /// Adds to the time that everything between this machine and the service takes.
+    /// Adds to the delay of everything between this machine and the service.
     pub(crate) fn slow(&self, machine: &str, slow: Duration) {
         self.change(machine, |state| state.slow = slow);
     }
 
-    /// One segment in so many of this machine is lost, and sent again later.
+    /// Loses one segment in so many of this machine, and sends it again later.
     pub(crate) fn lose(&self, machine: &str, one_in: Option<u64>) {
         self.change(machine, |state| state.loses = one_in);
     }
 
-    /// Whatever was connected is so no more, and neither end is told.
+    /// Forgets all connections of this machine, without notifying either end.
     pub(crate) fn forget(&self, machine: &str) {
         for pipe in self.state().pipes.values_mut().filter(|pipe| pipe.machine == machine) {
             pipe.forgotten = true;
@@ -182,7 +183,7 @@ impl Network {
         }
     }
 
-    /// Sends what was held up and now gets through.
+    /// Sends what was held up and can now arrive.
     fn resend(&self) {
         let mut state = self.state();
         let held: Vec<u64> = state.pipes.keys().copied().collect();
@@ -215,7 +216,7 @@ impl Network {
                 let back = state.delay(machine);
                 (state.connect(machine, self), back)
             };
-            // A wire that nobody takes ends here: not above, under the lock that its end needs.
+            // A wire that is not accepted is dropped here, and not above under the lock that its end needs.
             let wire = connected.and_then(|(door, theirs, ours)| door.send(theirs).ok().map(|()| ours));
             sleep(back).await;
             return wire.ok_or_else(|| io::Error::from(ErrorKind::ConnectionRefused));
@@ -229,7 +230,7 @@ impl State {
         self.lit && !(if to_service { mute } else { deaf })
     }
 
-    /// How long one segment takes.
+    /// The delay of one segment.
     fn delay(&mut self, machine: &str) -> Duration {
         let Machine { slow, loses, .. } = self.machines.get(machine).copied().unwrap_or_default();
         let mut delay = slow + Duration::from_micros(self.random.next_u64() % 4_000);
@@ -239,7 +240,7 @@ impl State {
         delay
     }
 
-    /// One number for everything that happened so far.
+    /// Adds an event to the fingerprint.
     fn note(&mut self, what: u8, pipe: u64, bytes: &[u8]) {
         let at = u64::try_from(self.began.elapsed().as_nanos()).unwrap();
         let head = [at.to_le_bytes(), pipe.to_le_bytes(), (bytes.len() as u64).to_le_bytes()].concat();
@@ -250,7 +251,7 @@ impl State {
         self.fingerprint = fingerprint;
     }
 
-    /// Both ends of a new connection, the service's first, and who takes that.
+    /// Both ends of a new connection, that of the service first, and the server that accepts it.
     fn connect(&mut self, machine: &str, network: &Network) -> Option<(Entrance, Wire, Wire)> {
         let door = self.door.clone()?;
         let first = self.next_pipe;
@@ -293,7 +294,7 @@ impl State {
         let size = bytes.len();
         let Some(pipe) = self.pipes.get_mut(&id) else { return };
         if pipe.forgotten {
-            // As if it were under way for ever.
+            // As if the bytes were in flight forever.
             pipe.bytes += size;
             return;
         }
@@ -302,7 +303,7 @@ impl State {
         self.release(id);
     }
 
-    /// Lets what is held up arrive, if it gets through.
+    /// Lets held-up segments arrive, if the connection permits it.
     fn release(&mut self, id: u64) {
         let Some(pipe) = self.pipes.get(&id) else { return };
         let (machine, to_service) = (pipe.machine.clone(), goes_to_service(id));
@@ -324,7 +325,7 @@ impl State {
         }
     }
 
-    /// What comes to an end that is no more is answered with a reset, unless it is an end itself.
+    /// Responds with a reset to what arrives at an end that no longer exists, unless it is an end itself.
     fn refuse(&mut self, id: u64) {
         let Some(pipe) = self.pipes.get_mut(&id) else { return };
         let data = pipe.segments.iter().any(|(_, segment)| matches!(segment, Segment::Bytes(_)));
@@ -335,7 +336,7 @@ impl State {
         }
     }
 
-    /// An end of a connection is dropped.
+    /// Drops an end of a connection.
     fn leave(&mut self, reads: u64, writes: u64, said: bool) {
         let Some(pipe) = self.pipes.get_mut(&reads) else { return };
         pipe.unread = true;
@@ -354,7 +355,7 @@ impl State {
     }
 }
 
-/// Where the service's connections arrive.
+/// Where connections to the service arrive.
 pub(crate) struct Door {
     arrivals: mpsc::UnboundedReceiver<Wire>,
 }
@@ -379,9 +380,9 @@ pub(crate) struct Wire {
     network: Network,
     reads: u64,
     writes: u64,
-    /// What arrived and was not read yet.
+    /// The bytes that arrived and were not read yet.
     rest: Vec<u8>,
-    /// Nothing more will arrive, and whether that is an error.
+    /// Set if nothing more will arrive. An error if the connection broke.
     over: Option<Result<(), ErrorKind>>,
     timer: Option<Pin<Box<Sleep>>>,
 }

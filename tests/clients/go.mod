@@ -1,4 +1,4 @@
-module lattice-rdzv/clients/recipes
+module lattice-rdzv/clients
 
 go 1.26.8
 

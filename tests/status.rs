@@ -1,0 +1,145 @@
+//! Reads and follows large runs on a real etcd. The times are printed and not judged, because a machine under load is
+//! slow.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by a panic")]
+#![allow(clippy::print_stdout, reason = "the figures are for people")]
+
+mod support;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use lattice_rdzv::{
+    backend::{Backend, Operation, Txn},
+    protocol::{
+        identity::NodeId,
+        keys::RunKeys,
+        plan::shards,
+        records::{HistoryRecord, NodeRecord, Phase, PlanEntry, Record, RoundRecord},
+    },
+    run::Entropy,
+    settings::RunName,
+    status::{Reader, Watching, picture::NodeState, picture::State},
+};
+use support::Etcd;
+use tokio::time::Instant;
+
+const NODES: u32 = 10_000;
+const MISSING: u32 = 4_711;
+
+fn id(number: u32) -> NodeId {
+    NodeId::from_random((u64::from(number) + 1) << 1)
+}
+
+fn node(number: u32, seeks: u64) -> NodeRecord {
+    let text = format!(
+        r#"{{"version":1,"name":"host-{number:05}.rack-{}.example.com","address":"10.{}.{}.1","port":29500,"min":2,
+        "max":{NODES},"seeks":{seeks},"topology":"rack-{}","leaving":false}}"#,
+        number / 40,
+        number / 250,
+        number % 250,
+        number / 40
+    );
+    NodeRecord::decode("nodes/1", text.as_bytes()).unwrap()
+}
+
+/// Writes a run of [`NODES`] nodes in round 3, of which one is missing.
+async fn write_run(backend: &dyn Backend, keys: &RunKeys) {
+    let lease = 4242;
+    backend.lease_grant(lease, Duration::from_secs(600)).await.unwrap();
+    let world: Vec<PlanEntry> = (0..NODES)
+        .map(|rank| {
+            let record = node(rank, 3);
+            PlanEntry { id: id(rank), name: record.name, label: record.topology, rank }
+        })
+        .collect();
+    let cut = shards(&world, &BTreeMap::new());
+    let forming = RoundRecord::forming("life".into(), 2, NODES, "attempt".into());
+    let round = RoundRecord {
+        round: 3,
+        world: "world".into(),
+        size: NODES,
+        phase: Phase::Running,
+        shards: u32::try_from(cut.len()).unwrap(),
+        master_address: "10.0.0.1".into(),
+        ..forming
+    };
+    let history = HistoryRecord {
+        round: 3,
+        why: "first world".into(),
+        took_seconds: 1.0,
+        size: NODES,
+        newcomers: 0,
+        coordinator: "host".into(),
+        names: Vec::new(),
+        formed_at: Some(1_795_000_000),
+        change: None,
+        lost: Vec::new(),
+    };
+    let nodes = (0..NODES).filter(|number| *number != MISSING);
+    let mut puts: Vec<Operation> =
+        nodes.map(|number| Operation::put(keys.node(id(number)), node(number, 3).encode(), lease)).collect();
+    puts.extend((0..).zip(&cut).map(|(number, shard)| {
+        Operation::put(keys.plan_shard("life", 3, "attempt", number), shard.encode(), lease)
+    }));
+    puts.push(Operation::put(keys.history_round("life", 3), history.encode(), lease));
+    puts.push(Operation::put(keys.round(), round.encode(), lease));
+    for batch in puts.chunks(100) {
+        let mut batch = batch.iter().cloned();
+        let txn = Txn::new(batch.next().unwrap()).then(batch);
+        assert!(backend.txn(txn).await.unwrap().succeeded);
+    }
+}
+
+fn reader(backend: &Arc<dyn Backend>, keys: &RunKeys) -> Reader {
+    Reader {
+        backend: Arc::clone(backend),
+        keys: keys.clone(),
+        run: RunName { run_id: "large".into(), tenant: "default".into() },
+        entropy: Entropy::from_system(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn run_of_ten_thousand_nodes_is_read_and_each_change_is_seen() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let backend: Arc<dyn Backend> = Arc::new(etcd.backend());
+    let keys = RunKeys::new("default", "large");
+    write_run(backend.as_ref(), &keys).await;
+    let before =
+        backend.range(lattice_rdzv::backend::Range::new(keys.control())).await.unwrap().header.revision;
+
+    let began = Instant::now();
+    let status = reader(&backend, &keys).status(&[]).await.unwrap();
+    let read = began.elapsed();
+    let json = serde_json::to_string(&status).unwrap();
+    println!("read {NODES} nodes in {read:?}; {} KiB of JSON after {:?}", json.len() / 1024, began.elapsed());
+    assert_eq!(status.nodes.len(), NODES as usize);
+    assert_eq!(status.counts.get(&NodeState::Member), Some(&(NODES as usize - 1)));
+    let missing: Vec<&str> = status.verdict.waits_for.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(missing, ["host-04711.rack-117.example.com"]);
+
+    let mut watching = Watching::begin(reader(&backend, &keys)).await.unwrap();
+    let (first, changed) = watching.next(Duration::from_secs(5)).await.unwrap();
+    assert!(changed && first.nodes.len() == NODES as usize);
+    let writer = Arc::clone(&backend);
+    let key = keys.node(id(MISSING));
+    let written = tokio::spawn(async move {
+        tokio::task::yield_now().await;
+        let put = Operation::put(key, node(MISSING, 3).encode(), 4242);
+        writer.txn(Txn::new(put)).await.unwrap();
+        Instant::now()
+    });
+    let (second, changed) = watching.next(Duration::from_secs(30)).await.unwrap();
+    let seen = Instant::now();
+    println!(
+        "a change was seen {:?} after its write",
+        seen.saturating_duration_since(written.await.unwrap())
+    );
+    assert!(changed);
+    assert_eq!((second.verdict.state, second.verdict.waits_for.len()), (State::Formed, 0));
+    assert_eq!(second.counts.get(&NodeState::Member), Some(&(NODES as usize)));
+
+    let after =
+        backend.range(lattice_rdzv::backend::Range::new(keys.control())).await.unwrap().header.revision;
+    assert_eq!(after, before + 1, "only the test has written");
+}
