@@ -1,1 +1,1 @@
-"""The examples as people apply them: rendered by kubectl, valid for the controllers that they are for, and run."""
+"""The examples as users apply them: rendered by kubectl, validated for their controllers, and run."""

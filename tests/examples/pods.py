@@ -1,7 +1,7 @@
-"""Pods of a rendered example as processes of this machine: their own command, arguments and variables.
+"""Runs pods of a rendered example as processes of this machine, with their own command, arguments and variables.
 
-What stands in for Kubernetes: a pod's name for its host name, folders for its volumes (their paths are replaced in what
-the container is given), loopback for its network. There is no cluster and no image here.
+There is no cluster and no image. The name of the pod replaces its host name, folders replace its volumes, and loopback replaces
+its network. The paths of volumes are replaced in the arguments and variables of the container.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from harness.wait import wait_for
 
 from examples.render import one_of, pod_specs
 
-# Importing torch in every agent and worker, on two cores that others use as well.
+# The time to import torch in every agent and worker, on two cores that other programs use as well.
 START_SECONDS = 120.0
 
 
 class Pod:
-    """One pod. Its folder goes with it, so another one of that name begins with nothing."""
+    """One pod. Its volumes are in a folder of this pod only, so another pod of this name starts with empty volumes."""
 
     def __init__(
         self, folder: Path, example: str, kind: str, name: str, labels: Mapping[str, str], given: Mapping[str, str]
@@ -50,11 +50,11 @@ class Pod:
 
     @property
     def log(self) -> str:
-        """What the agent and its worker wrote."""
+        """The output of the agent and its worker."""
         return self._log.read_text(errors="replace")
 
     def wait_log(self, pattern: str) -> re.Match[str]:
-        """Waits until it has written something."""
+        """Waits until the output matches a pattern."""
 
         def written() -> re.Match[str] | None:
             found = re.search(pattern, self.log)
@@ -66,14 +66,14 @@ class Pod:
         )
 
     def wait(self) -> int:
-        """Its exit status."""
+        """Waits for the end of the agent and returns its exit status."""
         try:
             return self.process.wait(START_SECONDS)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} does not end:\n{self.log[-4000:]}") from None
 
     def kill(self) -> None:
-        """SIGKILL to all that it is, as the loss of its machine."""
+        """Sends SIGKILL to all processes of the pod, as if its machine were lost."""
         kill_tree(self.process)
 
     def _volume(self, name: str, example: str) -> Path:
@@ -86,7 +86,7 @@ class Pod:
         return folder
 
     def _placed(self, text: str) -> str:
-        """Paths in it, which begin a word, are those of the volumes here."""
+        """Replaces the paths of volumes, which must begin a word, by the folders of this pod."""
         inside = "|".join(map(re.escape, self._paths))
         return re.sub(rf"(?<!\S)({inside})(?=/)", lambda found: str(self._paths[found[1]]), text)
 
@@ -104,7 +104,7 @@ class Pod:
 
 
 def outside() -> dict[str, str]:
-    """The variables of this machine, without any that a job reads, and with the programs of this Python."""
+    """Returns the variables of this machine without those that a job reads, and with the programs of this Python on the PATH."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -114,7 +114,7 @@ def outside() -> dict[str, str]:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to a process and all below it: workers have sessions of their own."""
+    """Sends SIGKILL to a process and its descendants. A signal to the group is not enough, because workers have own sessions."""
     for pid in [process.pid, *descendants(process.pid)]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -122,7 +122,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """The children of a process, theirs, and so on."""
+    """Returns the descendants of a process."""
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
         children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]

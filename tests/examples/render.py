@@ -1,4 +1,4 @@
-"""Rendering an example as `kubectl apply -k` would."""
+"""Renders an example as `kubectl apply -k` does."""
 
 import subprocess
 from functools import cache
@@ -8,8 +8,9 @@ from chart.render import Object, parse
 from chart.tools import ROOT, tool
 
 EXAMPLES = ROOT / "examples"
-# `train` is the script that the others run.
-FOLDERS = sorted(file.parent.name for file in EXAMPLES.glob("*/kustomization.yaml") if file.parent.name != "train")
+# Parts of other examples: the script that they run, and a change for OpenShift.
+PARTS = {"train", "openshift"}
+FOLDERS = sorted({file.parent.name for file in EXAMPLES.glob("*/kustomization.yaml")} - PARTS)
 
 
 @cache
@@ -21,19 +22,19 @@ def _text(folder: Path) -> str:
 
 
 def objects(folder: Path | str) -> list[Object]:
-    """The objects of an example, by its name, or of a folder."""
+    """Returns the objects of an example or of a folder."""
     return parse(_text(EXAMPLES / folder))
 
 
 def one_of(folder: Path | str, kind: str) -> Object:
-    """The one object of a kind."""
+    """Returns the only object of a kind."""
     found = [one for one in objects(folder) if one["kind"] == kind]
     assert len(found) == 1, f"{kind} in {folder}: {len(found)}"
     return found[0]
 
 
 def pod_specs(node: object) -> list[Object]:
-    """Every pod that an object, whatever its kind, makes."""
+    """Returns the specifications of the pods in an object of any kind."""
     if isinstance(node, list):
         return [spec for one in node for spec in pod_specs(one)]
     if not isinstance(node, dict):

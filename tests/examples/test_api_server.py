@@ -1,4 +1,4 @@
-"""A real API server takes every example as it stands, with the rules that no schema holds, in the strictest namespace."""
+"""A real API server accepts every example unchanged in the strictest namespace. It checks rules that no schema has."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SCALED = '{"spec": {"parallelism": 2, "completions": 2}}'
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("example", FOLDERS)
-def test_it_is_taken(example: str, server: ApiServer) -> None:
+def test_the_example_is_accepted(example: str, server: ApiServer) -> None:
     server.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-k", EXAMPLES / example)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("example", FOLDERS)
 def test_its_pods_are_admitted(example: str, server: ApiServer, tmp_path: Path) -> None:
-    """What makes them is in no way: a pod of each template is made by itself."""
+    """A pod of each template is created directly, without its controller."""
 
     def admitted(spec: object) -> bool:
         file = tmp_path / "pod.yaml"
@@ -42,7 +42,7 @@ def test_its_pods_are_admitted(example: str, server: ApiServer, tmp_path: Path) 
 
 
 @pytest.mark.timeout(300)
-def test_the_job_is_scaled_as_its_page_says_and_tells_its_pods_the_uid(server: ApiServer) -> None:
+def test_the_job_scales_as_its_page_describes_and_its_pods_have_the_uid(server: ApiServer) -> None:
     assert f"--patch '{SCALED}'" in (EXAMPLES / "job" / "README.md").read_text()
     server.kubectl("apply", "-k", EXAMPLES / "job")
     server.kubectl("patch", "job", "train", "--namespace=lattice", f"--patch={SCALED}")

@@ -1,4 +1,4 @@
-"""The jobs' pods meet, lose one, take another in its place, and end with success, all as the examples say."""
+"""The pods of the examples form a world, lose a pod, and end with success. A replacement has nothing left to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.service import Service
 from examples.pods import Pod
 
 MakePod = Callable[..., Pod]
-# A label of each kind of job; a pod that asks for another one is a mistake.
+# The labels of the pods of each kind of job. A pod that reads another label is a mistake.
 UID = str(uuid.uuid4())
 LABELS = {
     "job": {"batch.kubernetes.io/controller-uid": UID},
@@ -23,14 +23,14 @@ LABELS = {
 
 @pytest.fixture
 def pod(tmp_path: Path, etcd: Service, torch: None) -> Iterator[MakePod]:
-    """Makes pods of an example, which find the service by what the chart's ConfigMap holds."""
+    """Creates pods of an example. They find the service by the variables of the chart's ConfigMap."""
     pods: list[Pod] = []
-    told = {"LATTICE_RDZV_BACKEND": "etcd", "LATTICE_RDZV_ENDPOINTS": f"http://{etcd.endpoint}"}
+    config = {"LATTICE_RDZV_BACKEND": "etcd", "LATTICE_RDZV_ENDPOINTS": f"http://{etcd.endpoint}"}
 
     def make(example: str, kind: str, name: str, **given: str) -> Pod:
         folder = tmp_path / f"pod-{len(pods)}"
         folder.mkdir()
-        pods.append(Pod(folder, example, kind, name, LABELS[example], {**told, **given}))
+        pods.append(Pod(folder, example, kind, name, LABELS[example], {**config, **given}))
         return pods[-1]
 
     yield make
@@ -55,7 +55,7 @@ def test_the_job_survives_a_pod_and_its_successor_has_nothing_left_to_do(pod: Ma
     assert [one.wait() for one in pods] == [0, 0, 0], "\n".join(one.log[-2000:] for one in pods)
     assert all("done after step 200" in one.log for one in pods)
 
-    # Kubernetes makes another pod for the index that was lost, and counts its status.
+    # Kubernetes creates another pod for the lost index, and counts its status.
     again = pod("job", "Job", lost.name)
     assert again.wait() == 0, again.log
     assert "starts after step" not in again.log
@@ -64,10 +64,10 @@ def test_the_job_survives_a_pod_and_its_successor_has_nothing_left_to_do(pod: Ma
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("controller", ["pytorchjob", "trainjob"])
 def test_additions_of_a_controller_have_no_effect(controller: str, pod: MakePod, etcd: Service) -> None:
-    """Two of four nodes are enough, over the service that the chart runs."""
+    """Two of four nodes form a world, with the service that the chart runs."""
     few = {"TRAIN_STEPS": "20", "TRAIN_STEP_SECONDS": "0", "PET_RDZV_CONF": "last_call_timeout=1"}
     if controller == "pytorchjob":
-        # As pkg/controller.v1/pytorch/elastic.go makes them of the policy; the Service's address is the etcd's here.
+        # pkg/controller.v1/pytorch/elastic.go sets these for the policy. Here, the address is the one of etcd.
         added = {
             "PET_RDZV_ENDPOINT": etcd.endpoint,
             "PET_RDZV_BACKEND": "lattice",
@@ -77,7 +77,7 @@ def test_additions_of_a_controller_have_no_effect(controller: str, pod: MakePod,
         }
         pods = [pod(controller, "PyTorchJob", f"train-worker-{index}", **few, **added) for index in range(2)]
     else:
-        # As pkg/runtime/framework/plugins/torch/torch.go makes them. Nobody is at that address.
+        # pkg/runtime/framework/plugins/torch/torch.go sets these. No process listens at this address.
         added = {
             "PET_NNODES": "4",
             "PET_NPROC_PER_NODE": "1",

@@ -1,4 +1,4 @@
-"""The sbatch file, run. What stands in for Slurm: `scontrol` names this machine, and `srun` starts as many agents here."""
+"""Runs the sbatch file without Slurm: this `scontrol` prints the name of this machine, and this `srun` starts agents on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCONTROL = """\
 echo localhost
 echo elsewhere
 """
-# All end before it does, and its status is the worst of theirs.
+# It waits for the end of all agents, and fails if one of them has failed.
 SRUN = """\
 #!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
@@ -38,7 +38,7 @@ exit "${status:-0}"
 
 @pytest.fixture
 def allocation(tmp_path: Path, torch: None) -> Iterator[subprocess.Popen[bytes]]:
-    """The batch script in an allocation of two nodes."""
+    """Starts the batch script in an allocation of two nodes."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in (("scontrol", SCONTROL), ("srun", SRUN)):
@@ -65,7 +65,7 @@ def allocation(tmp_path: Path, torch: None) -> Iterator[subprocess.Popen[bytes]]
 
 
 @pytest.mark.timeout(300)
-def test_its_agents_meet_over_the_store_of_the_first_node(allocation: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_its_agents_rendezvous_on_the_first_nodes_server(allocation: subprocess.Popen[bytes], tmp_path: Path) -> None:
     def logs() -> str:
         return "\n".join(path.read_text(errors="replace") for path in sorted(tmp_path.glob("*.log")))
 

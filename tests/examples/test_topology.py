@@ -1,4 +1,4 @@
-"""From a node's label to what torchrun sees, by the example's own script, rights and command."""
+"""The way of a node's label to torchrun, by the example's own script, rights and command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness.wait import wait_for
 
 from examples.api_server import ApiServer
 from examples.pods import outside
@@ -23,7 +24,7 @@ NODE = {
 
 
 def read_label(server: ApiServer, folder: Path, label: str) -> subprocess.CompletedProcess[str]:
-    """What the first container does, with the token that it would have."""
+    """Does what the first container does, with the token that it would have."""
     account = folder / "account"
     account.mkdir(exist_ok=True)
     token = server.kubectl("create", "token", "train", "--namespace=lattice").stdout.strip()
@@ -47,7 +48,7 @@ def read_label(server: ApiServer, folder: Path, label: str) -> subprocess.Comple
 
 
 @pytest.mark.timeout(300)
-def test_the_label_is_read_with_the_rights_that_the_example_gives_and_no_more(
+def test_the_rights_of_the_example_suffice_to_read_the_label_and_allow_nothing_else(
     server: ApiServer, tmp_path: Path
 ) -> None:
     node = tmp_path / "node.json"
@@ -59,12 +60,13 @@ def test_the_label_is_read_with_the_rights_that_the_example_gives_and_no_more(
 
     server.kubectl("delete", "serviceaccount", "train", "--namespace=lattice")
     server.kubectl("apply", f"--filename={EXAMPLES / EXAMPLE / 'rights.yaml'}", "--namespace=lattice")
-    assert read_label(server, tmp_path, "topology.kubernetes.io/zone").returncode == 0
+    # The API server reads new rights with a short delay.
+    wait_for("the label is read", lambda: read_label(server, tmp_path, "topology.kubernetes.io/zone").returncode == 0)
     assert (tmp_path / "label").read_text() == "zone-b"
 
-    lacking = read_label(server, tmp_path, "topology.example.com/rack")
-    assert lacking.returncode == 1
-    assert "`topology.example.com/rack`; it has: " in lacking.stderr
+    missing = read_label(server, tmp_path, "topology.example.com/rack")
+    assert missing.returncode == 1
+    assert "`topology.example.com/rack`; it has: " in missing.stderr
 
     for what in (("list", "nodes"), ("get", "pods"), ("get", "secrets"), ("update", "nodes")):
         asked = server.kubectl(
@@ -74,8 +76,8 @@ def test_the_label_is_read_with_the_rights_that_the_example_gives_and_no_more(
 
 
 @pytest.mark.parametrize("label", ["zone-b", None])
-def test_torchrun_takes_the_shells_place_with_the_label_and_the_jobs_options(label: str | None, tmp_path: Path) -> None:
-    """And without the label it is not started."""
+def test_torchrun_replaces_the_shell_and_gets_the_label_and_the_options(label: str | None, tmp_path: Path) -> None:
+    """Without the label, torchrun is not started."""
     torchrun = tmp_path / "torchrun"
     torchrun.write_text('#!/bin/sh\necho "$LATTICE_RDZV_TOPOLOGY" "$@"\n')
     torchrun.chmod(0o755)
@@ -97,7 +99,7 @@ def test_torchrun_takes_the_shells_place_with_the_label_and_the_jobs_options(lab
         assert done.stdout.split() == ["zone-b", *agent["args"]], done.stderr
 
 
-def test_newer_kubernetes_hands_the_label_to_the_agent_itself() -> None:
+def test_the_agent_reads_the_label_itself_on_newer_kubernetes() -> None:
     [job] = [one for one in objects("topology") if one["kind"] == "Job"]
     [variable] = [one for one in pod_specs(job)[0]["containers"][0]["env"] if one["name"] == "LATTICE_RDZV_TOPOLOGY"]
     assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['topology.kubernetes.io/zone']"

@@ -1,19 +1,19 @@
-"""Every example is what its controller takes, in pods that the strictest namespace admits."""
+"""Every example is valid for its controller, and its pods are admitted in the strictest namespace."""
 
 import copy
 import re
 from typing import Any
 
 import pytest
+from chart.definitions import validator as definition_validator
 from chart.render import Object
 from chart.schemas import validator as kubernetes_validator
 
-from examples.definitions import validator as definition_validator
-from examples.render import EXAMPLES, FOLDERS, objects, one_of, pod_specs
+from examples.render import EXAMPLES, FOLDERS, PARTS, objects, one_of, pod_specs
 
-# backoffLimitPerIndex, which the examples ask for, is there without a feature gate from 1.29 on.
+# The examples use backoffLimitPerIndex, which needs no feature gate since 1.29.
 KUBERNETES_VERSIONS = ("1.30", "1.37")
-# Groups with a dot in them are Kubernetes' own only if they end so.
+# A group with a dot belongs to Kubernetes only if it ends with `.k8s.io`.
 OWN_GROUPS = re.compile(r"^([a-z]+|[a-z.]+\.k8s\.io)/|^v1$")
 FOREIGN_GROUPS = ("jobset.x-k8s.io", "kueue.x-k8s.io", "kubeflow.org", "trainer.kubeflow.org")
 RUNS = ("job", "jobset", "kueue", "pytorchjob", "topology", "topology-from-node", "trainjob")
@@ -30,7 +30,7 @@ def errors_of(one: Object, kubernetes: str) -> list[str]:
     return [f"{one['kind']}{error.json_path}: {error.message[:300]}" for error in found]
 
 
-def test_none_is_forgotten() -> None:
+def test_the_list_of_examples_is_complete() -> None:
     assert tuple(FOLDERS) == RUNS
 
 
@@ -42,8 +42,8 @@ def test_its_objects_are_valid(example: str, kubernetes: str) -> None:
 
 
 @each_example
-def test_a_slip_in_any_object_would_be_seen(example: str) -> None:
-    """The schemas are strict, at the top and in the depth of a pod."""
+def test_a_mistake_in_any_object_is_detected(example: str) -> None:
+    """The schemas are strict, at the top level of an object and inside of a pod."""
     for one in objects(example):
         places = [spec["containers"][0] for spec in pod_specs(one)]
         broken = copy.deepcopy(one)
@@ -57,7 +57,7 @@ def test_a_slip_in_any_object_would_be_seen(example: str) -> None:
 
 @each_example
 def test_its_pods_are_restricted(example: str) -> None:
-    """As the Pod Security Standard of that name asks, and no more rights than are used."""
+    """They meet the Pod Security Standard `restricted`, and have only the rights that they use."""
     specs = [spec for one in objects(example) for spec in pod_specs(one)]
     assert specs
     for spec in specs:
@@ -89,20 +89,20 @@ def test_an_agent_gets_its_run_and_finds_the_service(example: str) -> None:
     for agent in agents(example):
         assert {"configMapRef": {"name": "lattice-rdzv-config"}} in agent["envFrom"]
         assert "LATTICE_RDZV_ID" in variables(agent)
-        # The operator's own variable is in the way of what the ConfigMap says.
+        # An option of torchrun would override the variables of the ConfigMap.
         assert not any("rdzv-endpoint" in argument for argument in agent["args"])
 
 
 @each_example
 def test_a_pod_that_is_retried_after_success_gets_the_submission(example: str) -> None:
-    """By the submission. The training operator knows of nothing that differs between two jobs of one name."""
+    """The training operator has no value that differs between two jobs of one name, so its example has no submission."""
     for agent in agents(example):
         assert ("LATTICE_RDZV_SUBMISSION" in variables(agent)) is (example != "pytorchjob")
 
 
 @each_example
-def test_there_is_one_place_to_say_which_image(example: str) -> None:
-    """kustomize knows where the image of each kind is, or is told."""
+def test_the_image_is_set_in_one_place(example: str) -> None:
+    """kustomize knows where each kind has its image, or the example configures it."""
     images = {
         container["image"]
         for one in objects(example)
@@ -113,7 +113,7 @@ def test_there_is_one_place_to_say_which_image(example: str) -> None:
 
 
 def test_the_operator_passes_the_service_to_torchrun() -> None:
-    """Else it would be the first worker."""
+    """Without these values, the operator would pass the first worker."""
     policy = one_of("pytorchjob", "PyTorchJob")["spec"]["elasticPolicy"]
     assert (policy["rdzvBackend"], policy["rdzvHost"], policy["rdzvPort"]) == (
         "lattice",
@@ -122,8 +122,8 @@ def test_the_operator_passes_the_service_to_torchrun() -> None:
     )
 
 
-def test_the_runtime_is_there_before_the_job_that_names_it() -> None:
-    """The trainer looks it up when it admits the job."""
+def test_the_runtime_is_created_before_the_job_that_names_it() -> None:
+    """The trainer reads the runtime when it admits the job."""
     kinds = [one["kind"] for one in objects("trainjob")]
     assert kinds.index("TrainingRuntime") < kinds.index("TrainJob")
 
@@ -135,10 +135,10 @@ def test_the_token_of_the_node_label_stays_with_the_first_container() -> None:
 
 
 @pytest.mark.parametrize("folder", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
-def test_it_is_told_of(folder: str) -> None:
-    """In the list of examples, with its own page."""
+def test_the_example_is_documented(folder: str) -> None:
+    """It is on the page of all examples, and has a page unless it is a part of others."""
     assert f"]({folder}/" in (EXAMPLES / "README.md").read_text()
-    assert (EXAMPLES / folder / "README.md").exists() or folder == "train"
+    assert (EXAMPLES / folder / "README.md").exists() or folder in PARTS
 
 
 def agents(example: str) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""`make image`: the same digest each time, one small layer of one wheel's files, and nobody's privileges.
+"""`make image`: builds are reproducible and add one small layer with the files of one wheel, and the user has no privileges.
 
-Needs buildah, a wheel in dist/, and the base image in buildah's store or a registry that has it; else all of it is skipped.
-With `LATTICE_IMAGE_TOOLS=required` that is a failure. Pods of it are run by tests/e2e.
+The tests need buildah, a wheel in dist/, and the base image in buildah's storage or in a registry. Otherwise, they are skipped,
+or fail with `LATTICE_IMAGE_TOOLS=required`. tests/e2e runs pods with the image.
 """
 
 import json
@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from chart.tools import ROOT
 
+pytestmark = pytest.mark.timeout(900)
+
 BASE = os.environ.get("BASE", "docker.io/library/python:3.11-slim")
 EPOCH = 1_700_000_000
 LARGEST_BYTES = 20_000_000
-# Where there is no kernel for more: no namespaces, no network of its own.
+# The tests may run where the kernel allows neither namespaces nor a separate network.
 ISOLATION = ("--isolation", "chroot", "--network", "host")
 
 
@@ -47,7 +49,7 @@ def digest(name: str) -> str:
 
 
 def missing() -> str | None:
-    """What it takes and is not here."""
+    """Returns the first requirement that is missing, or `None`."""
     if shutil.which("buildah") is None:
         return "buildah (apt-get install buildah)"
     if buildah("info", check=False).returncode != 0:
@@ -62,12 +64,12 @@ def missing() -> str | None:
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
-    """The image, under a name of its own."""
-    lacking = missing()
-    if lacking is not None:
+    """Builds the image under a unique name."""
+    requirement = missing()
+    if requirement is not None:
         if os.environ.get("LATTICE_IMAGE_TOOLS") == "required":
-            pytest.fail(f"lacking here: {lacking}")
-        pytest.skip(f"lacking here: {lacking}")
+            pytest.fail(f"missing: {requirement}")
+        pytest.skip(f"missing: {requirement}")
     name = f"localhost/lattice-test-{uuid.uuid4().hex[:8]}:1"
     build(name)
     yield name
@@ -76,7 +78,7 @@ def image() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def layers(image: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The layers that are not the base's."""
+    """Returns the layers that the base does not have."""
     ours, base = (unpacked(name, tmp_path_factory.mktemp("image")) for name in (image, BASE))
     assert [one.name for one in ours[: len(base)]] == [one.name for one in base]
     return ours[len(base) :]
@@ -104,7 +106,7 @@ def run(image: str) -> Iterator[Callable[..., str]]:
     buildah("rm", container)
 
 
-def test_two_builds_are_one_digest(image: str) -> None:
+def test_two_builds_have_one_digest(image: str) -> None:
     again = image.replace(":1", ":2")
     build(again)
     digests = [digest(image), digest(again)]
@@ -113,7 +115,7 @@ def test_two_builds_are_one_digest(image: str) -> None:
     assert digests[0] == digests[1]
 
 
-def test_it_is_one_small_layer_of_files_that_are_dated_alike(layers: list[Path]) -> None:
+def test_the_image_adds_one_small_layer_whose_files_have_one_date(layers: list[Path]) -> None:
     [layer] = layers
     assert layer.stat().st_size < LARGEST_BYTES
     with tarfile.open(layer) as files:
@@ -121,12 +123,12 @@ def test_it_is_one_small_layer_of_files_that_are_dated_alike(layers: list[Path])
     assert {member.mtime for member in members} == {EPOCH}
     names = [member.name for member in members if not member.isdir()]
     assert any(name.endswith("_core.abi3.so") for name in names)
-    strangers = [name for name in names if "lattice_rdzv" not in name and not name.endswith("bin/lattice-rdzv")]
-    assert not strangers
+    others = [name for name in names if "lattice_rdzv" not in name and not name.endswith("bin/lattice-rdzv")]
+    assert not others
     assert not [name for name in names if name.endswith(".pyc")]
 
 
-def test_its_user_is_a_number_and_jobs_choose_the_command(image: str) -> None:
+def test_the_user_is_a_number_and_jobs_choose_the_command(image: str) -> None:
     config: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", image).stdout)["OCIv1"]["config"]
     assert config["User"] == "10001:10001"
     assert config.get("Entrypoint") is None
@@ -138,7 +140,7 @@ def test_its_user_is_a_number_and_jobs_choose_the_command(image: str) -> None:
     assert labels["org.opencontainers.image.version"] == version
 
 
-def test_the_package_works_in_it_for_a_user_without_a_name(run: Callable[..., str]) -> None:
+def test_the_package_works_for_a_user_without_a_name(run: Callable[..., str]) -> None:
     assert run("id", "-u").strip() == "10001"
     assert run("python3", "-c", "import getpass; print(getpass.getuser())").strip() == "agent"
     assert "doctor" in run("lattice-rdzv", "--help")
@@ -151,5 +153,5 @@ def test_the_package_works_in_it_for_a_user_without_a_name(run: Callable[..., st
     assert found.split()[1:] == ["lattice"]
 
 
-def test_there_is_no_compiler_of_ours_in_it(run: Callable[..., str]) -> None:
+def test_the_image_adds_no_compiler(run: Callable[..., str]) -> None:
     assert "none" in run("sh", "-c", "command -v cc gcc clang rustc cargo || echo none")

@@ -1,4 +1,4 @@
-"""The neutral API as stories: nodes join a run, meet, see it change, share a store, leave and close."""
+"""Scenarios of the Python API: nodes join a run, form worlds, detect changes, share a store, leave and close."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from harness.wait import wait_for
 
 import lattice_rdzv
 
-TTL_SECONDS = 3.0
 
-
-def test_two_nodes_meet(join: JoinNode, run_id: str) -> None:
+def test_two_nodes_form_a_world(join: JoinNode, run_id: str) -> None:
     first, second = join("node-1"), join("node-2")
 
     worlds = together(first.next_world, second.next_world)
@@ -36,7 +34,7 @@ def test_two_nodes_meet(join: JoinNode, run_id: str) -> None:
     assert first.change is None
 
 
-def test_objects_say_what_they_are(join: JoinNode, run_id: str) -> None:
+def test_reprs_identify_their_objects(join: JoinNode, run_id: str) -> None:
     run = join("node-1", nnodes=1)
     world = run.next_world()
 
@@ -47,12 +45,12 @@ def test_objects_say_what_they_are(join: JoinNode, run_id: str) -> None:
     assert "node-1" in repr(world.members()[0])
 
 
-def test_a_third_node_comes_in_and_ranks_stay(join: JoinNode) -> None:
+def test_a_third_node_joins_and_ranks_are_kept(join: JoinNode) -> None:
     first, second = join("node-1", nnodes="2:4"), join("node-2", nnodes="2:4")
     before = together(first.next_world, second.next_world)
 
     third = join("node-3", nnodes="2:4")
-    change = first.wait_change(timeout_seconds=10)
+    change = first.wait_change(timeout_seconds=60)
     assert change is not None
     assert change.kind == "newcomers"
     assert "node-3" in change.why
@@ -65,7 +63,7 @@ def test_a_third_node_comes_in_and_ranks_stay(join: JoinNode) -> None:
 
 
 def test_a_departure_is_announced_at_once(join: JoinNode) -> None:
-    # A lease that nobody waits for.
+    # The lease outlives the test.
     runs = [join(f"node-{number}", nnodes="2:3", lease_ttl=300, last_call_timeout=60) for number in (1, 2, 3)]
     together(*(run.next_world for run in runs))
 
@@ -80,7 +78,7 @@ def test_a_departure_is_announced_at_once(join: JoinNode) -> None:
     assert {world.size for world in worlds} == {2}
 
 
-def test_leaving_twice_is_leaving_once(join: JoinNode) -> None:
+def test_leaving_is_idempotent(join: JoinNode) -> None:
     run = join("node-1", nnodes=1)
     assert run.leave()
     assert run.leave() in (True, False)
@@ -89,7 +87,7 @@ def test_leaving_twice_is_leaving_once(join: JoinNode) -> None:
         run.next_world()
 
 
-def test_with_leaves_and_never_closes(join: JoinNode) -> None:
+def test_a_with_block_leaves_and_does_not_close(join: JoinNode) -> None:
     with join("node-1", nnodes=1) as run:
         run.next_world()
     assert run.closed is None
@@ -97,7 +95,7 @@ def test_with_leaves_and_never_closes(join: JoinNode) -> None:
         assert again.next_world().size == 1
 
 
-def test_with_leaves_when_the_block_fails(join: JoinNode) -> None:
+def test_a_with_block_leaves_when_it_fails(join: JoinNode) -> None:
     with pytest.raises(ZeroDivisionError), join("node-1", nnodes=1) as run:  # noqa: PT012
         run.next_world()
         raise ZeroDivisionError
@@ -105,7 +103,7 @@ def test_with_leaves_when_the_block_fails(join: JoinNode) -> None:
     assert run.closed is None
 
 
-def test_closing_ends_the_others_and_says_why(join: JoinNode) -> None:
+def test_closing_ends_the_other_nodes_with_the_reason(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     together(first.next_world, second.next_world)
 
@@ -117,7 +115,7 @@ def test_closing_ends_the_others_and_says_why(join: JoinNode) -> None:
     assert (caught.value.outcome, caught.value.by, caught.value.why) == ("failed", "node-1", "loss is not a number")
 
 
-def test_success_is_no_change(join: JoinNode) -> None:
+def test_success_does_not_count_as_a_change(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     together(first.next_world, second.next_world)
 
@@ -134,11 +132,12 @@ def test_a_run_id_can_be_used_again_by_another_submission(join: JoinNode) -> Non
     began = time.monotonic()
     second = join("node-1", nnodes=1, submission="tuesday")
     after = second.next_world()
-    assert time.monotonic() - began < 10
+    # Without another submission, this would take `reuse_delay`, which is 30 s.
+    assert time.monotonic() - began < 25
     assert after.life != before.life
 
 
-def test_a_spare_waits_and_comes_in(join: JoinNode) -> None:
+def test_a_spare_waits_and_replaces_a_node(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     together(first.next_world, second.next_world)
     spare = join("node-3")
@@ -164,7 +163,7 @@ def test_a_world_has_an_allowed_size_and_grows_when_nodes_complete_the_next_one(
     assert not first.changing
     fourth = join("node-4", **sizes)
     last = Pending(fourth.next_world)
-    change = first.wait_change(timeout_seconds=10)
+    change = first.wait_change(timeout_seconds=60)
     assert change is not None
     assert change.kind == "newcomers"
     after = together(first.next_world, second.next_world)
@@ -173,7 +172,7 @@ def test_a_world_has_an_allowed_size_and_grows_when_nodes_complete_the_next_one(
 
 
 def test_after_a_loss_the_newest_member_is_a_spare_until_the_next_size_is_complete(join: JoinNode) -> None:
-    sizes: dict[str, object] = {"nnodes": "1:4", "node_unit": 2, "last_call_timeout": 1}
+    sizes: dict[str, object] = {"nnodes": "1:4", "node_unit": 2, "last_call_timeout": 60}
     runs = [join(f"node-{number}", **sizes) for number in (1, 2, 3, 4)]
     together(*[run.next_world for run in runs])
     gone, *others = runs
@@ -211,14 +210,20 @@ def test_a_node_with_other_allowed_sizes_is_refused(join: JoinNode, other: dict[
 
 def test_the_time_to_find_a_place_is_bounded(join: JoinNode) -> None:
     run = join("node-1")
-    began = time.monotonic()
-    with pytest.raises(lattice_rdzv.JoinTimeoutError, match="node-1") as caught:
-        run.next_world(timeout_seconds=0.5)
-    assert time.monotonic() - began > 0.4
-    assert isinstance(caught.value, TimeoutError)
+
+    def error() -> str:
+        began = time.monotonic()
+        with pytest.raises(lattice_rdzv.JoinTimeoutError) as caught:
+            run.next_world(timeout_seconds=0.5)
+        assert time.monotonic() - began > 0.4
+        assert isinstance(caught.value, TimeoutError)
+        return str(caught.value)
+
+    # The node asks the service for the names.
+    wait_for("the error names the node", lambda: "node-1" in error())
 
 
-def test_a_world_missed_by_a_time_out_is_returned_next(join: JoinNode) -> None:
+def test_a_world_that_forms_after_a_timeout_is_returned_next(join: JoinNode) -> None:
     first = join("node-1")
     with pytest.raises(lattice_rdzv.JoinTimeoutError):
         first.next_world(timeout_seconds=0.2)
@@ -246,7 +251,7 @@ def test_stores_are_shared_by_the_round_and_by_the_run(join: JoinNode) -> None:
 def test_a_store_call_is_bounded(join: JoinNode) -> None:
     world = join("node-1", nnodes=1).next_world()
     with pytest.raises(lattice_rdzv.StoreTimeoutError):
-        world.store.wait("nobody-writes-this", timeout_seconds=0.3)
+        world.store.wait("never-written", timeout_seconds=0.3)
 
 
 def test_two_nodes_with_one_name_are_distinguished(join: JoinNode) -> None:
@@ -255,7 +260,7 @@ def test_two_nodes_with_one_name_are_distinguished(join: JoinNode) -> None:
     assert sorted(member.name for member in one.members()) == ["twin", "twin#2"]
 
 
-def test_topology_brings_newcomers_together(join: JoinNode) -> None:
+def test_topology_groups_new_nodes(join: JoinNode) -> None:
     labels = ("rack-b", "rack-a", "rack-b", "rack-a")
     runs = [join(f"node-{number}", nnodes=4, topology=label) for number, label in enumerate(labels)]
     worlds = together(*(run.next_world for run in runs))
@@ -301,7 +306,7 @@ def test_a_wrong_setting_is_named(join: JoinNode, settings: dict[str, object], e
     assert "hunter2" not in str(caught.value)
 
 
-def test_what_is_not_passed_comes_from_the_environment(
+def test_missing_arguments_are_read_from_the_environment(
     etcd: Service, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
@@ -317,7 +322,7 @@ def test_what_is_not_passed_comes_from_the_environment(
         assert [member.name for member in world.members()] == ["from-the-environment"]
 
 
-def test_a_store_gets_at_once_and_waits_by_another_name(join: JoinNode) -> None:
+def test_get_returns_at_once_and_another_method_waits(join: JoinNode) -> None:
     store = join("node-1", nnodes=1).next_world().store
     assert store.get("key") is None
     waiting = Pending(lambda: store.wait("key", timeout_seconds=None))
@@ -329,7 +334,7 @@ def test_a_store_gets_at_once_and_waits_by_another_name(join: JoinNode) -> None:
     assert store.multi_wait(["key"]) == [b"value"]
 
 
-def test_compare_set_says_whether_it_swapped(join: JoinNode) -> None:
+def test_compare_set_returns_whether_it_swapped(join: JoinNode) -> None:
     store = join("node-1", nnodes=1).next_world().store
     assert store.compare_set("key", b"", b"one")
     assert not store.compare_set("key", b"", b"one")
@@ -343,7 +348,7 @@ def test_compare_set_says_whether_it_swapped(join: JoinNode) -> None:
 @pytest.mark.parametrize(
     "value", [b"value", bytearray(b"value"), memoryview(b"-value-")[1:-1], array.array("b", b"value")]
 )
-def test_values_are_anything_with_the_buffer_protocol(join: JoinNode, value: Any) -> None:
+def test_values_may_be_any_object_with_the_buffer_protocol(join: JoinNode, value: Any) -> None:
     store = join("node-1", nnodes=1).next_world().store
     store.set("set", value)
     store.multi_set([("multi_set", value)])
@@ -393,12 +398,23 @@ def test_iteration_ends_with_success_and_raises_otherwise(join: JoinNode) -> Non
         other.result()
 
 
-def test_an_exception_leaves_soon_where_the_service_is_away(own_etcd: Etcd, join: JoinNode) -> None:
-    with pytest.raises(ZeroDivisionError), join("node-1", nnodes=1, endpoint=own_etcd.endpoint) as run:  # noqa: PT012
+def test_an_exception_leaves_soon_if_the_service_does_not_respond(own_etcd: Etcd, join: JoinNode) -> None:
+    # Without the exception, this would take `close_timeout`, which is longer than the time limit of the test.
+    run = join("node-1", nnodes=1, endpoint=own_etcd.endpoint, close_timeout=600)
+    with pytest.raises(ZeroDivisionError), run:  # noqa: PT012
         run.next_world()
         own_etcd.pause()
-        began = time.monotonic()
         raise ZeroDivisionError
-    # Without the exception it would take `close_timeout`, which is 30 s.
-    assert time.monotonic() - began < 15
     own_etcd.resume()
+
+
+def test_an_address_that_this_machine_does_not_have_is_named(join: JoinNode, caplog: pytest.LogCaptureFixture) -> None:
+    join("node-1", nnodes=1, local_address="192.0.2.7").next_world()
+    line = "`local_addr` is 192.0.2.7, which is not an address of this machine"
+    wait_for("the warning", lambda: line in caplog.text, detail=lambda: caplog.text)
+
+
+def test_the_first_of_two_pod_addresses_is_the_nodes_own(join: JoinNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_IP", "127.0.0.1,::1")
+    run = join("node-1", nnodes=1, local_address=None)
+    assert run.next_world().master_address == "127.0.0.1"

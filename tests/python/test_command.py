@@ -1,4 +1,4 @@
-"""The command itself: how it is started, and what it says without arguments."""
+"""The command itself: how it is started, and its output without arguments."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lattice_rdzv.cli import COMMANDS, main
 
 def test_without_arguments_the_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    told = capsys.readouterr().out
-    assert "usage: lattice-rdzv" in told
-    assert all(command in told for command in COMMANDS)
+    printed = capsys.readouterr().out
+    assert "usage: lattice-rdzv" in printed
+    assert all(command in printed for command in COMMANDS)
 
 
 def test_the_package_is_the_command() -> None:

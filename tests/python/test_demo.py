@@ -9,17 +9,18 @@ import pytest
 from harness.binaries import etcd_binary
 
 from lattice_rdzv.cli import demo
+from lattice_rdzv.types import RoundStatus
 
 
 def test_the_tables_show_the_ranks_and_the_reason_of_each_round() -> None:
     history = [
-        {"round": 1, "size": 2, "took_seconds": 1.0, "why": "2 nodes", "names": ["node-1", "node-2"]},
-        {"round": 2, "size": 1, "took_seconds": 3.2, "why": "lost node-1", "names": ["node-2"]},
+        RoundStatus(1, None, 1.0, None, 2, 2, None, "2 nodes", "node-1", ("node-1", "node-2"), ()),
+        RoundStatus(2, None, 3.2, 3.2, 1, 0, "lost", "lost node-1", "node-2", ("node-2",), ()),
     ]
     lines = demo.picture(history, {"node-1": -9, "node-2": 0}).splitlines()
     assert lines[1].split() == ["node-1", "rank", "0", "-", "killed"]
     assert lines[2].split() == ["node-2", "rank", "1", "rank", "0", "status", "0"]
-    assert lines[-1].split() == ["2", "1", "3.2", "s", "lost", "node-1"]
+    assert lines[-1].split() == ["2", "?", "3.2", "s", "1", "3.2", "s", "lost", "node-1"]
 
 
 def test_worlds_of_the_workers_must_be_rounds_of_the_service_in_order() -> None:
@@ -47,3 +48,4 @@ def test_the_demo_succeeds(on: str) -> None:
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
     assert "killed" in result.stdout
     assert "lost node-" in result.stdout
+    assert "the same processes form a new group" in result.stdout

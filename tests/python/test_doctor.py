@@ -1,6 +1,7 @@
-"""`lattice-rdzv doctor`, as users and scripts run it."""
+"""`lattice-rdzv doctor` as users and scripts run it."""
 
 import json
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lattice_rdzv.cli import doctor, judgements, main
 ROOT = Path(__file__).resolve().parents[2]
 
 # No server listens on the discard port of this machine.
-NOBODY = "127.0.0.1:9"
+CLOSED = "127.0.0.1:9"
 
 
 def printed_findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
@@ -58,37 +59,37 @@ def test_the_service_in_torchruns_own_variable_is_probed(
 
 def test_a_server_that_is_not_etcd_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with http_endpoint() as endpoint:
-        assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "2"]) == 1
+        assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "20"]) == 1
     assert "client port" in printed_findings(capsys)["service"]["advice"]
 
 
 def test_a_refused_connection_is_a_failure_with_a_fix(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--endpoint", f"{NOBODY},127.0.0.1:10", "--timeout", "2"]) == 1
-    told = capsys.readouterr().out
-    assert "fail  service:" in told
-    assert "127.0.0.1:9" in told
-    assert "--rdzv-endpoint" in told
+    assert main(["doctor", "--endpoint", f"{CLOSED},127.0.0.1:10", "--timeout", "2"]) == 1
+    printed = capsys.readouterr().out
+    assert "fail  service:" in printed
+    assert "127.0.0.1:9" in printed
+    assert "--rdzv-endpoint" in printed
 
 
 def test_a_missing_server_is_a_warning_if_an_agent_would_host_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--json", "--endpoint", f"127.0.0.1:{free_port()}", "--timeout", "2"]) == 0
+    assert main(["doctor", "--json", "--endpoint", f"127.0.0.1:{free_port()}", "--timeout", "10"]) == 0
     finding = printed_findings(capsys)["service"]
     assert finding["status"] == "warn"
     assert "Connection refused" in finding["found"]
     assert "hosts it" in finding["advice"]
 
 
-@pytest.mark.parametrize("told_by", ["--nnodes", "LATTICE_NNODES", "PET_NNODES"])
+@pytest.mark.parametrize("source", ["--nnodes", "LATTICE_NNODES", "PET_NNODES"])
 def test_an_endpoint_that_no_other_machine_reaches_fails_for_several_nodes(
-    etcd: Service, told_by: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    etcd: Service, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["doctor", "--json", "--endpoint", etcd.endpoint]
     assert main(arguments) == 0
     assert printed_findings(capsys)["nodes on other machines"]["status"] == "warn"
-    if told_by.startswith("--"):
-        arguments += [told_by, "2:4"]
+    if source.startswith("--"):
+        arguments += [source, "2:4"]
     else:
-        monkeypatch.setenv(told_by, "2:4")
+        monkeypatch.setenv(source, "2:4")
     assert main(arguments) == 1
     finding = printed_findings(capsys)["nodes on other machines"]
     assert finding["status"] == "fail"
@@ -107,7 +108,7 @@ def test_a_misspelled_variable_fails_with_the_intended_name(
 def test_a_tcp_store_at_the_endpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     with tcp_store_endpoint() as endpoint:
-        assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "5"]) == 1
+        assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "20"]) == 1
     assert "held by a `TCPStore`" in printed_findings(capsys)["service"]["found"]
 
 
@@ -120,7 +121,7 @@ def test_both_ports_of_an_endpoint_without_one_are_shown(capsys: pytest.CaptureF
 
 
 def test_port_0_is_hosted_by_the_agent_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--json", "--endpoint", "localhost:0", "--timeout", "2", "--nnodes", "1"]) == 0
+    assert main(["doctor", "--json", "--endpoint", "localhost:0", "--timeout", "10", "--nnodes", "1"]) == 0
     assert main(["doctor", "--json", "--endpoint", "localhost:0", "--timeout", "2", "--nnodes", "2"]) == 1
 
 
@@ -129,14 +130,14 @@ def test_a_silent_listener_keeps_an_agent_from_hosting(capsys: pytest.CaptureFix
         assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "2"]) == 1
     finding = printed_findings(capsys)["service"]
     assert finding["status"] == "fail"
-    assert "did not answer" in finding["found"]
+    assert re.search("did not answer|no answer", finding["found"])
 
 
 def test_a_wrong_setting_is_a_finding_and_not_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_BACKEND", "zookeeper")
-    assert main(["doctor", "--json", "--endpoint", NOBODY]) == 1
+    assert main(["doctor", "--json", "--endpoint", CLOSED]) == 1
     finding = printed_findings(capsys)["settings"]
     assert finding["status"] == "fail"
     assert "zookeeper" in finding["found"]

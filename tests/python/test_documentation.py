@@ -1,4 +1,4 @@
-"""What documents quote: the messages in docs/troubleshooting.md are those of this version and of the installed torch."""
+"""Quotations in documents: the messages in docs/troubleshooting.md are those of this version and of the installed torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def quoted() -> list[str]:
 
 
 def joined(text: str) -> str:
-    """A source text in which a literal that is written over several lines is one, without what is filled in."""
+    """Returns a source text in which literals over several lines are joined, and without the values that are inserted."""
     text = re.sub(r"\\\n\s*", "", text)
     text = re.sub(r'"\s*\n\s*f?"', "", text)
     return re.sub(r"\{[^{}\n]*\}", "\0", text)
@@ -38,7 +38,7 @@ def sources() -> str:
 
 
 def is_written(words: list[str], parts: int = 3) -> bool:
-    """Whether the sources have these words in a row, or in a few parts with something that is filled in between."""
+    """Returns whether the sources have these words in sequence, or in a few parts with inserted values between them."""
     if " ".join(words) in sources():
         return True
     splits = range(2, len(words) - 1) if parts > 1 else ()

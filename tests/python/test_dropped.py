@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import threading
@@ -9,18 +10,19 @@ from pathlib import Path
 
 from conftest import JoinNode
 from harness.ports import free_port
-from harness.programs import Program
+from harness.programs import PATIENT_EXIT, Program
 from harness.service import Service
 from harness.wait import wait_for
 
 import lattice_rdzv
+from lattice_rdzv import aio
 
-# So that a node which disappears within the test's time has left, and its lease has not expired.
+# The lease outlives the test, so a node that disappears has left.
 LONG_LEASE_SECONDS = 60
 
 
 def join(etcd: Service, run_id: str, **settings: object) -> lattice_rdzv.Run:
-    """Joins a run of one node, which nothing else refers to."""
+    """Joins a run of one node, and keeps no other reference to it."""
     given: dict[str, object] = {"nnodes": 1, "node_name": "node-1", "lease_ttl": LONG_LEASE_SECONDS, "settle_time": 0.1}
     return lattice_rdzv.join(run_id, endpoint=etcd.endpoint, local_address="127.0.0.1", **given | settings)  # type: ignore[arg-type]
 
@@ -39,15 +41,35 @@ def test_dropped_run_leaves(etcd: Service, run_id: str) -> None:
     assert world.size == 1
 
 
+def test_dropped_run_of_an_event_loop_leaves(etcd: Service, run_id: str) -> None:
+    async def scenario() -> None:
+        run = await aio.join(
+            run_id, nnodes=1, endpoint=etcd.endpoint, node_name="node-1", lease_ttl=LONG_LEASE_SECONDS, settle_time=0.1
+        )
+        await run.next_world()
+        assert len(etcd.nodes(run_id)) == 1
+        del run
+        gc.collect()
+        while etcd.nodes(run_id):
+            await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(scenario(), LONG_LEASE_SECONDS / 2))
+
+
 def test_run_in_a_cycle_leaves_when_it_is_collected_in_another_thread(etcd: Service, run_id: str) -> None:
     run = join(etcd, run_id)
     cycle: list[object] = [run]
     cycle.append(cycle)
-    del run, cycle
-    assert len(etcd.nodes(run_id)) == 1
-    thread = threading.Thread(target=gc.collect)
-    thread.start()
-    thread.join()
+    # Otherwise this thread could collect it first.
+    gc.disable()
+    try:
+        del run, cycle
+        assert len(etcd.nodes(run_id)) == 1
+        thread = threading.Thread(target=gc.collect)
+        thread.start()
+        thread.join()
+    finally:
+        gc.enable()
     wait_for("the node has left", lambda: etcd.nodes(run_id) == [])
 
 
@@ -85,6 +107,7 @@ def test_node_that_leaves_in_the_background_is_waited_for_at_exit(
         tmp_path,
         f"""
     import lattice_rdzv
+    {PATIENT_EXIT}
     run = lattice_rdzv.join({run_id!r}, nnodes=1, endpoint={etcd.endpoint!r}, lease_ttl={LONG_LEASE_SECONDS})
     del run
     """,

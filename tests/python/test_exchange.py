@@ -1,11 +1,11 @@
-"""What agents exchange before their workers start, in a round that is over by then."""
+"""The worker rank exchange of torch's agents, in a round that ends during the exchange."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from harness.handlers import MakeHandler, fail, leave, meet, node
+from harness.handlers import MakeHandler, fail, form_round, leave, node
 from harness.together import Pending
 from harness.wait import wait_for
 from torch.distributed.elastic.agent.server import api as agent
@@ -16,7 +16,7 @@ from lattice_rdzv.torch.exchange import ASSIGNED_RANKS, ROLE_INFO
 from lattice_rdzv.torch.exit_barrier import EXIT_BARRIER_COUNT, EXIT_BARRIER_FULL
 
 
-def test_the_agents_keys_are_the_ones_we_know() -> None:
+def test_the_keys_are_those_of_torchs_agents() -> None:
     assert EXIT_BARRIER_COUNT == agent._TERMINAL_STATE_SYNC_ID + store_utilities._NUM_MEMBERS
     assert EXIT_BARRIER_FULL == agent._TERMINAL_STATE_SYNC_ID + store_utilities._LAST_MEMBER_CHECKIN
     source = agent.__loader__.get_source(agent.__name__)  # type: ignore[union-attr]
@@ -24,9 +24,9 @@ def test_the_agents_keys_are_the_ones_we_know() -> None:
     assert ASSIGNED_RANKS in source
 
 
-def test_a_round_that_lost_a_member_answers_with_stand_ins(make: MakeHandler) -> None:
+def test_placeholders_complete_the_exchange_of_a_round_that_lost_a_member(make: MakeHandler) -> None:
     handlers = [make(f"node-{number}", min_nodes=2, max_nodes=2) for number in (1, 2)]
-    met = zip(handlers, meet(*handlers), strict=True)
+    met = zip(handlers, form_round(*handlers), strict=True)
     (staying, info), (leaving, _) = sorted(met, key=lambda one: one[1].rank)
     info.store.set(f"{ROLE_INFO}0", json.dumps({"role": "trainer", "rank": 0, "local_world_size": 4}))
     reading = Pending(lambda: info.store.multi_get([f"{ROLE_INFO}{rank}" for rank in (0, 1)]))
@@ -40,12 +40,12 @@ def test_a_round_that_lost_a_member_answers_with_stand_ins(make: MakeHandler) ->
 
 def test_the_exchange_continues_after_the_session_has_ended(make: MakeHandler) -> None:
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
-    info = meet(first, second)[1]
+    info = form_round(first, second)[1]
     store = info.store
     own = f"{ROLE_INFO}{info.rank}", json.dumps({"role": "trainer", "rank": 0, "local_world_size": 2})
     store.set(*own)
     fail(first, exit_code=3)
-    wait_for("node-2 is told to come", lambda: second.num_nodes_waiting() == 1)
+    wait_for("node-2 receives the change", lambda: second.num_nodes_waiting() == 1)
     with pytest.raises(RendezvousClosedError):
         second.next_rendezvous()
     node(second).leave().wait()
@@ -55,6 +55,6 @@ def test_the_exchange_continues_after_the_session_has_ended(make: MakeHandler) -
     assert json.loads(store.get(f"{ASSIGNED_RANKS}1")) == [2, 4, 2, 4]
     infos = store.multi_get([f"{ROLE_INFO}{rank}" for rank in (0, 1)])
     assert [json.loads(info)["local_world_size"] for info in infos] == [2, 2]
-    # Anybody's else is told.
+    # Other operations fail with the reason.
     with pytest.raises(RuntimeError, match="has left"):
         store.set("else", b"")

@@ -1,4 +1,4 @@
-"""Processes that were forked from one that has joined: each is a node of its own."""
+"""Processes that were forked from a process that has joined. Each of them can be a separate node."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ JOIN = """
     import ctypes, lattice_rdzv, os, sys
     def join(run_id, nnodes=1):
         return lattice_rdzv.join(
-            run_id, nnodes=nnodes, endpoint={endpoint!r}, local_address="127.0.0.1", lease_ttl=3, settle_time=0.1,
+            run_id, nnodes=nnodes, endpoint={endpoint!r}, local_address="127.0.0.1", lease_ttl=10, settle_time=0.1,
             last_call_timeout=0.1, join_timeout=20)
     run = join({run_id!r})
     assert run.next_world().size == 1
 """
 
 
-def test_children_of_one_process_meet_and_have_their_own_ids(tmp_path: Path, etcd: Service, run_id: str) -> None:
+def test_children_of_one_process_form_a_world_with_different_ids(tmp_path: Path, etcd: Service, run_id: str) -> None:
     forking = Program(
         tmp_path,
         JOIN.format(endpoint=etcd.endpoint, run_id=run_id)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.certificates import Certificates
 from harness.handlers import MakeHandler, leave
 from harness.service import Service
+from harness.together import together
 from torch.distributed.elastic.rendezvous import (
     RendezvousConnectionError,
     RendezvousError,
 )
+
+import lattice_rdzv
 
 
 def test_mutual_tls(mtls_service: Service, certificates: Certificates, make: MakeHandler) -> None:
@@ -40,6 +44,50 @@ def test_a_password(own_service: Service, make: MakeHandler, tmp_path: Any) -> N
             endpoint=own_service.endpoint, user="agent", password_file=str(wrong), connect_timeout="3"
         ).next_rendezvous()
     assert "guess" not in str(caught.value)
+
+
+def test_a_running_node_reads_a_changed_password(own_service: Service, run_id: str, tmp_path: Path) -> None:
+    own_service.need_password("agent", "first")
+    file = tmp_path / "password"
+    file.write_text("first\n")
+
+    def join(name: str) -> lattice_rdzv.Run:
+        return lattice_rdzv.join(
+            run_id,
+            nnodes=2,
+            endpoint=own_service.endpoint,
+            node_name=name,
+            user="agent",
+            password_file=str(file),
+            settle_time=0.1,
+            local_address="127.0.0.1",
+        )
+
+    first = join("node-1")
+    own_service.change_password("agent", "second")
+    file.write_text("second\n")
+    # The server forgets all tokens, so the running node has to log in again, as the new one does.
+    own_service.kill()
+    own_service.start()
+    second = join("node-2")
+    worlds = together(first.next_world, second.next_world)
+    assert [world.size for world in worlds] == [2, 2]
+    second.leave()
+    first.leave()
+
+
+@pytest.mark.parametrize(
+    ("broken", "called"), [("cacert", "cacert"), ("cert", "client certificate"), ("key", "client key")]
+)
+def test_file_that_cannot_be_used_is_named_before_anything_is_connected(
+    certificates: Certificates, run_id: str, tmp_path: Path, broken: str, called: str
+) -> None:
+    file = tmp_path / "broken.pem"
+    file.write_bytes(b"\x30\x82\x01\x0a no PEM")
+    good = {"cacert": certificates.authority, "cert": certificates.client, "key": certificates.client_key}
+    files: dict[str, Any] = {name: str(file if name == broken else path) for name, path in good.items()}
+    with pytest.raises(lattice_rdzv.SettingsError, match=rf"{called}.*broken\.pem"):
+        lattice_rdzv.join(run_id, nnodes=1, endpoint="https://localhost:2379", connect_timeout=600, **files)
 
 
 def test_http_to_a_port_with_tls_is_named_at_once(mtls_service: Service, make: MakeHandler) -> None:

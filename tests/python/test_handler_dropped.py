@@ -1,4 +1,4 @@
-"""A handler that nothing refers to any more leaves by itself."""
+"""A handler without references leaves by itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.handlers import handlers
 from harness.ports import free_port
-from harness.programs import Program
+from harness.programs import PATIENT_EXIT, Program
 from harness.service import Service, on_etcd
 from harness.wait import wait_for
 
@@ -53,6 +53,7 @@ def end():
     import gc, os, signal, sys, threading, time
     sys.path.insert(0, {str(tmp_path)!r})
     import workers
+    {PATIENT_EXIT}
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -62,9 +63,10 @@ def end():
         os.kill(os.getpid(), signal.SIGTERM)
 
     if __name__ == "__main__":
+        # Not "fork", because this process has other threads, whose locks a child would inherit.
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=1, run_id={run_id!r}, rdzv_backend="lattice",
-            rdzv_endpoint={service.endpoint!r}, max_restarts=0, monitor_interval=0.1, start_method="fork",
+            rdzv_endpoint={service.endpoint!r}, max_restarts=0, monitor_interval=0.1, start_method="spawn",
             rdzv_configs=dict(lease_ttl=60, settle_time=0.1, last_call_timeout=0.1, join_timeout=30, spare_timeout=30,
                 leave_on_signal=False),
             local_addr="127.0.0.1")
@@ -77,7 +79,7 @@ def end():
         print("ranks", elastic_launch(config, workers.end)(), flush=True)
     """,
     )
-    assert program.wait(120) == 0, program.output
+    assert program.wait(100) == 0, program.output
     assert "terminated" in program.output
     assert "ranks {0: '0'}" in program.output
     assert service.nodes(run_id) == []

@@ -1,4 +1,4 @@
-"""Who is not there, and who is no etcd: the right class, by name, within its time."""
+"""Endpoints without an etcd: the exception has the right class, names the endpoint, and is raised in time."""
 
 from __future__ import annotations
 
@@ -20,42 +20,45 @@ import lattice_rdzv
 
 def test_a_refused_connection_is_an_error(make: MakeHandler) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
-    _is_unreachable(make(endpoint=endpoint, connect_timeout="2", is_host="0"), endpoint, 10)
+    _is_unreachable(make(endpoint=endpoint, connect_timeout="2", is_host="0"), endpoint)
 
 
 @pytest.mark.parametrize("wrong", [silent_endpoint, http_endpoint])
-def test_it_is_no_etcd(make: MakeHandler, wrong: Callable[[], AbstractContextManager[str]]) -> None:
+def test_a_server_that_is_not_etcd_is_an_error(
+    make: MakeHandler, wrong: Callable[[], AbstractContextManager[str]]
+) -> None:
     with wrong() as endpoint:
-        _is_unreachable(make(endpoint=endpoint, connect_timeout="2"), endpoint, 10)
+        _is_unreachable(make(endpoint=endpoint, connect_timeout="2"), endpoint)
 
 
 @pytest.mark.parametrize("is_libuv", [True, False])
-def test_a_port_that_a_tcp_store_holds_is_named_at_once(make: MakeHandler, is_libuv: bool) -> None:
+def test_the_port_of_a_tcp_store_is_reported_at_once(make: MakeHandler, is_libuv: bool) -> None:
     with tcp_store_endpoint(use_libuv=is_libuv) as endpoint:
         began = time.monotonic()
         with pytest.raises(RendezvousConnectionError, match=r"held by a `TCPStore` of torch.*another port") as caught:
             make(endpoint=endpoint, connect_timeout="60").next_rendezvous()
-        # Nobody waits for what cannot become an etcd.
+        # The handler does not wait, because a TCPStore cannot become an etcd.
         assert time.monotonic() - began < 30
     assert endpoint in str(caught.value)
 
 
-def test_a_port_that_something_silent_holds_is_named(make: MakeHandler) -> None:
+def test_the_port_of_a_silent_server_is_reported(make: MakeHandler) -> None:
     expected = r"accepts connections.* sends nothing.*ss -ltnp"
     with silent_endpoint() as endpoint, pytest.raises(RendezvousConnectionError, match=expected) as caught:
-        make(endpoint=endpoint, connect_timeout="3").next_rendezvous()
+        make(endpoint=endpoint, connect_timeout="8").next_rendezvous()
     assert endpoint in str(caught.value)
 
 
-def test_the_name_has_no_address(make: MakeHandler) -> None:
-    _is_unreachable(make(endpoint="no-such-host.invalid:2379", connect_timeout="2"), "no-such-host.invalid", 10)
+def test_a_name_without_an_address_is_an_error(make: MakeHandler) -> None:
+    _is_unreachable(make(endpoint="no-such-host.invalid:2379", connect_timeout="2"), "no-such-host.invalid")
 
 
-def _is_unreachable(handler: RendezvousHandler, names: str, within_seconds: float) -> None:
+def _is_unreachable(handler: RendezvousHandler, names: str) -> None:
     began = time.monotonic()
     with pytest.raises(RendezvousConnectionError) as caught:
         handler.next_rendezvous()
-    assert time.monotonic() - began < within_seconds
+    # The default `connect_timeout` is 30 s.
+    assert time.monotonic() - began < 25
     assert names in str(caught.value)
     assert is_alone(caught.value)
     # torch calls these while it is failing.
@@ -67,7 +70,9 @@ def _is_unreachable(handler: RendezvousHandler, names: str, within_seconds: floa
 
 
 @pytest.mark.parametrize("wrong", [silent_endpoint, http_endpoint])
-def test_it_is_no_etcd_in_our_own_api(wrong: Callable[[], AbstractContextManager[str]]) -> None:
+def test_a_server_that_is_not_etcd_is_an_error_in_the_python_api(
+    wrong: Callable[[], AbstractContextManager[str]],
+) -> None:
     with wrong() as endpoint, pytest.raises(lattice_rdzv.UnreachableError, match=endpoint) as caught:
         lattice_rdzv.join("any", nnodes=1, endpoint=endpoint, connect_timeout=2)
     assert isinstance(caught.value, ConnectionError)

@@ -1,11 +1,11 @@
-"""What torchrun and its users pass: taken, or refused with a message that names it."""
+"""Parameters of torchrun and its users: they are accepted, or refused with a message that names them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from harness.handlers import MakeHandler, is_alone, meet
+from harness.handlers import MakeHandler, form_round, is_alone
 from harness.service import Service
 
 
@@ -38,7 +38,9 @@ def test_torch_itself_refuses_wrong_counts(make: MakeHandler, nodes: tuple[Any, 
         make(min_nodes=nodes[0], max_nodes=nodes[1])
 
 
-def test_an_unknown_backend_names_the_known(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_an_unknown_backend_names_the_known_ones(
+    make: MakeHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LATTICE_RDZV_BACKEND", "zookeeper")
     with pytest.raises(ValueError, match=r"zookeeper[\s\S]*etcd|etcd[\s\S]*zookeeper"):
         make()
@@ -50,25 +52,25 @@ def test_a_run_id_may_be_unicode(make: MakeHandler, run_id: str) -> None:
     assert handler.get_run_id().startswith("größe")
 
 
-def test_a_run_id_comes_from_the_environment_when_torchrun_has_none(
+def test_a_run_id_is_read_from_the_environment_when_torchrun_has_none(
     make: MakeHandler, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_ID", run_id)
     assert make(run_id="none").get_run_id() == run_id
 
 
-def test_an_empty_run_id_is_none(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_run_id_counts_as_missing(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="LATTICE_RDZV_ID"):
         make(run_id="")
     monkeypatch.setenv("LATTICE_RDZV_ID", "from-the-environment")
     assert make(run_id="").get_run_id() == "from-the-environment"
 
 
-def test_the_number_of_nodes_comes_from_the_environment_when_torchrun_has_none(
+def test_the_number_of_nodes_is_read_from_the_environment_when_torchrun_has_none(
     make: MakeHandler, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATTICE_NNODES", "2")
-    assert [info.world_size for info in meet(make("node-1"), make("node-2"))] == [2, 2]
+    assert [info.world_size for info in form_round(make("node-1"), make("node-2"))] == [2, 2]
     assert make(run_id=f"{run_id}-2", min_nodes=1, max_nodes=2).next_rendezvous().world_size == 1
 
 
@@ -77,7 +79,7 @@ def test_keys_of_other_backends_are_accepted(make: MakeHandler) -> None:
     assert handler.next_rendezvous().world_size == 1
 
 
-def test_the_service_variable_that_kubernetes_makes(
+def test_the_service_variable_of_kubernetes(
     service: Service, run_id: str, make: MakeHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_HOST", "127.0.0.1")
@@ -86,13 +88,13 @@ def test_the_service_variable_that_kubernetes_makes(
 
 
 def test_a_service_port_that_is_a_url(service: Service, make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What Kubernetes makes of a Service that is called `lattice-rdzv-client-service`.
+    # Kubernetes sets this for a Service with the name `lattice-rdzv-client-service`.
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_PORT", f"tcp://127.0.0.1:{service.port}")
     assert make(endpoint="").next_rendezvous().world_size == 1
 
 
-def test_a_service_port_that_is_none_is_named(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_service_port_is_named(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_PORT", "http")
     with pytest.raises(ValueError, match="LATTICE_RDZV_CLIENT_SERVICE_PORT"):

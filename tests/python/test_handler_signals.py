@@ -1,10 +1,9 @@
-"""Signals: who is told of one, and whose handlers are left alone."""
+"""Signals: which signals the node announces to its peers, and which handlers are not replaced."""
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -20,8 +19,14 @@ from torch.distributed.elastic.rendezvous import (
 def test_a_signal_ends_the_wait_with_torchs_exception(make: MakeHandler) -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     handler = make(min_nodes=2, max_nodes=2)
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    # Without the signal it would be a time-out after 20 s.
+
+    def interrupt() -> None:
+        wait_for("a handler is installed", lambda: signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Pending(interrupt)
+    # Without the signal, the wait would time out.
     with pytest.raises(SignalException) as caught:
         handler.next_rendezvous()
     assert caught.value.sigval == signal.SIGTERM
@@ -30,40 +35,40 @@ def test_a_signal_ends_the_wait_with_torchs_exception(make: MakeHandler) -> None
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_handler_of_the_application_is_left_alone(make: MakeHandler) -> None:
-    heard: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+def test_a_handler_of_the_application_is_not_replaced(make: MakeHandler) -> None:
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
         handler = make()
         handler.next_rendezvous()
         os.kill(os.getpid(), signal.SIGTERM)
-        wait_for("the application hears the signal", lambda: heard)
+        wait_for("the application receives the signal", lambda: received)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def test_a_signal_that_the_application_handles_is_not_announced(make: MakeHandler) -> None:
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
-    heard: list[int] = []
+    received: list[int] = []
 
-    def is_told() -> bool:
+    def is_announced() -> bool:
         os.kill(os.getpid(), signal.SIGHUP)
-        wait_for("the application hears the signal", lambda: heard)
-        heard.clear()
-        return bool(told(second, within_seconds=1.0))
+        wait_for("the application receives the signal", lambda: received)
+        received.clear()
+        return bool(nodes_waiting(second, within_seconds=1.0))
 
-    signal.signal(signal.SIGHUP, lambda number, frame: heard.append(number))
+    signal.signal(signal.SIGHUP, lambda number, frame: received.append(number))
     try:
         pending = Pending(second.next_rendezvous)
         first.next_rendezvous()
         pending.result()
-        assert not is_told()
+        assert not is_announced()
     finally:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def test_announced_signals_are_updated_each_round(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
-    # torch's own handler, which it puts in when it starts workers, and whose exception must not end this test.
+    # torch installs its own handler when it starts workers. The exception of that handler must not end this test.
     from torch.distributed.elastic.multiprocessing import api
 
     monkeypatch.setattr(api, "_terminate_process_handler", lambda number, frame: None)
@@ -77,12 +82,12 @@ def test_announced_signals_are_updated_each_round(make: MakeHandler, monkeypatch
             pending.result()
             signal.signal(signal.SIGUSR1, api._terminate_process_handler)
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert told(second, within_seconds=5.0)
+        wait_for("the signal is announced", second.num_nodes_waiting)
     finally:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
-def test_a_listener_for_wakeups_may_be_gone(make: MakeHandler) -> None:
+def test_an_earlier_wakeup_descriptor_may_be_closed(make: MakeHandler) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
@@ -96,9 +101,9 @@ def test_a_listener_for_wakeups_may_be_gone(make: MakeHandler) -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_listener_for_wakeups_that_was_gone_before_ends_no_rendezvous(make: MakeHandler) -> None:
+def test_a_wakeup_descriptor_that_is_already_closed_ends_no_rendezvous(make: MakeHandler) -> None:
     reading, writing = os.pipe()
-    # A number that nothing else is given meanwhile.
+    # A high number, so that no other file gets it meanwhile.
     high = os.dup2(writing, 900)
     os.set_blocking(high, False)
     signal.set_wakeup_fd(high)
@@ -139,13 +144,13 @@ def test_an_earlier_wakeup_descriptor_still_receives_signals(make: MakeHandler) 
         handler.next_rendezvous()
         os.kill(os.getpid(), signal.SIGUSR1)
 
-        def heard() -> bytes:
+        def read() -> bytes:
             try:
                 return os.read(reading, 16)
             except BlockingIOError:
                 return b""
 
-        assert wait_for("the byte arrives", heard) == bytes([signal.SIGUSR1])
+        assert wait_for("the byte arrives", read) == bytes([signal.SIGUSR1])
         leave(handler)
         assert signal.set_wakeup_fd(-1) == writing
     finally:
@@ -155,8 +160,8 @@ def test_an_earlier_wakeup_descriptor_still_receives_signals(make: MakeHandler) 
         os.close(writing)
 
 
-def told(handler: RendezvousHandler, *, within_seconds: float) -> int:
-    """Whether this node is told that its world is about to change."""
+def nodes_waiting(handler: RendezvousHandler, *, within_seconds: float) -> int:
+    """Returns `num_nodes_waiting`, and waits for a number above 0, which announces a change of the world."""
     deadline = time.monotonic() + within_seconds
     while not handler.num_nodes_waiting() and time.monotonic() < deadline:
         time.sleep(0.02)

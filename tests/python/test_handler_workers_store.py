@@ -1,4 +1,4 @@
-"""The store that the workers meet on, and the port that it is served from."""
+"""The workers' store, and the port on which it is served."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 from datetime import timedelta
 
 import pytest
-from harness.handlers import MakeHandler, meet
+from harness.handlers import MakeHandler, form_round
 from harness.ports import free_port
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed.elastic.rendezvous import (
@@ -21,7 +21,7 @@ def test_the_workers_store_is_served_from_the_socket_that_was_published(make: Ma
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
     ports = set()
     for _ in range(2):
-        infos = meet(first, second)
+        infos = form_round(first, second)
         places = {(place_of(info).master_addr, place_of(info).master_port) for info in infos}
         assert len(places) == 1
         address, port = places.pop()
@@ -33,7 +33,7 @@ def test_the_workers_store_is_served_from_the_socket_that_was_published(make: Ma
     assert len(ports) == 2
 
 
-def test_the_workers_may_serve_it_themselves(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_workers_may_serve_their_store_themselves(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     handler = make()
     place = place_of(handler.next_rendezvous())
@@ -61,7 +61,7 @@ def test_only_rank_0_binds_a_fixed_port(make: MakeHandler) -> None:
     first, second = (make(name, port=port, min_nodes=2, max_nodes=2) for name in ("node-1", "node-2"))
     # Both agents are on this machine, where the port can be bound once.
     for _ in range(2):
-        infos = meet(first, second)
+        infos = form_round(first, second)
         assert {place_of(info).master_port for info in infos} == {port}
         client = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=10))
         client.set("key", "value")
@@ -92,7 +92,7 @@ def test_open_files_are_raised_to_the_hard_limit_if_their_number_is_unknown(
 
 
 def place_of(info: RendezvousInfo) -> RendezvousStoreInfo:
-    """Where the workers meet."""
+    """Returns the address of the workers' store."""
     place = info.bootstrap_store_info
     assert place is not None
     return place

@@ -1,4 +1,4 @@
-"""What `doctor` makes of what it found."""
+"""How `doctor` judges its findings."""
 
 import json
 import re
@@ -48,17 +48,20 @@ def test_an_endpoint_of_torchruns_own_overrides_nothing_if_no_variable_is_set() 
 
 @pytest.mark.parametrize("name", ["LATTICE_RDZV_ENDPOINTS", "PET_RDZV_ENDPOINT"])
 def test_a_password_in_an_endpoint_is_not_repeated(name: str) -> None:
-    told = doctor.describe(
+    printed = doctor.describe(
         judgements.judge_environment({name: "http://user:s3cret@etcd:2379", "LATTICE_RDZV_CLIENT_PORT": "tcp://etcd:1"})
     )
-    assert f"{name}=***@etcd:2379" in told
-    assert "s3cret" not in told
+    assert f"{name}=***@etcd:2379" in printed
+    assert "s3cret" not in printed
 
 
 def test_a_password_by_value_fails_and_is_not_repeated() -> None:
     findings = judgements.judge_environment({"LATTICE_RDZV_PASSWORD": "s3cret"})
     assert by_check(findings)["password"].status == "fail"
     assert "s3cret" not in doctor.describe(findings)
+    # The password itself instead of a file.
+    mistaken = judgements.judge_environment({"LATTICE_RDZV_PASSWORD_FILE": "s3cret"})
+    assert "s3cret" not in doctor.describe(mistaken)
 
 
 def test_a_misspelled_variable_is_reported_and_those_of_kubernetes_are_not() -> None:
@@ -69,7 +72,7 @@ def test_a_misspelled_variable_is_reported_and_those_of_kubernetes_are_not() -> 
     assert finding.advice == "did you mean LATTICE_RDZV_ENDPOINTS?"
 
 
-def test_an_unknown_variable_that_is_near_to_none_is_a_warning() -> None:
+def test_an_unknown_variable_without_a_similar_name_is_a_warning() -> None:
     finding = by_check(judgements.judge_environment({"LATTICE_RDZV_JOIN_TIMEOUT": "5"}))["unknown variables"]
     assert finding.status == "warn"
     assert "settings.md" in finding.advice
@@ -109,7 +112,7 @@ def test_an_endpoint_that_only_this_machine_reaches_is_a_problem_for_several_nod
         ("nightly", "warn"),
     ],
 )
-def test_a_release_of_etcd_is_judged_by_its_holes(version: str, expected: str) -> None:
+def test_a_release_of_etcd_is_judged_by_its_known_bugs(version: str, expected: str) -> None:
     finding = judgements.judge_etcd(version)
     assert finding.status == expected
     assert finding.status == "ok" or finding.advice
@@ -120,14 +123,14 @@ def test_data_loss_is_named_with_its_source() -> None:
     assert "13766" not in judgements.judge_etcd("3.5.3").found
 
 
-def test_what_is_recommended_is_the_first_release_without_a_hole() -> None:
+def test_the_recommended_release_is_the_first_without_known_bugs() -> None:
     for line, (major, minor, patch) in etcd_versions.RECOMMENDED.items():
         assert etcd_versions.open_holes((major, minor, patch)) == []
         assert etcd_versions.open_holes((major, minor, patch - 1)) != []
         assert line == (major, minor) or etcd_versions.open_holes((*line, etcd_versions.NEVER - 1)) != []
 
 
-def test_a_line_that_keeps_its_holes_is_to_be_left() -> None:
+def test_a_release_line_that_is_not_fixed_should_be_replaced() -> None:
     assert "3.5.33" in judgements.judge_etcd("3.4.45").advice
 
 
@@ -158,13 +161,13 @@ def test_torch_is_judged_by_whether_it_loads_entry_points(version: str | None, e
         ("", "the service's log"),
     ],
 )
-def test_the_advice_is_for_what_is_wrong(kind: str, advice: str) -> None:
+def test_the_advice_is_about_the_failed_check(kind: str, advice: str) -> None:
     (finding,) = judgements.judge_service(judgements.Probe("etcd:2379", error="it failed", kind=kind))
     assert finding.status == "fail"
     assert advice in finding.advice
 
 
-def test_a_service_that_reads_only_fails_with_its_reason() -> None:
+def test_a_read_only_service_fails_with_its_reason() -> None:
     text = json.dumps({"endpoint": "e:1", "version": "3.5.23", "writable": False, "errors": ["permission denied"]})
     finding = by_check(judgements.judge_service(judgements.Probe.from_json(text, endpoint="e:1")))[
         "permission to write"

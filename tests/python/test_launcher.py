@@ -1,7 +1,8 @@
-"""What torch's launcher knows of its command line, as torchrun itself parses it."""
+"""The options that the plugin reads from torchrun's command line, as torchrun itself parses it."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -19,7 +20,7 @@ class _CreatedError(Exception):
 
 @pytest.fixture
 def created() -> Iterator[list[RendezvousParameters]]:
-    """A backend `records` that keeps what torchrun passes to it, with the node index that the real backend would use."""
+    """Registers a backend `records` that keeps the parameters of torchrun, and the node index that the real backend would use."""
     seen: list[RendezvousParameters] = []
 
     def create(parameters: RendezvousParameters) -> RendezvousHandler:
@@ -71,3 +72,31 @@ def test_a_negative_node_rank_is_an_error_that_names_it(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "argv", ["torchrun", *options, "--node-rank", "-1", "train.py"])
     with pytest.raises(ValueError, match="`--node-rank` must be 0 or more, but is `-1`"):
         main()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rdzv-endpoint", "/tmp/file"), "it has a path: `/tmp/file`"),
+        (("--rdzv-endpoint", "127.0.0.1:9", "--rdzv-conf", "is_host=0,connect_timeout=1"), "tried for 1 s"),
+    ],
+    ids=["settings", "service"],
+)
+def test_error_is_logged_before_torchruns_traceback(options: tuple[str, ...], message: str) -> None:
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "1:1",
+        "--rdzv-backend",
+        "lattice",
+    ]
+    done = subprocess.run([*command, "--rdzv-id", "job", *options, "train.py"], capture_output=True, text=True)
+    assert done.returncode == 1
+    before, traceback, after = done.stderr.partition("Traceback (most recent call last)")
+    assert traceback
+    assert before.count(message) == 1, done.stderr
+    assert message in after.splitlines()[-1], done.stderr

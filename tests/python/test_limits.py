@@ -1,4 +1,4 @@
-"""What a process meets when it has no more threads, races with itself, or writes to a reader that has gone."""
+"""Processes that have no threads left, whose threads race, or that write to a closed pipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ import lattice_rdzv
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, which may become a user that has no other process")
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
-def test_join_without_threads_says_so(tmp_path: Path, etcd: Service, run_id: str, threads: int) -> None:
+def test_join_without_threads_is_an_error_with_the_reason(
+    tmp_path: Path, etcd: Service, run_id: str, threads: int
+) -> None:
     limited = Program(
         tmp_path,
         f"""
@@ -49,7 +51,7 @@ def test_second_thread_in_next_world_is_refused(join: JoinNode) -> None:
 
     def again() -> bool:
         try:
-            # Which of the two is first is open; the other one is refused.
+            # Either of the two may be first. The other one is refused.
             run.next_world(timeout_seconds=0.2)
         except lattice_rdzv.JoinTimeoutError:
             return False

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import pytest
 from conftest import JoinNode
+from harness.ports import free_port
 from harness.service import Service
 from harness.together import together
 
@@ -38,7 +39,7 @@ for option in (None, socket.SO_REUSEADDR, socket.SO_REUSEPORT):
 
 
 def attempts(port: int) -> set[str]:
-    """What another program gets that binds this port: `bound`, or the number of the error."""
+    """Lets another program bind this port with each option. Returns the set of results: `bound` or an error number."""
     return set(
         subprocess.run(
             [sys.executable, "-c", BIND, str(port)], check=True, capture_output=True, text=True
@@ -53,7 +54,7 @@ def test_held_port_cannot_be_taken_until_the_program_closes_it(join: JoinNode) -
         assert taken.getsockname()[1] == world.master_port
         assert not taken.get_inheritable()
         assert attempts(world.master_port) == {"98"}
-        # It listens from before the world was known.
+        # The socket listens since before the world was known.
         with socket.create_connection((world.master_address, world.master_port), timeout=10) as client:
             taken.settimeout(10)
             accepted, _ = taken.accept()
@@ -82,8 +83,7 @@ def test_only_rank_0_holds_the_port(join: JoinNode) -> None:
 
 
 def test_fixed_port_is_held_as_well(join: JoinNode) -> None:
-    with socket.create_server(("", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     world = join("node-1", nnodes=1, port=port).next_world(hold_port=True)
     assert world.master_port == port
     assert attempts(port) == {"98"}
@@ -105,7 +105,7 @@ def test_leaving_closes_the_socket(join: JoinNode) -> None:
         world.master_socket()
 
 
-def test_the_next_world_has_a_socket_of_its_own_and_closes_the_earlier_one(join: JoinNode) -> None:
+def test_the_next_world_has_another_socket_and_closes_the_earlier_one(join: JoinNode) -> None:
     first, second = join("node-1", nnodes="1:2"), None
     earlier = first.next_world(hold_port=True)
     second = join("node-2", nnodes="1:2")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 from typing import Any
 
+import pytest
 from conftest import JoinNode
 from harness.service import Service
+from harness.slow import SlowLink
 
 import lattice_rdzv
 from lattice_rdzv import aio
@@ -39,7 +42,7 @@ def test_time_limits_lose_no_item(join: JoinNode) -> None:
 
 
 def test_cancelled_tasks_lose_no_item(etcd: Service, run_id: str) -> None:
-    async def story() -> tuple[list[bytes], list[bytes]]:
+    async def scenario() -> tuple[list[bytes], list[bytes]]:
         settings: dict[str, Any] = {"nnodes": 1, "endpoint": etcd.endpoint, "node_name": "node-1", "settle_time": 0.1}
         async with await aio.join(run_id, **settings) as run:
             world = await run.next_world()
@@ -60,8 +63,36 @@ def test_cancelled_tasks_lose_no_item(etcd: Service, run_id: str) -> None:
                 received.append(item)
             return sorted(received), expected
 
-    received, expected = asyncio.run(story())
+    received, expected = asyncio.run(scenario())
     assert received == expected
+
+
+class Interrupt(Exception):
+    """Raised by the handler of a signal."""
+
+
+def test_exception_of_a_signal_in_the_middle_of_a_take_loses_no_item(etcd: Service, run_id: str) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    link = SlowLink(int(etcd.endpoint.rsplit(":", 1)[1]))
+    run = lattice_rdzv.join(run_id, nnodes=1, endpoint=link.endpoint, node_name="node-1", settle_time=0.1)
+    store = run.next_world().store
+    store.queue_push("queue", b"item")
+    link.seconds = 0.4
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        # The take is on its way to the service.
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Interrupt):
+            store.queue_pop("queue")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    link.seconds = 0.0
+    assert store.queue_pop("queue", timeout_seconds=30) == b"item"
+    run.leave()
+    link.close()
 
 
 def test_kept_item_goes_back_to_its_queue_when_the_node_leaves(join: JoinNode) -> None:

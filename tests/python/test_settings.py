@@ -1,4 +1,4 @@
-"""docs/settings.md has every setting that the core knows, with its variable, its option and its default, and no other."""
+"""docs/settings.md has exactly the settings of the core, each with its variable, its option and its default."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ RESOLVE = "".join(file.read_text().split("#[cfg(test)]\nmod tests")[0] for file 
 
 
 class Row(NamedTuple):
-    """What the page says of one setting."""
+    """A setting as the page describes it."""
 
     variable: str
     default: str
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 def rows() -> dict[str, Row]:
-    """By key, from all tables of the page."""
+    """Returns the settings of all tables of the page by key."""
     found = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", PAGE.replace("| |", "|  |"), re.MULTILINE)
     keys = [key for key, *_ in found]
     assert len(keys) == len(set(keys)), "a setting stands in the page twice"
@@ -34,7 +34,7 @@ def rows() -> dict[str, Row]:
 
 
 def known() -> set[str]:
-    """Those that the core lists to whoever passes one that is none."""
+    """Returns the settings that the core lists in the error of an unknown setting."""
     with pytest.raises(SettingsError, match="known are") as refused:
         _core.Settings({"no_such_setting": "1"}, {})
     _, listed = str(refused.value).split("known are")
@@ -42,7 +42,7 @@ def known() -> set[str]:
 
 
 def sources() -> dict[str, tuple[str, ...]]:
-    """The variable and the option of each key that has them, as the core's table says: no call tells which key has which."""
+    """Returns the variable and the option of each key from the source of the core's table, because no function returns them."""
     _, table = KEYS.split("pub(super) const KEYS")
     table, _ = table.split("];", 1)
     entries = re.findall(r'(?:key\(|with_variable\(|Key \{ name: )("\w+".*)', table)
@@ -50,7 +50,7 @@ def sources() -> dict[str, tuple[str, ...]]:
 
 
 def defaults() -> dict[str, str]:
-    """Those that are one literal, from where the core reads each setting."""
+    """Returns the defaults that are literals, from the source where the core reads each setting."""
     times = re.findall(r'duration\("(\w+)", [^,]+, ([\d.]+)\)', RESOLVE)
     words = re.findall(r'read\("(\w+)"(?:(?!read\().)*?\)\?\s*\.unwrap_or\((.+?)\)[,;\n]', RESOLVE, re.DOTALL)
     literals = {key: f"{float(seconds):g}" for key, seconds in times}
@@ -59,12 +59,12 @@ def defaults() -> dict[str, str]:
 
 def test_every_setting_is_in_the_page_and_no_other() -> None:
     assert rows().keys() == known()
-    # What the package itself passes.
+    # Only the package itself passes this one.
     assert sources().keys() == known() | {"host_name"}
 
 
 @pytest.mark.parametrize("key", sorted(known() - {"endpoint"}))
-def test_a_setting_stands_with_its_variable_and_its_option(key: str) -> None:
+def test_every_setting_has_its_variable_and_its_option(key: str) -> None:
     row = rows()[key]
     variables = [f"`{source}`" for source in sources()[key] if not source.startswith("--")]
     assert [row.variable] == (variables or [""])
@@ -76,7 +76,7 @@ def test_every_default_is_the_cores() -> None:
     core = _core.Settings({"run_id": "run", "nnodes": "2", "node_name": "node", "endpoint": "etcd:2379"}, {})
     written = {key: row.default.split("`")[1] for key, row in rows().items() if row.default.startswith("`")}
     assert written == defaults() | {"tenant": core.tenant}
-    # What the core can be asked for is what was read from its source.
+    # The values that the core returns must be those that were read from its source.
     assert written["lease_ttl"] == f"{core.lease_ttl_seconds:g}"
     assert written["join_timeout"] == f"{core.join_timeout_seconds:g}"
     assert written["close_timeout"] == f"{core.close_timeout_seconds:g}"
@@ -84,7 +84,7 @@ def test_every_default_is_the_cores() -> None:
     assert written["leave_on_signal"] == str(core.leave_on_signal).lower()
 
 
-def test_the_variables_that_the_core_tells_are_those_of_its_table() -> None:
+def test_the_variables_that_the_core_returns_are_those_of_its_table() -> None:
     of_the_table = [source for both in sources().values() for source in both if not source.startswith("--")]
     of_others = re.findall(r"NODE_INDEX_VARIABLES.*?= &\[(.*?)\];", KEYS, re.DOTALL)[0].replace('"', "").split(", ")
     assert sorted(_core.Settings.variables()) == sorted([*of_the_table, *of_others])

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import lattice_rdzv
+from lattice_rdzv.cli import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -35,7 +38,7 @@ PAGES = site_pages.pages(["README.md", "CHANGELOG.md", "docs/settings.md", "docs
         ("examples/job/README.md", "job.yaml", f"{BASE}examples/job/job.yaml"),
     ],
 )
-def test_link_leads_to_the_page_or_else_to_the_repository(source: str, target: str, expected: str) -> None:
+def test_link_leads_to_a_page_of_the_site_or_else_to_the_repository(source: str, target: str, expected: str) -> None:
     text = f"[text]({target}) and `[code]({target})`\n\n[name]: {target}\n"
     assert site_pages.rewrite(text, source, PAGES, BASE) == (
         f"[text]({expected}) and `[code]({target})`\n\n[name]: {expected}\n"
@@ -56,7 +59,14 @@ def test_table_of_settings_has_every_key_of_the_core() -> None:
 
 def test_command_line_page_has_every_command() -> None:
     text = site_reference.command_line()
-    assert re.findall(r"^usage: lattice-rdzv (\w+)", text, re.MULTILINE) == ["demo", "doctor", "serve", "status"]
+    assert sorted(re.findall(r"^usage: lattice-rdzv (\w+)", text, re.MULTILINE)) == sorted(COMMANDS)
+
+
+def test_python_page_has_every_public_name_by_its_public_name() -> None:
+    text = dict(site_reference.reference_pages(ROOT))["reference/python.md"]
+    listed = set(re.findall(r"^::: lattice_rdzv\.([\w.]+)$", text, re.MULTILINE))
+    public = {name for name in lattice_rdzv.__all__ if name[0] != "_" and not name.endswith("Error")}
+    assert listed == public - {"errors"} | {"types"}
 
 
 def check(folder: Path) -> tuple[int, str]:
@@ -101,5 +111,5 @@ def test_problem_of_a_page_is_reported(site: Path, element: str, problem: str) -
     assert f"page.html: {problem}" in output
 
 
-def test_empty_folder_is_no_site(tmp_path: Path) -> None:
+def test_empty_folder_is_an_error(tmp_path: Path) -> None:
     assert check(tmp_path)[0] == 1

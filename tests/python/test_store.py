@@ -1,4 +1,4 @@
-"""torch's whole Store surface: directly, through a PrefixStore, from two processes, and under gloo."""
+"""The whole interface of torch's Store: directly, through a PrefixStore, from two processes, and with gloo."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def enter(endpoint: str, run_id: str, name: str, nnodes: int) -> tuple[Any, Rend
             max_nodes=nnodes,
             local_addr="127.0.0.1",
             node_name=name,
-            lease_ttl="3",
+            lease_ttl="10",
             settle_time="0.1",
         )
     )
@@ -38,16 +38,16 @@ def enter(endpoint: str, run_id: str, name: str, nnodes: int) -> tuple[Any, Rend
 
 @pytest.fixture
 def store(service: Service, run_id: str) -> Iterator[Any]:
-    """The store of a world of one node."""
+    """Provides the store of a world of one node."""
     handler, info = enter(service.endpoint, run_id, "node-1", 1)
-    info.store.set_timeout(timedelta(seconds=10))
+    info.store.set_timeout(timedelta(seconds=60))
     yield info.store
     handler.shutdown()
 
 
 @pytest.fixture(params=["direct", "prefix"])
 def either(request: pytest.FixtureRequest, store: Any) -> Any:
-    """The store itself, and behind a prefix as torch uses it."""
+    """Provides the store itself, and behind a prefix as torch uses it."""
     return store if request.param == "direct" else PrefixStore("prefix", store)
 
 
@@ -72,7 +72,7 @@ def test_counters(either: Any) -> None:
     assert either.add("number", 1) == 8
 
 
-def test_a_counter_counts_everyone_once(either: Any) -> None:
+def test_a_counter_counts_each_call_once(either: Any) -> None:
     answers = together(*[lambda: [either.add("counter", 1) for _ in range(10)] for _ in range(8)])
     assert sorted(count for counts in answers for count in counts) == list(range(1, 81))
 
@@ -92,7 +92,7 @@ def test_check_and_wait(either: Any) -> None:
     waiting = Pending(lambda: either.wait(["one", "two"]))
     either.set("two", "2")
     waiting.result()
-    either.wait(["one", "two"], timedelta(seconds=1))
+    either.wait(["one", "two"], timedelta(seconds=30))
 
 
 def test_many_at_once(either: Any) -> None:
@@ -125,7 +125,7 @@ def test_delete_and_count(either: Any, store: Any) -> None:
 
 
 def test_queues_and_keys(store: Any) -> None:
-    # torch forwards neither through a PrefixStore to a store written in Python.
+    # torch's PrefixStore forwards neither of them to a store that is written in Python.
     store.queue_push("queue", "first")
     store.queue_push("queue", b"second")
     assert store.queue_len("queue") == 2
@@ -136,8 +136,8 @@ def test_queues_and_keys(store: Any) -> None:
     store.queue_push("full", "item")
     assert store.check(["full"])
     assert not store.check(["full", "queue"])
-    store.wait(["full"], timedelta(seconds=5))
-    arriving = Pending(lambda: store.clone().wait(["full", "arriving"], timedelta(seconds=20)))
+    store.wait(["full"], timedelta(seconds=30))
+    arriving = Pending(lambda: store.clone().wait(["full", "arriving"], timedelta(seconds=30)))
     store.queue_push("arriving", "item")
     arriving.result()
     waiting = Pending(lambda: store.queue_pop("queue"))
@@ -147,16 +147,16 @@ def test_queues_and_keys(store: Any) -> None:
     assert "listed" in store.list_keys()
 
 
-def test_clones_share_keys_and_not_their_time_outs(store: Any) -> None:
+def test_clones_share_keys_but_not_timeouts(store: Any) -> None:
     clone = store.clone()
     clone.set("key", "value")
     assert store.get("key") == b"value"
     clone.set_timeout(timedelta(seconds=1))
-    assert store.timeout == timedelta(seconds=10)
+    assert store.timeout == timedelta(seconds=60)
 
 
 @pytest.mark.skipif(not hasattr(PrefixStore, "clone"), reason="this torch has no Store.clone")
-def test_a_clone_through_a_prefix_lives_on(store: Any) -> None:
+def test_a_clone_through_a_prefix_outlives_the_original(store: Any) -> None:
     clone = PrefixStore("prefix", store).clone()
     gc.collect()
     clone.set("key", "value")
@@ -164,7 +164,7 @@ def test_a_clone_through_a_prefix_lives_on(store: Any) -> None:
 
 
 @pytest.mark.parametrize("call", ["get", "wait", "wait_with_a_limit", "multi_get", "queue_pop"])
-def test_a_time_out_is_torchs(store: Any, call: str) -> None:
+def test_a_timeout_raises_torchs_error(store: Any, call: str) -> None:
     store.set_timeout(timedelta(seconds=0.3))
     calls = {
         "get": lambda: store.get("never"),
@@ -178,7 +178,7 @@ def test_a_time_out_is_torchs(store: Any, call: str) -> None:
     assert caught.value.__suppress_context__
 
 
-def test_a_time_out_through_a_prefix_is_torchs(store: Any) -> None:
+def test_a_timeout_through_a_prefix_raises_torchs_error(store: Any) -> None:
     prefixed = PrefixStore("prefix", store)
     prefixed.set_timeout(timedelta(seconds=0.3))
     with pytest.raises(dist.DistStoreError, match="timeout"):
@@ -191,13 +191,13 @@ def test_torchs_own_helpers(service: Service, run_id: str) -> None:
         gathered = together(
             *[
                 lambda info=info: store_utilities.synchronize(
-                    info.store, str(info.rank).encode(), info.rank, 2, "sync/", timeout=10
+                    info.store, str(info.rank).encode(), info.rank, 2, "sync/", timeout=30
                 )
                 for _, info in met
             ]
         )
         assert gathered == [[b"0", b"1"], [b"0", b"1"]]
-        together(*[lambda info=info: store_utilities.barrier(info.store, 2, "barrier", 10) for _, info in met])
+        together(*[lambda info=info: store_utilities.barrier(info.store, 2, "barrier", 30) for _, info in met])
     finally:
         for handler, _ in met:
             handler.set_closed()

@@ -1,4 +1,4 @@
-"""Subinterpreters: the package refuses to be imported in one, and one that ends harms nobody."""
+"""Subinterpreters: the package cannot be imported in one, and the end of one does not affect the main interpreter."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_subinterpreter_refuses_the_import_and_ends_nothing(
     assert run.leave()
     print("left", flush=True)
 """
-    story = (join + TRY if first == "main" else TRY + join) + use
-    program = Program(tmp_path, story)
+    scenario = (join + TRY if first == "main" else TRY + join) + use
+    program = Program(tmp_path, scenario)
     assert program.wait() == 0, program.output
     assert "refused: lattice_rdzv works in the main interpreter only" in program.output
     assert "left" in program.output

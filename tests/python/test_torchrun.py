@@ -1,4 +1,4 @@
-"""Real torchrun processes form, and grow."""
+"""Jobs of real torchrun processes form worlds and grow."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_ranks_follow_the_node_index_and_not_arrival(job: MakeJob) -> None:
     run = job(nnodes="3")
 
     def arrived(name: str) -> bool:
-        nodes = lattice_rdzv.status(run.run_id, endpoint=run.endpoint)["nodes"]
-        return any(node["name"] == name for node in nodes)
+        nodes = lattice_rdzv.status(run.run_id, endpoint=run.endpoint, timeout_seconds=30).nodes
+        return any(node.name == name for node in nodes)
 
     run.start("last", options=("--node-rank", "2"))
     wait_for("the node with index 2 arrives", lambda: arrived("last"), timeout_seconds=START_SECONDS)
@@ -50,6 +50,7 @@ def test_ranks_follow_the_node_index_and_not_arrival(job: MakeJob) -> None:
     assert set(run.wait_all().values()) == {0}, run.describe()
 
 
+@once
 def test_growing_while_training(job: MakeJob) -> None:
     run = job(nnodes="2:4")
     run.start("node-1")
@@ -62,14 +63,15 @@ def test_growing_while_training(job: MakeJob) -> None:
 
     assert three == {**two, "node-3": 2}
     assert four == {**three, "node-4": 3}
-    # Growing costs no restart of those that torch counts.
+    # torch does not count the growth as a restart.
     assert {line.restart_count for line in run.lines()} == {0}
     run.finish()
     assert set(run.wait_all().values()) == {0}, run.describe()
-    assert "the workers restart: node-3 wants to join" in run.agents[0].log
-    assert "the workers restart: node-4 wants to join" in run.agents[2].log
+    run.wait_log(run.agents[0], "the workers restart: node-3 wants to join")
+    run.wait_log(run.agents[2], "the workers restart: node-4 wants to join")
 
 
+@once
 def test_a_job_trains_at_allowed_sizes_only(job: MakeJob) -> None:
     run = job(nnodes="1:4")
     sizes = {"sizes": "2:4", "settle_time": "0.1"}
@@ -94,7 +96,8 @@ def test_a_job_trains_at_allowed_sizes_only(job: MakeJob) -> None:
     assert [agent.wait() for agent in run.agents if agent.process.returncode != -signal.SIGKILL] == [0] * 4
 
 
-def test_two_jobs_without_ids_never_meet(job: MakeJob) -> None:
+@once
+def test_two_jobs_without_ids_never_share_a_run(job: MakeJob) -> None:
     jobs = [job(nnodes="1:2", run_id="none") for _ in range(2)]
     agents = [run.start("node-1") for run in jobs]
     for agent in agents:
@@ -119,7 +122,7 @@ if __name__ == "__main__":
     endpoint, run_id, name = sys.argv[1:]
     config = LaunchConfig(
         min_nodes=2, max_nodes=2, nproc_per_node=1, run_id=run_id, rdzv_backend="lattice", rdzv_endpoint=endpoint,
-        rdzv_configs={"lease_ttl": 3, "settle_time": 0.1, "leave_on_signal": True, "node_name": name},
+        rdzv_configs={"lease_ttl": 10, "settle_time": 0.1, "leave_on_signal": True, "node_name": name},
         monitor_interval=0.1, local_addr="127.0.0.1", max_restarts=0)
     print("answers", elastic_launch(config, train)("sum"), flush=True)
 """

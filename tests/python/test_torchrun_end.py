@@ -1,4 +1,4 @@
-"""How jobs of real torchrun processes end."""
+"""The ends of jobs of real torchrun processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_worker_fails_and_restarts(job: MakeJob) -> None:
     at = time.monotonic()
     run.fail("node-2")
     wait_for("node-2's worker fails", lambda: any(line.event == "failing" for line in run.lines()), detail=run.describe)
-    run.mend("node-2")
+    run.stop_failing("node-2")
     run.wait_trains(*agents, since=at)
     run.finish()
     assert set(run.wait_all().values()) == {0}, run.describe()
@@ -41,7 +41,7 @@ def test_no_restarts_left_ends_every_agent_and_names_the_node(job: MakeJob) -> N
     statuses = run.wait_all()
     assert all(status != 0 for status in statuses.values()), run.describe()
     assert "RendezvousClosedError" in agents["node-1"].log
-    # Up to 2.7 torch says that the agent is done before it says why.
+    # Up to 2.7, torch's agent calls `shutdown` before torchrun knows the exit code.
     early = torch_version() < (2, 8)
     reason = "a worker failed" if early else "failed with exit code 3"
     assert re.search(rf"node-2.*{reason}", agents["node-1"].log), run.describe()
@@ -50,7 +50,7 @@ def test_no_restarts_left_ends_every_agent_and_names_the_node(job: MakeJob) -> N
 @once
 def test_one_node_ends_later_than_the_others(job: MakeJob) -> None:
     run = job(nnodes="2:3")
-    # Or two of them may begin without a third that takes longer to start.
+    # With a short timeout, two of them may begin without a third one that starts later.
     together = {"last_call_timeout": "60"}
     run.start("node-1", conf=together)
     run.start("node-2", conf=together)
@@ -61,7 +61,8 @@ def test_one_node_ends_later_than_the_others(job: MakeJob) -> None:
     assert set(starts(run).values()) == {1}
 
 
-def test_a_spare_comes_in_when_a_member_dies(job: MakeJob, service: Service, run_id: str) -> None:
+@once
+def test_a_spare_replaces_a_member_that_dies(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
     before = ranks(run.wait_trains(*agents))
@@ -87,14 +88,15 @@ def test_a_spare_is_dismissed_with_status_0(job: MakeJob, service: Service, run_
     assert "spare" not in starts(run)
 
 
-def test_the_same_run_id_again_at_once(job: MakeJob) -> None:
+@once
+def test_a_run_id_can_be_reused_at_once(job: MakeJob) -> None:
     for submission in ("first", "second"):
         run = job(nnodes="2", environment={"LATTICE_RDZV_SUBMISSION": submission})
         two_train_to_the_end(run)
 
 
 @once
-def test_the_same_submission_again_says_so_and_ends_with_status_0(job: MakeJob) -> None:
+def test_a_repeated_submission_exits_with_status_0_and_the_reason(job: MakeJob) -> None:
     run = job(nnodes="1", environment={"LATTICE_RDZV_SUBMISSION": "only"})
     run.start("node-1")
     run.wait_trains("node-1")
@@ -106,6 +108,7 @@ def test_the_same_submission_again_says_so_and_ends_with_status_0(job: MakeJob) 
     assert starts(run) == {"node-1": 1}
 
 
+@once
 def test_a_replacement_of_the_same_name_takes_its_rank(job: MakeJob) -> None:
     run = job(nnodes="2:3")
     agents = {name: run.start(name) for name in ("node-1", "node-2", "node-3")}

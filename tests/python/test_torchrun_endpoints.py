@@ -1,4 +1,4 @@
-"""The endpoints that real torchrun jobs pass, on machines of their own: what c10d accepts, and what no other node reaches."""
+"""The endpoints of real torchrun jobs on separate machines: those that c10d accepts, and those that no other node reaches."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ MakeJob = Callable[..., Job]
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[list[Machine]]:
-    """Two machines."""
+    """Provides two machines."""
     with network.machines(2) as made:
         yield made
 
 
 @pytest.fixture
 def debian() -> Iterator[list[Machine]]:
-    """Two machines whose own names stand for a loopback address, as an installed Debian has it."""
+    """Provides two machines whose own names resolve to a loopback address, as in an installed Debian."""
     with network.machines(2, own_name="127.0.1.1") as made:
         yield made
 
 
 @pytest.fixture
 def make_job(tmp_path: Path, run_id: str) -> Iterator[MakeJob]:
-    """Makes the job of the test."""
+    """Creates the job of the test."""
     jobs: list[Job] = []
 
     def make(endpoint: str, *, nnodes: str = "2", run_id: str = run_id) -> Job:
@@ -75,7 +75,7 @@ def trains_to_the_end(job: Job, *names: str) -> None:
 
 
 def ends_with(agent: Agent, *parts: str) -> None:
-    """It fails, and says these things."""
+    """Waits for the failure of an agent, whose log must contain these texts."""
     assert agent.wait(90) != 0
     for part in parts:
         assert part in agent.log, agent.log
@@ -84,7 +84,7 @@ def ends_with(agent: Agent, *parts: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_endpoint_without_a_port_works_as_with_c10d(make_job: MakeJob, two: list[Machine], backend: str) -> None:
     job = make_job(two[0].address)
-    # The client is first: it waits for a host.
+    # The client starts first and waits for a host.
     for number in (1, 0):
         start(two[number], job, backend=backend)
     trains_to_the_end(job, *NAMES)
@@ -108,7 +108,7 @@ def test_a_host_whose_name_is_a_loopback_publishes_an_address_that_others_reach(
     host = start(debian[0], job, address="")
     start(debian[1], job)
     job.wait_trains(*NAMES)
-    # Where it serves the workers' store, being rank 0 by its name.
+    # Its name makes it rank 0, so it serves the workers' store at this address.
     assert f"rank 0 at {debian[0].address}:" in host.log
     job.finish()
     assert set(job.wait_all().values()) == {0}, job.describe()
@@ -168,12 +168,12 @@ def test_a_node_without_an_endpoint_says_at_once_that_no_other_machine_can_join(
     job = make_job("", nnodes="2:4")
     agent = start(two[0], job, environment={"LATTICE_RDZV_ENDPOINT": "10.77.0.1:29400"})
     job.wait_log(agent, "this node hosts the service")
-    told, _ = agent.log.split("this node hosts the service")
-    assert "no endpoint is passed or set" in told
-    assert f"{ONLY_HERE} 4 nodes" in told
-    assert "pass an address of one node or of an etcd that all nodes reach as `--rdzv-endpoint`" in told
-    assert "`LATTICE_RDZV_ENDPOINT` has no effect" in told
-    assert "did you mean `LATTICE_RDZV_ENDPOINTS`?" in told
+    before, _ = agent.log.split("this node hosts the service")
+    assert "no endpoint is passed or set" in before
+    assert f"{ONLY_HERE} 4 nodes" in before
+    assert "pass an address of one node or of an etcd that all nodes reach as `--rdzv-endpoint`" in before
+    assert "`LATTICE_RDZV_ENDPOINT` has no effect" in before
+    assert "did you mean `LATTICE_RDZV_ENDPOINTS`?" in before
 
 
 def test_a_node_at_a_loopback_endpoint_says_at_once_that_no_other_machine_can_join(
@@ -183,7 +183,7 @@ def test_a_node_at_a_loopback_endpoint_says_at_once_that_no_other_machine_can_jo
     host = start(two[0], job, endpoint=f"localhost:{PORT}")
     other = start(two[1], job, conf={"connect_timeout": "3"})
     job.wait_log(host, f"{ONLY_HERE} 2 nodes")
-    assert f"`--rdzv-endpoint` is `http://localhost:{PORT}`, which each machine takes for itself" in host.log
+    assert f"`--rdzv-endpoint` is `http://localhost:{PORT}`, which is the local machine on every machine" in host.log
     ends_with(other, "RendezvousConnectionError")
 
 
@@ -219,14 +219,14 @@ def test_an_empty_run_id_is_fine_for_one_node(make_job: MakeJob, two: list[Machi
     trains_to_the_end(job, "machine-0")
 
 
-def test_a_run_id_of_digits_is_no_empty_one(make_job: MakeJob, two: list[Machine]) -> None:
+def test_a_run_id_of_digits_is_not_mistaken_for_an_empty_one(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="302934123884102341234123412341234123123")
     for number in (0, 1):
         start(two[number], job)
     trains_to_the_end(job, *NAMES)
 
 
-def test_an_empty_run_id_gives_way_to_the_variable(make_job: MakeJob, two: list[Machine]) -> None:
+def test_the_variable_replaces_an_empty_run_id(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="")
     for number in (0, 1):
         start(two[number], job, environment={"LATTICE_RDZV_ID": "from-the-environment"})
@@ -234,7 +234,7 @@ def test_an_empty_run_id_gives_way_to_the_variable(make_job: MakeJob, two: list[
 
 
 @pytest.mark.parametrize(("max_nodes", "expected"), [(1, "the worker ran"), (2, "so torch generated a random id")])
-def test_a_launcher_without_a_run_id_is_fine_for_one_node_alone(
+def test_a_launcher_needs_no_run_id_for_one_node(
     tmp_path: Path, two: list[Machine], max_nodes: int, expected: str
 ) -> None:
     program = tmp_path / "launch.py"

@@ -1,4 +1,4 @@
-"""Real torchrun processes and no etcd, on machines of their own: the first one hosts the service for the others."""
+"""Real torchrun processes without an etcd, each on a separate machine. The first one hosts the service for the others."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Start = Callable[..., Agent]
 
 @pytest.fixture(scope="module")
 def three() -> Iterator[list[Machine]]:
-    """Three machines."""
+    """Provides three machines."""
     with network.machines(3) as made:
         yield made
 
 
 @pytest.fixture
 def job(tmp_path: Path, three: list[Machine], run_id: str) -> Iterator[Job]:
-    """A job at the first machine's address; nobody serves there yet."""
+    """Provides a job with the first machine's address as its endpoint, at which no server listens yet."""
     run = Job(tmp_path, f"{three[0].address}:{PORT}", run_id, nnodes="2:3")
     yield run
     run.end()
@@ -36,7 +36,7 @@ def job(tmp_path: Path, three: list[Machine], run_id: str) -> Iterator[Job]:
 
 @pytest.fixture
 def start(job: Job, three: list[Machine]) -> Start:
-    """Starts an agent on the machine of that number."""
+    """Starts an agent on the machine with this number."""
 
     def start_on(number: int, *, conf: dict[str, str] | None = None, linger_seconds: float = 0.0) -> Agent:
         machine = three[number]
@@ -67,10 +67,10 @@ def test_it_forms_grows_loses_members_and_finishes(job: Job, start: Start) -> No
     job.wait_trains("node-0", "node-1", "node-2", since=time.monotonic())
     at = kill_node(job, again)
     job.wait_trains("node-0", "node-1", since=at)
-    assert "lost node-2" in second.log
+    job.wait_log(second, "lost node-2")
 
     job.finish()
-    # The host's workers are done first, and it serves until the others have left.
+    # The host's workers end first, but the host serves until the other agents have left.
     assert host.wait() == second.wait() == 0, job.describe()
 
 
@@ -83,10 +83,10 @@ def test_a_host_that_is_killed_ends_the_others_with_the_reason(job: Job, start: 
     for agent in agents[1:]:
         assert agent.wait() != 0
         assert "RendezvousConnectionError" in agent.log
-        assert f"has not come back within {HOST_SECONDS:g} s" in agent.log
+        assert f"has not returned within {HOST_SECONDS:g} s" in agent.log
 
 
-def test_a_host_that_is_terminated_says_so_at_once(job: Job, start: Start) -> None:
+def test_a_terminated_host_announces_that_it_leaves(job: Job, start: Start) -> None:
     agents = [start(number) for number in range(3)]
     job.wait_trains("node-0", "node-1", "node-2")
     agents[0].terminate()
@@ -96,7 +96,7 @@ def test_a_host_that_is_terminated_says_so_at_once(job: Job, start: Start) -> No
         assert "RendezvousConnectionError" in agent.log
 
 
-def test_a_host_that_is_back_in_time_takes_its_place_again(job: Job, start: Start) -> None:
+def test_a_host_that_returns_in_time_gets_its_rank_again(job: Job, start: Start) -> None:
     agents = [start(number, conf={"host_timeout": "60"}) for number in range(3)]
     before = {name: line.group_rank for name, line in job.wait_trains("node-0", "node-1", "node-2").items()}
     at = kill_node(job, agents[0])
@@ -107,7 +107,7 @@ def test_a_host_that_is_back_in_time_takes_its_place_again(job: Job, start: Star
     assert again.wait() == agents[1].wait() == agents[2].wait() == 0, job.describe()
 
 
-def test_a_node_that_wrongly_takes_itself_for_the_host_joins(job: Job, start: Start) -> None:
+def test_a_node_that_is_configured_as_a_second_host_joins_as_a_client(job: Job, start: Start) -> None:
     host = start(0)
     second = start(1, conf={"is_host": "1"})
     assert {line.group_world for line in job.wait_trains("node-0", "node-1").values()} == {2}

@@ -1,4 +1,4 @@
-"""A second job of real torchrun processes uses the run id of a job that runs."""
+"""A second job of real torchrun processes uses the run id of a running job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real torchrun processes and their service: lost, and with credentials."""
+"""Real torchrun processes whose service is lost, or requires credentials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_service_loses_its_data_and_no_worker_restarts(job: MakeJob, own_ser
     before = ranks(run.wait_trains("node-1", "node-2"))
 
     if fault == "killed":
-        # An etcd comes back with what it held, the embedded store with nothing.
+        # An etcd restarts with its data, the embedded server without any.
         own_service.kill()
         _let_pass(30)
         own_service.start()
@@ -33,7 +33,10 @@ def test_the_service_loses_its_data_and_no_worker_restarts(job: MakeJob, own_ser
     else:
         own_service.wipe()
     wait_for(
-        "both nodes are back", lambda: len(own_service.nodes(run.run_id)) == 2, timeout_seconds=60, detail=run.describe
+        "both nodes are registered",
+        lambda: len(own_service.nodes(run.run_id)) == 2,
+        timeout_seconds=60,
+        detail=run.describe,
     )
     assert starts(run) == {"node-1": 1, "node-2": 1}
 
@@ -46,18 +49,18 @@ def test_the_service_loses_its_data_and_no_worker_restarts(job: MakeJob, own_ser
 
 
 def _let_pass(seconds: float) -> None:
-    # The one thing that is waited for is time itself: a lease that must run out.
+    # No condition can be awaited here, because a lease must expire.
     deadline = time.monotonic() + seconds
     wait_for(f"{seconds:g} s have passed", lambda: time.monotonic() > deadline, timeout_seconds=seconds + 5)
 
 
-def test_the_service_is_gone_for_good_and_the_job_still_ends(job: MakeJob, own_service: Service) -> None:
+def test_a_job_ends_although_the_service_is_lost_permanently(job: MakeJob, own_service: Service) -> None:
     run = job(nnodes="1", endpoint=own_service.endpoint, environment={"LOGLEVEL": "INFO"})
     agent = run.start("node-1", conf={"close_timeout": "3"})
     run.wait_trains("node-1")
     own_service.kill()
     run.finish()
-    # torch gives its exit barrier 300 s and swallows the error; a signal ends it earlier.
+    # torch waits at its exit barrier for up to 300 s and ignores the error. A signal ends the wait earlier.
     run.wait_log(agent, "Waiting 300 seconds for other agents to finish")
     agent.terminate()
     agent.wait(40)

@@ -20,28 +20,29 @@ pytestmark = pytest.mark.timeout(300)
 def test_a_member_is_terminated(job: MakeJob, say: Callable[[str], None]) -> None:
     run = job(nnodes="2:3")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
-    agents["node-3"] = run.start("node-3", stubborn_seconds=10)
+    agents["node-3"] = run.start("node-3", stubborn_seconds=28)
     run.wait_trains(*agents)
     at = agents["node-3"].terminate()
-    run.wait_log(agents["node-1"], "the workers restart: node-3 leaving", timeout_seconds=9)
+    run.wait_log(agents["node-1"], "the workers restart: node-3 leaving", timeout_seconds=20)
     took = time.monotonic() - at
-    assert agents["node-3"].process.poll() is None, "its peers are told before its workers have stopped"
+    assert agents["node-3"].process.poll() is None, "its peers receive the change before its workers have stopped"
     run.wait_trains("node-1", "node-2", since=at)
     assert agents["node-3"].wait() != 0
     run.finish()
     assert agents["node-1"].wait() == agents["node-2"].wait() == 0, run.describe()
-    say(f"after SIGTERM to a member its peers were told within {took:.2f} s")
+    say(f"after SIGTERM to a member, its peers received the change within {took:.2f} s")
 
 
-def test_the_first_waiter_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
+@once
+def test_the_first_waiting_node_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
-    # A lease that outlives the test: what is gone was given back.
+    # The lease outlives the test, so the keys can only disappear if the node revokes it.
     agent = run.start("node-1", conf={"lease_ttl": "300"})
     wait_for("node-1 waits", lambda: service.nodes(run_id), timeout_seconds=60, detail=run.describe)
     agent.terminate()
     assert agent.wait(20) != 0
     assert "SIGTERM" in agent.log
-    wait_for("nothing of it is left", lambda: not service.nodes(run_id), detail=run.describe)
+    wait_for("its record is deleted", lambda: not service.nodes(run_id), detail=run.describe)
 
 
 @once
@@ -71,4 +72,4 @@ def test_torchrun_as_process_1_is_terminated(job: MakeJob, service: Service, run
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     os.kill(int(children[0]), 15)
     assert agent.wait(20) != 0
-    wait_for("nothing of it is left", lambda: not service.nodes(run_id), detail=run.describe)
+    wait_for("its record is deleted", lambda: not service.nodes(run_id), detail=run.describe)

@@ -1,4 +1,4 @@
-"""What type checkers know of the API."""
+"""The API as type checkers see it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from lattice_rdzv.types import JoinSettings
+
+# The type checkers have no caches here.
+pytestmark = pytest.mark.timeout(600)
 
 NAMED = {
     "run_id",
@@ -43,17 +46,23 @@ def trains() -> None:
             names: list[str] = [member.name for member in world.members()]
         held: socket.socket = run.next_world(hold_port=True).master_socket()
         outcome: str = run.closed.outcome if run.closed else ""
-    size: int | None = lattice_rdzv.status("run")["size"]
+    size: int | None = lattice_rdzv.status("run").run.size
 
 async def awaits() -> None:
     async with await aio.join("run", nnodes=2, lease_ttl=3) as run:
         async for world in run:
             value: bytes = await world.store.wait("key")
-    size: int | None = (await aio.status("run"))["size"]
+    size: int | None = (await aio.status("run")).run.size
+    async with await aio.serve(port=0) as server:
+        stopped: bool = await server.wait(1.0)
+        endpoint: str = server.endpoint
 
 lattice_rdzv.join("run", lease_tll=3)  # wrong
 lattice_rdzv.join("run", node_index=1.5)  # wrong
 lattice_rdzv.join("run", on_node_failure="stop")  # wrong
+lattice_rdzv.join("run", on_member_loss="stop")  # wrong
+lattice_rdzv.join("run", on_newcomer="stop")  # wrong
+lattice_rdzv.join("run", backend="redis")  # wrong
 lattice_rdzv.status("run", lease_tll=3)  # wrong
 lattice_rdzv.join("run").next_world(hold=True)  # wrong
 lattice_rdzv.join("run").next_world().size = 3  # wrong
@@ -76,7 +85,7 @@ def test_join_names_every_setting_of_the_core() -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("mypy") is None, reason="mypy is not installed: it is part of the extra `lint`"
 )
-def test_wrong_names_are_errors_of_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_names_are_type_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mypy import api
 
     program = tmp_path / "program.py"
@@ -93,7 +102,7 @@ def test_wrong_names_are_errors_of_types(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_pyright_finds_the_same_errors(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    # It looks for packages where the `python` of the path does.
+    # pyright looks for packages where the `python` of the path does.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "pyright", "--outputjson", "program.py"]
     ran = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What the API returns, as values; and what its names say of themselves."""
+"""The values that the API returns, and the documentation of its names."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_values_are_compared_hashed_and_pickled(value: Any, other: Any) -> None:
     assert type(value).__module__ == "lattice_rdzv"
 
 
-def test_what_a_node_learns_are_these_values(join: JoinNode) -> None:
+def test_a_node_returns_these_values(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     worlds = together(first.next_world, second.next_world)
     members = worlds[0].members()
@@ -61,7 +61,7 @@ def test_what_a_node_learns_are_these_values(join: JoinNode) -> None:
     second.close("failed", why="because")
     wait_for("node-1 knows that the run is closed", lambda: first.closed)
     assert first.closed == lattice_rdzv.Closed("failed", "node-2", "because")
-    # As it was spelled before the fields had names.
+    # The same values without the names of the fields, as in earlier versions.
     closed: Any = first.closed
     outcome, by, why = closed
     assert (outcome, by, why) == ("failed", "node-2", "because")

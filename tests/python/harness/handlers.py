@@ -1,4 +1,4 @@
-"""Handlers through torch's registry, and what torch's agent and launcher do with them."""
+"""Handlers from torch's registry, and the calls of torch's agent and launcher."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MakeHandler = Callable[..., RendezvousHandler]
 
 @contextmanager
 def handlers(service: Service, run_id: str) -> Iterator[MakeHandler]:
-    """Makes handlers of one run, with short times; they leave at the end."""
+    """Creates handlers of one run, with short times, which leave at the end."""
     made: list[RendezvousHandler] = []
 
     def handler(node_name: str = "node-1", **given: Any) -> RendezvousHandler:
@@ -36,12 +36,12 @@ def handlers(service: Service, run_id: str) -> Iterator[MakeHandler]:
             "local_addr": "127.0.0.1",
             "timeout": 900,
             "node_name": node_name,
-            "lease_ttl": "3",
+            "lease_ttl": "10",
             "settle_time": 0.1,
             "last_call_timeout": 1,
             "grow_delay": "0.1",
-            "join_timeout": 20,
-            "close_timeout": 3,
+            "join_timeout": 60,
+            "close_timeout": 30,
         }
         arguments.update(given)
         made.append(get_rendezvous_handler(RendezvousParameters(**arguments)))
@@ -55,36 +55,36 @@ def handlers(service: Service, run_id: str) -> Iterator[MakeHandler]:
 
 
 def leave(handler: RendezvousHandler) -> bool:
-    """Ends a handler as Ctrl-C does: it leaves, and closes nothing."""
+    """Ends a handler as Ctrl-C does: it leaves, but does not close the run."""
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt:
         return handler.shutdown()
 
 
-def meet(*handlers: RendezvousHandler) -> list[Any]:
-    """One round of these handlers; their infos in the same order."""
+def form_round(*handlers: RendezvousHandler) -> list[Any]:
+    """Forms a round of these handlers. Returns their infos in the order of the handlers."""
     return together(*(handler.next_rendezvous for handler in handlers))
 
 
 def is_alone(error: BaseException) -> bool:
-    """Whether a traceback shows this error and no other of ours before it."""
+    """Returns whether a traceback shows only this error, without another one of this package before it."""
     return error.__cause__ is None and (error.__suppress_context__ or error.__context__ is None)
 
 
 def node(handler: RendezvousHandler) -> Any:
-    """The native node of a handler."""
+    """Returns the native node of a handler."""
     assert isinstance(handler, LatticeRendezvousHandler)
     return handler._node
 
 
 def finish(info: Any, *, timeout_seconds: float = 20) -> None:
-    """What torch's agent does when its workers have succeeded."""
+    """Does what torch's agent does when its workers have succeeded."""
     store_utilities.barrier(info.store, info.world_size, "torchelastic/agent/terminal_state", timeout_seconds)
 
 
 def fail(handler: RendezvousHandler, *, exit_code: int) -> None:
-    """What torch's launcher does when a worker failed and no restarts are left."""
+    """Does what torch's launcher does when a worker has failed and no restarts are left."""
     failure = ProcessFailure(local_rank=0, pid=1, exitcode=exit_code, error_file="<N/A>")
     try:
         raise ChildFailedError("train.py", {0: failure})

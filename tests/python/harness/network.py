@@ -1,4 +1,4 @@
-"""Machines for one test: network namespaces on one bridge, each with an address that only the others reach."""
+"""Machines for tests: network namespaces on one bridge. Their addresses are reachable only from each other."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-# `ip netns exec` puts what is here over `/etc` (ip-netns(8)).
+# `ip netns exec` mounts the files of this folder over those in `/etc` (ip-netns(8)).
 _ETC = Path("/etc/netns")
 _groups = itertools.count()
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One of them."""
+    """One machine."""
 
     namespace: str
     address: str
@@ -28,16 +28,16 @@ class Machine:
 
     @property
     def wrapper(self) -> tuple[str, ...]:
-        """What a command is started with to run there."""
+        """The command line that runs another command on this machine."""
         named = f'hostname {self.host_name} && exec "$@"'
         return ("ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", named, "sh")
 
 
 @contextmanager
 def machines(count: int, *, own_name: str = "") -> Iterator[list[Machine]]:
-    """Creates that many machines, and deletes them with all their interfaces at the end. Skips the test where it cannot.
+    """Creates machines, and deletes them with all their interfaces at the end. Skips the test if that is not possible.
 
-    On each machine, its own host name stands for `own_name` if that is given, else for the address that others look up.
+    On each machine, its own host name resolves to `own_name`, or to the address that other machines resolve.
     """
     why_not = _why_not()
     if why_not:
@@ -80,7 +80,7 @@ def virtual_address(address: str, target: Machine, machines: list[Machine]) -> I
 
 
 def _why_not() -> str:
-    """Returns why there can be no machines here, or nothing."""
+    """Returns why machines cannot be created here, or nothing."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     missing = [program for program in ("ip", "unshare", "iptables") if shutil.which(program) is None]

@@ -1,4 +1,4 @@
-"""Ports that nobody listens on just now."""
+"""Free ports."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import itertools
 import os
 import socket
 
-_FIRST = 20_000
-_COUNT = 10_000
-# Times a prime, so that processes which run at once begin far from each other.
+# Each worker of pytest-xdist has its own ports. They are below 29400 and 29500, which this project and torch use by default.
+_COUNT = 2_000
+_FIRST = 20_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4 * _COUNT
+# The pid is multiplied by a prime, so that processes which run at the same time begin far apart.
 _steps = itertools.count(os.getpid() * 7_919)
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on, and that was given to no other test of this process.
+    """Returns a free port of the loopback interface that no other test of this process has received.
 
-    It lies below those that the kernel picks from by itself (`ip_local_port_range`, ip(7)). One of those can be given a
-    second time, or be a connection's, before it is listened on, and while the server that had it is down.
+    It is below the range from which the kernel assigns ports (`ip_local_port_range`, ip(7)). The kernel could assign a port of
+    that range again, or use it for a connection, before the test listens on it or while the server of the test is down.
     """
     while True:
         port = _FIRST + next(_steps) % _COUNT

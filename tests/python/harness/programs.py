@@ -1,4 +1,4 @@
-"""Small programs in a Python of their own, for what a test cannot do to itself: exit, fork, be interrupted."""
+"""Small programs in separate Python processes, because a test cannot exit, fork or interrupt its own process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ from pathlib import Path
 
 from harness.pythons import PACKAGES
 
+# Begins a program whose nodes must have left when it ends, even if the service does not respond for some seconds.
+PATIENT_EXIT = "from lattice_rdzv import _process; _process.LEAVE_AT_EXIT_SECONDS = 30"
+
 
 class Program:
     """A running Python program whose output goes to a file."""
 
-    def __init__(self, folder: Path, source: str, *, python: str = sys.executable, **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: str,
+        *,
+        python: str = sys.executable,
+        stdin: int = subprocess.DEVNULL,
+        **environment: str,
+    ) -> None:
         self._out = folder / f"program-{len(list(folder.glob('program-*')))}.out"
         if python != sys.executable:
             environment["PYTHONPATH"] = str(PACKAGES)
@@ -23,14 +34,14 @@ class Program:
                 [python, "-W", "error", "-c", textwrap.dedent(source)],
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             )
 
     @property
     def output(self) -> str:
-        """What it wrote so far."""
+        """The output so far."""
         return self._out.read_text(errors="replace")
 
     def wait(self, timeout_seconds: float = 30.0) -> int:

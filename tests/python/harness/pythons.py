@@ -1,4 +1,4 @@
-"""The Python versions that programs of tests run on: this one, and those that `LATTICE_TEST_PYTHONS` names.
+"""The Python versions that run the programs of tests: this one, and those in `LATTICE_TEST_PYTHONS`.
 
 The package is built once for all versions (abi3), so another interpreter imports the package of this one.
 """
@@ -16,5 +16,5 @@ PYTHONS = [sys.executable, *filter(None, os.environ.get("LATTICE_TEST_PYTHONS", 
 
 
 def name(python: str) -> str:
-    """What a test is called that runs on this interpreter: the folder that it is installed in."""
+    """Returns the name of an interpreter in test ids, which is the folder of its installation."""
     return "this" if python == sys.executable else Path(python).parent.parent.name

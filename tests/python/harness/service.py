@@ -1,7 +1,7 @@
-"""What nodes meet on, as a process of its own on a free port, and the faults that it is put through: killed, paused, wiped.
+"""A rendezvous service as a separate process on a free port, and its faults: it can be killed, paused, or lose its data.
 
-There are two, and a test of the torch plugin runs on each: a real etcd (`etcd.py`) and the embedded store of this project
-(`embedded.py`). What they hold is read and written with etcd's own `etcdctl`, which is not the client under test.
+There are two kinds, and the tests of the torch plugin run with each: a real etcd (`etcd.py`) and the embedded server of this
+project (`embedded.py`). The tests read and write keys with etcd's own `etcdctl`, because it is not the client under test.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from harness.paused import pause
 from harness.ports import free_port
 from harness.wait import wait_for
 
-# For a test of what only an etcd does, with the reason beside it; every other one runs on both.
+# For a test that runs only with etcd, with the reason as a comment. Every other test runs with both services.
 on_etcd = pytest.mark.parametrize("kind", ["etcd"])
 
 
 class Service(ABC):
-    """One server. It keeps its address and flags through every fault."""
+    """One server. Its address and flags do not change when it is restarted."""
 
     def __init__(self, folder: Path, *, certificates: Certificates | None = None) -> None:
         folder.mkdir(exist_ok=True)
@@ -43,31 +43,37 @@ class Service(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What starts it at its port, with the certificates if there are any."""
+        """Returns the command that starts the server at its port, with the certificates if there are any."""
 
     @abstractmethod
     def need_password(self, user: str, password: str) -> None:
-        """From now on it serves this user alone, who may read and write `/lattice/`."""
+        """Enables authentication. From then on, only this user may read and write `/lattice/`."""
+
+    @abstractmethod
+    def change_password(self, user: str, password: str) -> None:
+        """Changes the password of the user, while the server runs."""
 
     @property
     def endpoint(self) -> str:
-        """What `--rdzv-endpoint` is given."""
+        """The value of `--rdzv-endpoint`."""
         return self._url if self._certificates else f"127.0.0.1:{self.port}"
 
     @property
     def log(self) -> Path:
-        """What it wrote."""
+        """The file with the server's output."""
         return self.folder / "service.log"
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts the server and waits until it responds."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_for("the service answers", self._answers, detail=lambda: self.log.read_text()[-2000:])
+        wait_for(
+            "the service responds", self._responds, timeout_seconds=90, detail=lambda: self.log.read_text()[-2000:]
+        )
 
     @contextmanager
     def running(self) -> Iterator[Service]:
-        """Started, and killed in the end."""
+        """Runs the server for a context, and kills it at the end."""
         try:
             self.start()
             yield self
@@ -75,42 +81,42 @@ class Service(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL: what an etcd held is on its disk, what the embedded store held is gone."""
+        """Sends SIGKILL. The data of an etcd remains on its disk, whereas the data of the embedded server is lost."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay and nothing answers."""
+        """Sends SIGSTOP. Connections remain, but the server does not respond."""
         assert self._process is not None
         pause(self._process)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Sends SIGCONT."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def wipe(self) -> None:
-        """Comes back empty."""
+        """Restarts the server without its data."""
         self.kill()
         shutil.rmtree(self.folder / "data", ignore_errors=True)
         self.start()
 
     def version(self) -> dict[str, str]:
-        """What it says that it is."""
+        """Returns the versions that the server reports."""
         return dict(json.loads(self._page("version")))
 
     def keys_under(self, prefix: str) -> list[str]:
-        """The keys under a prefix."""
+        """Returns the keys under a prefix."""
         return [base64.b64decode(pair["key"]).decode() for pair in self._pairs("--prefix", "--keys-only", prefix)]
 
     def nodes(self, run_id: str) -> list[str]:
-        """The keys of a run's nodes, who are in it."""
+        """Returns the keys of a run's nodes."""
         return self.keys_under(f"/lattice/rdzv/default/{run_id}/nodes/")
 
     def get(self, key: str) -> bytes | None:
-        """What a key holds."""
+        """Returns the value of a key, or `None`."""
         pairs = self._pairs(key)
         return base64.b64decode(pairs[0].get("value", "")) if pairs else None
 
@@ -123,14 +129,15 @@ class Service(ABC):
         self.etcdctl("del", "--prefix", prefix)
 
     def etcdctl(self, *arguments: str, given: bytes = b"") -> bytes:
-        """Runs that command on it; what it wrote."""
+        """Runs this command of etcdctl with the server, and returns its output."""
         files: list[str] = []
         if self._certificates is not None:
             files += ["--cacert", str(self._certificates.authority)]
             files += ["--cert", str(self._certificates.client), "--key", str(self._certificates.client_key)]
-        command = [str(etcd_binary("etcdctl")), "--endpoints", self._url, *files, *arguments]
-        # Without the environment: a variable that says the same as a flag is an error to it.
-        done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=30, env={})
+        limits = ["--command-timeout=60s", "--dial-timeout=60s"]
+        command = [str(etcd_binary("etcdctl")), "--endpoints", self._url, *limits, *files, *arguments]
+        # Without the environment, because etcdctl fails if both a variable and a flag set a value.
+        done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=90, env={})
         assert done.returncode == 0, f"`etcdctl {' '.join(arguments)}`: {done.stderr.decode(errors='replace')}"
         return done.stdout
 
@@ -139,18 +146,18 @@ class Service(ABC):
         return f"{'https' if self._certificates else 'http'}://127.0.0.1:{self.port}"
 
     def _pairs(self, *arguments: str) -> list[dict[str, Any]]:
-        answer = json.loads(self.etcdctl("get", "--write-out=json", *arguments))
-        return list(answer.get("kvs", []))
+        response = json.loads(self.etcdctl("get", "--write-out=json", *arguments))
+        return list(response.get("kvs", []))
 
     def _page(self, path: str) -> bytes:
         context = None
         if self._certificates is not None:
             context = ssl.create_default_context(cafile=str(self._certificates.authority))
             context.load_cert_chain(self._certificates.client, self._certificates.client_key)
-        with urllib.request.urlopen(f"{self._url}/{path}", timeout=5, context=context) as answer:
-            return bytes(answer.read())
+        with urllib.request.urlopen(f"{self._url}/{path}", timeout=30, context=context) as response:
+            return bytes(response.read())
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"the service ended: {self.log.read_text()[-2000:]}"
         try:

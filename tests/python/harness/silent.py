@@ -1,4 +1,4 @@
-"""Endpoints that are no etcd: one that never answers, and one that speaks plain HTTP."""
+"""Endpoints that are not etcd: a server that never responds, a TCPStore of torch, and a web server."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 @contextmanager
 def silent_endpoint() -> Iterator[str]:
-    """Accepts connections and never says a word."""
+    """Accepts connections and never sends anything."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def tcp_store_endpoint(**options: Any) -> Iterator[str]:
-    """A `TCPStore` of torch, as a job with the backend `c10d` or its workers have. Each of its two servers."""
+    """Runs a `TCPStore` of torch, as jobs with the backend `c10d` and workers do, with either of its two servers."""
     from torch._C._distributed_c10d import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, **options)
@@ -28,7 +28,7 @@ def tcp_store_endpoint(**options: Any) -> Iterator[str]:
 
 @contextmanager
 def http_endpoint() -> Iterator[str]:
-    """A web server of the ordinary kind."""
+    """Runs an ordinary web server."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002

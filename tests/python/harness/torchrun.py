@@ -1,4 +1,4 @@
-"""Real torchrun agents, each in a session of its own, and what their workers wrote."""
+"""Real torchrun agents, each in a separate session, and the output of their workers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import job_process
 from harness.paused import pause
 from harness.service import on_etcd
 from harness.wait import wait_for
 
 TRAIN = Path(__file__).parent / "train.py"
-LEASE_SECONDS = 3.0
-# importing torch in every agent and worker, on two cores
+# Survives a pause of 5 s on a machine under load. Lifelines report the deaths of these tests earlier.
+LEASE_SECONDS = 10.0
+# The time to import torch in every agent and worker, on two cores.
 START_SECONDS = 90.0
 
-# What torch does with its workers, its signals and its end is the same on every service, and a story takes up to a minute and
-# a half: one that is about nothing else is told once, so that the whole suite stays one that is run.
+# torch handles workers, signals and its end in the same way with every service. A scenario about these takes up to 90 s, so it
+# runs with one service only. Otherwise, the whole suite would be too slow to run regularly.
 once = on_etcd
 
 
@@ -55,7 +57,7 @@ class Agent:
 
     @property
     def log(self) -> str:
-        """What it and its workers wrote to stdout and stderr."""
+        """The output of the agent and its workers to stdout and stderr."""
         return self.log_file.read_text(errors="replace")
 
     @property
@@ -70,21 +72,21 @@ class Agent:
             raise AssertionError(f"{self.name} did not end within {timeout_seconds:g} s\n{self.log[-4000:]}") from None
 
     def kill(self) -> float:
-        """SIGKILL to the agent alone; its workers go on. Returns when."""
+        """Sends SIGKILL only to the agent, so its workers continue. Returns the time."""
         at = time.monotonic()
         self.process.kill()
         self.process.wait()
         return at
 
     def terminate(self) -> float:
-        """SIGTERM to the agent. Returns when."""
+        """Sends SIGTERM to the agent. Returns the time."""
         at = time.monotonic()
         self.process.terminate()
         return at
 
 
 class Job:
-    """A run of real agents and the file that their workers write."""
+    """A run of real agents, and the file that their workers write."""
 
     def __init__(
         self, folder: Path, endpoint: str, run_id: str, *, nnodes: str, environment: dict[str, str] | None = None
@@ -115,7 +117,7 @@ class Job:
         backend: str = "lattice",
         options: tuple[str, ...] = (),
     ) -> Agent:
-        """Starts an agent that is called `name`, and that its peers reach at `address`, with these options of torchrun."""
+        """Starts an agent with the name `name`, which its peers reach at `address`, with these options of torchrun."""
         settings = {"lease_ttl": f"{LEASE_SECONDS:g}", "node_name": name, "last_call_timeout": "1", "grow_delay": "0.2"}
         settings.update(conf or {})
         command = [
@@ -137,44 +139,24 @@ class Job:
             "--linger-seconds", str(linger_seconds),
             "--stubborn-seconds", str(stubborn_seconds),
         ]  # fmt: skip
-        inherited = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(
-                ("LATTICE_", "TORCHELASTIC_", "PET_", "POD_IP", "JOB_COMPLETION_INDEX", "SLURM_NODEID")
-            )
-        }
         log_file = self.folder / f"{name}-{len(self.agents)}.log"
-        with log_file.open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                # What a killed torchrun leaves goes with the test.
-                env={
-                    **inherited,
-                    "OMP_NUM_THREADS": "1",
-                    "TMPDIR": str(self.folder),
-                    **self.environment,
-                    **(environment or {}),
-                },
-            )
+        # A killed torchrun leaves files, which are deleted with the test's folder.
+        variables = {"TMPDIR": str(self.folder), **self.environment, **(environment or {})}
+        process = job_process.start(command, log_file, variables)
         agent = Agent(name, process, log_file, command)
         self.agents.append(agent)
         return agent
 
     def lines(self) -> list[Line]:
-        """What the workers wrote so far."""
+        """Returns the lines that the workers have written so far."""
         return [Line(**json.loads(line)) for line in self.out.read_text().splitlines() if line.endswith("}")]
 
     def steps(self, since: float = 0.0) -> list[Line]:
-        """The first step of each worker in each world, since a moment of the monotonic clock."""
+        """Returns the first step of each worker in each world, since a time of the monotonic clock."""
         return [line for line in self.lines() if line.event == "step" and line.at >= since]
 
     def wait_trains(self, *names: str, since: float = 0.0, timeout_seconds: float = START_SECONDS) -> dict[str, Line]:
-        """Waits until exactly these nodes take steps together in one world; returns each one's last first step."""
+        """Waits until exactly these nodes train together in one world. Returns each node's first step in that world."""
 
         def trains() -> dict[str, Line] | None:
             for agent in {agent.name: agent for agent in self.agents}.values():
@@ -193,7 +175,7 @@ class Job:
         )
 
     def wait_log(self, agent: Agent, text: str, *, timeout_seconds: float = START_SECONDS) -> None:
-        """Waits until an agent has written something."""
+        """Waits until the log of an agent contains a text."""
         wait_for(
             f"{agent.name} writes `{text}`",
             lambda: text in agent.log,
@@ -202,34 +184,34 @@ class Job:
         )
 
     def finish(self) -> None:
-        """Has the workers end with success."""
+        """Makes the workers end with success."""
         self.until.touch()
 
     def fail(self, name: str) -> None:
-        """Has the workers of one node fail, until `mend`."""
+        """Makes the workers of one node fail, until `stop_failing`."""
         Path(f"{self.until}.fail-{name}").touch()
 
-    def mend(self, name: str) -> None:
-        """Takes that back."""
+    def stop_failing(self, name: str) -> None:
+        """Makes the workers of a node train again."""
         Path(f"{self.until}.fail-{name}").unlink()
 
     def wait_all(self, timeout_seconds: float = 60.0) -> dict[str, int]:
-        """Waits for the end of every agent; statuses by name."""
+        """Waits for the end of every agent. Returns the statuses by name."""
         return {agent.name: agent.wait(timeout_seconds) for agent in self.agents}
 
     def describe(self) -> str:
-        """What there is to see when a test fails."""
+        """Returns the last lines and logs, which are shown when a test fails."""
         parts = [f"{line}" for line in self.lines()[-20:]]
         parts += [f"--- {one.name}, status {one.process.poll()}\n{one.log[-3000:]}" for one in self.agents]
         return "\n".join(parts)
 
     def end(self) -> None:
-        """Leaves no process behind, whatever the test did."""
+        """Ends all processes of the job."""
         for agent in self.agents:
             with suppress(ProcessLookupError):
                 os.killpg(agent.process.pid, signal.SIGKILL)
             agent.process.wait()
-        # Workers are in sessions of their own, so that an agent's loss alone leaves them running.
+        # Workers are in separate sessions, so that they continue to run when only their agent is killed.
         for pid in {line.pid for line in self.lines()}:
             if str(self.out) in _command_line(pid):
                 with suppress(ProcessLookupError):
@@ -240,7 +222,7 @@ MakeJob = Callable[..., Job]
 
 
 def kill_node(job: Job, agent: Agent) -> float:
-    """SIGKILL to an agent and its workers at once, as a machine's loss. Returns when."""
+    """Sends SIGKILL to an agent and its workers at once, as if the machine were lost. Returns the time."""
     at = time.monotonic()
     pause(agent.process)
     pids = {line.pid for line in job.lines() if line.node == agent.name}
@@ -262,12 +244,12 @@ def _command_line(pid: int) -> str:
 
 
 def ranks(lines: dict[str, Line]) -> dict[str, int]:
-    """Which node has which rank."""
+    """Returns the rank of each node."""
     return {name: line.group_rank for name, line in lines.items()}
 
 
 def starts(job: Job) -> dict[str, int]:
-    """How often each node's workers were started."""
+    """Returns how often each node's workers were started."""
     counts: dict[str, int] = {}
     for line in job.lines():
         if line.event == "started":

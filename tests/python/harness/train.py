@@ -1,7 +1,7 @@
-"""What the agents of the tests run: a loop of all_reduce over gloo that tells each step to a file, one JSON line each.
+"""The program of the agents in tests: a loop of all_reduce over gloo that writes a JSON line for each step to a file.
 
-It ends when the file `--until` appears, agreed upon by all workers in the same step, or fails when one named after this
-node does: `<until>.fail-<node>`. So a test decides when, and no worker waits for a clock.
+It ends when the file `--until` appears, which all workers agree upon in one step. It fails when the file `<until>.fail-<node>`
+appears. Therefore the test decides when this happens, independently of time.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--until", type=Path, required=True)
     parser.add_argument("--called", required=True)
-    # How much later than the others this node's workers end.
+    # The delay with which this node's workers end after the others.
     parser.add_argument("--linger-seconds", type=float, default=0.0)
-    # How long this node's workers go on after SIGTERM, as those that write a checkpoint do.
+    # The time that this node's workers continue after SIGTERM, as workers that write a checkpoint do.
     parser.add_argument("--stubborn-seconds", type=float, default=0.0)
     arguments = parser.parse_args()
 
@@ -32,7 +32,7 @@ def main() -> None:
     if arguments.stubborn_seconds:
         signal.signal(signal.SIGTERM, end_slowly)
 
-    def tell(event: str, **more: object) -> None:
+    def report(event: str, **more: object) -> None:
         line = {
             "event": event,
             "node": arguments.called,
@@ -50,35 +50,35 @@ def main() -> None:
         with arguments.out.open("a") as out:
             out.write(json.dumps(line) + "\n")
 
-    # Before torch, whose import takes longer than all that the tests measure.
-    tell("started")
+    # Before the import of torch, which takes longer than the times that the tests measure.
+    report("started")
     import torch
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
-    tell("connected")
-    told = False
+    report("connected")
+    is_reported = False
     step = 0
     while True:
         stop = torch.tensor([1.0 if arguments.until.exists() else 0.0])
         try:
             dist.all_reduce(stop)
         except RuntimeError:
-            # A peer's worker was stopped. This one's agent is about to stop it, too, and must not find it failed before.
-            time.sleep(2)
+            # The worker of a peer was stopped. This worker's agent is about to stop it, too, so it must not fail before that.
+            time.sleep(60)
             raise
         step += 1
         if Path(f"{arguments.until}.fail-{arguments.called}").exists():
-            tell("failing", step=step)
-            # At once: while an interpreter ends, a thread of gloo's that is still at work can turn the status into SIGABRT.
+            report("failing", step=step)
+            # Without an orderly exit, during which a thread of gloo that is still working can change the status to SIGABRT.
             os._exit(3)
-        if not told:
-            told = True
-            tell("step", step=step)
+        if not is_reported:
+            is_reported = True
+            report("step", step=step)
         if stop.item() > 0:
             break
-        time.sleep(0.01)
-    tell("done", step=step)
+        time.sleep(0.05)
+    report("done", step=step)
     dist.destroy_process_group()
     time.sleep(arguments.linger_seconds)
 

@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline that says what was awaited. No test sleeps for anything else."""
+"""Waits for a condition with a deadline. The error names the condition. Tests do not sleep for any other reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A machine under load may take this long for what usually takes a moment.
+# A machine under load may need this time for an operation that is usually fast.
 PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
 
@@ -21,7 +21,7 @@ def wait_for(
     detail: Callable[[], str] = str,
     every_seconds: float = _LOOK_SECONDS,
 ) -> T:
-    """Returns the first true answer of `condition`; fails with `what` and `detail()` if there is none in time."""
+    """Returns the first true result of `condition`. Fails with `what` and `detail()` if there is none in time."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         answer = condition()
