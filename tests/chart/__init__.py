@@ -1,1 +1,1 @@
-"""The chart's tests: what is rendered, what is refused, and the rendered containers run with real etcds."""
+"""The chart's tests: renders, refusals, and the rendered containers, which run with real etcds."""

@@ -1,4 +1,4 @@
-"""Certificates for the names that the chart's README lists, and wrong ones of every kind, made by openssl."""
+"""Certificates for the names that the chart's README lists, and all kinds of invalid ones, created by openssl."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 class Authority:
-    """One certificate authority; what it issues is in the form of a Secret."""
+    """One CA. It issues certificates in the form of Secrets."""
 
     def __init__(self, folder: Path, name: str = "test", *, namespace: str = "lattice") -> None:
         self._names = [one.format(namespace=namespace) for one in NAMES]
@@ -30,7 +30,7 @@ class Authority:
     def secret(
         self, name: str = "lattice", *, addresses: tuple[str, ...] = (), expired: bool = False
     ) -> dict[str, str]:
-        """A certificate for both ends, with its key and the authority."""
+        """Returns a new certificate for servers and clients, with its key and the certificate of the CA."""
         self._count += 1
         stem = f"{self._count}"
         (self._folder / f"{stem}.ext").write_text(
@@ -49,7 +49,7 @@ class Authority:
         return {key: (self._folder / file).read_text() for key, file in files.items()}
 
     def _sign_in_the_past(self, stem: str) -> None:
-        """`openssl ca` takes an end date in every release."""
+        """Signs an expired certificate. Only `openssl ca` accepts an end date in every release."""
         (self._folder / "index.txt").touch()
         (self._folder / "serial").write_text("1000\n")
         (self._folder / "ca.cnf").write_text(

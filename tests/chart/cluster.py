@@ -1,9 +1,8 @@
-"""Runs the rendered pods: the very command, arguments, environment, mounts, user and probes, with real binaries.
+"""Runs the rendered pods with their exact command, arguments, environment, mounts, user and probes, and with real binaries.
 
-It is the part of a kubelet that the chart relies on, without Kubernetes. Each pod has a network namespace and an address
-of its own; each container a read-only root with nothing in it but what its image would hold (no shell beside etcd), the
-user that the security context names, and its volumes. Names of Services and members are in /etc/hosts, where Kubernetes
-would have them in DNS. Root is needed for that.
+It implements the part of a kubelet that the chart relies on, without Kubernetes, and needs root. Each pod has a separate network
+namespace and address. Each container has the user of its security context, its volumes, and a read-only root that contains only
+the content of its image (no shell beside etcd). The names of Services and members are in /etc/hosts instead of DNS.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 NAMESPACE, DOMAIN = "lattice", "cluster.local"
 CLONE_NEWNET = 0x40000000
 
-# Binds what the container sees, makes the rest read-only, and becomes the container's program. Its arguments: the root,
-# the user and group, then for each mount `ro|rw`, source and target, then `--` and the command.
+# Mounts the folders of the container, makes everything else read-only, and becomes the container's program. Its arguments are
+# the root, the user and group, then for each mount `ro|rw`, source and target, then `--` and the command.
 _CONTAINER = r"""
 set -eu
 root=$1 user=$2 group=$3
@@ -60,7 +59,7 @@ exec /usr/sbin/chroot --userspec="$user:$group" --groups="$group" "$root" "$@"
 
 
 def package() -> Path:
-    """The folder of the package `lattice_rdzv`."""
+    """Returns the folder of the package `lattice_rdzv`."""
     spec = importlib.util.find_spec("lattice_rdzv")
     assert spec is not None, "the package is not installed"
     assert spec.origin is not None
@@ -68,7 +67,7 @@ def package() -> Path:
 
 
 def missing() -> str | None:
-    """Why pods cannot be run here; none if they can."""
+    """Returns why pods cannot run on this machine, or `None` if they can."""
     if os.geteuid() != 0:
         return "network namespaces and mounts need root"
     for program in ("ip", "nsenter", "unshare", "chroot"):
@@ -83,7 +82,7 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """A network with pods in it."""
+    """A network with pods."""
 
     def __init__(
         self, folder: Path, objects: Objects, etcd: Path, *, secrets: Mapping[str, Mapping[str, str]] = {}
@@ -102,7 +101,7 @@ class Cluster:
         _run("ip", "-n", self._switch, "link", "set", "switch", "up")
 
     def start(self, *, count: int | None = None) -> list[Pod]:
-        """Makes the workload's pods, as its controller would, and starts them side by side."""
+        """Creates the workload's pods, as its controller would, and starts them at the same time."""
         workload = self.objects.workload
         for index in range(count or workload["spec"]["replicas"]):
             stateful = workload["kind"] == "StatefulSet"
@@ -112,16 +111,16 @@ class Cluster:
         return self.pods
 
     def add(self, name: str, template: Object | None = None) -> Pod:
-        """A pod that is not started yet. With a member's name it has the member's volume."""
+        """Returns a new pod that is not started yet. A pod with a member's name has the member's volume."""
         self._count += 1
         pod = Pod(self, name, template or self.objects.pod, f"10.213.7.{self._count}", self._cable())
-        assert not any(other.name == name and other.running for other in self.pods), f"runs already: {name}"
+        assert not any(other.name == name and other.running for other in self.pods), f"already running: {name}"
         self.pods = [*(other for other in self.pods if other.running or not other.started), pod]
-        self.name_things()
+        self.write_hosts()
         return pod
 
     def close(self) -> None:
-        """Ends everything and removes the network."""
+        """Ends all pods and removes the network."""
         for pod in self.pods:
             pod.kill()
         listed = _run("ip", "netns", "list").split()
@@ -129,8 +128,8 @@ class Cluster:
             if name.startswith(self._prefix):
                 _run("ip", "netns", "del", name)
 
-    def name_things(self) -> None:
-        """Writes who has which name and address, into the file that all containers see."""
+    def write_hosts(self) -> None:
+        """Writes the names and addresses of all pods into the hosts file of the containers."""
         lines = ["127.0.0.1 localhost"]
         for pod in self.pods:
             subdomain = self.objects.workload["spec"].get("serviceName") if pod.is_store else None
@@ -140,7 +139,7 @@ class Cluster:
         self.hosts.write_text("\n".join(lines) + "\n")
 
     def services_of(self, pod: Pod) -> list[str]:
-        """The Services whose selector finds a pod, ready or not."""
+        """Returns the Services whose selector matches a pod, ready or not."""
         return [
             one["metadata"]["name"]
             for one in self.objects.all
@@ -148,7 +147,7 @@ class Cluster:
         ]
 
     def endpoints(self, service: str) -> list[Pod]:
-        """The pods that a Service sends to: selected, and ready."""
+        """Returns the endpoints of a Service: the pods that it selects and that are ready."""
         publishes = self.objects.get("Service", service)["spec"].get("publishNotReadyAddresses", False)
         return [pod for pod in self.pods if service in self.services_of(pod) and (publishes or pod.ready())]
 
@@ -158,11 +157,11 @@ class Cluster:
             pod.wait_ready(timeout_seconds=timeout_seconds)
 
     def config_map(self, name: str) -> dict[str, str]:
-        """The data of a rendered ConfigMap."""
+        """Returns the data of a rendered ConfigMap."""
         return dict(self.objects.get("ConfigMap", name)["data"])
 
     def claim(self, pod: str) -> Path:
-        """The folder that is a member's volume, which outlives its pod."""
+        """Returns the folder of a member's volume, which outlives its pod."""
         return self.folder / "claims" / f"data-{pod}"
 
     def _namespace(self, name: str) -> str:
@@ -179,13 +178,13 @@ class Cluster:
         _run("ip", "-n", self._switch, "link", "set", cable, "master", "switch", "up")
         _run("ip", "-n", namespace, "address", "add", f"10.213.7.{number}/24", "dev", "eth0")
         _run("ip", "-n", namespace, "link", "set", "eth0", "up")
-        # Every real pod has one, and etcd looks for it.
+        # Every real pod has a default route, and etcd looks for it.
         _run("ip", "-n", namespace, "route", "add", "default", "dev", "eth0")
         return namespace
 
 
 class Pod:
-    """One pod. It keeps name, address and UID while its containers are restarted; a new pod is another object."""
+    """One pod. It keeps its name, address and UID when its containers are restarted. A replacement is another object."""
 
     def __init__(self, cluster: Cluster, name: str, template: Object, address: str, namespace: str) -> None:
         self.cluster = cluster
@@ -202,17 +201,17 @@ class Pod:
 
     @property
     def is_store(self) -> bool:
-        """Whether it is a pod of the workload and not one of a test."""
+        """Whether this is a pod of the workload and not of a test."""
         return "lattice-rdzv/store" in self.labels
 
     @property
     def etcd(self) -> Container:
-        """The container etcd."""
+        """The container `etcd`."""
         return self.containers["etcd"]
 
     @property
     def running(self) -> bool:
-        """Whether a container of it runs."""
+        """Whether a container of this pod is running."""
         return any(container.running for container in self.containers.values())
 
     def start(self) -> None:
@@ -222,21 +221,21 @@ class Pod:
             container.start()
 
     def terminate(self) -> None:
-        """As Kubernetes does it: SIGTERM, which has to be enough within the grace period."""
+        """Ends the pod as Kubernetes does. SIGTERM must be enough within the grace period."""
         for container in self.containers.values():
             container.terminate(self.spec["terminationGracePeriodSeconds"])
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL to all containers."""
         for container in self.containers.values():
             container.kill()
 
     def ready(self) -> bool:
-        """Whether every container's readiness probe succeeds."""
+        """Returns whether every container's readiness probe succeeds."""
         return all(container.probe("readiness") for container in self.containers.values())
 
     def wait_ready(self, *, timeout_seconds: float = 60) -> None:
-        """Waits until it is ready."""
+        """Waits until the pod is ready."""
 
         def ready() -> bool:
             ended = [name for name, one in self.containers.items() if not one.running]
@@ -246,38 +245,38 @@ class Pod:
         wait_for(f"{self.name} is ready", ready, timeout_seconds=timeout_seconds, detail=self.describe)
 
     def describe(self) -> str:
-        """The ends of its logs."""
+        """Returns the ends of the pod's logs."""
         return "\n".join(f"--- {self.name}/{name}\n{one.log[-3000:]}" for name, one in self.containers.items())
 
     def inside(self, call: Callable[[], T]) -> T:
-        """Runs something in the pod's network."""
-        answer: list[T] = []
-        trouble: list[BaseException] = []
+        """Runs a function in the pod's network and returns its result."""
+        result: list[T] = []
+        errors: list[BaseException] = []
 
         def work() -> None:
             try:
                 with Path("/run/netns", self.namespace).open("rb") as namespace:
                     if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) != 0:
                         raise OSError(ctypes.get_errno(), "setns")
-                answer.append(call())
+                result.append(call())
             except BaseException as error:
-                trouble.append(error)
+                errors.append(error)
 
-        # A namespace is a thread's own, so a new thread has one for itself and takes it along.
+        # Each thread has its own namespace, so only this new thread changes it.
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        if trouble:
-            raise trouble[0]
-        return answer[0]
+        if errors:
+            raise errors[0]
+        return result[0]
 
     def get(self, path: str, port: int) -> tuple[int, str]:
-        """A plain HTTP request to the pod's address: status and text."""
+        """Sends an HTTP request to the pod's address. Returns status and text."""
 
         def request() -> tuple[int, str]:
             try:
-                with urllib.request.urlopen(f"http://{self.address}:{port}{path}", timeout=10) as answer:
-                    return int(answer.status), answer.read().decode()
+                with urllib.request.urlopen(f"http://{self.address}:{port}{path}", timeout=10) as response:
+                    return int(response.status), response.read().decode()
             except urllib.error.HTTPError as error:
                 with error:
                     return error.code, error.read().decode()
@@ -285,7 +284,7 @@ class Pod:
         return self.inside(request)
 
     def volume(self, name: str) -> Path:
-        """The folder that a volume is."""
+        """Returns the folder of a volume, and creates it with its files if necessary."""
         folder = self.folder / "volumes" / name
         volume = next((one for one in self.spec.get("volumes", []) if one["name"] == name), None)
         if volume is None:
@@ -314,7 +313,7 @@ class Pod:
 
 
 class Container:
-    """One container, and the process that it is while it runs."""
+    """One container, and its process while it is running."""
 
     def __init__(self, pod: Pod, spec: Object) -> None:
         self.pod = pod
@@ -327,7 +326,7 @@ class Container:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Its variables, with references filled in and `$(NAME)` replaced."""
+        """The container's variables, with references resolved and `$(NAME)` replaced."""
         out = self.service_variables
         for source in self.spec.get("envFrom", []):
             out.update(self.pod.cluster.config_map(source["configMapRef"]["name"]))
@@ -337,7 +336,7 @@ class Container:
 
     @property
     def service_variables(self) -> dict[str, str]:
-        """The variables of Services, unless the pod has none. Members use the addresses as a name alone, so nothing needs to have them."""
+        """The variables of Services, unless the pod disables them. No test connects to these addresses."""
         if self.pod.spec.get("enableServiceLinks") is False:
             return {}
         out = {}
@@ -349,22 +348,22 @@ class Container:
 
     @property
     def command(self) -> list[str]:
-        """Its command line."""
+        """The container's command line."""
         variables = self.environment
         return [expand(part, variables) for part in (*self.spec["command"], *self.spec.get("args", []))]
 
     @property
     def log(self) -> str:
-        """What it wrote."""
+        """The container's output."""
         return self._log.read_text(errors="replace")
 
     @property
     def running(self) -> bool:
-        """Whether its process is there."""
+        """Whether the container's process is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Starts it with a fresh root; volumes are as they were."""
+        """Starts the container with a new root. Its volumes keep their content."""
         context = self.pod.spec["securityContext"]
         mounts = list(self._mounts())
         for _, _, target in mounts:
@@ -397,23 +396,23 @@ class Container:
             )
 
     def terminate(self, grace_seconds: float) -> None:
-        """SIGTERM to its first process, and its end."""
+        """Sends SIGTERM to the first process and waits for its end."""
         if self.running and self._process is not None:
             os.kill(self._first(), signal.SIGTERM)
             self._process.wait(grace_seconds)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL to the first process."""
         if self._process is not None:
             try:
                 os.kill(self._first(), signal.SIGKILL)
             except (ProcessLookupError, FileNotFoundError, IndexError):
                 self._process.kill()
-            # What began it ends with it: then its ports and files are free.
+            # The other processes end with the first one. After this, ports and files are free.
             self._process.wait()
 
     def probe(self, kind: str) -> bool:
-        """Whether the probe of that kind succeeds; one that it does not have always does."""
+        """Returns whether the probe of this kind succeeds. A probe that is not configured always succeeds."""
         probe = self.spec.get(f"{kind}Probe")
         if probe is None:
             return True
@@ -426,13 +425,15 @@ class Container:
         return 200 <= status < 400
 
     def execute(self, *command: str, variables: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
-        """`kubectl exec`: a program of the container's root, in its network and with its variables."""
+        """Runs a program as `kubectl exec` does: in the container's root and network, and with its variables. etcdctl may take as
+        long as a machine under load needs."""
+        patience = {"ETCDCTL_COMMAND_TIMEOUT": "20s", "ETCDCTL_DIAL_TIMEOUT": "10s"}
         return subprocess.run(
             ["nsenter", "--target", str(self._first()), "--mount", "--net", "--root", "--wd=/", "--", *command],
-            env={"PATH": self._path, **self.environment, **variables},
+            env={"PATH": self._path, **patience, **self.environment, **variables},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=90,
             check=False,
         )
 
@@ -443,7 +444,7 @@ class Container:
 
     @property
     def _has_package(self) -> bool:
-        """Whether the image is one with the package `lattice-rdzv`. It then has the Python of these tests."""
+        """Whether the image has the package `lattice-rdzv`. The container then has the Python of these tests."""
         return "lattice-rdzv:" in self.spec["image"]
 
     @property
@@ -454,17 +455,17 @@ class Container:
         image = self.spec["image"]
         yield "ro", str(self.pod.cluster.hosts), "/etc/hosts"
         if self.spec["command"][0] in ("etcd", "etcdctl"):
-            # Nothing but the two programs, and the C library for Debian's.
+            # Only the two programs, and the C library, which Debian's etcd needs.
             yield "ro", str(self.pod.cluster.etcd), "/usr/local/bin"
             yield "ro", "/usr/lib", "/usr/lib"
             yield "ro", "/usr/lib64", "/usr/lib64"
         else:
-            assert image, "an image is named"
+            assert image, "the container must have an image"
             yield "ro", "/usr", "/usr"
             if not Path("/usr/bin/python3").exists():
                 yield "ro", sys.base_prefix, "/usr/local"
             if self._has_package:
-                # The virtual environment, its Python, and the sources, where the package is installed in place.
+                # The virtual environment, its Python, and the sources, which are needed if the package is installed in place.
                 for folder in {sys.prefix, sys.base_prefix, str(package().parent)}:
                     if not folder.startswith("/usr"):
                         yield "ro", folder, folder
@@ -488,31 +489,31 @@ class Container:
 
 
 def names(service: str) -> str:
-    """Both names of a Service in DNS."""
+    """Returns both DNS names of a Service."""
     return f"{service}.{NAMESPACE}.svc.{DOMAIN} {service}.{NAMESPACE}.svc"
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """`$(NAME)` as Kubernetes fills it in: what is not known stays as it is."""
+    """Replaces `$(NAME)` as Kubernetes does. References to unknown variables remain."""
     return re.sub(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)", lambda match: variables.get(match[1], match[0]), text)
 
 
 def members(pod: Pod) -> list[dict[str, Any]]:
-    """What a member's etcdctl lists."""
+    """Returns the members that a member's etcdctl lists."""
     done = pod.etcd.execute("etcdctl", "member", "list", "--write-out=json")
     assert done.returncode == 0, done.stderr + pod.describe()
     return list(json.loads(done.stdout)["members"])
 
 
 def header(pod: Pod) -> dict[str, Any]:
-    """The header of an answer: cluster, member, revision."""
+    """Returns the header of a response, with cluster ID, member ID and revision."""
     done = pod.etcd.execute("etcdctl", "get", "none", "--write-out=json")
     assert done.returncode == 0, done.stderr + pod.describe()
     return dict(json.loads(done.stdout)["header"])
 
 
 def open_port(pod: Pod, port: int) -> bool:
-    """Whether somebody listens on a port of the pod."""
+    """Returns whether a process listens on a port of the pod."""
 
     def connect() -> bool:
         try:

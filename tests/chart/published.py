@@ -4,7 +4,7 @@ from chart.render import Object, Objects
 
 
 def published(namespace: str = "lattice") -> Objects:
-    """What 0.1.0 made, written down from its documentation: names, ports, and selector. The rest is Kubernetes' default."""
+    """Returns the objects of 0.1.0 with the documented names, ports and selectors. Other fields have Kubernetes' defaults."""
 
     def head(kind: str, name: str, version: str = "v1") -> Object:
         labels = {"app": "lattice-rdzv"}

@@ -1,4 +1,4 @@
-"""Rendering the chart: values in, objects out; or the refusal's words."""
+"""Renders the chart with given values. The result is the objects, or an exception with the chart's message."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Values = Mapping[str, Any]
 
 
 class Refused(Exception):
-    """Helm rendered nothing; its text says why."""
+    """Helm has refused to render. The message is Helm's."""
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """One release of Helm, rendering for one release of Kubernetes."""
+    """Renders with one release of Helm for one release of Kubernetes."""
 
     helm_version: str = NEWEST_HELM
     kubernetes: str = "1.30.0"
@@ -34,7 +34,7 @@ class Renderer:
     arguments: tuple[str, ...] = field(default=())
 
     def text(self, values: Values | None = None, *files: Path) -> str:
-        """What Helm prints; `Refused` with what it says otherwise."""
+        """Returns Helm's output, or raises `Refused` with its error."""
         with tempfile.NamedTemporaryFile("w", suffix=".json") as own:
             json.dump(values or {}, own)
             own.flush()
@@ -48,40 +48,40 @@ class Renderer:
         return done.stdout
 
     def objects(self, values: Values | None = None, *files: Path) -> Objects:
-        """The objects that are installed."""
+        """Returns the objects that are installed."""
         return Objects([one for one in parse(self.text(values, *files)) if not is_hook(one)])
 
     def hooks(self, values: Values | None = None, *files: Path) -> Objects:
-        """The pods of `helm test`."""
+        """Returns the pods of `helm test`."""
         return Objects([one for one in parse(self.text(values, *files)) if is_hook(one)])
 
 
 def parse(text: str) -> list[Object]:
-    """The documents that are not empty."""
+    """Returns the documents that are not empty."""
     return [document for document in yaml.safe_load_all(text) if document]
 
 
 def is_hook(one: Object) -> bool:
-    """Whether it exists only for a while."""
+    """Returns whether an object is a hook, which exists only temporarily."""
     return "helm.sh/hook" in one["metadata"].get("annotations", {})
 
 
 class Objects:
-    """Rendered objects, to be found by kind and name."""
+    """Rendered objects, which can be found by kind and name."""
 
     def __init__(self, all_of_them: Sequence[Object]) -> None:
         self.all = list(all_of_them)
 
     def names(self) -> set[tuple[str, str]]:
-        """Kind and name of each."""
+        """Returns kind and name of each object."""
         return {(one["kind"], one["metadata"]["name"]) for one in self.all}
 
     def kinds(self) -> list[str]:
-        """Every kind, sorted."""
+        """Returns the kind of each object, sorted."""
         return sorted(one["kind"] for one in self.all)
 
     def get(self, kind: str, name: str = "lattice-rdzv", *, namespace: str = "lattice") -> Object:
-        """The one of that kind and name."""
+        """Returns the only object of this kind and name."""
         found = [
             one
             for one in self.all
@@ -92,8 +92,9 @@ class Objects:
 
     @property
     def workload(self) -> Object:
-        """The Deployment or the StatefulSet."""
-        found = [one for one in self.all if one["kind"] in ("Deployment", "StatefulSet")]
+        """The Deployment or the StatefulSet of the service."""
+        own = (("Deployment", "lattice-rdzv"), ("StatefulSet", "lattice-rdzv"))
+        found = [one for one in self.all if (one["kind"], one["metadata"]["name"]) in own]
         assert len(found) == 1, self.kinds()
         return found[0]
 
@@ -104,11 +105,11 @@ class Objects:
 
     @property
     def etcd(self) -> Object:
-        """The container etcd."""
+        """The container `etcd`."""
         return self.container("etcd")
 
     def container(self, name: str) -> Object:
-        """A container of the pod template."""
+        """Returns a container of the pod template."""
         return next(one for one in self.pod["spec"]["containers"] if one["name"] == name)
 
     @property
@@ -118,19 +119,19 @@ class Objects:
 
     @property
     def agents(self) -> dict[str, str]:
-        """What agents get from the ConfigMap."""
+        """The variables that agents get from the ConfigMap."""
         return dict(self.get("ConfigMap", "lattice-rdzv-config")["data"])
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """`a.b` and 1 as `{"a": {"b": 1}}`."""
+    """Returns `{"a": {"b": 1}}` for `a.b` and 1."""
     for key in reversed(path.split(".")):
         value = {key: value}
     return dict(value)
 
 
 def merged(*values: Values) -> dict[str, Any]:
-    """Values over values, as Helm lays them."""
+    """Merges values in the order in which Helm does."""
     out: dict[str, Any] = {}
     for one in values:
         for key, value in one.items():
@@ -139,12 +140,12 @@ def merged(*values: Values) -> dict[str, Any]:
     return out
 
 
-# Objects of Kubernetes that are passed on whole.
+# Values that are objects of Kubernetes, which the chart renders unchanged.
 WHOLE = ("podSecurityContext", "containerSecurityContext", "tests.annotations", "metrics.grafanaDashboard.labels")
 
 
 def leaves(values: Values, above: str = "") -> dict[str, Any]:
-    """Each value that is not itself a map of values, by its path; an empty map is one."""
+    """Returns each value that is not a map of other values, by its path. An empty map is such a value."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{above}{key}"
@@ -156,7 +157,7 @@ def leaves(values: Values, above: str = "") -> dict[str, Any]:
 
 
 def default_values() -> dict[str, Any]:
-    """values.yaml as it stands."""
+    """Returns the values of values.yaml."""
     return dict(yaml.safe_load((CHART / "values.yaml").read_text()))
 
 

@@ -13,7 +13,7 @@ from chart.tools import schemas
 
 @cache
 def validator(kubernetes: str, kind: str, version: str) -> Draft7Validator:
-    """The strict schema of a kind: an unknown field is an error."""
+    """Returns the validator of a kind, for which an unknown field is an error."""
     folder = schemas(kubernetes)
     group = version.split("/")[0].split(".")[0]
     name = "-".join([kind.lower(), *([group] if "/" in version else []), version.split("/")[-1]])

@@ -1,4 +1,4 @@
-"""What keeps members up and apart, as it is rendered; and that nothing of it is there for an etcd of yours."""
+"""Rendered objects that keep members available and on separate Kubernetes nodes. An external etcd needs none of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_one_member_has_no_budget_that_a_drain_would_wait_for(values: dict[str, 
 
 
 @pytest.mark.parametrize(("kubernetes", "version"), [("1.18.0", "policy/v1beta1"), ("1.21.0", "policy/v1")])
-def test_several_members_have_one_of_their_own(kubernetes: str, version: str) -> None:
+def test_several_members_have_a_budget(kubernetes: str, version: str) -> None:
     objects = Renderer(kubernetes=kubernetes).objects(MEMBERS)
     budget = objects.get("PodDisruptionBudget")
     assert budget["apiVersion"] == version
@@ -39,7 +39,7 @@ def test_several_members_are_spread_if_possible() -> None:
     assert "affinity" not in Renderer().objects().pod["spec"]
 
 
-def test_a_node_affinity_leaves_members_apart() -> None:
+def test_a_node_affinity_keeps_members_apart() -> None:
     wanted: dict[str, Any] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
     affinity = Renderer().objects(merged(MEMBERS, {"affinity": {"nodeAffinity": wanted}})).pod["spec"]["affinity"]
     assert affinity["nodeAffinity"] == wanted
@@ -49,7 +49,7 @@ def test_a_node_affinity_leaves_members_apart() -> None:
 
 
 def test_a_single_member_leaves_a_lost_kubernetes_node_after_30_seconds() -> None:
-    """Five minutes, Kubernetes' default, would be five minutes without any etcd."""
+    """With Kubernetes' default of five minutes, there would be no etcd for five minutes."""
     seconds = {one["key"]: one["tolerationSeconds"] for one in Renderer().objects().pod["spec"]["tolerations"]}
     assert seconds == {"node.kubernetes.io/not-ready": 30, "node.kubernetes.io/unreachable": 30}
     assert "tolerations" not in Renderer().objects(MEMBERS).pod["spec"]
@@ -60,7 +60,7 @@ def test_a_single_member_leaves_a_lost_kubernetes_node_after_30_seconds() -> Non
 
 
 def test_openshift_assigns_users_and_groups() -> None:
-    """Its policy `restricted-v2` refuses a pod that names some. Others than the chart's own were chosen by somebody."""
+    """OpenShift's policy `restricted-v2` refuses a pod that sets them. Values of the user are kept."""
     openshift = Renderer(arguments=("--api-versions", "security.openshift.io/v1"))
     context = openshift.objects().pod["spec"]["securityContext"]
     assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -70,20 +70,20 @@ def test_openshift_assigns_users_and_groups() -> None:
 
 
 def test_a_cluster_of_several_members_has_a_unique_identity() -> None:
-    """Kubernetes assigns the addresses of the Services anew after a reinstallation. Every render is the same nevertheless."""
+    """After a reinstallation, the Services have new addresses, which are the identity. Renders are identical nevertheless."""
     values = merged(MEMBERS, {"clientService": {"name": "clients"}})
     objects = Renderer().objects(values)
     token = "lattice-rdzv-$(CLIENTS_SERVICE_HOST)-$(LATTICE_RDZV_SERVER_SERVICE_HOST)"
     assert objects.flags["initial-cluster-token"] == token
     assert objects.pod["spec"]["enableServiceLinks"] is True
-    # The kubelet starts no container with an unknown variable in it.
+    # The kubelet does not start a container whose `subPathExpr` has an unknown variable.
     (gate,) = [mount for mount in objects.etcd["volumeMounts"] if mount["name"] == "token"]
     assert gate["subPathExpr"] == "$(CLIENTS_SERVICE_HOST)/$(LATTICE_RDZV_SERVER_SERVICE_HOST)"
     assert objects.all == Renderer().objects(values).all
 
 
-def test_what_peers_know_each_other_by_cannot_change() -> None:
-    """It is in the StatefulSet's selector, which the API server refuses to change."""
+def test_the_peer_urls_cannot_change() -> None:
+    """Their parts are in the StatefulSet's selector, which the API server refuses to change."""
     tls = {"tls": {"peer": {"enabled": True, "existingSecret": "rdzv-peer-tls"}}}
     port = {"serverService": {"serverPort": {"internalPort": 3380}}}
     changed = [Renderer().objects(merged(MEMBERS, one)) for one in ({}, tls, port, {"clusterDomain": "corp.example"})]
@@ -100,8 +100,8 @@ def test_without_a_quorum_no_member_is_evicted() -> None:
     assert budget["unhealthyPodEvictionPolicy"] == "IfHealthyBudget"
 
 
-def test_members_in_production_are_kept_apart_for_certain() -> None:
-    """By labels that their pods bear, or nothing would be apart."""
+def test_members_in_production_never_share_a_kubernetes_node() -> None:
+    """The rules must select labels that the pods have, because otherwise they would have no effect."""
     objects = Renderer().objects(None, CHART / "values-production.yaml")
     labels, spec = objects.pod["metadata"]["labels"], objects.pod["spec"]
     (term,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
@@ -112,7 +112,7 @@ def test_members_in_production_are_kept_apart_for_certain() -> None:
         assert rule["labelSelector"]["matchLabels"].items() <= labels.items()
 
 
-def test_your_own_etcd_is_only_what_agents_read() -> None:
+def test_an_external_etcd_renders_only_the_agents_configuration() -> None:
     values = {"external": {"endpoints": ["http://etcd-1:2379", "etcd-2:2379"]}}
     objects = Renderer().objects(values)
     assert objects.names() == {("ConfigMap", "lattice-rdzv-config")}

@@ -1,4 +1,4 @@
-"""The names, values and defaults that whoever has the chart already depends on."""
+"""The names, values and defaults on which users of the chart depend."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import yaml
 from chart.render import MEMBERS, Renderer, default_values, leaves
 from chart.tools import CHART, HELM_VERSIONS, ROOT, helm
 
-# As it was promised to those who install it; never edited to suit the chart.
+# The interface that was promised to users. It must not be changed to fit the chart.
 PROMISED = {
     "affinity": {},
     "clientService.externalPort": 2379,
@@ -80,24 +80,24 @@ def test_a_deployments_selector_finds_its_own_pods() -> None:
 
 
 def test_nothing_in_a_pod_changes_with_the_charts_version_or_the_release() -> None:
-    """Or each upgrade would restart the store."""
+    """Otherwise, each upgrade would restart etcd."""
     pod = Renderer().objects().pod
     assert "0.2.0" not in yaml.safe_dump(pod)
     assert "helm.sh/chart" not in pod["metadata"]["labels"]
 
 
-def test_what_is_accepted_without_effect_changes_nothing() -> None:
+def test_values_without_effect_change_nothing() -> None:
     values = {"enabled": False, "global": {"registry": "x"}, "jfrog": {"username": "u", "password": "p"}}
     assert Renderer().objects(values).all == Renderer().objects().all
 
 
-def test_a_render_for_another_namespace_names_it_throughout() -> None:
+def test_all_objects_of_a_render_are_in_its_namespace() -> None:
     text = Renderer(namespace="elsewhere").text()
     assert "lattice.svc" not in text
     assert "lattice-rdzv-client.elsewhere.svc.cluster.local" in text
 
 
-def test_the_readme_shows_how_it_is_installed() -> None:
+def test_the_readme_shows_how_to_install_the_chart() -> None:
     command = "helm install rdzv . --namespace lattice --create-namespace"
     assert command in (ROOT / "README.md").read_text()
     assert command in (CHART / "README.md").read_text()

@@ -1,12 +1,31 @@
-"""Every value does something: each is set to another value, and the change has to show where it should."""
+"""Every value has an effect: each is set to another value, and the render must change in the right places."""
 
+import json
+import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from chart.render import AUTH, MEMBERS, MTLS, Refused, Renderer, default_values, leaves, merged, nested
+from chart.render import (
+    AUTH,
+    MEMBERS,
+    MTLS,
+    Object,
+    Refused,
+    Renderer,
+    default_values,
+    leaves,
+    merged,
+    nested,
+    parse,
+)
+
+# For each value: the objects and the paths in them that it changes.
+PLACES = Path(__file__).parent / "golden" / "effects.json"
 
 PERSISTENT = {"persistence": {"enabled": True}}
 BALANCER = merged(MTLS, {"clientService": {"type": "LoadBalancer"}, "serverService": {"type": "LoadBalancer"}})
@@ -19,7 +38,17 @@ EXPOSED = {"type": "LoadBalancer"}
 SELECTOR = {"matchLabels": {"who": "changed"}}
 V36 = {"image": "quay.io/coreos/etcd:v3.6.16"}
 
-# A value: what it is set to, the values around it, and a text that is rendered then and was not before.
+PAGE = {
+    "dashboard": {
+        "enabled": True,
+        "image": "agent:1",
+        "tls": {"existingSecret": "page-tls"},
+        "login": {"existingSecret": "page-login"},
+    }
+}
+PAGE_ISSUER = merged(PAGE, {"dashboard": {"tls": {"existingSecret": "", "issuerRef": ISSUER}}})
+
+# For each value: its new value, the other values, and a text that only the changed render has. PLACES has the changed places.
 EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "engine": ("embedded", {"image": "lattice-rdzv:1"}, "--listen=*:2379"),
     "replicaCount": (5, MEMBERS, "replicas: 5"),
@@ -184,6 +213,37 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
         merged(MONITOR, {"metrics": {"prometheusRule": {"enabled": True}}}),
         "who: changed",
     ),
+    "dashboard.enabled": (
+        True,
+        nested("dashboard", {**PAGE["dashboard"], "enabled": False}),
+        "name: lattice-rdzv-dashboard",
+    ),
+    "dashboard.image": ("page:1", PAGE, "image: page:1"),
+    "dashboard.tenant": ("vision", PAGE, "value: vision"),
+    "dashboard.hosts": (["changed.example.com"], PAGE, "--host=changed.example.com"),
+    "dashboard.port": (9089, PAGE, "--listen=*:9089"),
+    "dashboard.metricsPort": (9090, PAGE, "--listen-metrics=*:9090"),
+    "dashboard.resources": ({"limits": {"memory": "97Mi"}}, PAGE, "memory: 97Mi"),
+    "dashboard.tls.existingSecret": ("changed", PAGE, "secretName: changed"),
+    "dashboard.tls.issuerRef": (
+        ISSUER,
+        merged(PAGE, {"dashboard": {"tls": {"existingSecret": ""}}}),
+        "kind: Certificate",
+    ),
+    "dashboard.tls.certificateDuration": ("77h", PAGE_ISSUER, "duration: 77h"),
+    "dashboard.login.user": ("changed", PAGE, "--user=changed"),
+    "dashboard.login.existingSecret": ("changed", PAGE, "secretName: changed"),
+    "dashboard.etcd.user": ("changed", merged(PAGE, AUTH), "/etc/lattice-rdzv/auth/changed"),
+    "dashboard.etcd.existingSecret": ("changed", merged(PAGE, MTLS), "secretName: changed"),
+    "dashboard.service.type": ("NodePort", PAGE, "type: NodePort"),
+    "dashboard.service.port": (9443, PAGE, "port: 9443"),
+    "dashboard.service.annotations": ({"who": "changed"}, PAGE, "who: changed"),
+    "dashboard.service.labels": ({"who": "changed"}, PAGE, "who: changed"),
+    "dashboard.networkPolicy.from": (
+        [{"ipBlock": {"cidr": "10.7.0.0/16"}}],
+        merged(PAGE, POLICY),
+        "cidr: 10.7.0.0/16",
+    ),
     **{
         f"probes.{probe}.{time}": (77, {}, f"{time}: 77")
         for probe in ("startup", "liveness", "readiness")
@@ -191,7 +251,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     },
 }
 
-# The values around one that are refused without it.
+# The other values of these are refused without them.
 ALLOWED_ONLY_WITH = {
     "tls.client.enabled": "tls.client.enabled=true",
     "tls.peer.enabled": "tls.peer.enabled=true",
@@ -199,27 +259,29 @@ ALLOWED_ONLY_WITH = {
     "tls.client.issuerRef": "`tls.client.issuerRef` instead",
     "tls.peer.issuerRef": "`tls.peer.issuerRef` instead",
     "external.existingSecret": "set `external.existingSecret`",
+    "dashboard.enabled": "dashboard.enabled=true",
+    "dashboard.tls.issuerRef": "`dashboard.tls.issuerRef` instead",
     "engine": "set `etcd.version`",
 }
 
 NO_RENDERED_EFFECT = {
-    "rendezvous.backend": "`etcd` is the only backend that agents know; any other is refused (test_schema)",
-    "clientService.allowUnauthenticated": "it allows what is refused otherwise (test_refusals)",
-    "serverService.allowUnauthenticated": "it allows what is refused otherwise (test_refusals)",
-    "cluster.allowRecreate": "it silences a look-up in a cluster, which a render without one does not do",
-    "global": "a parent chart's, accepted so that a strict schema does not refuse it",
-    "enabled": "a parent chart's condition, which Helm reads there",
-    "jfrog": "passed by installers of 0.1.0, accepted for the same reason",
+    "rendezvous.backend": "`etcd` is the only backend that agents have; every other value is refused (test_schema)",
+    "clientService.allowUnauthenticated": "it allows a Service that is refused otherwise (test_refusals)",
+    "serverService.allowUnauthenticated": "it allows a Service that is refused otherwise (test_refusals)",
+    "cluster.allowRecreate": "it disables a check that needs a lookup in a cluster, which this render does not have",
+    "global": "a value of parent charts, accepted because the strict schema would refuse it",
+    "enabled": "the condition of a parent chart, which only Helm reads",
+    "jfrog": "passed by installers of 0.1.0, accepted because the strict schema would refuse it",
 }
 
 
-def test_each_value_is_tried_or_excused() -> None:
+def test_each_value_is_tested_or_exempt() -> None:
     assert EFFECTS.keys() | NO_RENDERED_EFFECT.keys() == leaves(default_values()).keys()
     assert not EFFECTS.keys() & NO_RENDERED_EFFECT.keys()
 
 
 @pytest.mark.parametrize("path", EFFECTS)
-def test_it_shows(path: str) -> None:
+def test_the_value_has_an_effect(path: str) -> None:
     value, around, shown = EFFECTS[path]
     assert leaves(default_values())[path] != value
     if path in ALLOWED_ONLY_WITH:
@@ -230,8 +292,39 @@ def test_it_shows(path: str) -> None:
         before = Renderer().text(around)
     after = Renderer().text(merged(around, nested(path, value)))
     before, after = (yaml.safe_dump_all(yaml.safe_load_all(text)) for text in (before, after))
-    assert before != after
     assert not shown or (shown in after and shown not in before), after
+    found = sorted(changed_places(by_name(before), by_name(after)))
+    assert found
+    places = json.loads(PLACES.read_text())
+    if os.environ.get("LATTICE_CHART_GOLDEN") == "write":
+        places[path] = found
+        PLACES.write_text(json.dumps(places, indent=1, sort_keys=True) + "\n")
+    assert found == places[path]
+
+
+def test_only_tested_values_have_reviewed_places() -> None:
+    assert json.loads(PLACES.read_text()).keys() == EFFECTS.keys()
+
+
+def by_name(text: str) -> Object:
+    """Returns the objects of a render by kind, name, and namespace if it is not the release's."""
+    return {
+        f"{one['kind']} {one['metadata']['name']}{'' if namespace == 'lattice' else f' in {namespace}'}": one
+        for one in parse(text)
+        for namespace in [one["metadata"].get("namespace")]
+    }
+
+
+def changed_places(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """Yields the paths of the values that differ. A list whose length differs is one value."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before.keys() | after.keys():
+            yield from changed_places(before.get(key), after.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from changed_places(one, other, f"{path}[{index}]")
+    elif before != after:
+        yield path
 
 
 @pytest.mark.parametrize(
@@ -247,7 +340,7 @@ def test_it_shows(path: str) -> None:
         ({"podSecurityContext": None}, "fsGroup"),
     ],
 )
-def test_what_is_taken_away_is_gone(values: dict[str, Any], absent: str) -> None:
+def test_a_disabled_feature_is_not_rendered(values: dict[str, Any], absent: str) -> None:
     assert absent not in Renderer().text(values)
 
 
@@ -256,8 +349,8 @@ def test_a_storage_class_can_be_none_at_all() -> None:
     assert claim["volumeClaimTemplates"][0]["spec"]["storageClassName"] == ""
 
 
-def test_our_labels_are_not_replaced_by_others() -> None:
-    """Or a label from the values would part a Service from its pods."""
+def test_labels_of_the_values_do_not_replace_the_charts_own() -> None:
+    """Otherwise, a Service would no longer select its pods."""
     stray = {"app": "mine", "lattice-rdzv/store": "mine", "lattice-rdzv/metrics": "no"}
     values = {
         "commonLabels": stray,
@@ -274,7 +367,7 @@ def test_our_labels_are_not_replaced_by_others() -> None:
 
 
 def test_both_ports_for_clients_are_served_and_reached() -> None:
-    """The Services may name two ports of etcd, and any outer ones."""
+    """The Services may have two ports of etcd, and any external ports."""
     values = {
         "clientService": {"internalPort": 3001, "externalPort": 4001},
         "serverService": {
@@ -300,7 +393,7 @@ def test_both_ports_for_clients_are_served_and_reached() -> None:
 
 
 @pytest.mark.parametrize(("quota", "size"), [(0, 2 * 536870912 + 536870912), (1073741824, 2 * 1073741824 + 536870912)])
-def test_a_store_in_memory_is_as_large_as_its_quota_needs(quota: int, size: int) -> None:
+def test_a_memory_volume_is_as_large_as_the_quota_needs(quota: int, size: int) -> None:
     objects = Renderer().objects({"ephemeral": {"medium": "Memory"}, "etcd": {"quotaBackendBytes": quota}})
     assert objects.pod["spec"]["volumes"] == [
         {"name": "data", "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}
@@ -309,7 +402,7 @@ def test_a_store_in_memory_is_as_large_as_its_quota_needs(quota: int, size: int)
     assert objects.flags["unsafe-no-fsync"] == "true"
 
 
-def test_syncing_is_never_left_out_on_a_disk() -> None:
+def test_fsync_is_never_disabled_on_a_disk() -> None:
     for values in ({}, PERSISTENT, MEMBERS, V36):
         assert "unsafe-no-fsync" not in Renderer().objects(values).flags
 
@@ -318,18 +411,18 @@ EMPTY = [path for path, value in leaves(default_values()).items() if value in ([
 
 
 @pytest.mark.parametrize("path", EMPTY)
-def test_null_takes_a_list_or_a_map_back(path: str) -> None:
-    """`--set etcd.extraArgs=null` is how Helm takes back what was set before."""
-    # With the values around it under which it counts; the first objects are the ones without it.
+def test_null_removes_a_list_or_a_map(path: str) -> None:
+    """In Helm, `--set etcd.extraArgs=null` removes a value that was set before."""
+    # The other values are those with which this one has an effect.
     around = EFFECTS[path][1]
     if path.endswith("issuerRef"):
-        around = MTLS
-    plain, taken_back = (Renderer().objects(merged(around, one)) for one in ({}, nested(path, None)))
-    assert plain.all == taken_back.all
+        around = merged(MTLS, PAGE)
+    plain, removed = (Renderer().objects(merged(around, one)) for one in ({}, nested(path, None)))
+    assert plain.all == removed.all
 
 
 def test_no_number_is_rendered_as_a_float() -> None:
-    """Helm reads numbers of a values file as floats, and Go prints those from a million on as 1e+06."""
+    """Helm reads the numbers of a values file as floats, and Go prints floats of a million or more as 1e+06."""
     around = merged(MEMBERS, {"etcd": {"autoCompactionMode": "revision", "autoCompactionRetention": 1000000}})
     numbers = [path for path, value in leaves(default_values()).items() if type(value) is int and "ort" not in path]
     values = merged(
@@ -337,5 +430,9 @@ def test_no_number_is_rendered_as_a_float() -> None:
     )
     text = Renderer().text(values)
     assert "--auto-compaction-retention=1000000" in text
+    sizes = {"persistence": {"size": 8000000000}}
+    claim = Renderer().objects(merged(values, sizes)).workload["spec"]["volumeClaimTemplates"][0]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "8000000000"
+    assert 'sizeLimit: "8000000000"' in Renderer().text({"ephemeral": {"sizeLimit": 8000000000}})
     assert text.count("7000000") >= len(numbers) - 2
     assert not re.search(r"[0-9]e\+[0-9]", text)

@@ -1,4 +1,4 @@
-"""`engine: embedded`, as it is rendered: one pod that serves agents as etcd would, and a refusal for what only etcd has."""
+"""The render of `engine: embedded`: one pod that serves agents as etcd does. Values that only etcd has are refused."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from chart.tools import CHART, HELM_VERSIONS
 
 CLIENT_TLS = {"tls": {"client": MTLS["tls"]["client"]}}
 PASSWORD = {"auth": AUTH["auth"]}
-# Everything under these means etcd, except for what the embedded server has too.
+# All values below these belong to etcd, except for those that the embedded server has, too.
 OF_ETCD = ("cluster.", "defragmentation.", "ephemeral.", "etcd.", "pdb.", "persistence.", "tls.peer.")
 OF_BOTH = {"etcd.extraEnv", "etcd.logLevel", "etcd.metricsPort"}
 
 
 def etcd_values() -> dict[str, Any]:
-    """The chart's table of values that only etcd has."""
+    """Returns the chart's table of values that only etcd has."""
     source = (CHART / "templates" / "_embedded.tpl").read_text()
     table = re.search(r'define "lattice.etcdValues" -}}\n(.*?){{- end', source, re.DOTALL)
     assert table is not None
@@ -29,13 +29,13 @@ def etcd_values() -> dict[str, Any]:
 
 
 def server(objects: Objects) -> dict[str, Any]:
-    """The only container."""
+    """Returns the only container."""
     (container,) = objects.pod["spec"]["containers"]
     assert container["name"] == "server"
     return dict(container)
 
 
-def test_it_is_one_pod_without_a_disk_or_peers() -> None:
+def test_the_server_is_one_pod_without_a_disk_or_peers() -> None:
     objects = Renderer().objects(EMBEDDED)
     assert objects.names() == Renderer().objects().names()
     container = server(objects)
@@ -62,7 +62,7 @@ def test_probes_do_not_need_a_certificate() -> None:
 
 
 @pytest.mark.parametrize("values", [{}, CLIENT_TLS, PASSWORD], ids=["open", "mtls", "password"])
-def test_agents_read_what_they_would_read_with_etcd(values: dict[str, Any]) -> None:
+def test_agents_get_the_variables_that_they_get_with_etcd(values: dict[str, Any]) -> None:
     with_etcd = merged(values, {"persistence": {"enabled": "auth" in values}})
     assert Renderer().objects(merged(EMBEDDED, values)).agents == Renderer().objects(with_etcd).agents
 
@@ -75,7 +75,7 @@ def test_ports_are_those_of_the_values() -> None:
     assert objects.agents["LATTICE_RDZV_ENDPOINTS"].endswith(":4001")
 
 
-def test_certificates_and_the_one_password_are_mounted_and_nothing_else() -> None:
+def test_only_the_certificates_and_the_password_are_mounted() -> None:
     objects = Renderer().objects(merged(EMBEDDED, CLIENT_TLS, PASSWORD))
     arguments = set(server(objects)["args"])
     assert {
@@ -105,7 +105,7 @@ def test_log_levels_of_etcd_have_the_servers_names(level: str, word: str) -> Non
     assert variable == {"name": "LATTICE_RDZV_LOG", "value": word}
 
 
-def test_helm_test_holds_a_rendezvous_by_the_servers_own_image() -> None:
+def test_helm_test_runs_a_rendezvous_with_the_servers_own_image() -> None:
     (pod,) = Renderer().hooks(EMBEDDED).all
     assert pod["metadata"]["name"] == "lattice-rdzv-test-rendezvous"
     assert {one["image"] for one in pod["spec"]["containers"]} == {"lattice-rdzv:0.2.0"}
@@ -113,7 +113,7 @@ def test_helm_test_holds_a_rendezvous_by_the_servers_own_image() -> None:
     assert {one["image"] for one in pod["spec"]["containers"]} == {"agent:1"}
 
 
-def test_a_network_policy_admits_agents_and_prometheus_alone() -> None:
+def test_a_network_policy_admits_only_agents_and_prometheus() -> None:
     prometheus = {"matchLabels": {"monitoring": "true"}}
     values = merged(EMBEDDED, POLICY, {"networkPolicy": {"egress": True, "metricsNamespaceSelector": prometheus}})
     objects = Renderer().objects(values)
@@ -144,7 +144,7 @@ def test_a_value_that_only_etcd_has_is_refused_with_the_reason(path: str) -> Non
 
 
 @pytest.mark.parametrize("version", HELM_VERSIONS)
-def test_defaults_that_are_written_out_or_taken_back_are_not_refused(version: str) -> None:
+def test_explicit_defaults_and_null_are_not_refused(version: str) -> None:
     written = merged(EMBEDDED, *(nested(path, one["default"]) for path, one in etcd_values().items()))
     empty = [path for path, one in etcd_values().items() if one["default"] in ([], {}, None)]
     taken_back = merged(EMBEDDED, *(nested(path, None) for path in empty))

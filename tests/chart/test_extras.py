@@ -1,4 +1,4 @@
-"""What the chart creates on request beside etcd: certificates, a dashboard, a CronJob."""
+"""The optional objects of the chart besides etcd: certificates, a dashboard, a CronJob."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def test_the_dashboard_shows_metrics_that_etcd_has(cluster: MakeCluster) -> None
 
 
 @pytest.mark.namespaces
+@pytest.mark.timeout(240)
 def test_the_cron_job_defragments_each_member(cluster: MakeCluster) -> None:
     one = cluster(
         merged(MEMBERS, AUTH, NIGHTLY), "3.6.16", secrets={"rdzv-auth": {"root-password": "r", "lattice": "l"}}
@@ -57,11 +58,11 @@ def test_the_cron_job_defragments_each_member(cluster: MakeCluster) -> None:
     job = one.add("defragmentation", template)
     job.start()
     container = job.containers["defragment"]
-    wait_for("it has ended", lambda: not container.running, detail=job.describe)
+    wait_for("it has ended", lambda: not container.running, timeout_seconds=90, detail=job.describe)
     assert container.log.count("Finished defragmenting etcd member") == 3, container.log
 
 
-def test_the_cron_job_has_what_tls_needs() -> None:
+def test_the_cron_job_has_the_files_for_tls() -> None:
     objects = Renderer().objects(merged(MEMBERS, MTLS, NIGHTLY))
     job = objects.get("CronJob", "lattice-rdzv-defragmentation")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = job["containers"]

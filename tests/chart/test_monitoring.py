@@ -1,4 +1,4 @@
-"""What Prometheus is told, as it is rendered."""
+"""Rendered objects for Prometheus."""
 
 from __future__ import annotations
 

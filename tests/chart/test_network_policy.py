@@ -1,4 +1,4 @@
-"""Who may reach the etcd, as it is rendered."""
+"""Rendered NetworkPolicies: the pods that may reach etcd."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ POLICY = {"networkPolicy": {"enabled": True}}
 
 
 def allowed(objects: Objects, port: str) -> list[dict[str, Any]]:
-    """Who may come to a port."""
+    """Returns the peers that may connect to a port."""
     rules = objects.get("NetworkPolicy")["spec"]["ingress"]
     return [peer for rule in rules if {"port": port} in rule["ports"] for peer in rule["from"]]
 
 
-def test_by_default_agents_of_the_own_namespace_and_the_named_ones_come_in() -> None:
+def test_by_default_agents_of_its_namespace_and_of_the_named_ones_are_admitted() -> None:
     objects = Renderer().objects(merged(POLICY, {"agents": {"namespaces": ["team-a"]}}))
     assert (
         objects.get("NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items()
@@ -28,12 +28,12 @@ def test_by_default_agents_of_the_own_namespace_and_the_named_ones_come_in() -> 
         "podSelector": {},
     } in clients
     assert all(peer for rule in objects.get("NetworkPolicy")["spec"]["ingress"] for peer in rule["from"]), (
-        "empty: anybody"
+        "an empty peer admits all pods"
     )
 
 
-def test_selected_namespaces_come_in_beside_the_own_and_the_named_ones() -> None:
-    """All three at once, but of each only the pods that are selected; else there are the test's and the store's own."""
+def test_selected_namespaces_are_admitted_in_addition() -> None:
+    """Only the selected pods of all these namespaces are admitted, and the pods of the test and of etcd."""
     agents = {
         "agentNamespaceSelector": {"matchLabels": {"agents": "true"}},
         "agentPodSelector": {"matchLabels": {"a": "b"}},
@@ -53,7 +53,7 @@ def test_selected_namespaces_come_in_beside_the_own_and_the_named_ones() -> None
     assert allowed(objects, "server") == [store]
 
 
-def test_members_and_tests_get_out_of_a_namespace_that_denies_egress() -> None:
+def test_members_and_tests_may_connect_in_a_namespace_that_denies_egress() -> None:
     objects = Renderer().objects(merged(MEMBERS, POLICY, {"networkPolicy": {"egress": True}}))
     members = {"podSelector": {"matchLabels": {"app": "lattice-rdzv", "lattice-rdzv/store": "members-3"}}}
     dns = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
@@ -67,14 +67,14 @@ def test_members_and_tests_get_out_of_a_namespace_that_denies_egress() -> None:
     assert test["podSelector"]["matchLabels"] == {"app": "lattice-rdzv-test"}
 
 
-def test_clients_from_outside_come_in_by_their_addresses() -> None:
+def test_clients_outside_of_the_cluster_are_admitted_by_address() -> None:
     block = {"cidr": "10.0.0.0/8", "except": ["10.9.0.0/16"]}
     objects = Renderer().objects(merged(POLICY, {"networkPolicy": {"ipBlocks": [block]}}))
     assert {"ipBlock": block} in allowed(objects, "client")
     assert {"ipBlock": block} not in allowed(objects, "metrics")
 
 
-def test_the_pods_of_the_test_bear_the_label_that_lets_them_in() -> None:
+def test_the_pods_of_the_test_have_the_label_that_admits_them() -> None:
     hooks = Renderer().hooks({"agents": {"image": "agent:1"}, **POLICY})
     assert len(hooks.all) == 2
     assert {hook["metadata"]["labels"]["app"] for hook in hooks.all} == {"lattice-rdzv-test"}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chart.render import AUTH, EMBEDDED, MEMBERS, MTLS, Objects, Renderer, merged, parse
+from chart.test_dashboard import PAGE
 from chart.tools import CHART
 
 
@@ -72,6 +73,7 @@ def test_a_production_install_has_no_warnings(notes: Any) -> None:
         (merged(MTLS, {"tls": {"client": {"requireClientCert": False}}}), "served over TLS."),
         (merged(MEMBERS, AUTH), "with users and roles"),
         (AUTH, "a Secret of their namespace with the key `lattice` mounted at /etc/lattice-rdzv/auth"),
+        (PAGE, "kubectl -n lattice port-forward service/lattice-rdzv-dashboard 8089"),
         ({"agents": {"namespaces": ["team-a"]}}, "Agents in lattice, team-a need"),
         ({"external": {"endpoints": ["http://etcd-1:2379"]}}, "uses your own etcd: http://etcd-1:2379"),
         (
@@ -100,7 +102,7 @@ def test_a_supported_release_has_no_warning(notes: Any, version: str) -> None:
 def test_upgrading_names_the_first_releases_without_known_vulnerabilities(notes: Any) -> None:
     """The minimum versions of the upgrade path, the list in UPGRADING.md, and the warning come from one line of _version.tpl."""
     template = (CHART / "templates" / "_version.tpl").read_text()
-    (supported,) = re.findall(r'lattice\.supportedVersion" -}}\n.*\(list \. "(.*?)"\)', template)
+    (supported,) = re.findall(r'lattice\.supportedVersion" -}}\n.*"range" "(.*?)"\)', template)
     fixed = re.findall(r">=(\d+\.\d+\.[1-9]\d*)", supported)
     page = (CHART / "UPGRADING.md").read_text()
     assert re.findall(r"at least (\d+\.\d+\.\d+)", page) == fixed

@@ -1,4 +1,4 @@
-"""What agents in other namespaces read, as it is rendered."""
+"""The rendered ConfigMaps for agents in other namespaces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_namespace_of_agents_gets_the_configmap() -> None:
 
 
 def test_every_key_can_be_a_variable() -> None:
-    """One that cannot is left out by `envFrom` without a word to the agent."""
+    """`envFrom` skips a key that is not a valid variable name, and the agent is not notified."""
     keys = Renderer().objects({"agents": {"tenant": "t"}}).agents
     assert all(re.fullmatch("[A-Z_]+", key) for key in keys)
 

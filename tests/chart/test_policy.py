@@ -1,6 +1,6 @@
-"""What a policy scanner finds in the rendered files, each finding with the reason why it stays.
+"""The findings of a policy scanner in the rendered files, each with the reason why it is accepted.
 
-0.1.0 had 23. Those of `production`, which is what is recommended, are fewer than those of the defaults, which are promised.
+0.1.0 had 23 findings. The recommended values of `production` have fewer than the defaults, which must not change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FILES = {
     "auth": CHART / "ci" / "auth-values.yaml",
 }
 
-# By check: where it may be found, and why it stays.
+# For each check: the renders in which it may be found, and the reason.
 REASONS: dict[str, tuple[set[str], str]] = {
     "CKV2_K8S_6": (
         {"default", "production", "auth"},
@@ -37,7 +37,7 @@ REASONS: dict[str, tuple[set[str], str]] = {
     "CKV_K8S_13": ({"default", "auth"}, "as CKV_K8S_10"),
     "CKV_K8S_15": (
         {"default", "production", "auth"},
-        "the default is promised; tags of etcd releases do not move, and `Always` would keep a store from starting while a registry is away",
+        "the default must not change; etcd's release tags are immutable, and with `Always`, etcd could not start without the registry",
     ),
     "CKV_K8S_35": (
         {"auth"},
@@ -45,11 +45,11 @@ REASONS: dict[str, tuple[set[str], str]] = {
     ),
     "CKV_K8S_43": (
         {"default", "production", "auth"},
-        "one string that whoever installs may give a digest, as values-production.yaml says",
+        "`image` is one string, which may contain a digest, as values-production.yaml describes",
     ),
     "CKV_K8S_8": ({"default", "production", "auth"}, "pods of `helm test` run to their end"),
     "CKV_K8S_9": ({"default", "production", "auth"}, "pods of `helm test` run to their end"),
-    # These look for the flags in `command`; they are in `args`, and test_run_tls runs them.
+    # These checks look for flags in `command`, but the flags are in `args`. test_run_tls tests their effect.
     "CKV_K8S_116": ({"default", "production", "auth"}, "open by default, as promised; else overlooked in `args`"),
     "CKV_K8S_117": ({"default", "production", "auth"}, "open by default, as promised; else overlooked in `args`"),
     "CKV_K8S_119": ({"default", "production", "auth"}, "open by default, as promised; else overlooked in `args`"),

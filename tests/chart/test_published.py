@@ -1,16 +1,13 @@
-"""The packaged chart, as it is published: from any web server, from an OCI registry, and from a checkout."""
+"""The packaged chart as it is published: on any web server, in an OCI registry, and in a checkout."""
 
 from __future__ import annotations
 
 import base64
-import http.server
 import os
 import subprocess
 import tarfile
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,15 +17,15 @@ from harness.ports import free_port
 from harness.wait import wait_for
 
 from chart.render import default_values, parse
-from chart.tools import CHART, HELM_VERSIONS, ROOT, helm, tool
+from chart.repository import SOURCE, package, served
+from chart.tools import CHART, HELM_VERSIONS, helm, tool
 
 Run = Callable[..., str]
-SOURCE = "https://example.com/lattice-rendezvous"
 
 
 @pytest.fixture(params=HELM_VERSIONS)
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
-    """Runs one release of Helm with a home of its own."""
+    """Runs one release of Helm with separate folders for its files."""
     environment = {
         **os.environ,
         "HELM_CONFIG_HOME": str(tmp_path / "config"),
@@ -48,54 +45,34 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make chart` puts into dist/chart: the package and the index."""
+    """Returns a folder with the package and the index, which `make chart` writes to dist/chart."""
     folder = tmp_path_factory.mktemp("published")
-    assert package(folder, SOURCE).returncode == 0
+    assert package(folder).returncode == 0
     return folder
-
-
-def package(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
-    """Runs the script that packages the chart."""
-    return subprocess.run(
-        [ROOT / "scripts" / "chart-package", helm(), folder],
-        env={**os.environ, "SOURCE": source},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture
 def web(published: Path) -> Iterator[str]:
-    """A plain web server on that folder."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(published))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    """Serves the folder with a plain web server."""
+    with served(published) as url:
+        yield url
 
 
 @pytest.fixture
 def registry() -> Iterator[str]:
-    """An OCI registry in memory."""
+    """Runs an OCI registry in memory."""
     address = f"localhost:{free_port()}"
     process = subprocess.Popen([tool("registry/registry"), address], stderr=subprocess.DEVNULL)
 
-    def answers() -> bool:
+    def responds() -> bool:
         try:
-            with urllib.request.urlopen(f"http://{address}/v2/", timeout=5) as answer:
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(f"http://{address}/v2/", timeout=5) as response:
+                return bool(response.status == 200)
         except OSError:
             return False
 
     try:
-        wait_for("the registry answers", answers)
+        wait_for("the registry responds", responds)
         yield address
     finally:
         process.kill()
@@ -113,8 +90,8 @@ def test_helm_repo_add_finds_and_renders_it(run: Run, web: str) -> None:
 
 def test_helm_push_and_pull_by_oci(run: Run, published: Path, registry: str, request: pytest.FixtureRequest) -> None:
     version = request.node.callspec.params["run"]
-    # Helm talks to localhost in the clear by itself; in 3.8 it was the only way.
-    insecure = [] if version == "3.8.2" else ["--plain-http"]
+    # Helm 3.8 has no option for plain HTTP, but uses it for localhost.
+    insecure = [] if version == "3.8.1" else ["--plain-http"]
     run("push", published / "lattice-rdzv-0.2.0.tgz", f"oci://{registry}/charts", *insecure)
     rendered = run("template", "rdzv", f"oci://{registry}/charts/lattice-rdzv", "--version", "0.2.0", *insecure)
     assert "name: lattice-rdzv-client" in rendered
@@ -122,8 +99,8 @@ def test_helm_push_and_pull_by_oci(run: Run, published: Path, registry: str, req
 
 
 def check_metadata(shown: str) -> None:
-    """What a registry's page of a chart shows."""
-    # Helm 3.8 prints what it pulls before the chart's own text.
+    """Checks the metadata that a registry shows on the page of a chart."""
+    # Helm 3.8 prints a line about the download before the chart's own text.
     chart = yaml.safe_load(shown[shown.index("annotations:") :])
     assert chart["home"] == SOURCE
     assert chart["sources"] == [SOURCE]
@@ -147,26 +124,26 @@ def check_metadata(shown: str) -> None:
     assert all(one["kind"] in kinds and one["description"] for one in changes)
 
 
-def test_a_package_has_no_home_that_is_not_named(tmp_path: Path, run: Run) -> None:
+def test_a_package_without_a_source_has_no_home(tmp_path: Path, run: Run) -> None:
     assert package(tmp_path / "out", "").returncode == 0
     shown = yaml.safe_load(run("show", "chart", tmp_path / "out" / "lattice-rdzv-0.2.0.tgz"))
     assert not shown.keys() & {"home", "sources"}
 
 
 @pytest.mark.parametrize("source", ["example.com/lattice", 'https://example.com/"', "https://example.com/ x"])
-def test_a_source_that_is_no_url_is_refused(tmp_path: Path, source: str) -> None:
+def test_a_source_that_is_not_a_url_is_refused(tmp_path: Path, source: str) -> None:
     done = package(tmp_path / "out", source)
     assert done.returncode == 1
     assert f"SOURCE must be a URL that begins with https:// or http://, but is: {source}" in done.stderr
 
 
 def test_the_command_of_the_readme_renders_from_the_checkout(run: Run) -> None:
-    """All of `helm install rdzv . --namespace lattice --create-namespace` but the cluster."""
+    """The README has `helm install rdzv . --namespace lattice --create-namespace`, which would need a cluster."""
     dry = run("template", "rdzv", ".", "--namespace", "lattice", "--create-namespace", folder=CHART)
     assert "namespace: lattice" in dry
 
 
-def test_the_package_holds_what_is_needed_and_no_more(published: Path) -> None:
+def test_the_package_has_only_the_necessary_files(published: Path) -> None:
     with tarfile.open(published / "lattice-rdzv-0.2.0.tgz") as package:
         names = {name.removeprefix("lattice-rdzv/") for name in package.getnames()}
     assert {"Chart.yaml", "values.yaml", "values.schema.json", "values-production.yaml", "README.md"} <= names
@@ -174,7 +151,7 @@ def test_the_package_holds_what_is_needed_and_no_more(published: Path) -> None:
     assert not [name for name in names if name.startswith("ci/") or "__pycache__" in name]
 
 
-def test_the_index_tells_version_and_digest(published: Path) -> None:
+def test_the_index_has_version_and_digest(published: Path) -> None:
     (entry,) = yaml.safe_load((published / "index.yaml").read_text())["entries"]["lattice-rdzv"]
     assert (entry["version"], entry["appVersion"]) == ("0.2.0", "3.5.5")
     assert entry["urls"] == ["lattice-rdzv-0.2.0.tgz"]

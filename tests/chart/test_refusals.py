@@ -8,6 +8,7 @@ import pytest
 
 from chart.render import AUTH, EMBEDDED, MEMBERS, MTLS, Refused, Renderer, default_values, merged
 from chart.test_contract import PROMISED
+from chart.test_dashboard import PAGE
 from chart.tools import CHART, HELM_VERSIONS
 
 V36 = {"image": "quay.io/coreos/etcd:v3.6.16"}
@@ -59,6 +60,56 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     ],
     "v2-on-volume": [
         ({**PERSISTENT, "etcd": {"enableV2": True}}, ["3.6 does not start", "`persistence.enabled`"], NOW)
+    ],
+    "dashboard-off": [({"dashboard": {"login": {"existingSecret": "s"}}}, ["--set dashboard.enabled=true"], NOW)],
+    "dashboard-without-image": [
+        (merged(PAGE, {"dashboard": {"image": ""}}), ["`dashboard.image`", "`agents.image`", "make image"], NOW)
+    ],
+    "dashboard-without-tls": [
+        (
+            merged(PAGE, {"dashboard": {"tls": {"existingSecret": ""}}}),
+            ["--set dashboard.tls.existingSecret=rdzv-dashboard-tls", "namespace `lattice`"],
+            NOW,
+        )
+    ],
+    "dashboard-secret-and-issuer": [
+        (
+            merged(PAGE, {"dashboard": {"tls": {"issuerRef": {"name": "ca"}}}}),
+            ["`dashboard.tls.issuerRef` exclude"],
+            NOW,
+        )
+    ],
+    "dashboard-without-login": [
+        (
+            merged(PAGE, {"dashboard": {"login": {"existingSecret": "", "user": "ops"}}}),
+            ["the key `ops`", "--set dashboard.login.existingSecret=rdzv-dashboard-login"],
+            NOW,
+        )
+    ],
+    "dashboard-ports": [(merged(PAGE, {"dashboard": {"metricsPort": 8089}}), ["must differ. Both are: 8089"], NOW)],
+    "dashboard-user-of-agents": [
+        (merged(PAGE, AUTH, {"dashboard": {"etcd": {"user": "lattice"}}}), ["another user", "`lattice`"], NOW)
+    ],
+    "dashboard-policy-without-clients": [
+        (
+            merged(PAGE, {"networkPolicy": {"enabled": True}, "dashboard": {"service": {"type": "LoadBalancer"}}}),
+            ["`dashboard.service.type` is `LoadBalancer`", "`dashboard.networkPolicy.from`"],
+            NOW,
+        )
+    ],
+    "dashboard-external-without-password": [
+        (
+            merged(PAGE, {"external": {"endpoints": ["etcd-1:2379"], "user": "u"}}),
+            ["the key `u`", "`external.existingSecret`"],
+            NOW,
+        )
+    ],
+    "dashboard-external-without-certificate": [
+        (
+            merged(PAGE, {"external": {"endpoints": ["https://etcd-1:2379"]}, "tls": {"client": {"enabled": True}}}),
+            ["`dashboard.etcd.existingSecret`", "`ca.crt`"],
+            NOW,
+        )
     ],
     "client-tls-without-secret": [
         (
@@ -395,7 +446,9 @@ def test_refused(name: str, version: str) -> None:
 
 def test_every_refusal_of_the_table_is_tested() -> None:
     """tests/e2e covers the refusals that need a running StatefulSet."""
-    source = "".join((CHART / "templates" / name).read_text() for name in ("_refusals.tpl", "_embedded.tpl"))
+    source = "".join(
+        (CHART / "templates" / name).read_text() for name in ("_refusals.tpl", "_embedded.tpl", "_dashboard.tpl")
+    )
     names: set[str] = set()
     for name in re.findall(r"^([^ \n]+|{{ \$\w+ }}-[a-z-]+):\n(?:  {{.*\n)*  when:", source, re.MULTILINE):
         sides = {"{{ $side }}": ("client", "peer"), "{{ $key }}": ("clientService", "serverService")}
@@ -434,7 +487,7 @@ def test_mtls_of_several_members_is_accepted_if_the_peer_port_serves_no_clients(
 
 @pytest.mark.parametrize("version", HELM_VERSIONS)
 def test_values_of_an_older_chart_are_refused_with_a_fix(version: str) -> None:
-    """`--reuse-values` gives a chart the old chart's values instead of its own."""
+    """`--reuse-values` replaces the chart's own values by the values of the old chart."""
     new = default_values().keys() - {path.split(".")[0] for path in PROMISED}
     message = message_of(dict.fromkeys(new), version, NOW)
     assert "--reset-then-reuse-values" in message
@@ -442,7 +495,7 @@ def test_values_of_an_older_chart_are_refused_with_a_fix(version: str) -> None:
 
 
 def in_memory(limit: str | int) -> dict[str, Any]:
-    """Values with 1536000000 bytes of data in memory and that memory limit."""
+    """Returns values with 1536000000 bytes of data in memory and this memory limit."""
     return {
         "ephemeral": {"medium": "Memory", "sizeLimit": "1536M"},
         "resources": {"limits": {"memory": limit}},
@@ -486,7 +539,7 @@ def test_a_protected_etcd_can_be_published(closed: dict[str, Any]) -> None:
 
 
 def test_the_member_count_is_in_the_immutable_selector() -> None:
-    """A StatefulSet's selector is immutable, which holds without a lookup too."""
+    """A StatefulSet's selector is immutable, so the chart needs no lookup in a cluster."""
     three = Renderer().objects(MEMBERS).workload["spec"]
     five = Renderer().objects(merged(MEMBERS, {"replicaCount": 5})).workload["spec"]
     assert three["selector"] != five["selector"]

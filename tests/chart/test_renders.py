@@ -1,4 +1,4 @@
-"""What is rendered for a set of values: valid for every Kubernetes, the same in every Helm, and as it was last reviewed."""
+"""The render of a set of values is valid for every Kubernetes, equal in every Helm, and equal to the last reviewed one."""
 
 import os
 import subprocess
@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft7Validator, Draft202012Validator
 
-from chart.render import Renderer, is_hook, parse
-from chart.schemas import validator
+from chart import definitions, schemas
+from chart.render import Object, Renderer, is_hook, parse
 from chart.tools import CHART, HELM_VERSIONS, KUBERNETES_VERSIONS, helm
 
 FILES = [*sorted((CHART / "ci").glob("*-values.yaml")), CHART / "values-production.yaml"]
 GOLDEN = Path(__file__).parent / "golden"
-# Reviewed whole. The other values are covered by assertions about single objects.
+# These renders are reviewed completely. Other values are covered by assertions about single objects.
 REVIEWED = {"default-values", "everything-values", "values-production"}
-# Kinds that are no part of Kubernetes, so that no schema is at hand.
+# Kinds of cert-manager and of the Prometheus operator.
 FOREIGN = {"Certificate", "PodMonitor", "ServiceMonitor", "PrometheusRule"}
 each_file = pytest.mark.parametrize("file", FILES, ids=[file.stem.removesuffix("-values") for file in FILES])
 each_kubernetes = pytest.mark.parametrize("kubernetes", KUBERNETES_VERSIONS)
@@ -24,17 +25,23 @@ each_kubernetes = pytest.mark.parametrize("kubernetes", KUBERNETES_VERSIONS)
 
 @each_kubernetes
 @each_file
-def test_it_is_valid(file: Path, kubernetes: str) -> None:
+def test_the_render_is_valid(file: Path, kubernetes: str) -> None:
     for one in parse(Renderer(kubernetes=f"{kubernetes}.0").text(None, file)):
-        if one["kind"] not in FOREIGN:
-            validator(kubernetes, one["kind"], one["apiVersion"]).validate(one)
+        valid_in(kubernetes, one).validate(one)
+
+
+def valid_in(kubernetes: str, one: Object) -> Draft7Validator | Draft202012Validator:
+    """Returns the validator of an object's kind."""
+    kind, version = one["kind"], one["apiVersion"]
+    return definitions.validator(kind, version) if kind in FOREIGN else schemas.validator(kubernetes, kind, version)
 
 
 def test_the_schemas_refuse_an_unknown_field() -> None:
-    service = Renderer().objects().get("Service", "lattice-rdzv-client")
-    service["spec"]["typo"] = 1
-    errors = list(validator("1.30", "Service", "v1").iter_errors(service))
-    assert any("typo" in error.message for error in errors)
+    objects = {one["kind"]: one for file in FILES for one in parse(Renderer().text(None, file))}
+    assert objects.keys() > FOREIGN
+    for kind, one in objects.items():
+        errors = list(valid_in("1.30", one).iter_errors({**one, "typo": 1}))
+        assert any("typo" in error.message for error in errors), kind
 
 
 @each_file
@@ -45,7 +52,7 @@ def test_every_helm_renders_the_same(file: Path) -> None:
 
 @pytest.mark.parametrize("version", HELM_VERSIONS)
 @each_file
-def test_lint_is_strict_and_content(file: Path, version: str) -> None:
+def test_strict_lint_has_no_findings(file: Path, version: str) -> None:
     done = subprocess.run(
         [helm(version), "lint", "--strict", CHART, "--values", file], capture_output=True, text=True, check=False
     )
@@ -54,8 +61,8 @@ def test_lint_is_strict_and_content(file: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.stem in REVIEWED], ids=lambda file: file.stem)
-def test_it_is_as_reviewed(file: Path) -> None:
-    """Compared as data. After a wanted change: make chart-golden, and read the diff."""
+def test_the_render_is_as_reviewed(file: Path) -> None:
+    """The comparison ignores the format. After an intended change, run `make chart-golden` and review the diff."""
     golden = GOLDEN / f"{file.stem.removesuffix('-values')}.yaml"
     rendered = ordered(parse(Renderer().text(None, file)))
     if os.environ.get("LATTICE_CHART_GOLDEN") == "write":
@@ -63,13 +70,13 @@ def test_it_is_as_reviewed(file: Path) -> None:
     assert rendered == list(yaml.safe_load_all(golden.read_text()))
 
 
-def test_every_reviewed_render_is_of_values_that_are_there() -> None:
+def test_the_values_of_every_reviewed_render_exist() -> None:
     assert {file.stem for file in GOLDEN.glob("*.yaml")} == {stem.removesuffix("-values") for stem in REVIEWED}
 
 
 @each_file
 def test_nothing_is_rendered_empty(file: Path) -> None:
-    """A template's slip often shows as a key without a value."""
+    """A mistake in a template often results in a key without a value."""
 
     def empties(node: Any, path: str) -> list[str]:
         if node is None:
@@ -85,7 +92,7 @@ def test_nothing_is_rendered_empty(file: Path) -> None:
 
 
 @each_file
-def test_every_object_has_our_labels_and_a_namespace(file: Path) -> None:
+def test_every_object_has_the_charts_labels_and_a_namespace(file: Path) -> None:
     for one in parse(Renderer().text(None, file)):
         metadata = one["metadata"]
         assert metadata["labels"]["app"] == ("lattice-rdzv-test" if is_hook(one) else "lattice-rdzv")
@@ -95,7 +102,7 @@ def test_every_object_has_our_labels_and_a_namespace(file: Path) -> None:
 
 @each_file
 def test_pods_are_restricted(file: Path) -> None:
-    """As the Pod Security Standard of that name asks, with no token to talk to Kubernetes."""
+    """They meet the Pod Security Standard `restricted`, and have no token for Kubernetes' API."""
     specs = [
         one["spec"]["template"]["spec"] for one in objects_of(file) if one["kind"] in ("Deployment", "StatefulSet")
     ]
@@ -124,5 +131,5 @@ def objects_of(file: Path) -> list[dict[str, Any]]:
 
 
 def ordered(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Helms sort hooks and objects of one kind in their own ways."""
+    """Sorts hooks and objects of one kind, because releases of Helm sort them in different ways."""
     return sorted(objects, key=lambda one: (one["kind"], one["metadata"]["namespace"], one["metadata"]["name"]))

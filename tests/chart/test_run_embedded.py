@@ -1,9 +1,8 @@
-"""The rendered pod of `engine: embedded`, run with the real server, and what agents and Prometheus find there."""
+"""The rendered pod of `engine: embedded`, run with the real server, as agents and Prometheus see it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ import pytest
 from harness.wait import wait_for
 
 from chart.authority import Authority
-from chart.cluster import Cluster, missing, open_port
+from chart.cluster import Cluster, open_port
+from chart.conftest import MakeCluster, RunCluster
 from chart.render import AUTH, EMBEDDED, MTLS, Renderer, merged
 from chart.test_run_tls import check_strangers, write_as_stranger
-from chart.tools import lack, tool
+from chart.tools import tool
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.timeout(240)]
 
@@ -29,30 +29,21 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-def make(tmp_path: Path, authority: Authority) -> Iterator[Any]:
-    if (reason := missing()) is not None:
-        lack(f"pods ({reason})")
-    made: list[Cluster] = []
-    # Where the user of a container may come.
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-
+def make(run_cluster: RunCluster, authority: Authority) -> MakeCluster:
     def cluster(values: dict[str, Any]) -> Cluster:
         secrets = {"rdzv-client-tls": authority.secret(), "rdzv-auth": {"lattice": "of-agents"}}
         objects = Renderer().objects(merged(EMBEDDED, values))
-        # Its etcdctl is a client from elsewhere.
-        made.append(Cluster(folder, objects, tool("etcd-3.6.16"), secrets=secrets))
-        made[-1].start()
-        made[-1].wait_ready()
-        return made[-1]
+        # Only etcdctl of this etcd is used, as a client.
+        one = run_cluster(objects, tool("etcd-3.6.16"), secrets=secrets)
+        one.start()
+        one.wait_ready()
+        return one
 
-    yield cluster
-    for one in made:
-        one.close()
+    return cluster
 
 
 def rendezvous(one: Cluster, values: dict[str, Any]) -> None:
-    """The rendered pod of `helm test`: two nodes meet over the server."""
+    """Runs the rendered pod of `helm test`, in which two nodes form a world with the server."""
     (hook,) = Renderer().hooks(merged(EMBEDDED, values)).all
     pod = one.add(hook["metadata"]["name"], hook)
     pod.start()
@@ -70,7 +61,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_agents_meet_over_it(make: Any, kind: str) -> None:
+def test_agents_rendezvous_with_the_server(make: Any, kind: str) -> None:
     one = make(KINDS[kind])
     pod = one.pods[0]
     for probe in ("startup", "liveness", "readiness"):
@@ -82,19 +73,20 @@ def test_agents_meet_over_it(make: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "open"])
-def test_a_stranger_writes_on_no_port(make: Any, kind: str) -> None:
+def test_a_stranger_cannot_write_to_any_port(make: Any, kind: str) -> None:
     pod = make(KINDS[kind]).pods[0]
     server = pod.containers["server"]
     assert [name for name, port in server.ports.items() if open_port(pod, port)] == ["client", "metrics"]
     check_strangers(pod)
 
 
-def test_an_open_one_is_written_by_a_stranger(make: Any) -> None:
-    """Otherwise the test above would show nothing."""
-    assert write_as_stranger(make({}).pods[0], "http", 2379)
+def test_a_stranger_can_write_to_a_server_without_access_control(make: Any) -> None:
+    """Without this, the test above would prove nothing."""
+    pod = make({}).pods[0]
+    wait_for("a stranger writes", lambda: write_as_stranger(pod, "http", 2379), detail=pod.describe)
 
 
-def test_every_metric_of_an_alert_is_one_that_it_has(make: Any) -> None:
+def test_the_server_has_every_metric_of_an_alert(make: Any) -> None:
     one = make(MONITORING)
     status, text = one.pods[0].get("/metrics", one.pods[0].containers["server"].ports["metrics"])
     assert status == 200
@@ -105,12 +97,12 @@ def test_every_metric_of_an_alert_is_one_that_it_has(make: Any) -> None:
     assert named <= exposed
 
 
-def test_a_changed_password_counts_without_a_restart(make: Any) -> None:
+def test_a_changed_password_is_valid_without_a_restart(make: Any) -> None:
     one = make(PASSWORD)
     pod = one.pods[0]
     rendezvous(one, PASSWORD)
     one.secrets["rdzv-auth"]["lattice"] = "another"
     pod.volume("auth")
-    # The pod of `helm test` reads the new one from the same Secret.
+    # The pod of `helm test` reads the new password from the Secret.
     rendezvous(one, PASSWORD)
     assert pod.running

@@ -1,4 +1,4 @@
-"""One member, rendered and run: with every etcd that the chart is for, it starts, serves, and shows when it was reset."""
+"""One member, rendered and run: it starts and serves with every supported etcd, and clients detect the loss of its data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_it_starts_and_serves(cluster: MakeCluster, version: str, kind: str) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_starts_without_dns(cluster: MakeCluster, version: str, kind: str) -> None:
-    """A cluster's DNS may come up later than a store on one of its machines."""
+    """The DNS of a Kubernetes cluster may start later than etcd on one of its nodes."""
     one = cluster(KINDS[kind], version)
     pod = one.add("lattice-rdzv-0")
     one.hosts.write_text("127.0.0.1 localhost\n")
@@ -40,14 +40,14 @@ def test_it_starts_without_dns(cluster: MakeCluster, version: str, kind: str) ->
     pod.wait_ready()
 
 
-def test_its_names_and_ports_reach_it(cluster: MakeCluster, version: str) -> None:
+def test_its_ports_are_reachable(cluster: MakeCluster, version: str) -> None:
     values = {
         "clientService": {"internalPort": 3001},
         "serverService": {"clientPort": {"internalPort": 3002}, "serverPort": {"internalPort": 3003}},
         "etcd": {"metricsPort": 3004},
     }
     pod = started(cluster(values, version))
-    # It has no peers, and listens for them on its loopback interface alone.
+    # A single member has no peers, so its peer port listens only on loopback.
     reached = {name for name, port in pod.etcd.ports.items() if open_port(pod, port)}
     assert reached == pod.etcd.ports.keys() - {"server"}
     assert members(pod)[0]["clientURLs"] == ["http://lattice-rdzv-server.lattice.svc.cluster.local:2379"]
@@ -56,7 +56,7 @@ def test_its_names_and_ports_reach_it(cluster: MakeCluster, version: str) -> Non
 def test_a_restarted_container_keeps_its_data_and_a_new_pod_is_a_new_cluster(
     cluster: MakeCluster, version: str
 ) -> None:
-    """Clients tell a store that came back empty by its cluster id."""
+    """Clients detect by the cluster ID that an etcd has lost its data."""
     one = cluster({}, version)
     pod = started(one)
     assert put(pod, "x", "1").returncode == 0
@@ -107,7 +107,7 @@ def test_it_ends_on_sigterm(cluster: MakeCluster, version: str) -> None:
 
 
 def test_a_full_database_is_alive_and_ready(cluster: MakeCluster, version: str) -> None:
-    """It serves reads and deletes, which is how it is mended: a restart would not."""
+    """It serves reads and deletes, which are needed to free space. A restart would not free any."""
     pod = started(cluster({"etcd": {"quotaBackendBytes": 1048576}}, version))
     value = "x" * 100000
 
@@ -115,11 +115,11 @@ def test_a_full_database_is_alive_and_ready(cluster: MakeCluster, version: str) 
         done = put(pod, "x", value)
         return "database space exceeded" in done.stderr
 
-    wait_for("the database is full", full, detail=pod.describe)
+    wait_for("the database is full", full, timeout_seconds=90, detail=pod.describe)
     assert "NOSPACE" in pod.etcd.execute("etcdctl", "alarm", "list").stdout
     assert pod.etcd.probe("liveness")
     assert pod.etcd.probe("readiness")
-    # docs/runbooks/nospace.md, its commands.
+    # The commands of docs/runbooks/nospace.md.
     revision = str(header(pod)["revision"])
     for command in (("compaction", revision), ("defrag",), ("alarm", "disarm")):
         done = pod.etcd.execute("etcdctl", *command)

@@ -1,4 +1,4 @@
-"""Three members, rendered and run: one cluster, that bears a rolling restart, a lost member, a lost volume, and upgrades."""
+"""Three members, rendered and run as one cluster, with lost members, a lost volume, an upgrade, and lost data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_three_members_are_one_cluster(cluster: MakeCluster, version: str) -> No
     endpoints(one, *(pod.name for pod in one.pods))
 
 
-def test_five_members_bear_the_loss_of_two(cluster: MakeCluster) -> None:
+def test_five_members_tolerate_the_loss_of_two(cluster: MakeCluster) -> None:
     one = started(cluster(merged(MEMBERS, {"replicaCount": 5}), "3.6.16"))
     assert len(members(one.pods[0])) == 5
     for pod in one.pods[3:]:
@@ -38,7 +38,7 @@ def test_five_members_bear_the_loss_of_two(cluster: MakeCluster) -> None:
 
 
 def test_without_a_quorum_a_member_is_alive_and_not_ready(cluster: MakeCluster, version: str) -> None:
-    """Killing it would not bring the others back, and Kubernetes would do so again and again."""
+    """A restart of this member would not restore the others, and Kubernetes would repeat it."""
     one = started(cluster(MEMBERS, version))
     last = member(one, 0)
     member(one, 1).kill()
@@ -50,14 +50,14 @@ def test_without_a_quorum_a_member_is_alive_and_not_ready(cluster: MakeCluster, 
 
 
 def test_a_member_that_waits_for_the_others_is_not_killed(cluster: MakeCluster, version: str) -> None:
-    """Machines come up one after the other; a start without the others may take as long as it takes."""
+    """Kubernetes nodes start one after the other, so a member may have to wait for the others without limit."""
     one = cluster(MEMBERS, version)
     first = one.add("lattice-rdzv-0")
-    # The others have pods, whose images are still pulled.
+    # The images of the other pods are still being pulled.
     for index in (1, 2):
         one.add(f"lattice-rdzv-{index}")
     first.start()
-    wait_for("it lives", lambda: first.etcd.probe("startup"), timeout_seconds=60, detail=first.describe)
+    wait_for("it has started", lambda: first.etcd.probe("startup"), timeout_seconds=60, detail=first.describe)
     assert first.etcd.probe("liveness")
     assert not first.ready()
     for pod in one.pods[1:]:
@@ -74,16 +74,16 @@ def test_a_member_that_lost_its_volume_rejoins_by_the_runbook(cluster: MakeClust
     lost_id = f"{header(lost)['member_id']:x}"
     lost.kill()
     shutil.rmtree(one.claim("lattice-rdzv-1"))
-    # By itself it cannot: the cluster knows it with data that it does not have.
+    # The member cannot rejoin by itself, because the cluster expects it to have its data.
     alone = one.add("lattice-rdzv-1")
     alone.start()
     wait_for("it fails", lambda: not alone.etcd.running, detail=alone.describe)
     shutil.rmtree(one.claim("lattice-rdzv-1"))
-    # docs/runbooks/volume-lost.md, its commands.
+    # The commands of docs/runbooks/volume-lost.md.
     survivor = member(one, 0)
 
     def removed() -> bool:
-        """Not while a new leader is elected, which may be under way: the lost one may have been it."""
+        """Fails during an election, which is necessary if the lost member was the leader."""
         done = survivor.etcd.execute("etcdctl", "member", "remove", lost_id)
         return done.returncode == 0 or "member not found" in done.stderr
 
@@ -91,13 +91,13 @@ def test_a_member_that_lost_its_volume_rejoins_by_the_runbook(cluster: MakeClust
     peer = "http://lattice-rdzv-1.lattice-rdzv-members.lattice.svc.cluster.local:2380"
 
     def added() -> bool:
-        """Refused for some seconds, until this member counts the others as connected."""
+        """Refused for some seconds, until this member regards the others as connected."""
         done = survivor.etcd.execute("etcdctl", "member", "add", "lattice-rdzv-1", f"--peer-urls={peer}")
         return done.returncode == 0
 
     wait_for("the member is added", added, detail=survivor.describe)
-    # Kubernetes starts it again all the time, also now, and what it writes as a member of a cluster that is to be made anew
-    # goes with its claim.
+    # Kubernetes restarts the container repeatedly, also now. It then writes data as a member of a new cluster, which the
+    # deletion of the claim removes.
     alone.start()
     wait_for("it fails again", lambda: not alone.etcd.running, detail=alone.describe)
     one.objects = Renderer().objects(
@@ -110,8 +110,8 @@ def test_a_member_that_lost_its_volume_rejoins_by_the_runbook(cluster: MakeClust
     assert len(members(one.pods[0])) == 3
 
 
-def test_a_cluster_goes_from_3_4_to_3_5(cluster: MakeCluster) -> None:
-    """One member at a time, as UPGRADING.md says. The later releases are tried in pods, by tests/e2e/test_versions.py."""
+def test_a_cluster_is_upgraded_from_3_4_to_3_5(cluster: MakeCluster) -> None:
+    """One member at a time, as UPGRADING.md describes. tests/e2e/test_versions.py tests later releases in pods."""
     one = started(cluster(MEMBERS, "3.4"))
     before = header(one.pods[0])["cluster_id"]
     put(one.pods[0], "x", "0")
@@ -119,13 +119,13 @@ def test_a_cluster_goes_from_3_4_to_3_5(cluster: MakeCluster) -> None:
     one.etcd = tool("etcd-3.5.35")
     for index in (2, 1, 0):
         replace(one, index)
-    wait_for("the cluster speaks 3.5", lambda: spoken(one) == {"3.5"}, timeout_seconds=60)
+    wait_for("the cluster version is 3.5", lambda: cluster_versions(one) == {"3.5"}, timeout_seconds=60)
     assert [get(pod, "x") for pod in one.pods] == ["0"] * 3
     assert {header(pod)["cluster_id"] for pod in one.pods} == {before}
 
 
-def test_a_store_made_anew_is_another_cluster_under_another_token_alone(cluster: MakeCluster) -> None:
-    """docs/runbooks/quorum-lost.md: with the old token clients would take the empty store for the one they knew."""
+def test_a_recreated_etcd_has_another_cluster_id_only_with_another_token(cluster: MakeCluster) -> None:
+    """See docs/runbooks/quorum-lost.md. With the old token, clients would not detect that the data is lost."""
     one = started(cluster(MEMBERS, "3.6.16"))
     first = header(one.pods[0])["cluster_id"]
     ids = []
@@ -140,13 +140,13 @@ def test_a_store_made_anew_is_another_cluster_under_another_token_alone(cluster:
     assert ids[1] != first
 
 
-def spoken(one: Cluster) -> set[str | None]:
-    """The cluster version that each member tells, as UPGRADING.md looks at it."""
-    told = (
+def cluster_versions(one: Cluster) -> set[str | None]:
+    """Returns the cluster versions in the metrics of the members, which UPGRADING.md uses."""
+    found = (
         re.search('^etcd_cluster_version{cluster_version="(.*)"} 1$', pod.get("/metrics", 2381)[1], re.MULTILINE)
         for pod in one.pods
     )
-    return {match[1] if match else None for match in told}
+    return {match[1] if match else None for match in found}
 
 
 def started(one: Cluster) -> Cluster:
@@ -160,7 +160,7 @@ def member(one: Cluster, index: int) -> Pod:
 
 
 def replace(one: Cluster, index: int) -> None:
-    """Ends a member's pod by SIGTERM if it runs, and waits for a new one to be ready."""
+    """Ends a member's pod by SIGTERM if it is running, and waits until a new pod is ready."""
     old = member(one, index)
     old.terminate()
     new = one.add(old.name)
@@ -169,14 +169,14 @@ def replace(one: Cluster, index: int) -> None:
 
 
 def put(pod: Pod, key: str, value: str) -> None:
-    """Waits out an election, which comes also when the machine is busy: etcdctl does not try a write twice."""
-    wait_for(f"{pod.name} takes a write", lambda: write(pod, key, value).returncode == 0, detail=pod.describe)
+    """Retries during an election, which a busy machine can cause, because etcdctl does not retry a write."""
+    wait_for(f"{pod.name} accepts a write", lambda: write(pod, key, value).returncode == 0, detail=pod.describe)
 
 
 def endpoints(one: Any, *names: str) -> None:
-    """Waits until the clients' Service sends to these members and no other."""
+    """Waits until these members are the endpoints of the clients' Service."""
     wait_for(
-        f"the Service sends to {names}",
+        f"the endpoints of the Service are {names}",
         lambda: {pod.name for pod in one.endpoints("lattice-rdzv-client")} == set(names),
     )
 

@@ -1,4 +1,4 @@
-"""Replacing the authority of all certificates by the procedure of the chart's README, step by step, while two agents train."""
+"""Replaces the CA of all certificates by the procedure of the chart's README, step by step, while two agents train."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.namespaces, pytest.mark.timeout(400)]
 CLIENT_TLS = {"tls": {"client": MTLS["tls"]["client"]}}
 SERVERS = ("rdzv-client-tls", "rdzv-peer-tls")
 AGENTS = "agent-tls"
-# Those of the pods here, so that a client can come by address.
+# The addresses of the pods in these tests, so that clients can connect by address.
 ADDRESSES = tuple(f"10.213.7.{number}" for number in range(1, 30))
 # An agent that writes to the store of its round until SIGTERM.
 AGENT = """
@@ -30,7 +30,7 @@ import signal, threading
 import lattice_rdzv
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-with lattice_rdzv.join("rotation", nnodes=2, lease_ttl=10) as run:
+with lattice_rdzv.join("rotation", nnodes=2, lease_ttl=60) as run:
     world = run.next_world(timeout_seconds=60)
     count = 0
     while not stop.wait(0.1):
@@ -50,7 +50,7 @@ def new(tmp_path: Path) -> Authority:
 
 
 def secret(leaf: Authority, *trusted: Authority) -> dict[str, str]:
-    """A Secret with a certificate of one authority, which trusts these."""
+    """Returns a Secret with a certificate of one CA and with these trusted CAs."""
     return {**leaf.secret(addresses=ADDRESSES), "ca.crt": "".join(one.certificate for one in trusted)}
 
 
@@ -64,7 +64,7 @@ def write(one: Cluster, name: str, files: Mapping[str, str]) -> None:
 
 
 def agents(one: Cluster, values: Mapping[str, Any]) -> Pod:
-    """A pod with two agents, which have no more than the rendered pod of `helm test`, but a Secret of their own."""
+    """Starts a pod with two agents. It is the rendered pod of `helm test` with a separate Secret."""
     (pod,) = [
         hook
         for hook in Renderer().hooks(merged(values, {"agents": {"image": "lattice-rdzv:agent"}})).all
@@ -81,24 +81,24 @@ def agents(one: Cluster, values: Mapping[str, Any]) -> Pod:
 
 
 def lines(container: Any) -> list[tuple[int, int, int]]:
-    """Round, rank and count of each line."""
+    """Returns round, rank and count of each line."""
     found = re.findall(r"^round (\d+) rank (\d+) count (\d+)$", container.log, re.MULTILINE)
     return [(int(round_), int(rank), int(count)) for round_, rank, count in found]
 
 
 def progress(pod: Pod) -> None:
-    """Waits until each agent has written ten times more."""
+    """Waits until each agent has written ten more times."""
     before = {name: len(lines(container)) for name, container in pod.containers.items()}
 
-    def went_on() -> bool:
+    def continued() -> bool:
         assert all(container.running for container in pod.containers.values()), pod.describe()
         return all(len(lines(container)) >= before[name] + 10 for name, container in pod.containers.items())
 
-    wait_for("both agents write", went_on, timeout_seconds=60, detail=pod.describe)
+    wait_for("both agents write", continued, timeout_seconds=60, detail=pod.describe)
 
 
 def roll_out(one: Cluster, training: Pod) -> None:
-    """`kubectl rollout restart` of the StatefulSet: one member after the other, each once the one before is ready."""
+    """Restarts the members as `kubectl rollout restart` does: one after the other, when the previous one is ready."""
     for name in sorted((pod.name for pod in one.pods if pod.is_store), reverse=True):
         (pod,) = [pod for pod in one.pods if pod.name == name]
         pod.terminate()
@@ -109,42 +109,46 @@ def roll_out(one: Cluster, training: Pod) -> None:
 
 
 def check_ended_well(training: Pod) -> None:
-    """Neither agent saw another round, lost a write, or failed."""
+    """Checks that no agent was in another round, lost a write, or failed."""
     training.terminate()
     ranks = set()
     for container in training.containers.values():
-        told = lines(container)
-        ranks |= {rank for _, rank, _ in told}
-        assert {round_ for round_, _, _ in told} == {1}
-        assert [count for _, _, count in told] == list(range(1, len(told) + 1))
+        written = lines(container)
+        ranks |= {rank for _, rank, _ in written}
+        assert {round_ for round_, _, _ in written} == {1}
+        assert [count for _, _, count in written] == list(range(1, len(written) + 1))
         assert "Traceback" not in container.log
     assert ranks == {0, 1}
 
 
 class Strangers:
-    """Clients with a certificate of each authority, who trust both."""
+    """Clients with a certificate of each CA. All of them trust both CAs."""
 
     def __init__(self, folder: Path, old: Authority, new: Authority) -> None:
         self._folder = folder
         self._authorities = {"old": old, "new": new}
 
     def served(self, one: Cluster) -> set[str]:
-        """Those whom every member serves."""
+        """Returns the clients that every member serves."""
         both = "".join(authority.certificate for authority in self._authorities.values())
         clients = {name: {**authority.secret("agent"), "ca.crt": both} for name, authority in self._authorities.items()}
         callers = [Caller(pod, self._folder) for pod in one.pods if pod.is_store]
         return {name for name, files in clients.items() if all(caller.put(files).returncode == 0 for caller in callers)}
 
+    def are_served(self, one: Cluster, *names: str) -> None:
+        """Waits until every member serves exactly these clients."""
+        wait_for(f"{names} are served", lambda: self.served(one) == set(names), timeout_seconds=90)
+
 
 def trust(one: Cluster, *authorities: Authority) -> None:
-    """Changes `ca.crt` of every Secret, and nothing else."""
+    """Changes only `ca.crt` of every Secret."""
     text = "".join(authority.certificate for authority in authorities)
     for name, files in list(one.secrets.items()):
         write(one, name, {**files, "ca.crt": text})
 
 
 def certify(one: Cluster, leaf: Authority) -> None:
-    """Changes `tls.crt` and `tls.key` of every Secret, and nothing else."""
+    """Changes only `tls.crt` and `tls.key` of every Secret."""
     for name, files in list(one.secrets.items()):
         write(one, name, {**leaf.secret(addresses=ADDRESSES), "ca.crt": files["ca.crt"]})
 
@@ -155,7 +159,7 @@ def test_the_readme_has_these_steps() -> None:
     numbered = re.split(r"^\d\. ", steps, flags=re.MULTILINE)[1:]
     wanted = [
         ("Put both CAs", "into `ca.crt`"),
-        ("rollout restart statefulset/lattice-rdzv", "kubectl rollout status"),
+        ("Run `helm upgrade` with your values", "rollout restart statefulset/lattice-rdzv", "kubectl rollout status"),
         ("Replace `tls.crt` and `tls.key` by certificates of the new CA",),
         ("Remove the old CA from `ca.crt`", "repeat step 2"),
     ]
@@ -165,7 +169,7 @@ def test_the_readme_has_these_steps() -> None:
 
 
 @pytest.mark.parametrize("version", ["3.5.35", "3.6.16"])
-def test_agents_train_on_while_the_authority_of_three_members_is_replaced(
+def test_agents_keep_training_while_the_ca_of_three_members_is_replaced(
     cluster: MakeCluster, tmp_path: Path, old: Authority, new: Authority, version: str
 ) -> None:
     values = merged(MTLS, MEMBERS)
@@ -176,26 +180,26 @@ def test_agents_train_on_while_the_authority_of_three_members_is_replaced(
     progress(training)
     strangers = Strangers(tmp_path, old, new)
 
-    # 1. Both authorities everywhere. 2. The members read `ca.crt` when they start.
+    # Step 1: both CAs are in every Secret. Step 2: the members are restarted, because they read `ca.crt` only at the start.
     trust(one, old, new)
     progress(training)
-    assert strangers.served(one) == {"old"}
+    strangers.are_served(one, "old")
     roll_out(one, training)
-    assert strangers.served(one) == {"old", "new"}
-    # 3. Certificates of the new authority.
+    strangers.are_served(one, "old", "new")
+    # Step 3: certificates of the new CA.
     certify(one, new)
     progress(training)
-    # 4. The new authority alone, and step 2 again.
+    # Step 4: only the new CA, and step 2 again.
     trust(one, new)
     roll_out(one, training)
-    assert strangers.served(one) == {"new"}
+    strangers.are_served(one, "new")
     check_ended_well(training)
 
 
-def test_agents_train_on_while_the_authority_of_the_embedded_server_is_replaced(
+def test_agents_keep_training_while_the_ca_of_the_embedded_server_is_replaced(
     cluster: MakeCluster, tmp_path: Path, old: Authority, new: Authority
 ) -> None:
-    """It reads all three files at each handshake, so no step needs a restart."""
+    """The server reads all three files at each handshake, so no step needs a restart."""
     values = merged(EMBEDDED, CLIENT_TLS)
     one = cluster(values, "3.6.16", secrets={name: secret(old, old) for name in ("rdzv-client-tls", AGENTS)})
     one.start()
@@ -211,5 +215,5 @@ def test_agents_train_on_while_the_authority_of_the_embedded_server_is_replaced(
     for step, served in steps:
         step()
         progress(training)
-        assert strangers.served(one) == served
+        strangers.are_served(one, *served)
     check_ended_well(training)

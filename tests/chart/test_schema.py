@@ -1,4 +1,4 @@
-"""values.schema.json: a slip is refused with the key's name."""
+"""values.schema.json: a mistake is refused with the name of the key."""
 
 import json
 from typing import Any
@@ -11,8 +11,8 @@ from chart.tools import CHART, HELM_VERSIONS
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
-# A slip, and what the message has to name.
-SLIPS: dict[str, tuple[dict[str, Any], str]] = {
+# A mistake, and the text that the message must contain.
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "clientservice.type": ({"clientservice": {"type": "x"}}, "clientservice"),
     "an empty image": ({"image": ""}, "image"),
     "replicas": ({"replicas": 3}, "replicas"),
@@ -47,16 +47,16 @@ SLIPS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("version", HELM_VERSIONS)
-@pytest.mark.parametrize("name", SLIPS)
-def test_a_slip_is_refused_with_its_key(name: str, version: str) -> None:
-    values, key = SLIPS[name]
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_refused_with_its_key(name: str, version: str) -> None:
+    values, key = MISTAKES[name]
     with pytest.raises(Refused) as refused:
         Renderer(version).text(values)
     assert "schema" in str(refused.value), refused.value
     assert key in str(refused.value)
 
 
-def test_it_needs_nothing_from_elsewhere() -> None:
+def test_the_schema_has_no_external_references() -> None:
     references = [value for key, value in leaves_of(SCHEMA) if key == "$ref"]
     assert references
     assert all(reference.startswith("#/definitions/") for reference in references)
@@ -78,7 +78,7 @@ def test_the_defaults_are_valid() -> None:
 
 @pytest.mark.parametrize("path", [path for path in leaves(default_values()) if path not in ("global", "jfrog")])
 def test_every_value_is_typed(path: str) -> None:
-    """A value of a kind that no value has is refused, so nothing is forgotten in the schema."""
+    """A value of a type that no value has is refused, which shows that the schema has a type for every value."""
     wrong = nested(path, [[1]])
     errors = list(jsonschema.Draft7Validator(SCHEMA).iter_errors(wrong))
     assert errors, path

@@ -27,7 +27,7 @@ DIGEST = "@sha256:" + "0" * 64
         ("registry.example:5000/etcd" + DIGEST, "3.7.1", True, False),
         ("registry.example:5000/etcd", "v3.4.23", False, True),
         ("etcd:latest", "3.6.4", True, False),
-        # What is said beats what is read.
+        # A configured version takes precedence over the one in the image.
         ("etcd:v3.5.5", "3.6.4", True, False),
     ],
 )
@@ -44,7 +44,7 @@ def test_the_version_decides(image: str, version: str, *, has_livez: bool, has_v
 
 
 def live_before_livez(version: str) -> str:
-    """From 3.5.3 on `/health` can leave the other members out."""
+    """Since 3.5.3, `/health` can exclude the other members."""
     numbers = tuple(int(number) for number in version.removeprefix("v").split("."))
     return "/health?serializable=true&exclude=NOSPACE" if numbers >= (3, 5, 3) else "/metrics"
 
@@ -56,9 +56,9 @@ def test_no_flag_is_experimental(version: str) -> None:
 
 
 @pytest.mark.parametrize("values", [MEMBERS, AUTH], ids=["members", "auth"])
-def test_a_volume_holds_no_v2_data(values: dict[str, object]) -> None:
+def test_v2_is_disabled_on_volumes_and_with_users(values: dict[str, object]) -> None:
     assert "enable-v2" not in Renderer().objects(values).flags
 
 
-def test_v2_can_be_left_out() -> None:
+def test_v2_can_be_disabled() -> None:
     assert "enable-v2" not in Renderer().objects({"etcd": {"enableV2": False}}).flags

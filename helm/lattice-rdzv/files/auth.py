@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "/lattice/rdzv/"
+# The roles for all tenants. The role for one tenant has its name as a suffix.
+ROLE = "lattice-rdzv"
+READER = "lattice-rdzv.reader"
 # Time between two checks of etcd.
 PAUSE_SECONDS = 5.0
 # Time after which users and roles are compared although no file changed, because they can be edited in etcd.
@@ -34,17 +37,20 @@ class Refused(Exception):
 
 
 class Etcd:
-    """Client of the etcd member in this pod."""
+    """Client of the etcd member in this pod.
 
-    def __init__(self, address: str, token: str | None = None) -> None:
+    etcd's JSON gateway forwards requests with etcd's own certificate, at random to the port with TLS or to the one without. etcd takes the
+    user of such a request from the certificate's common name, unless it has an `Accept` header, which real clients send.
+    """
+
+    def __init__(self, address: str, token: str | None = None, *, accepts: bool = True) -> None:
         self.address = address
         self.token = token
+        self._headers = {"Content-Type": "application/json", **({"Accept": "application/json"} if accepts else {})}
 
     def call(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
         """Makes one call. Raises `Refused` with etcd's message, or `OSError` if etcd does not respond."""
-        headers = {"Content-Type": "application/json"}
-        if self.token is not None:
-            headers["Authorization"] = self.token
+        headers = self._headers if self.token is None else {**self._headers, "Authorization": self.token}
         connection = HTTPConnection(self.address, timeout=TIMEOUT_SECONDS)
         try:
             connection.request("POST", "/v3/" + method, json.dumps(request), headers)
@@ -79,14 +85,18 @@ def end_of(prefix: str) -> str:
 
 def is_closed(etcd: Etcd) -> bool:
     """Returns whether etcd rejects a client without a user."""
-    anonymous = Etcd(etcd.address)
+    return not can_read(Etcd(etcd.address), "")
+
+
+def can_read(etcd: Etcd, tenant: str) -> bool:
+    """Returns whether etcd permits this client to read the runs of a tenant."""
     try:
-        anonymous.call("kv/range", {"key": text(PREFIX), "limit": "1", "keys_only": True, "serializable": True})
+        etcd.call("kv/range", {"key": text(prefix_of(tenant)), "limit": "1", "keys_only": True, "serializable": True})
     except Refused as refusal:
         if "user name is empty" in str(refusal) or "permission denied" in str(refusal):
-            return True
+            return False
         raise
-    return False
+    return True
 
 
 def sign_in(etcd: Etcd, name: str, password: str) -> str | None:
@@ -113,21 +123,34 @@ def names(etcd: Etcd, method: str, kind: str) -> set[str]:
     return set(etcd.call(method, {}).get(kind, []))
 
 
-def provide_role(etcd: Etcd, tenant: str, roles: set[str]) -> str:
-    """Creates or corrects the role that can read and write a tenant's runs, and returns its name."""
-    role = "lattice-rdzv-" + tenant if tenant else "lattice-rdzv"
+def is_role_of_a_tenant(role: str) -> bool:
+    """Returns whether `provide_role` has made a role of this name."""
+    return role in (ROLE, READER) or role.startswith((ROLE + "-", READER + "-"))
+
+
+def provide_role(etcd: Etcd, tenant: str, roles: set[str], *, read_only: bool = False) -> str:
+    """Creates or corrects the role that can read a tenant's runs, and write them unless `read_only`, and returns its name."""
+    # No tenant makes the two names equal, because a tenant is preceded by `-`.
+    role = READER if read_only else ROLE
+    role += "-" + tenant if tenant else ""
     key = prefix_of(tenant)
-    wanted = {"permType": "READWRITE", "key": text(key), "range_end": text(end_of(key))}
+    # etcd's gateway leaves out `permType` in its responses if it is READ, the first of its values.
+    wanted = {"key": text(key), "range_end": text(end_of(key))}
+    kind = {"permType": "READ"} if read_only else {"permType": "READWRITE"}
     if role not in roles:
         create(etcd, "auth/role/add", {"name": role})
         roles.add(role)
-    if wanted not in etcd.call("auth/role/get", {"role": role}).get("perm", []):
-        etcd.call("auth/role/grant", {"name": role, "perm": wanted})
+    granted = etcd.call("auth/role/get", {"role": role}).get("perm", [])
+    if {"permType": "READ", **wanted, **kind} not in [{"permType": "READ", **one} for one in granted]:
+        etcd.call("auth/role/grant", {"name": role, "perm": {**wanted, **kind}})
     return role
 
 
-def provide_user(etcd: Etcd, name: str, password: str, role: str, users: set[str], *, closed: bool) -> None:
-    """Creates a user if it is missing, and corrects its password and its role."""
+def provide_user(
+    etcd: Etcd, name: str, password: str, role: str, users: set[str], *, closed: bool, only: bool = False
+) -> None:
+    """Creates a user if it is missing, and corrects its password and its role. Takes away the role of another tenant, and with
+    `only` all other roles."""
     if name not in users:
         create(etcd, "auth/user/add", {"name": name, "password": password})
         users.add(name)
@@ -135,15 +158,19 @@ def provide_user(etcd: Etcd, name: str, password: str, role: str, users: set[str
     elif not closed or sign_in(etcd, name, password) is None:
         etcd.call("auth/user/changepw", {"name": name, "password": password})
         say(f"changed the password of a user to the one in the Secret: `{name}`")
-    if role not in etcd.call("auth/user/get", {"name": name}).get("roles", []):
+    granted = etcd.call("auth/user/get", {"name": name}).get("roles", [])
+    if role not in granted:
         etcd.call("auth/user/grant", {"user": name, "role": role})
+    for other in granted:
+        if other != role and (only or is_role_of_a_tenant(other)):
+            etcd.call("auth/user/revoke", {"name": name, "role": other})
 
 
 @dataclass(frozen=True)
 class Wanted:
     """The users from the values, and the passwords from the Secret."""
 
-    users: list[dict[str, str]]
+    users: list[dict[str, Any]]
     passwords: dict[str, str]
 
 
@@ -160,8 +187,10 @@ def provide(etcd: Etcd, wanted: Wanted) -> None:
             create(etcd, "auth/role/add", {"name": "root"})
         provide_user(etcd, "root", root_password, "root", users, closed=False)
     for user in wanted.users:
-        role = provide_role(etcd, user.get("tenant", ""), roles)
-        provide_user(etcd, user["name"], wanted.passwords[user["name"]], role, users, closed=closed)
+        reads = bool(user.get("readOnly", False))
+        role = provide_role(etcd, user.get("tenant", ""), roles, read_only=reads)
+        password = wanted.passwords[user["name"]]
+        provide_user(etcd, user["name"], password, role, users, closed=closed, only=reads)
     if not closed:
         etcd.call("auth/enable", {})
         say("authentication is on, for `root` and " + ", ".join(f"`{user['name']}`" for user in wanted.users))
@@ -211,6 +240,12 @@ class Keeper:
         self._etcd.token = None
         provide(self._etcd, wanted)
         self._provided, self._provided_at = wanted, time.monotonic()
+        as_server = Etcd(self._etcd.address, accepts=False)
+        if any(can_read(as_server, user.get("tenant", "")) for user in wanted.users):
+            say(
+                "the common name of etcd's certificate is the name of a user, so each client with a certificate has this user's rights through"
+                " etcd's JSON gateway; issue a certificate with another common name"
+            )
 
     def run(self) -> None:
         """Checks etcd forever, and logs each problem once."""

@@ -47,7 +47,7 @@
 By default etcd compares a peer's address with the certificate, by a reverse lookup where the certificate has only names. That
 fails without PTR records, behind source NAT and in a service mesh. The peer CA decides who is a peer.
 */}}
-- --{{ if include "lattice.versionIs" (list . "<3.6.0") }}experimental-{{ end }}peer-skip-client-san-verification=true
+- --{{ if include "lattice.versionIs" (dict "root" . "range" "<3.6.0") }}experimental-{{ end }}peer-skip-client-san-verification=true
 {{- end }}
 {{- end -}}
 
@@ -117,7 +117,7 @@ listen-client-http-urls: the chart's ports, policies and probes do not cover it
 {{- if has $name $ours -}}
 {{- fail (printf "`etcd.extraArgs` repeats a flag that the chart sets from another value; set that value, or remove the flag: `%s`" $name) -}}
 {{- end -}}
-{{- if and (hasPrefix "--experimental-" $name) (include "lattice.versionIs" (list $root ">=3.7.0")) -}}
+{{- if and (hasPrefix "--experimental-" $name) (include "lattice.versionIs" (dict "root" $root "range" ">=3.7.0")) -}}
 {{- fail (printf "etcd 3.7 has no experimental flags and does not start with one (the image has %s); remove `experimental-` from the flag, or remove the flag from `etcd.extraArgs`: `%s`" (include "lattice.version" $root) $name) -}}
 {{- end -}}
 {{- end -}}

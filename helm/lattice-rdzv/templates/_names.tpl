@@ -19,11 +19,9 @@
 {{- merge $labels (default dict .Values.commonLabels) | toYaml -}}
 {{- end -}}
 
-{{/* The labels from the values of a Service or a ServiceMonitor cannot replace the chart's labels. */}}
+{{/* (dict "root" . "own" labels): the labels from the values of a Service or a ServiceMonitor, which cannot replace the chart's labels */}}
 {{- define "lattice.labelsWith" -}}
-{{- $own := index . 0 -}}
-{{- $root := index . 1 -}}
-{{- merge (include "lattice.labels" $root | fromYaml) $own | toYaml -}}
+{{- merge (include "lattice.labels" .root | fromYaml) (default dict .own) | toYaml -}}
 {{- end -}}
 
 {{/* (dict "root" . "own" annotations): an object's own annotations over `commonAnnotations`, with their key, or nothing */}}

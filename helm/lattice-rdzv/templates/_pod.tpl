@@ -93,11 +93,24 @@ spec:
   {{- end }}
 {{- end -}}
 
-{{/* The pod's annotations. They contain the script's checksum, so that a change of the script replaces the pod. */}}
+{{/*
+The pod's annotations. They contain checksums of what a container reads only when it starts, so that a change replaces the pod: of the script,
+and of the CAs if Helm can look up their Secrets. The embedded server reads the CAs at each handshake.
+*/}}
 {{- define "lattice.podAnnotations" -}}
 {{- $annotations := deepCopy (default dict .Values.podAnnotations) -}}
-{{- if and .Values.auth.enabled (not (include "lattice.embedded" .)) -}}
+{{- if not (include "lattice.embedded" .) -}}
+{{- if .Values.auth.enabled -}}
 {{- $_ := set $annotations "lattice-rdzv/auth-script" (.Files.Get "files/auth.py" | sha256sum | trunc 16) -}}
+{{- end -}}
+{{- range $side := list "client" "peer" -}}
+{{- if (index $.Values.tls $side).enabled -}}
+{{- $secret := lookup "v1" "Secret" $.Release.Namespace (include "lattice.tlsSecret" (dict "root" $ "side" $side)) -}}
+{{- with dig "data" "ca.crt" "" (default dict $secret) -}}
+{{- $_ := set $annotations (printf "lattice-rdzv/%s-ca" $side) (sha256sum . | trunc 16) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if $annotations -}}{{- toYaml $annotations -}}{{- end -}}
 {{- end -}}

@@ -5,7 +5,7 @@ members. Otherwise, a lost quorum would make Kubernetes restart the remaining me
 
 {{- define "lattice.livePath" -}}
 {{- if or (include "lattice.embedded" .) (include "lattice.hasLivez" .) -}}/livez
-{{- else if include "lattice.versionIs" (list . ">=3.5.3") -}}/health?serializable=true&exclude=NOSPACE
+{{- else if include "lattice.versionIs" (dict "root" . "range" ">=3.5.3") -}}/health?serializable=true&exclude=NOSPACE
 {{- else -}}
 {{- /* Older ones overlook `serializable`, and ask the other members. */ -}}
 /metrics
@@ -17,11 +17,11 @@ members. Otherwise, a lost quorum would make Kubernetes restart the remaining me
 {{- if or (include "lattice.embedded" .) (include "lattice.hasLivez" .) -}}/readyz{{- else -}}/health?exclude=NOSPACE{{- end -}}
 {{- end -}}
 
-{{/* (list root path "startup") */}}
+{{/* (dict "root" . "path" "/livez" "kind" "startup") */}}
 {{- define "lattice.probe" -}}
-{{- $times := index (index . 0).Values.probes (index . 2) -}}
+{{- $times := index .root.Values.probes .kind -}}
 httpGet:
-  path: {{ index . 1 | quote }}
+  path: {{ .path | quote }}
   port: metrics
 periodSeconds: {{ int64 $times.periodSeconds }}
 timeoutSeconds: {{ int64 $times.timeoutSeconds }}
@@ -30,9 +30,9 @@ failureThreshold: {{ int64 $times.failureThreshold }}
 
 {{- define "lattice.probes" -}}
 startupProbe:
-  {{- include "lattice.probe" (list . (include "lattice.livePath" .) "startup") | nindent 2 }}
+  {{- include "lattice.probe" (dict "root" . "path" (include "lattice.livePath" .) "kind" "startup") | nindent 2 }}
 livenessProbe:
-  {{- include "lattice.probe" (list . (include "lattice.livePath" .) "liveness") | nindent 2 }}
+  {{- include "lattice.probe" (dict "root" . "path" (include "lattice.livePath" .) "kind" "liveness") | nindent 2 }}
 readinessProbe:
-  {{- include "lattice.probe" (list . (include "lattice.readyPath" .) "readiness") | nindent 2 }}
+  {{- include "lattice.probe" (dict "root" . "path" (include "lattice.readyPath" .) "kind" "readiness") | nindent 2 }}
 {{- end -}}

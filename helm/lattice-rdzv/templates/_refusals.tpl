@@ -15,16 +15,16 @@ the value, what it must be, and how to fix it. tests/chart/test_refusals.py read
 {{- end -}}
 
 {{/*
-`helm upgrade --reuse-values` replaces the chart's own values by those of the old chart, which lack the new values. Every template calls
-this first, because Helm may render any of them first.
+`helm upgrade --reuse-values` replaces the chart's own values by those of the old chart, which do not have the new values. Every template
+calls this first, because Helm may render any of them first.
 */}}
 {{- define "lattice.refuseOldValues" -}}
 {{- $missing := list -}}
-{{- range $key := list "agents" "auth" "cluster" "defragmentation" "engine" "ephemeral" "etcd" "external" "metrics" "networkPolicy" "pdb" "persistence" "probes" "serviceAccount" "tests" "tls" -}}
+{{- range $key := list "agents" "auth" "cluster" "dashboard" "defragmentation" "engine" "ephemeral" "etcd" "external" "metrics" "networkPolicy" "pdb" "persistence" "probes" "serviceAccount" "tests" "tls" -}}
 {{- if not (hasKey $.Values $key) -}}{{- $missing = append $missing $key -}}{{- end -}}
 {{- end -}}
 {{- if $missing -}}
-{{- fail (printf "the values of the installed chart lack values that this chart needs, because `--reuse-values` does not add new ones; use `--reset-then-reuse-values` (Helm 3.14 or newer), or pass your own values with `--values`. Missing: `%s`" (join "`, `" $missing)) -}}
+{{- fail (printf "values that this chart needs are missing in those of the installed chart, because `--reuse-values` does not add new ones; use `--reset-then-reuse-values` (Helm 3.14 or newer), or pass your own values with `--values`. Missing: `%s`" (join "`, `" $missing)) -}}
 {{- end -}}
 {{- end -}}
 
@@ -37,10 +37,10 @@ this first, because Helm may render any of them first.
 {{- if and (contains "://" .) (not (hasPrefix $scheme .)) -}}{{- $others = append $others . -}}{{- end -}}
 {{- end -}}
 external-with-own-etcd:
-  when: {{ or (include "lattice.stateful" . | eq "true") .Values.auth.enabled .Values.networkPolicy.enabled $metrics }}
+  when: {{ or (include "lattice.stateful" . | eq "true") .Values.auth.enabled .Values.networkPolicy.enabled (and $metrics (not .Values.dashboard.enabled)) }}
   text: >-
     with `external.endpoints` the chart does not run etcd, so `replicaCount`, `persistence.enabled`, `auth.enabled`, `networkPolicy.enabled`, and
-    `metrics` have no effect; remove these values, or remove `external.endpoints`
+    `metrics` (unless `dashboard.enabled` is set) have no effect; remove these values, or remove `external.endpoints`
 external-with-engine:
   when: {{ ne .Values.engine "etcd" }}
   text: >-
@@ -60,6 +60,8 @@ external-scheme:
   text: >-
     with `tls.client.enabled={{ .Values.tls.client.enabled }}` agents need endpoints that begin with `{{ $scheme }}`; change one of the two. In
     `external.endpoints` is: `{{ join "`, `" $others }}`
+{{ include "lattice.monitoringRefusals" . }}
+{{ include "lattice.dashboardRefusals" . }}
 {{- end -}}
 
 {{- define "lattice.refusals" -}}
@@ -169,6 +171,19 @@ serverService-plain-peers:
 {{ include "lattice.liveRefusals" . }}
 {{- end -}}
 
+{{/* With every engine and with an external etcd. */}}
+{{- define "lattice.monitoringRefusals" -}}
+{{- $metrics := .Values.metrics -}}
+two-monitors:
+  when: {{ and $metrics.serviceMonitor.enabled $metrics.podMonitor.enabled }}
+  text: >-
+    `metrics.serviceMonitor.enabled` and `metrics.podMonitor.enabled` would scrape each pod twice; remove one of them
+alerts-without-metrics:
+  when: {{ and $metrics.prometheusRule.enabled (not (or $metrics.serviceMonitor.enabled $metrics.podMonitor.enabled)) (or .Values.dashboard.enabled (not .Values.external.endpoints)) }}
+  text: >-
+    `metrics.prometheusRule.enabled` needs the metrics that its alerts evaluate; add --set metrics.serviceMonitor.enabled=true, or remove it
+{{- end -}}
+
 {{/* With every engine. */}}
 {{- define "lattice.sharedRefusals" -}}
 {{- $values := .Values -}}
@@ -248,7 +263,7 @@ user-of-namespace-without-auth:
     `agents.namespaces` names users, but authentication is off; add --set auth.enabled=true, or remove the users
 
 service-names:
-  {{- $services := list $values.clientService.name $values.serverService.name (include "lattice.membersService" .) (include "lattice.metricsService" .) }}
+  {{- $services := list $values.clientService.name $values.serverService.name (include "lattice.membersService" .) (include "lattice.metricsService" .) (include "lattice.dashboardName" .) (include "lattice.dashboardMetricsService" .) }}
   when: {{ ne (len $services) (len (uniq $services)) }}
   text: >-
     two Services would have one name; change `clientService.name` or `serverService.name`. The names are: `{{ join "`, `" $services }}`
@@ -292,14 +307,8 @@ service-names:
     policy, or change the type
 {{ end }}
 
-two-monitors:
-  when: {{ and $values.metrics.serviceMonitor.enabled $values.metrics.podMonitor.enabled }}
-  text: >-
-    `metrics.serviceMonitor.enabled` and `metrics.podMonitor.enabled` would scrape each member twice; remove one of them
-alerts-without-metrics:
-  when: {{ and $values.metrics.prometheusRule.enabled (not (or $values.metrics.serviceMonitor.enabled $values.metrics.podMonitor.enabled)) }}
-  text: >-
-    `metrics.prometheusRule.enabled` needs the metrics that its alerts evaluate; add --set metrics.serviceMonitor.enabled=true, or remove it
+{{ include "lattice.monitoringRefusals" . }}
+{{ include "lattice.dashboardRefusals" . }}
 policy-without-namespace-names:
   {{- $namespaces := list }}
   {{- range rest (include "lattice.agentNamespaces" . | fromYamlArray) }}{{ $namespaces = append $namespaces .name }}{{ end }}

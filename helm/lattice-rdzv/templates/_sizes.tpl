@@ -1,5 +1,8 @@
 {{/* The quota of the database, and the maximum size of data in memory. */}}
 
+{{/* A quantity of Kubernetes as in the values. Helm reads an integer as a float, which it would print as 1e+10. */}}
+{{- define "lattice.quantity" -}}{{- if kindIs "string" . -}}{{- . -}}{{- else -}}{{- int64 . -}}{{- end -}}{{- end -}}
+
 {{/* A quantity of Kubernetes, such as `1.5Gi`, in bytes. */}}
 {{- define "lattice.bytes" -}}
 {{- $number := regexFind "^[0-9.]+([eE][+-]?[0-9]+)?" (toString .) -}}
@@ -18,7 +21,7 @@
 
 {{/* Twice the quota, because a defragmentation writes a new database beside the old one, plus 512 MiB of logs. */}}
 {{- define "lattice.ephemeralSize" -}}
-{{- if .Values.ephemeral.sizeLimit -}}{{- .Values.ephemeral.sizeLimit -}}
+{{- if .Values.ephemeral.sizeLimit -}}{{- include "lattice.quantity" .Values.ephemeral.sizeLimit -}}
 {{- else if include "lattice.inMemory" . -}}{{- add (mul 2 (int64 (include "lattice.quotaBytes" .))) 536870912 -}}
 {{- end -}}
 {{- end -}}

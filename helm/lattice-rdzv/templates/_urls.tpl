@@ -3,25 +3,24 @@
 {{- define "lattice.clientScheme" -}}{{ ternary "https" "http" .Values.tls.client.enabled }}{{- end -}}
 {{- define "lattice.peerScheme" -}}{{ ternary "https" "http" .Values.tls.peer.enabled }}{{- end -}}
 
+{{/* (dict "root" . "service" "lattice-rdzv-client") */}}
 {{- define "lattice.host" -}}
-{{- $root := index . 1 -}}
-{{- printf "%s.%s.svc.%s" (index . 0) $root.Release.Namespace $root.Values.clusterDomain -}}
+{{- printf "%s.%s.svc.%s" .service .root.Release.Namespace .root.Values.clusterDomain -}}
 {{- end -}}
 
 {{/*
 The name of a Service for agents. With TLS, it includes the cluster's domain, because the documented certificates contain that name. Without
-TLS, it omits the domain, so that it also resolves if the domain differs from the one in the values.
+TLS, it omits the domain, so that it also resolves if the domain differs from the one in the values. (dict "root" . "service" "lattice-rdzv-client")
 */}}
 {{- define "lattice.agentHost" -}}
-{{- $root := index . 1 -}}
-{{- if $root.Values.tls.client.enabled -}}{{- include "lattice.host" . -}}{{- else -}}{{- printf "%s.%s.svc" (index . 0) $root.Release.Namespace -}}{{- end -}}
+{{- if .root.Values.tls.client.enabled -}}{{- include "lattice.host" . -}}{{- else -}}{{- printf "%s.%s.svc" .service .root.Release.Namespace -}}{{- end -}}
 {{- end -}}
 
-{{- define "lattice.clientHost" -}}{{- include "lattice.host" (list .Values.clientService.name .) -}}{{- end -}}
+{{- define "lattice.clientHost" -}}{{- include "lattice.host" (dict "root" . "service" .Values.clientService.name) -}}{{- end -}}
 
-{{/* (list "lattice-rdzv-0" root) */}}
+{{/* (dict "root" . "member" "lattice-rdzv-0") */}}
 {{- define "lattice.memberHost" -}}
-{{- printf "%s.%s" (index . 0) (include "lattice.host" (list (include "lattice.membersService" (index . 1)) (index . 1))) -}}
+{{- printf "%s.%s" .member (include "lattice.host" (dict "root" .root "service" (include "lattice.membersService" .root))) -}}
 {{- end -}}
 
 {{/* The Services can use two different client ports of etcd. etcd then listens on both. */}}
@@ -39,9 +38,9 @@ TLS, it omits the domain, so that it also resolves if the domain differs from th
 {{- define "lattice.advertiseClientURL" -}}
 {{- $scheme := include "lattice.clientScheme" . -}}
 {{- if include "lattice.stateful" . -}}
-{{- printf "%s://%s:%d" $scheme (include "lattice.memberHost" (list "$(POD_NAME)" .)) (int .Values.clientService.internalPort) -}}
+{{- printf "%s://%s:%d" $scheme (include "lattice.memberHost" (dict "root" . "member" "$(POD_NAME)")) (int .Values.clientService.internalPort) -}}
 {{- else -}}
-{{- printf "%s://%s:%d" $scheme (include "lattice.host" (list .Values.serverService.name .)) (int .Values.serverService.clientPort.externalPort) -}}
+{{- printf "%s://%s:%d" $scheme (include "lattice.host" (dict "root" . "service" .Values.serverService.name)) (int .Values.serverService.clientPort.externalPort) -}}
 {{- end -}}
 {{- end -}}
 
@@ -61,7 +60,7 @@ default by the address of the machine's default route, and then does not find it
 */}}
 {{- define "lattice.advertisePeerURL" -}}
 {{- $host := "127.0.0.1" -}}
-{{- if include "lattice.several" . -}}{{- $host = include "lattice.memberHost" (list "$(POD_NAME)" .) -}}{{- end -}}
+{{- if include "lattice.several" . -}}{{- $host = include "lattice.memberHost" (dict "root" . "member" "$(POD_NAME)") -}}{{- end -}}
 {{- printf "%s://%s:%d" (include "lattice.peerScheme" .) $host (int .Values.serverService.serverPort.internalPort) -}}
 {{- end -}}
 
@@ -70,7 +69,7 @@ default by the address of the machine's default route, and then does not find it
 {{- $members := list -}}
 {{- range $index := until (int .Values.replicaCount) -}}
 {{- $name := printf "%s-%d" (include "lattice.name" $) $index -}}
-{{- $members = append $members (printf "%s=%s://%s:%d" $name (include "lattice.peerScheme" $) (include "lattice.memberHost" (list $name $)) (int $.Values.serverService.serverPort.internalPort)) -}}
+{{- $members = append $members (printf "%s=%s://%s:%d" $name (include "lattice.peerScheme" $) (include "lattice.memberHost" (dict "root" $ "member" $name)) (int $.Values.serverService.serverPort.internalPort)) -}}
 {{- end -}}
 {{- join "," $members -}}
 {{- else -}}
@@ -85,11 +84,11 @@ default by the address of the machine's default route, and then does not find it
 {{- else if include "lattice.several" . -}}
 {{- $endpoints := list -}}
 {{- range $index := until (int .Values.replicaCount) -}}
-{{- $host := printf "%s-%d.%s" (include "lattice.name" $) $index (include "lattice.agentHost" (list (include "lattice.membersService" $) $)) -}}
+{{- $host := printf "%s-%d.%s" (include "lattice.name" $) $index (include "lattice.agentHost" (dict "root" $ "service" (include "lattice.membersService" $))) -}}
 {{- $endpoints = append $endpoints (printf "%s://%s:%d" (include "lattice.clientScheme" $) $host (int $.Values.clientService.internalPort)) -}}
 {{- end -}}
 {{- join "," $endpoints -}}
 {{- else -}}
-{{- printf "%s://%s:%d" (include "lattice.clientScheme" .) (include "lattice.agentHost" (list .Values.clientService.name .)) (int .Values.clientService.externalPort) -}}
+{{- printf "%s://%s:%d" (include "lattice.clientScheme" .) (include "lattice.agentHost" (dict "root" . "service" .Values.clientService.name)) (int .Values.clientService.externalPort) -}}
 {{- end -}}
 {{- end -}}

@@ -21,25 +21,25 @@
 {{- $version -}}
 {{- end -}}
 
-{{/* (list root ">=3.6.0") */}}
+{{/* (dict "root" . "range" ">=3.6.0") */}}
 {{- define "lattice.versionIs" -}}
-{{- if semverCompare (index . 1) (include "lattice.version" (index . 0)) -}}true{{- end -}}
+{{- if semverCompare .range (include "lattice.version" .root) -}}true{{- end -}}
 {{- end -}}
 
 {{/* etcd's v2 API, which has separate data and users. */}}
 {{- define "lattice.enableV2" -}}
 {{- $given := .Values.etcd.enableV2 | toString -}}
 {{- if eq $given "true" -}}true
-{{- else if and (eq $given "auto") (not (include "lattice.stateful" .)) (not .Values.auth.enabled) (include "lattice.versionIs" (list . "<3.6.0")) -}}true
+{{- else if and (eq $given "auto") (not (include "lattice.stateful" .)) (not .Values.auth.enabled) (include "lattice.versionIs" (dict "root" . "range" "<3.6.0")) -}}true
 {{- end -}}
 {{- end -}}
 
 {{/* Releases with `/livez` and `/readyz`. */}}
 {{- define "lattice.hasLivez" -}}
-{{- include "lattice.versionIs" (list . ">=3.4.29, <3.5.0 || >=3.5.11") -}}
+{{- include "lattice.versionIs" (dict "root" . "range" ">=3.4.29, <3.5.0 || >=3.5.11") -}}
 {{- end -}}
 
 {{/* Releases without the vulnerabilities that were fixed in 2026. */}}
 {{- define "lattice.supportedVersion" -}}
-{{- include "lattice.versionIs" (list . ">=3.5.33, <3.6.0 || >=3.6.14, <3.7.0 || >=3.7.1") -}}
+{{- include "lattice.versionIs" (dict "root" . "range" ">=3.5.33, <3.6.0 || >=3.6.14, <3.7.0 || >=3.7.1") -}}
 {{- end -}}
