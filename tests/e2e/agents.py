@@ -1,4 +1,4 @@
-"""Jobs of real torchrun agents in pods, and what their workers said."""
+"""Jobs of real torchrun agents in pods, and the output of their workers."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ from typing import Any
 
 import yaml
 from harness.torchrun import TRAIN, Line
-from harness.wait import wait_for
 
 from e2e.cluster import OF_THIS_SESSION, ROOT, Cluster
 from e2e.kubernetes import PATIENCE_SECONDS, Kubernetes, Object, holds, is_leaving, run
+from e2e.wait import wait_for
 
-# Importing torch in an agent and its worker takes this long when several pods do it at once on two cores.
+# The time that an agent and its worker need to import torch if several pods do so at once on two cores.
 START_SECONDS = 180.0
 UNTIL = "/tmp/until"
-# The label that says for which story a namespace was made, and for which namespace a volume.
-STORY = "lattice-rdzv-story"
+# The label with the scenario of a namespace, and with the namespace of a volume.
+SCENARIO = "lattice-rdzv-scenario"
 EXAMPLE = ROOT / "examples" / "job" / "job.yaml"
 
 
 def example_job() -> Object:
-    """The Job that people copy: every agent of these stories is one of its pods, with what a story has to change."""
+    """Returns the Job that users copy. Every agent of these scenarios is one of its pods, with the scenario's changes."""
     return dict(yaml.safe_load(EXAMPLE.read_text()))
 
 
 def forget_id(container: Object) -> None:
-    """Takes the Job's uid out of what an agent is told."""
-    told = [variable for variable in container["env"] if not variable["name"].startswith("LATTICE_RDZV_")]
-    container["env"] = told
+    """Removes the run id, which is the Job's uid, from the variables of an agent."""
+    container["env"] = [one for one in container["env"] if not one["name"].startswith("LATTICE_RDZV_")]
 
 
 def idle_pod(image: str, name: str, namespace: str) -> Object:
-    """One of its pods that waits for commands, and is gone at once when it is deleted."""
+    """Returns a pod of the example's Job that waits for commands, and ends at once when it is deleted."""
     spec = example_job()["spec"]["template"]["spec"]
     (one,) = spec["containers"]
     one["image"], one["command"], one["args"] = image, ["sleep", "infinity"], []
-    # No Job is behind it whose uid it could have.
+    # The pod has no Job and therefore no Job's uid.
     forget_id(one)
     one["volumeMounts"], spec["volumes"] = [], []
     spec["terminationGracePeriodSeconds"] = 1
@@ -63,37 +62,43 @@ class AgentPod:
         return self._kubernetes.execute(self.namespace, self.name, *command, timeout_seconds=timeout_seconds)
 
     def doctor(self) -> dict[str, Object]:
-        """Doctor's findings by what was looked at; it ends with 1 where one of them failed."""
-        findings = json.loads(self("sh", "-c", "lattice-rdzv doctor --json || true"))
+        """Returns doctor's findings by check. Its exit status is 1 if a check failed."""
+        findings = json.loads(self("sh", "-c", "lattice-rdzv doctor --timeout 30 --json || true", timeout_seconds=120))
         return {one["check"]: one for one in findings}
 
     def finds(self) -> str:
-        """The endpoint of the service that `doctor` finds there, which has to be well."""
-        findings = self.doctor()
-        assert findings["permission to write"]["status"] == "ok", findings
+        """Waits until the service that `doctor` finds accepts writes, and returns its endpoint."""
+        findings: dict[str, Object] = {}
+
+        def may_write() -> bool:
+            findings.clear()
+            findings.update(self.doctor())
+            return findings.get("permission to write", {}).get("status") == "ok"
+
+        wait_for("doctor may write", may_write, detail=lambda: str(findings))
         return str(findings["service"]["found"]).removesuffix(" responds")
 
     def environment(self) -> dict[str, str]:
-        """The variables that its processes start with."""
+        """Returns the variables with which the pod's processes start."""
         return dict(line.split("=", 1) for line in self("env").splitlines() if "=" in line)
 
 
 @dataclass
 class Follower:
-    """A pod's log as it grows, kept after the pod is gone."""
+    """Follows the log of a pod. The file remains after the pod is gone."""
 
     pod: str
     file: Path
     process: subprocess.Popen[bytes]
 
     def lines(self) -> list[tuple[str, str]]:
-        """When and what."""
+        """Returns the time and the text of each line."""
         split = (line.partition(" ") for line in self.file.read_text(errors="replace").splitlines())
         return [(at, text) for at, _, text in split]
 
 
 class Logs:
-    """The logs of a namespace's pods that were asked to be followed."""
+    """The logs of pods in a namespace."""
 
     def __init__(self, kubernetes: Kubernetes, namespace: str, folder: Path) -> None:
         self._kubernetes = kubernetes
@@ -102,11 +107,15 @@ class Logs:
         self.followers: dict[str, Follower] = {}
 
     def follow(self, pods: list[Object]) -> None:
-        """Follows each of them that has a container running or ended, once."""
+        """Follows the log of each pod whose container has started, once."""
         for one in pods:
             uid = one["metadata"]["uid"]
             statuses = one.get("status", {}).get("containerStatuses", [])
-            if uid in self.followers or not statuses or "waiting" in statuses[0]["state"]:
+            if not statuses or "waiting" in statuses[0]["state"]:
+                continue
+            # kubectl may lose the log of a container that is still running. Then the file is written again from its start.
+            earlier = self.followers.get(uid)
+            if earlier is not None and (earlier.process.poll() is None or "running" not in statuses[0]["state"]):
                 continue
             name = one["metadata"]["name"]
             file = self._folder / f"{name}-{uid[:8]}.log"
@@ -123,7 +132,7 @@ class Logs:
             self.followers[uid] = Follower(name, file, process)
 
     def close(self) -> None:
-        """Ends the followers; what they wrote stays."""
+        """Ends the followers. Their files remain."""
         for one in self.followers.values():
             one.process.kill()
             one.process.wait()
@@ -133,12 +142,12 @@ Worker = tuple[str, int, int]
 
 
 def worker(line: Line) -> Worker:
-    """By what a worker is told from every other. Its round's port alone may be that of another round, in another pod."""
+    """Returns the identity of a worker. The port of a round is not enough, because rounds in two pods may have one port."""
     return line.node, line.pid, line.master_port
 
 
 class Job:
-    """An Indexed Job of torchrun agents, which train until they are told to end."""
+    """An Indexed Job of torchrun agents, which train until the scenario ends them."""
 
     def __init__(self, kubernetes: Kubernetes, logs: Logs, manifest: Object) -> None:
         self._kubernetes = kubernetes
@@ -148,13 +157,13 @@ class Job:
         self._kubernetes.apply(manifest)
 
     def pods(self) -> list[Object]:
-        """The Job's pods, whose logs are followed from now on."""
+        """Returns the Job's pods, and follows their logs from now on."""
         pods = self._kubernetes.list("pods", self.namespace, selector=f"job-name={self.name}")
         self.logs.follow(pods)
         return pods
 
     def running(self) -> list[str]:
-        """The names of the pods that run and are not on their way out."""
+        """Returns the names of the running pods that are not being deleted."""
         return sorted(
             one["metadata"]["name"]
             for one in self.pods()
@@ -162,7 +171,7 @@ class Job:
         )
 
     def pod_of(self, node: str) -> str:
-        """The name of the running pod whose host name is `node`."""
+        """Returns the name of the running pod whose host name is `node`."""
 
         def find() -> str | None:
             return next((name for name in self.running() if name.startswith(f"{node}-")), None)
@@ -170,12 +179,12 @@ class Job:
         return str(self.wait(f"a pod of {node} runs", find))
 
     def lines(self, event: str = "") -> list[Line]:
-        """What the workers of all pods said so far; of one event if it is named."""
-        told = [text for one in self.logs.followers.values() for _, text in one.lines() if text.startswith('{"event"')]
-        return [line for line in (Line(**json.loads(text)) for text in told) if event in ("", line.event)]
+        """Returns the lines that the workers of all pods have printed so far, or only those of one event."""
+        texts = [text for one in self.logs.followers.values() for _, text in one.lines() if text.startswith('{"event"')]
+        return [line for line in (Line(**json.loads(text)) for text in texts) if event in ("", line.event)]
 
     def wait(self, what: str, condition: Callable[[], Any], *, timeout_seconds: float = START_SECONDS) -> Any:
-        """Waits for a condition about the lines; a failure shows the ends of the logs."""
+        """Waits for a condition about the lines. A failure shows the ends of the logs."""
 
         def look() -> Any:
             self.pods()
@@ -197,29 +206,29 @@ class Job:
         return lines
 
     def workers(self) -> frozenset[Worker]:
-        """Those that were started so far."""
+        """Returns the workers that have been started so far."""
         self.pods()
         return frozenset(worker(line) for line in self.lines())
 
     def said(self, text: str, *, besides: str = "") -> list[str]:
-        """The log lines with a text, of all pods but one."""
+        """Returns the log lines that contain a text, of all pods except `besides`."""
         self.pods()
         others = [one for one in self.logs.followers.values() if one.pod != besides]
         return [line for one in others for _, line in one.lines() if text in line]
 
     def scale(self, nodes: int) -> None:
-        """Asks for another number of pods."""
+        """Sets the number of pods."""
         patch = json.dumps({"spec": {"parallelism": nodes, "completions": nodes}})
         self._kubernetes("patch", "job", self.name, f"--namespace={self.namespace}", "--type=merge", f"--patch={patch}")
 
     def end(self) -> None:
-        """Tells the workers to end, all in the same step."""
-        # Any of them will do, and one may be going.
-        tell = [shlex.join(self._kubernetes.command(*self._tell(name))) for name in self.running()]
-        assert tell, f"no pod runs that could be told to end\n{self.describe()}"
-        run(["sh", "-c", " || ".join(tell)])
+        """Ends the workers, all in the same step."""
+        # The file in one pod is enough. Several pods are tried, because one may be about to end.
+        commands = [shlex.join(self._kubernetes.command(*self._touch(name))) for name in self.running()]
+        assert commands, f"no pod is running in which the workers can be ended\n{self.describe()}"
+        run(["sh", "-c", " || ".join(commands)])
 
-    def _tell(self, name: str) -> tuple[str, ...]:
+    def _touch(self, name: str) -> tuple[str, ...]:
         return ("exec", name, f"--namespace={self.namespace}", "--", "touch", UNTIL)
 
     def succeeded(self) -> None:
@@ -230,24 +239,24 @@ class Job:
         return holds("Complete", self._kubernetes.get("job", self.name, self.namespace))
 
     def describe(self) -> str:
-        """The ends of all logs."""
+        """Returns the ends of all logs."""
         return "\n".join(
             f"--- {one.pod}\n{one.file.read_text(errors='replace')[-3000:]}" for one in self.logs.followers.values()
         )
 
 
 def torch_volume(cluster: Cluster, namespace: str) -> list[Object]:
-    """A claim on the packages that the nodes lend, and the volume behind it; nothing where the image has torch."""
+    """Returns the claim and the volume for the nodes' packages with torch, or nothing if the image has torch."""
     if cluster.torch_packages is None:
         return []
     nodes = [one["metadata"]["name"] for one in cluster.kubernetes.list("nodes", "")]
     name = f"torch-{namespace}"
-    common = {"storageClassName": "lent", "accessModes": ["ReadOnlyMany"]}
+    common = {"storageClassName": "packages", "accessModes": ["ReadOnlyMany"]}
     where = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": nodes}]}]
     volume = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": name, "labels": {**OF_THIS_SESSION, STORY: namespace}},
+        "metadata": {"name": name, "labels": {**OF_THIS_SESSION, SCENARIO: namespace}},
         "spec": {
             **common,
             "capacity": {"storage": "10Gi"},
@@ -265,8 +274,8 @@ def torch_volume(cluster: Cluster, namespace: str) -> list[Object]:
     return [volume, claim]
 
 
-def lend_torch(cluster: Cluster, spec: Object) -> None:
-    """Gives every container of a pod the packages that the nodes lend; nothing where the image has torch."""
+def mount_torch(cluster: Cluster, spec: Object) -> None:
+    """Mounts the nodes' packages with torch in every container of a pod, unless the image has torch."""
     if cluster.torch_packages is None:
         return
     spec.setdefault("volumes", []).append(
@@ -278,7 +287,7 @@ def lend_torch(cluster: Cluster, spec: Object) -> None:
 
 
 def training_config(namespace: str) -> Object:
-    """The workers' script as a ConfigMap."""
+    """Returns a ConfigMap with the workers' script."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -288,7 +297,7 @@ def training_config(namespace: str) -> Object:
 
 
 def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str, conf: str) -> Object:
-    """The example's Job with another script, whose workers train until they are told to end."""
+    """Returns the example's Job with another script, whose workers train until `UNTIL` exists."""
     job = example_job()
     job["metadata"]["namespace"] = namespace
     job["spec"]["completions"] = job["spec"]["parallelism"] = nodes
@@ -298,9 +307,9 @@ def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str, c
     one["image"] = cluster.agent_image
     torchrun = [f"--nnodes={nnodes}" if argument.startswith("--nnodes=") else argument for argument in one["args"][:-1]]
     torchrun += [f"--rdzv-conf={conf}"] if conf else []
-    told = ["--called=$(POD_HOST)", "--out=/dev/stdout", f"--until={UNTIL}"]
-    one["args"] = [*torchrun, "/job/train.py", *told]
+    options = ["--called=$(POD_HOST)", "--out=/dev/stdout", f"--until={UNTIL}"]
+    one["args"] = [*torchrun, "/job/train.py", *options]
     index = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-completion-index']"}}
     one["env"] += [{"name": "INDEX", "valueFrom": index}, {"name": "POD_HOST", "value": "train-$(INDEX)"}]
-    lend_torch(cluster, spec)
+    mount_torch(cluster, spec)
     return job

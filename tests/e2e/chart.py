@@ -1,4 +1,4 @@
-"""The chart, installed by a real Helm as its README says."""
+"""The chart, installed by a real Helm as its README describes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from chart.render import Object, merged
 from chart.tools import CHART, NEWEST_HELM, helm
-from harness.wait import wait_for
 
 from e2e.kubernetes import Kubernetes, run
+from e2e.wait import wait_for
 
 RELEASE = "rdzv"
 
@@ -26,6 +26,8 @@ class Chart:
         self.namespace = namespace
         self.helm_version = helm_version
         self.values: dict[str, Any] = {}
+        # What Helm installs: this checkout, or a chart of a repository.
+        self.source: tuple[str, ...] = (str(CHART),)
 
     def helm(self, *arguments: str) -> str:
         """Runs `helm ARGUMENTS` in the namespace."""
@@ -33,52 +35,57 @@ class Chart:
         command.append(f"--kubeconfig={self.kubernetes.kubeconfig}")
         return run(command)
 
-    def install(self, values: Mapping[str, Any] | None = None, *arguments: str, patience_seconds: float = 180) -> str:
-        """`helm install`, and waits until the store is ready. Returns the notes."""
+    def install(self, values: Mapping[str, Any] | None = None, *arguments: str, patience_seconds: float = 300) -> str:
+        """Runs `helm install`, waits until the service is ready, and returns the notes."""
         return self._apply("install", values or {}, *arguments, patience_seconds=patience_seconds)
 
     def upgrade(self, values: Mapping[str, Any] | None = None, *arguments: str) -> str:
-        """`helm upgrade` with these values over those before, and waits until the store is ready."""
+        """Runs `helm upgrade` with these values over the previous ones, and waits until the service is ready."""
         return self._apply("upgrade", merged(self.values, values or {}), *arguments)
 
-    def _apply(self, verb: str, values: Mapping[str, Any], *arguments: str, patience_seconds: float = 180) -> str:
+    def _apply(self, verb: str, values: Mapping[str, Any], *arguments: str, patience_seconds: float = 300) -> str:
         with values_file(values) as file:
-            printed = self.helm(verb, RELEASE, str(CHART), f"--values={file}", *arguments)
+            printed = self.helm(verb, RELEASE, *self.source, f"--values={file}", *arguments)
         self.values = dict(values)
         self.roll_out(patience_seconds)
         return printed
 
-    def roll_out(self, patience_seconds: float = 180) -> None:
-        """Waits until the store is as it was last asked for."""
+    def roll_out(self, patience_seconds: float = 300) -> None:
+        """Waits until the service's workload has reached its requested state."""
         self.kubernetes.roll_out(self.workload, self.namespace, timeout_seconds=patience_seconds)
 
     @property
     def workload(self) -> str:
-        """The store's workload, as kubectl names it."""
+        """The service's workload, as kubectl names it."""
         kind = "statefulset" if self.values.get("persistence", {}).get("enabled") else "deployment"
         return f"{kind}/lattice-rdzv"
 
     def pods(self) -> list[Object]:
-        """The store's pods."""
+        """Returns the service's pods."""
         return self.kubernetes.list("pods", self.namespace, selector="app=lattice-rdzv")
 
     def etcdctl(self, *arguments: str, pod: str = "") -> str:
-        """Runs etcdctl in the store."""
-        return self.kubernetes.execute(self.namespace, pod or self.workload, "etcdctl", *arguments, container="etcd")
+        """Runs etcdctl in a pod of the service. It repeats a read, but not a write, until its time limit."""
+        command = ("etcdctl", "--command-timeout=30s", *arguments)
+        return self.kubernetes.execute(self.namespace, pod or self.workload, *command, container="etcd")
+
+    def write(self, *arguments: str) -> None:
+        """Runs a command of etcdctl that writes until it succeeds."""
+        wait_for(f"etcd accepts {arguments}", lambda: bool(self.etcdctl(*arguments)))
 
     def uninstall(self) -> None:
-        """`helm uninstall`, and waits for it."""
+        """Runs `helm uninstall`, and waits for its end."""
         self.helm("uninstall", RELEASE, "--wait", "--timeout=120s")
 
     def gone(self) -> None:
-        """Waits until no pod of any name is left: what removes them does so after their owners."""
+        """Waits until no pod is left. Kubernetes removes pods after it has removed their owners."""
         left = partial(self.kubernetes.list, "pods", self.namespace)
-        wait_for("no pod is left", lambda: not left(), timeout_seconds=60, every_seconds=1)
+        wait_for("no pod is left", lambda: not left(), timeout_seconds=180)
 
 
 @contextmanager
 def values_file(values: Mapping[str, Any]) -> Iterator[str]:
-    """A file of values that Helm reads."""
+    """Yields the name of a file with these values, for Helm."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(values, file)
         file.flush()

@@ -1,4 +1,4 @@
-"""The cluster that the stories run on: the one of `KUBECONFIG`, or one that kind makes of containers."""
+"""The cluster of the scenarios: the one of `KUBECONFIG`, or one that kind creates in containers."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 AGENT_IMAGE = "localhost/lattice-rdzv-agent:e2e"
 BASE_IMAGE = "localhost/lattice-rdzv-agent:base"
-# The label of everything that a session creates outside of namespaces, and of its namespaces: two sessions on one cluster
-# do not delete each other's.
+# The label of the namespaces of a session, and of all objects that it creates outside of namespaces. Two sessions on one
+# cluster therefore do not delete each other's objects.
 OF_THIS_SESSION = {"lattice-rdzv-session": uuid.uuid4().hex[:8]}
 IMAGE_FOLDER = Path(__file__).parent / "image"
-# The torch of the image, where no virtual environment lends one.
+# The version of torch in the image, if no virtual environment provides torch.
 TORCH_IN_IMAGE = "2.15"
 FAMILIES = ("ipv4", "ipv6", "dual")
 
 
 class Cluster(ABC):
-    """A cluster of three nodes, and what the stories need to be done to it."""
+    """A cluster of three nodes, and the faults that the scenarios inject into it."""
 
     kubernetes: Kubernetes
-    # What the agents' image is called there.
+    # The name of the agents' image in this cluster.
     agent_image = AGENT_IMAGE
-    # Where nodes keep the packages of a Python 3.11 with torch, where the image has none.
+    # The folder on the nodes with the packages of a Python 3.11 that has torch, if the image has no torch.
     torch_packages: Path | None = None
-    # Why nodes cannot be cut off and processes cannot be killed from outside; empty where they can.
+    # Why nodes cannot be disconnected and processes cannot be killed from outside; empty if they can.
     no_faults: str = "that needs the machine that the nodes run on"
-    # Which addresses pods have.
+    # The address family of the pods.
     family: str = "ipv4"
 
     @abstractmethod
     def describe(self) -> str:
-        """Which one it is."""
+        """Returns which cluster this is."""
 
     @abstractmethod
     def provide(self) -> None:
-        """Has the agents' image on every node, of the wheel in dist/."""
+        """Makes the agents' image, with the wheel in dist/, available on every node."""
 
     def provide_etcd(self, tag: str) -> None:  # noqa: B027 - most clusters pull it
-        """Has `quay.io/coreos/etcd:TAG` on every node, where it cannot be pulled."""
+        """Makes `quay.io/coreos/etcd:TAG` available on every node if the nodes cannot pull it."""
 
     def cut_off(self, node: str) -> None:
-        """Takes a node's network away."""
+        """Disconnects a node from the network."""
         raise NotImplementedError(self.no_faults)
 
     def reconnect(self, node: str) -> None:
-        """Gives a node its network back."""
+        """Connects a node to the network again."""
         raise NotImplementedError(self.no_faults)
 
     def pause(self, node: str) -> None:
-        """Stops every process of a node, which neither ends nor closes a connection."""
+        """Freezes every process of a node. No process ends, and no connection is closed."""
         raise NotImplementedError(self.no_faults)
 
     def resume(self, node: str) -> None:
@@ -77,15 +77,15 @@ class Cluster(ABC):
         raise NotImplementedError(self.no_faults)
 
     def kill_container(self, node: str, container_id: str) -> None:
-        """SIGKILL to every process of a container at once, as the kernel does when memory runs out."""
+        """Sends SIGKILL to every process of a container at once, as the kernel does when memory runs out."""
         raise NotImplementedError(self.no_faults)
 
 
 class Given(Cluster):
-    """Somebody's cluster: its images are pulled, so they have to be where it can pull them."""
+    """A user's cluster. It pulls its images, so they must be in a registry that it can reach."""
 
     def __init__(self, kubectl: Path, folder: Path, image: str) -> None:
-        # The present context of what may be a list of files, as it was when the session began.
+        # The current context when the session began. KUBECONFIG may be a list of files.
         chosen = run([str(kubectl), "config", "view", "--raw", "--flatten", "--minify"])
         kubeconfig = folder / "kubeconfig"
         kubeconfig.touch(mode=0o600)
@@ -97,7 +97,7 @@ class Given(Cluster):
         return f"the one of KUBECONFIG ({self.kubernetes('config', 'current-context').strip()})"
 
     def provide(self) -> None:
-        """Pulls what LATTICE_E2E_IMAGE names: that takes longer than a story waits for a pod."""
+        """Pulls the image of LATTICE_E2E_IMAGE, because that takes longer than a scenario waits for a pod."""
         classes = self.kubernetes.list("storageclasses", "")
         is_default = "storageclass.kubernetes.io/is-default-class"
         if not any(one["metadata"].get("annotations", {}).get(is_default) == "true" for one in classes):
@@ -113,22 +113,22 @@ class Given(Cluster):
 
 
 class Kind(Cluster):
-    """Nodes in containers, made by kind with Docker, or with the engine that `KIND_EXPERIMENTAL_PROVIDER` names."""
+    """Nodes in containers that kind creates with Docker, or with the engine of `KIND_EXPERIMENTAL_PROVIDER`."""
 
     no_faults = ""
 
     def __init__(self, kubectl: Path, folder: Path) -> None:
         self.engine = _engine()
         self.family = os.environ.get("LATTICE_E2E_FAMILY") or "ipv4"
-        assert self.family in FAMILIES, f"LATTICE_E2E_FAMILY is `{self.family}`, which is none of {FAMILIES}"
+        assert self.family in FAMILIES, f"LATTICE_E2E_FAMILY must be one of {FAMILIES}, but is `{self.family}`"
         self.name = "lattice-rdzv-e2e" + ("" if self.family == "ipv4" else f"-{self.family}")
         self.keep = os.environ.get("LATTICE_E2E_KEEP") == "1"
         self.kubernetes = Kubernetes(kubectl, folder / "kubeconfig")
-        lent = os.environ.get("LATTICE_E2E_TORCH")
-        self.torch_packages = Path(lent) if lent else None
+        packages = os.environ.get("LATTICE_E2E_TORCH")
+        self.torch_packages = Path(packages) if packages else None
 
     def create(self) -> None:
-        """Makes the nodes; with `LATTICE_E2E_KEEP=1` those of an earlier session are used again."""
+        """Creates the nodes. With `LATTICE_E2E_KEEP=1`, reuses those of an earlier session."""
         if self.name in run(["kind", "get", "clusters"]).split():
             if not self.keep:
                 delete = f"kind delete cluster --name {self.name}"
@@ -143,7 +143,7 @@ class Kind(Cluster):
         try:
             run(["kind", "create", "cluster", *options], timeout_seconds=600)
         except BaseException:
-            # Of a cluster that is half up nothing stays, kept or not.
+            # An incomplete cluster is deleted even if clusters are to be kept.
             self._delete()
             raise
 
@@ -161,10 +161,10 @@ class Kind(Cluster):
 
     def describe(self) -> str:
         version = run(["kind", "version"]).split()[1]
-        return f"`{self.name}`, made by kind {version} with {self.engine}, {self.family}"
+        return f"`{self.name}`, created by kind {version} with {self.engine}, {self.family}"
 
     def provide(self) -> None:
-        """Builds the agents' image of the wheel in dist/, which a stage of another image builds first where it is lacking."""
+        """Builds the agents' image with the wheel in dist/. If there is no wheel, a stage of another image builds one first."""
         if not list((ROOT / "dist").glob("*.whl")):
             wheel = [
                 "build",
@@ -173,19 +173,19 @@ class Kind(Cluster):
             ]
             run([self.engine, *wheel, str(ROOT)], timeout_seconds=3600)
         run([str(ROOT / "scripts" / "image"), BASE_IMAGE], environment={"BUILDER": self.engine}, timeout_seconds=900)
-        given = {"BASE": BASE_IMAGE}
+        build_arguments = {"BASE": BASE_IMAGE}
         if self.torch_packages is None:
-            given["TORCH"] = TORCH_IN_IMAGE
+            build_arguments["TORCH"] = TORCH_IN_IMAGE
             if index := os.environ.get("TORCH_INDEX"):
-                given["TORCH_INDEX"] = index
-        arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
+                build_arguments["TORCH_INDEX"] = index
+        arguments = [f"--build-arg={name}={value}" for name, value in build_arguments.items()]
         run([self.engine, "build", f"--tag={AGENT_IMAGE}", *arguments, str(IMAGE_FOLDER)], timeout_seconds=1800)
         self._load(AGENT_IMAGE)
-        # The nodes have what they need of them.
+        # The nodes have copies of the images.
         run([self.engine, "rmi", AGENT_IMAGE, BASE_IMAGE])
 
     def provide_etcd(self, tag: str) -> None:
-        """Loads the image if the engine has it; nodes pull every other one."""
+        """Loads the image if the engine has it. Nodes pull every other image."""
         image = f"quay.io/coreos/etcd:{tag}"
         try:
             run([self.engine, "image", "inspect", image])
@@ -194,7 +194,7 @@ class Kind(Cluster):
         self._load(image)
 
     def _load(self, image: str) -> None:
-        # Not `kind load docker-image`, which works with Docker alone.
+        # Not `kind load docker-image`, which works only with Docker.
         with TemporaryDirectory() as folder:
             archive = f"{folder}/image.tar"
             run([self.engine, "save", f"--output={archive}", image])
@@ -223,16 +223,16 @@ class Kind(Cluster):
 
     def kill_container(self, node: str, container_id: str) -> None:
         name = container_id.rpartition("/")[2]
-        # A node sees the processes of its containers, also where this machine does not see those of the node.
+        # A node sees the processes of its containers even if this machine does not see the processes of the node.
         find = f"grep --files-with-matches --no-messages {name} /proc/[0-9]*/cgroup | cut -d/ -f3"
-        # The end of a container's first process is the end of all, so some may be gone before their turn.
+        # When the first process of a container ends, all its processes end, so some may end before `kill` reaches them.
         self._inside(node, f'victims=$({find}); [ -n "$victims" ] || exit 1; kill -KILL $victims || true')
 
     def _inside(self, node: str, script: str) -> str:
         return run([self.engine, "exec", node, "sh", "-c", script])
 
     def delete(self) -> None:
-        """Deletes the cluster, unless it is kept, and sees that no container of it is left."""
+        """Deletes the cluster, unless it is kept, and checks that none of its containers is left."""
         if not self.keep:
             self._delete()
 
@@ -240,33 +240,37 @@ class Kind(Cluster):
         run(["kind", "delete", "cluster", f"--name={self.name}"])
         label = f"--filter=label=io.x-k8s.kind.cluster={self.name}"
         left = run([self.engine, "ps", "--all", "--quiet", label]).split()
-        assert left == [], f"containers are left behind: {left}"
+        assert left == [], f"containers are left: {left}"
 
 
 class NoCluster(Exception):
-    """There is none, and why."""
+    """No cluster is available. The message has the reason."""
 
 
 @contextmanager
 def choose(folder: Path) -> Iterator[tuple[Cluster, list[str]]]:
-    """The first of the two that is there, and why not the one before it; `NoCluster` says why there is none at all."""
-    lacks: list[str] = []
+    """Yields the user's cluster or else one of kind, and why the user's cluster is not used.
+
+    Raises:
+        NoCluster: There is neither of them. The message has the reasons.
+    """
+    reasons: list[str] = []
     kubectl = find_kubectl()
     given, image = os.environ.get("KUBECONFIG"), os.environ.get("LATTICE_E2E_IMAGE")
     if given and kubectl and image:
-        yield Given(kubectl, folder, image), lacks
+        yield Given(kubectl, folder, image), reasons
         return
-    lacks.append(_lacks(("KUBECONFIG is not set", given), ("LATTICE_E2E_IMAGE names no image with torch", image)))
+    reasons.append(_missing(("KUBECONFIG is not set", given), ("LATTICE_E2E_IMAGE names no image with torch", image)))
     engine = _engine()
     has_kind, has_engine = shutil.which("kind"), shutil.which(engine)
     if not (has_kind and has_engine and kubectl):
-        lacks.append(_lacks(("kind is not on the PATH", has_kind), (f"there is no {engine}", has_engine)))
-        raise NoCluster("; ".join(lacks))
+        reasons.append(_missing(("kind is not on the PATH", has_kind), (f"there is no {engine}", has_engine)))
+        raise NoCluster("; ".join(reasons))
     cluster = Kind(kubectl, folder)
-    # Not within: one of this name that is there already is somebody's.
+    # Not inside `try`, because an existing cluster of this name must not be deleted.
     cluster.create()
     try:
-        yield cluster, lacks
+        yield cluster, reasons
     finally:
         cluster.delete()
 
@@ -275,12 +279,12 @@ def _engine() -> str:
     return os.environ.get("KIND_EXPERIMENTAL_PROVIDER") or "docker"
 
 
-def _lacks(*looked_at: tuple[str, object]) -> str:
-    return ", ".join(reason for reason, found in looked_at if not found) or "kubectl is not on the PATH"
+def _missing(*requirements: tuple[str, object]) -> str:
+    return ", ".join(reason for reason, found in requirements if not found) or "kubectl is not on the PATH"
 
 
 def _on_every_node(image: str, namespace: str) -> Object:
-    """A pod of the image on every node, which does nothing."""
+    """Returns a DaemonSet that runs an idle pod of the image on every node."""
     labels = {"app": "images"}
     container = {"name": "image", "image": image, "command": ["sleep", "infinity"]}
     pod = {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}}

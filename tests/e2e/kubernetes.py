@@ -1,4 +1,4 @@
-"""kubectl, as the stories use it: objects in, objects out, one command in a pod."""
+"""kubectl as the scenarios use it: to apply and read objects, and to run a command in a pod."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 Object = dict[str, Any]
 
-# What an image's start and a probe's first success take on a machine of two cores that others use too.
+# The time until an image has started and a probe succeeds, on a machine with two cores that other programs use too.
 PATIENCE_SECONDS = 120.0
 
 
 class Failed(Exception):
-    """A command that ended with another status than 0; its text says which and what it printed."""
+    """A command has failed. The message has the command, its status and its output."""
 
     def __init__(self, command: list[str], status: int, output: str) -> None:
         super().__init__(f"{' '.join(command)} ended with {status}: {output[-4000:]}")
@@ -29,23 +29,27 @@ def run(
     timeout_seconds: float = 300,
     environment: dict[str, str] | None = None,
 ) -> str:
-    """Runs a command and returns what it printed on stdout; `Failed` with everything otherwise."""
-    done = subprocess.run(
-        command,
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout_seconds,
-        env={**os.environ, **(environment or {})},
-    )
+    """Runs a command and returns its standard output, or raises `Failed` with all of its output."""
+    try:
+        done = subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_seconds,
+            env={**os.environ, **(environment or {})},
+        )
+    except subprocess.TimeoutExpired as late:
+        printed = f"{late.stdout!r} {late.stderr!r}"
+        raise Failed(command, -1, f"no end within {timeout_seconds:g} s: {printed}") from None
     if done.returncode != 0:
         raise Failed(command, done.returncode, done.stdout + done.stderr)
     return done.stdout
 
 
 def find_kubectl(*folders: Path) -> Path | None:
-    """The one on the PATH, else the one in a folder."""
+    """Returns kubectl on the PATH, or else in one of the folders."""
     found = shutil.which("kubectl")
     if found:
         return Path(found)
@@ -60,11 +64,11 @@ class Kubernetes:
         self.kubeconfig = kubeconfig
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line of `kubectl ARGUMENTS`."""
+        """Returns the command line of `kubectl ARGUMENTS`."""
         return [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", *arguments]
 
     def __call__(self, *arguments: str, text: str | None = None, timeout_seconds: float = 300) -> str:
-        """Runs `kubectl ARGUMENTS` and returns what it printed."""
+        """Runs `kubectl ARGUMENTS` and returns its output."""
         return run(self.command(*arguments), text=text, timeout_seconds=timeout_seconds)
 
     def apply(self, *objects: Object) -> None:
@@ -73,21 +77,21 @@ class Kubernetes:
         self("apply", "--filename=-", text=json.dumps(document))
 
     def create(self, one: Object) -> None:
-        """Creates an object; `Failed` if there is one of its name."""
+        """Creates an object, or raises `Failed` if an object of this name exists."""
         self("create", "--filename=-", text=json.dumps(one))
 
     def list(self, kind: str, namespace: str, *, selector: str = "", field: str = "") -> list[Object]:
-        """The objects of a kind in a namespace, all or by a label or a field."""
+        """Returns the objects of a kind in a namespace, all or selected by a label or a field."""
         which = (f"--namespace={namespace}", f"--selector={selector}", f"--field-selector={field}")
-        answer = self("get", kind, *which, "--output=json")
-        return list(json.loads(answer)["items"])
+        printed = self("get", kind, *which, "--output=json")
+        return list(json.loads(printed)["items"])
 
     def get(self, kind: str, name: str, namespace: str = "") -> Object:
-        """One object."""
+        """Returns one object."""
         return dict(json.loads(self("get", kind, name, f"--namespace={namespace}", "--output=json")))
 
     def execute(self, namespace: str, pod: str, *command: str, container: str = "", timeout_seconds: float = 60) -> str:
-        """Runs a command in a container and returns what it printed."""
+        """Runs a command in a container and returns its output."""
         where = ["exec", pod, f"--namespace={namespace}", *([f"--container={container}"] if container else [])]
         return self(*where, "--", *command, timeout_seconds=timeout_seconds)
 
@@ -99,27 +103,27 @@ class Kubernetes:
         )
 
     def roll_out(self, what: str, namespace: str, *, timeout_seconds: float = PATIENCE_SECONDS) -> None:
-        """Waits until a workload is as it was last asked for."""
+        """Waits until a workload has reached its requested state."""
         limit = f"--timeout={timeout_seconds:g}s"
         self("rollout", "status", what, f"--namespace={namespace}", limit, timeout_seconds=timeout_seconds + 30)
 
 
 def holds(condition: str, one: Object) -> bool:
-    """Whether an object's condition of that type is true."""
+    """Returns whether an object's condition of this type is true."""
     conditions = one.get("status", {}).get("conditions", [])
     return any(each["type"] == condition and each["status"] == "True" for each in conditions)
 
 
 def takes_pods(node: Object) -> bool:
-    """Whether pods of everybody may come to a node."""
+    """Returns whether a node accepts pods without tolerations."""
     return all(taint["effect"] == "PreferNoSchedule" for taint in node["spec"].get("taints", []))
 
 
 def is_leaving(one: Object) -> bool:
-    """Whether an object is on its way out."""
+    """Returns whether an object is being deleted."""
     return "deletionTimestamp" in one["metadata"]
 
 
 def is_ready(pod: Object) -> bool:
-    """Whether a pod is ready and not on its way out."""
+    """Returns whether a pod is ready and not being deleted."""
     return holds("Ready", pod) and not is_leaving(pod)

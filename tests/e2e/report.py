@@ -1,4 +1,4 @@
-"""What a failing story leaves: Kubernetes' events and the pods' log lines, side by side in the order of time."""
+"""The report of a failed scenario: Kubernetes' events and the pods' log lines, side by side and ordered by time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINES = 400
 
 
 def side_by_side(events: Iterable[Entry], lines: Iterable[Entry], *, limit: int = _LINES) -> str:
-    """The last entries of both, each with its time: events on the left, log lines on the right."""
+    """Returns the last entries of both, each with its time: events on the left, log lines on the right."""
     both = sorted([(_time(at), text, "") for at, text in events] + [(_time(at), "", text) for at, text in lines])
     return "\n".join(
         f"{at:%H:%M:%S}.{at.microsecond // 1000:03} | {event[:_EVENT_WIDTH]:{_EVENT_WIDTH}} | {line}"
@@ -24,8 +24,8 @@ def side_by_side(events: Iterable[Entry], lines: Iterable[Entry], *, limit: int 
 
 
 def gather(kubernetes: Kubernetes, namespaces: Iterable[str], logs: Iterable[Logs]) -> str:
-    """The same, of logs as they were followed, and of namespaces as they are now: their events, and what those of their
-    pods said that nobody followed, which are the store's and helpers'."""
+    """Returns the report. It has the logs that were followed, the present events of the namespaces, and the log lines of the
+    namespaces' other pods, such as those of the service."""
     events: list[Entry] = []
     followed = [one for log in logs for one in log.followers.values()]
     lines = [(at, f"{one.pod}: {text}") for one in followed for at, text in one.lines()]
@@ -38,7 +38,7 @@ def gather(kubernetes: Kubernetes, namespaces: Iterable[str], logs: Iterable[Log
 
 
 def _said(kubernetes: Kubernetes, pod: Object) -> list[Entry]:
-    """The last lines of a pod's containers, and of those that they replaced; none where one has not started."""
+    """Returns the last lines of a pod's containers and of their predecessors, or none if a container has not started."""
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     options = (f"--namespace={namespace}", "--all-containers", "--ignore-errors", "--timestamps", f"--tail={_LINES}")
     replaced = any(one["restartCount"] for one in pod["status"].get("containerStatuses", []))
@@ -56,7 +56,7 @@ def _event(one: Object) -> Entry:
 
 
 def _time(text: str) -> datetime:
-    """RFC 3339, of a second or of a nanosecond; a line whose time cannot be read is put first."""
+    """Parses a time of RFC 3339 with or without nanoseconds. A line whose time cannot be parsed is sorted first."""
     whole, _, fraction = text.rstrip("Z").partition(".")
     try:
         return datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}").replace(tzinfo=timezone.utc)

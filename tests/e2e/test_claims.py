@@ -1,4 +1,4 @@
-"""A store that is installed again, on the volumes that it had and on new ones; and how Helm and others apply it."""
+"""An etcd that is reinstalled on its earlier volumes or on new ones, and how Helm and other tools apply the chart."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 
 import pytest
 from chart.render import MEMBERS, Renderer
-from harness.wait import wait_for
 
 from e2e.chart import RELEASE, Chart
 from e2e.kubernetes import Failed
+from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(600, func_only=True)
 
@@ -18,39 +18,39 @@ KEY = "/lattice/kept"
 
 @pytest.fixture
 def uninstalled(chart: Chart) -> tuple[Chart, int]:
-    """A store of three members that held a key and was uninstalled, and its cluster's id."""
+    """Provides an etcd of three members that had a key and was uninstalled, and its cluster ID."""
     chart.install(MEMBERS)
-    chart.etcdctl("put", KEY, "1")
+    chart.write("put", KEY, "1")
     before = cluster_id(chart)
     chart.uninstall()
     chart.gone()
     return chart, before
 
 
-def test_on_the_claims_that_it_left_it_is_the_same_store(uninstalled: tuple[Chart, int]) -> None:
+def test_on_its_earlier_claims_the_cluster_id_is_unchanged(uninstalled: tuple[Chart, int]) -> None:
     chart, before = uninstalled
     chart.install(MEMBERS)
     assert chart.etcdctl("get", KEY, "--print-value-only").strip() == "1"
     assert cluster_id(chart) == before
 
 
-def test_on_new_claims_it_is_another_store(uninstalled: tuple[Chart, int]) -> None:
-    """Clients know by the id that what they had written is gone."""
+def test_on_new_claims_the_cluster_id_is_new(uninstalled: tuple[Chart, int]) -> None:
+    """Clients detect by the ID that their data is gone."""
     chart, before = uninstalled
     chart.kubernetes("delete", "persistentvolumeclaims", "--all", f"--namespace={chart.namespace}")
     chart.install(MEMBERS)
     if chart.etcdctl("get", KEY, "--print-value-only").strip() != "":
-        raise Failed(["etcdctl", "get", KEY], 0, "the old store's key is there")
+        raise Failed(["etcdctl", "get", KEY], 0, "the key of the old etcd is there")
     assert cluster_id(chart) != before
 
 
 def cluster_id(chart: Chart) -> int:
-    """The id that every response carries."""
+    """Returns the cluster ID, which every response has."""
     return int(json.loads(chart.etcdctl("get", "none", "--write-out=json"))["header"]["cluster_id"])
 
 
 @pytest.mark.parametrize("helm_version", ["3.22.0", "4.3.1"])
-def test_helm_waits_for_a_store_that_never_comes(chart: Chart, helm_version: str) -> None:
+def test_helm_times_out_if_etcd_never_starts(chart: Chart, helm_version: str) -> None:
     chart.helm_version = helm_version
     chart.install()
     with pytest.raises(Failed, match=r"(?i)timed out|deadline|not ready|failed"):
@@ -61,10 +61,10 @@ def test_helm_waits_for_a_store_that_never_comes(chart: Chart, helm_version: str
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_server_side_apply_of_the_same_render_changes_nothing(chart: Chart, members: int) -> None:
-    """As controllers do it that render the chart themselves, without Helm's releases and look-ups."""
-    rendered = Renderer(namespace=chart.namespace).text(MEMBERS if members == 3 else {})
+    """Some controllers render the chart themselves, without Helm's releases and lookups."""
     generations = []
     for _ in range(2):
+        rendered = Renderer(namespace=chart.namespace).text(MEMBERS if members == 3 else {})
         chart.kubernetes(
             "apply", "--server-side", "--field-manager=gitops", "--filename=-", text=without_tests(rendered)
         )
@@ -73,9 +73,9 @@ def test_server_side_apply_of_the_same_render_changes_nothing(chart: Chart, memb
         one = json.loads(chart.kubernetes("get", chart.workload, f"--namespace={chart.namespace}", "--output=json"))
         generations.append((one["metadata"]["uid"], one["metadata"]["generation"]))
     assert generations[0] == generations[1]
-    wait_for("every member serves", lambda: len(chart.pods()) == members, every_seconds=1)
+    wait_for("every member serves", lambda: len(chart.pods()) == members)
 
 
 def without_tests(rendered: str) -> str:
-    """A render without the pods of `helm test`, which controllers leave out."""
+    """Returns a render without the pods of `helm test`, which controllers leave out."""
     return "---\n".join(one for one in rendered.split("---\n") if "helm.sh/hook" not in one)

@@ -1,4 +1,4 @@
-"""`engine: embedded`: a job over the embedded server, whose only pod is lost, and then the same server behind certificates and a password."""
+"""`engine: embedded`: a job with the embedded server, whose only pod is lost, and then with certificates and a password."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600, func_only=True)
 
 
 @pytest.mark.addresses
-def test_a_job_trains_over_the_embedded_server_and_bears_its_loss(
+def test_a_job_survives_the_loss_of_the_embedded_server(
     cluster: Cluster, chart: Chart, job: MakeJob, tmp_path: Path
 ) -> None:
     chart.install({"engine": "embedded", "image": cluster.agent_image, **SMALL})
@@ -37,7 +37,7 @@ def test_a_job_trains_over_the_embedded_server_and_bears_its_loss(
         shown = cluster.kubernetes.execute(chart.namespace, one.pod_of("train-0"), *status)
         return "train-0" in shown and "train-1" in shown
 
-    one.wait("both nodes are in it", is_restored)
+    one.wait("both nodes are registered again", is_restored)
     assert len(one.lines("started")) == 2, "no worker was started again"
     one.scale(3)
     assert {line.restart_count for line in one.world(3)} == {0}

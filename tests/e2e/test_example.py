@@ -1,4 +1,4 @@
-"""The examples that need no controller, by the commands of their pages, in the namespace that they name."""
+"""The examples that need no controller, run by the commands of their pages, in the namespace that they name."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness.wait import wait_for
 
-from e2e.agents import START_SECONDS, lend_torch, torch_volume
+from e2e.agents import START_SECONDS, mount_torch, torch_volume
 from e2e.chart import Chart
 from e2e.cluster import ROOT, Cluster
-from e2e.conftest import MakeNamespace, MakePod, lack
+from e2e.conftest import MakeNamespace, MakePod, skip
 from e2e.kubernetes import Kubernetes, run
+from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
 NAMESPACE = "lattice"
-# Which label is a rack's is the user's to say; this one every machine has.
+# The user decides which label names the rack. The second label exists on every Kubernetes node.
 ZONE, MACHINE = "topology.kubernetes.io/zone", "kubernetes.io/hostname"
 
 
 @pytest.fixture
 def documented(cluster: Cluster, namespaces: MakeNamespace) -> Chart:
-    """The chart in the namespace of the documentation."""
+    """Installs the chart in the namespace of the documentation."""
     if cluster.kubernetes.list("namespaces", "", field=f"metadata.name={NAMESPACE}"):
-        lack(f"there is a namespace `{NAMESPACE}` already, which is somebody's")
+        skip(f"the namespace `{NAMESPACE}` exists already, and may be in use")
     chart = Chart(cluster.kubernetes, namespaces(exactly=NAMESPACE))
     chart.install()
     return chart
 
 
-def test_the_job_runs_as_it_stands(
+def test_the_job_runs_unchanged(
     cluster: Cluster, documented: Chart, namespaces: MakeNamespace, agent_pod: MakePod, tmp_path: Path
 ) -> None:
-    # In another namespace, and nothing told it: where nothing of the name is in its own, that of the documentation.
+    # An agent in another namespace without configuration finds the service in the namespace of the documentation, because
+    # its own namespace has no service of this name.
     stranger = agent_pod(namespaces("team"), with_config=False)
     assert stranger.finds() == f"http://lattice-rdzv-client.{NAMESPACE}.svc.cluster.local.:2379"
 
@@ -52,8 +53,8 @@ def test_the_job_runs_as_it_stands(
     assert {one["status"]["phase"] for one in pods} == {"Succeeded"}
 
 
-def test_ranks_go_by_a_label_of_the_machine(cluster: Cluster, documented: Chart, tmp_path: Path) -> None:
-    """The first container reads it from the API server, with a token that it alone has and rights to nothing else."""
+def test_ranks_follow_a_label_of_the_kubernetes_node(cluster: Cluster, documented: Chart, tmp_path: Path) -> None:
+    """The first container reads the label from the API server. Only this container has a token, which allows nothing else."""
     folder = copied(cluster, tmp_path, "topology-from-node")
     label = folder / "label.yaml"
     label.write_text(label.read_text().replace(ZONE, MACHINE))
@@ -66,12 +67,11 @@ def test_ranks_go_by_a_label_of_the_machine(cluster: Cluster, documented: Chart,
         # A container runs for a moment before its agent has joined.
         topology = partial(topology_of, kubernetes, next(iter(pods)))
         wait_for(
-            "the run knows all four nodes",
-            lambda: len(topology()) == 4,
-            every_seconds=0.5,
+            "the run has the labels of all four nodes",
+            lambda: topology() == machines,
             timeout_seconds=START_SECONDS,
+            detail=lambda: f"{topology()} instead of {machines}",
         )
-        assert topology() == machines
         kubernetes.wait("job/train", "condition=Complete", NAMESPACE, timeout_seconds=START_SECONDS)
         said = kubernetes("logs", "--selector=app=train", f"--namespace={NAMESPACE}", "--container=agent", "--tail=-1")
         ranked = dict(re.findall(r"^rank (\d) of 4 on (train-\d): starts", said, re.MULTILINE))
@@ -83,40 +83,40 @@ def test_ranks_go_by_a_label_of_the_machine(cluster: Cluster, documented: Chart,
 
 
 def topology_of(kubernetes: Kubernetes, pod: str) -> dict[str, str]:
-    """What the run in a Job's pod knows of where its nodes are."""
-    status = ("sh", "-c", "lattice-rdzv status --json $LATTICE_RDZV_ID || true")
+    """Returns the topology of each node of the run, as a pod of the Job sees it."""
+    status = ("sh", "-c", "lattice-rdzv status --timeout 30 --json $LATTICE_RDZV_ID || true")
     run = json.loads(kubernetes.execute(NAMESPACE, pod, *status, container="agent"))
     return {one["name"]: one["topology"] for one in run.get("nodes", [])}
 
 
 def copied(cluster: Cluster, folder: Path, name: str) -> Path:
-    """The example's folder, with the image's name set as the page says, and torch from the machines."""
+    """Returns a copy of the example with the image's name set as the page describes, and with torch from the nodes."""
     shutil.copytree(ROOT / "examples", folder / "examples")
     example = folder / "examples" / name
     file = example / "kustomization.yaml"
-    asked = yaml.safe_load(file.read_text())
-    (image,) = asked["images"]
-    # What `kustomize edit set image` writes.
+    kustomization = yaml.safe_load(file.read_text())
+    (image,) = kustomization["images"]
+    # `kustomize edit set image` writes this, too.
     image["newName"], _, image["newTag"] = cluster.agent_image.rpartition(":")
     spec = {"containers": [{"name": "agent"}]}
-    lend_torch(cluster, spec)
-    lent = {
+    mount_torch(cluster, spec)
+    patch = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {"name": "train"},
         "spec": {"template": {"spec": spec}},
     }
-    asked["patches"] = [*asked.get("patches", []), {"patch": json.dumps(lent)}]
+    kustomization["patches"] = [*kustomization.get("patches", []), {"patch": json.dumps(patch)}]
     volumes = torch_volume(cluster, NAMESPACE)
     if volumes:
         (example / "torch.yaml").write_text(yaml.safe_dump_all(volumes))
-        asked["resources"].append("torch.yaml")
-    file.write_text(yaml.safe_dump(asked))
+        kustomization["resources"].append("torch.yaml")
+    file.write_text(yaml.safe_dump(kustomization))
     return example
 
 
 def follow_page(cluster: Cluster, example: Path, *, only: str = "") -> str:
-    """Does what the page's console says to do with kubectl, and returns what the last command printed."""
+    """Runs the kubectl commands of the page's console, and returns the output of the last one."""
     (console,) = re.findall(r"```console\n(.*?)```", (example / "README.md").read_text(), re.DOTALL)
     commands = [line for line in console.splitlines() if line.startswith(f"kubectl {only}")]
     assert commands, console

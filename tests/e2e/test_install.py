@@ -1,12 +1,14 @@
-"""The chart installed as its README says, and what agents find."""
+"""The chart, installed as its README describes, and how agents find the service."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from chart.render import Renderer
+from chart.repository import package, served
 
 from e2e.chart import Chart
 from e2e.cluster import Cluster
@@ -14,13 +16,13 @@ from e2e.conftest import MakeNamespace, MakePod
 
 pytestmark = pytest.mark.timeout(600, func_only=True)
 
-# What Kubernetes itself puts into a namespace, and what its controllers make of our objects.
+# The objects that Kubernetes itself creates in a namespace, and the kinds that the chart could create.
 MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 KINDS = (
     "configmaps,cronjobs,daemonsets,deployments,horizontalpodautoscalers,ingresses,jobs,networkpolicies,"
     "persistentvolumeclaims,poddisruptionbudgets,rolebindings,roles,secrets,serviceaccounts,services,statefulsets"
 )
-# How long it takes until an agent has its world, which is printed and not judged: a machine under load is slow, not wrong.
+# Prints the time until an agent has its world. No limit is checked, because a machine under load is slow.
 JOIN = """
 import time
 began = time.perf_counter()
@@ -40,14 +42,18 @@ def objects_in(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:
 
 
 def of_helm(cluster: Cluster, namespace: str) -> set[str]:
-    """Where Helm keeps what it knows of releases."""
+    """Returns the Secrets in which Helm keeps its releases."""
     names = {one["metadata"]["name"] for one in cluster.kubernetes.list("secrets", namespace)}
     return {name for name in names if name.startswith("sh.helm.release.")}
 
 
 @pytest.mark.addresses
-def test_the_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart) -> None:
-    notes = chart.install()
+def test_the_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart, tmp_path: Path) -> None:
+    """Installs the package from the index of a web server."""
+    assert package(tmp_path).returncode == 0
+    with served(tmp_path) as url:
+        chart.source = (f"--repo={url}", "lattice-rdzv")
+        notes = chart.install()
     assert "helm test" in notes
     assert objects_in(cluster, chart.namespace) == {
         ("ConfigMap", "lattice-rdzv-config"),
@@ -58,19 +64,20 @@ def test_the_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart
     rendered = Renderer(namespace=chart.namespace).objects()
     for one in rendered.all:
         live = cluster.kubernetes.get(one["kind"], one["metadata"]["name"], chart.namespace)
-        assert lacks(one, live) == [], one["metadata"]["name"]
+        assert differences(one, live) == [], one["metadata"]["name"]
     chart.uninstall()
     assert objects_in(cluster, chart.namespace) == set()
     assert of_helm(cluster, chart.namespace) == set()
     chart.gone()
 
 
-def lacks(wanted: Any, live: Any, path: str = "") -> list[str]:
-    """What of a rendered object the live one does not have as it was written."""
+def differences(wanted: Any, live: Any, path: str = "") -> list[str]:
+    """Returns the values of a rendered object that the live object does not have."""
     if isinstance(wanted, dict) and isinstance(live, dict):
-        return [more for key, value in wanted.items() for more in lacks(value, live.get(key), f"{path}.{key}")]
+        return [each for key, value in wanted.items() for each in differences(value, live.get(key), f"{path}.{key}")]
     if isinstance(wanted, list) and isinstance(live, list) and len(wanted) == len(live):
-        return [more for index, value in enumerate(wanted) for more in lacks(value, live[index], f"{path}[{index}]")]
+        pairs = enumerate(zip(wanted, live, strict=True))
+        return [each for index, (one, other) in pairs for each in differences(one, other, f"{path}[{index}]")]
     return [] if wanted == live else [f"{path}: {wanted!r} became {live!r}"]
 
 
@@ -78,13 +85,13 @@ def lacks(wanted: Any, live: Any, path: str = "") -> list[str]:
 def test_agents_find_the_store(
     cluster: Cluster, chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace, say: Callable[[str], None]
 ) -> None:
-    """By the variables, by the ConfigMap where service links are off, by what it says in another namespace, and, where
-    nothing is said, by the name that the Service has in their own."""
+    """Agents find it by the variables of service links, and without service links by the ConfigMap, also in another namespace.
+    With neither of them, they find it by the name of the Service in their own namespace."""
     elsewhere = namespaces("team")
     chart.install({"agents": {"namespaces": [elsewhere]}})
     client = chart.kubernetes.get("service", "lattice-rdzv-client", chart.namespace)["spec"]
     address, port = client["clusterIP"], client["ports"][0]["port"]
-    # An IPv6 address stands in brackets before a port.
+    # Before a port, an IPv6 address needs brackets.
     both = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     linked = agent_pod(chart.namespace, "linked", with_config=False)
@@ -96,14 +103,14 @@ def test_agents_find_the_store(
 
     say(f"in a pod: {linked('python3', '-c', JOIN).strip()}")
 
-    silent = agent_pod(chart.namespace, "silent", with_config=False, enableServiceLinks=False)
-    assert silent.finds() == f"http://lattice-rdzv-client.{chart.namespace}.svc.cluster.local.:2379"
+    unconfigured = agent_pod(chart.namespace, "unconfigured", with_config=False, enableServiceLinks=False)
+    assert unconfigured.finds() == f"http://lattice-rdzv-client.{chart.namespace}.svc.cluster.local.:2379"
 
     by_name = f"http://lattice-rdzv-client.{chart.namespace}.svc:2379"
-    told = agent_pod(chart.namespace, "told", enableServiceLinks=False)
-    assert "LATTICE_RDZV_CLIENT_PORT" not in told.environment()
-    assert told.environment()["LATTICE_RDZV_BACKEND"] == "etcd"
-    assert told.finds() == by_name
+    configured = agent_pod(chart.namespace, "configured", enableServiceLinks=False)
+    assert "LATTICE_RDZV_CLIENT_PORT" not in configured.environment()
+    assert configured.environment()["LATTICE_RDZV_BACKEND"] == "etcd"
+    assert configured.finds() == by_name
     assert agent_pod(elsewhere, "elsewhere").finds() == by_name
     chart.uninstall()
     assert objects_in(cluster, elsewhere) == set()

@@ -1,6 +1,6 @@
-"""Whatever one of three members does, no lease is lost and no worker restarts, with default settings on both sides.
+"""A fault of one of three etcd members costs no lease and restarts no worker.
 
-One store and one training Job serve all stories of this module; each leaves them whole.
+All scenarios of this module share one etcd and one training Job. Each waits until all members are ready again.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from harness.wait import wait_for
 
 from e2e.cluster import Cluster
 from e2e.conftest import MakeJob, MakeNamespace
 from e2e.kubernetes import Failed, holds
 from e2e.members import NAMES, Training, established, train
+from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
-# The controllers' grace period, and some more.
-FOUND_OUT_SECONDS = 90.0
+# Up to 3.5.12, which includes the chart's default, a leader that a busy machine stalls may revoke leases: etcd issue 15247.
+ETCD = "v3.5.35"
+# The grace period of Kubernetes' controllers, and some more.
+DETECTED_SECONDS = 90.0
 
 
 def test_connections_are_read_as_the_kernel_writes_them() -> None:
@@ -34,12 +36,12 @@ def test_connections_are_read_as_the_kernel_writes_them() -> None:
 
 @pytest.fixture(scope="module")
 def training(cluster: Cluster, module_namespaces: MakeNamespace, module_job: MakeJob) -> Iterator[Training]:
-    yield from train(cluster, module_namespaces("members"), module_job)
+    yield from train(cluster, module_namespaces("members"), module_job, etcd=ETCD)
 
 
 @pytest.fixture
 def whole(training: Training) -> Iterator[Training]:
-    """The same, with all members there before and after a story."""
+    """Provides the Job, and waits before and after each scenario until all members are ready."""
     training.whole()
     yield training
     training.whole()
@@ -48,15 +50,13 @@ def whole(training: Training) -> Iterator[Training]:
 @pytest.mark.addresses
 @pytest.mark.parametrize("which", ["leader", "follower"])
 def test_a_members_pod_is_deleted(whole: Training, which: str) -> None:
-    victim = whole.relied_on()
-    put_in_office(whole, victim, leads=which == "leader")
-    assert victim in whole.connected()
+    victim = victim_of(whole, which)
     whole.cluster.kubernetes("delete", "pod", victim, f"--namespace={whole.chart.namespace}")
     whole.whole()
     whole.undisturbed()
 
 
-def test_all_members_are_rolled(whole: Training) -> None:
+def test_all_members_are_restarted(whole: Training) -> None:
     before = {one["metadata"]["uid"] for one in whole.chart.pods()}
     whole.cluster.kubernetes("rollout", "restart", whole.chart.workload, f"--namespace={whole.chart.namespace}")
     whole.whole()
@@ -72,21 +72,20 @@ def test_the_second_eviction_is_refused(whole: Training) -> None:
     whole.undisturbed()
 
 
-# A machine that is cut off continues to run what it has, a lost one does not come back as it was, and a paused one closes no
-# connection and continues where it stopped, also with its office.
+# A Kubernetes node that is cut off continues to run its pods. A lost one restarts them later. A paused one closes no connection
+# and continues where it stopped. The leader is not paused: it would believe that it still leads, and revoke all leases that were
+# due meanwhile. etcd 3.5.13 ignores most of these requests, but not those that it sends before it learns of the new leader.
 @pytest.mark.parametrize(
     ("which", "loss"),
-    [("leader", "cut off"), ("follower", "cut off"), ("leader", "lost"), ("leader", "paused"), ("follower", "paused")],
+    [("leader", "cut off"), ("follower", "cut off"), ("leader", "lost"), ("follower", "paused")],
 )
 def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
-    """It is away for longer than a lease lives: until the controllers have found out."""
+    """The Kubernetes node of a member fails for longer than the TTL of a lease, until the controllers have detected it."""
     cluster = whole.cluster
     if cluster.no_faults:
         pytest.skip(cluster.no_faults)
-    victim = whole.relied_on(not_on=whole.node_of(whole.job.running()[0]))
-    put_in_office(whole, victim, leads=which == "leader")
+    victim = victim_of(whole, which, not_on=whole.node_of(whole.job.running()[0]))
     node = whole.node_of(victim)
-    assert victim in whole.connected()
     try:
         if loss == "paused":
             cluster.pause(node)
@@ -95,10 +94,9 @@ def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
         if loss == "lost":
             cluster.stop(node)
         wait_for(
-            f"{node} is found out",
-            lambda: not is_there(cluster, node),
-            timeout_seconds=FOUND_OUT_SECONDS,
-            every_seconds=1,
+            f"{node} is not ready",
+            lambda: not is_ready(cluster, node),
+            timeout_seconds=DETECTED_SECONDS,
         )
     finally:
         if loss == "lost":
@@ -107,22 +105,31 @@ def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
             cluster.resume(node)
         else:
             cluster.reconnect(node)
-    wait_for(f"{node} is back", lambda: is_there(cluster, node), timeout_seconds=FOUND_OUT_SECONDS, every_seconds=1)
+    wait_for(f"{node} is ready again", lambda: is_ready(cluster, node), timeout_seconds=DETECTED_SECONDS)
     whole.whole()
     whole.undisturbed()
 
 
-def put_in_office(training: Training, victim: str, *, leads: bool) -> None:
-    """Has the member lead, or another one."""
-    training.lead(victim if leads else next(name for name in NAMES if name != victim))
+def victim_of(training: Training, which: str, *, not_on: str = "") -> str:
+    """Returns a member to which an agent is connected, and which is the leader or a follower. It is not on the Kubernetes node
+    `not_on`."""
+
+    def find() -> str | None:
+        victim = training.member_in_use(not_on=not_on)
+        training.lead(victim if which == "leader" else next(name for name in NAMES if name != victim))
+        # The agent may have changed to another member meanwhile.
+        is_as_wanted = victim in training.connected() and (training.leader() == victim) == (which == "leader")
+        return victim if is_as_wanted else None
+
+    return str(wait_for(f"an agent is connected to a {which}", find, timeout_seconds=300))
 
 
-def is_there(cluster: Cluster, node: str) -> bool:
+def is_ready(cluster: Cluster, node: str) -> bool:
     return holds("Ready", cluster.kubernetes.get("node", node))
 
 
 def evict(training: Training, pod: str) -> None:
-    """Asks the API server for an eviction, as a drain does."""
+    """Requests an eviction from the API server, as a drain does."""
     namespace = training.chart.namespace
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"

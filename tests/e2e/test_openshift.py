@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
-from chart.render import Object, Renderer
-from harness.wait import wait_for
+from chart.render import Object, Renderer, parse
 
 from e2e.agents import idle_pod
 from e2e.chart import Chart
 from e2e.cluster import Cluster
 from e2e.kubernetes import Failed
 from e2e.test_claims import without_tests
+from e2e.test_example import copied
 from e2e.test_policies import SMALL
+from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(600, func_only=True)
 
-# What OpenShift serves, by which the chart recognizes it.
+# The chart recognizes OpenShift by this API.
 OPENSHIFT = ("--api-versions", "security.openshift.io/v1")
 MESSAGE = "OpenShift assigns users and groups"
 
 
 def policy(namespace: str) -> list[Object]:
-    """Refuses pods of a namespace that choose a user or a group. OpenShift assigns both from a range of the namespace."""
+    """Returns a policy that refuses pods of a namespace if they choose a user or a group. OpenShift assigns both from a range."""
     name = f"assigned-{namespace}"
     version = "admissionregistration.k8s.io/v1"
     chosen = ("runAsUser", "fsGroup")
@@ -58,7 +60,7 @@ def policy(namespace: str) -> list[Object]:
 
 @pytest.fixture
 def refusing(cluster: Cluster, chart: Chart) -> Iterator[Chart]:
-    """A chart in a namespace where the API server enforces the rule."""
+    """Provides a chart in a namespace where the API server enforces the rule."""
     objects = policy(chart.namespace)
     cluster.kubernetes.apply(*objects)
     pod = json.dumps(idle_pod(cluster.agent_image, "chooses-a-user", chart.namespace))
@@ -71,7 +73,7 @@ def refusing(cluster: Cluster, chart: Chart) -> Iterator[Chart]:
         return False
 
     try:
-        wait_for("the policy is enforced", is_enforced, timeout_seconds=60, every_seconds=1)
+        wait_for("the policy is enforced", is_enforced, timeout_seconds=60)
         yield chart
     finally:
         for one in objects:
@@ -79,7 +81,7 @@ def refusing(cluster: Cluster, chart: Chart) -> Iterator[Chart]:
 
 
 def test_the_chart_leaves_users_and_groups_to_openshift(cluster: Cluster, refusing: Chart) -> None:
-    """Elsewhere it names them, and the policy refuses its pods. The image of the embedded server has a user of its own."""
+    """On other platforms, the chart sets them, and the policy refuses its pods. The image of the embedded server sets a user."""
     values = {"engine": "embedded", "image": cluster.agent_image, **SMALL}
     apply = partial(refusing.kubernetes, "apply", "--filename=-")
     for arguments, admitted in ((), False), (OPENSHIFT, True):
@@ -88,12 +90,32 @@ def test_the_chart_leaves_users_and_groups_to_openshift(cluster: Cluster, refusi
         if admitted:
             refusing.roll_out()
         else:
-            wait_for("the pod is refused", lambda: MESSAGE in refusal(refusing), every_seconds=1)
+            wait_for("the pod is refused", lambda: MESSAGE in refusal(refusing))
             assert refusing.pods() == []
 
 
+def test_the_examples_job_leaves_users_and_groups_to_openshift(
+    cluster: Cluster, refusing: Chart, tmp_path: Path
+) -> None:
+    create = partial(cluster.kubernetes, "create", "--dry-run=server", "--filename=-")
+    pod = json.dumps(pod_of_example(cluster, copied(cluster, tmp_path / "as-it-is", "job"), refusing.namespace))
+    with pytest.raises(Failed, match=MESSAGE):
+        create(text=pod)
+    example = copied(cluster, tmp_path / "changed", "job")
+    with (example / "kustomization.yaml").open("a") as kustomization:
+        kustomization.write("components: [../openshift]\n")
+    create(text=json.dumps(pod_of_example(cluster, example, refusing.namespace)))
+
+
+def pod_of_example(cluster: Cluster, example: Path, namespace: str) -> Object:
+    """Returns a pod of the example's Job, as kustomize renders it."""
+    (job,) = [one for one in parse(cluster.kubernetes("kustomize", str(example))) if one["kind"] == "Job"]
+    metadata = {"name": "train-0", "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": job["spec"]["template"]["spec"]}
+
+
 def refusal(chart: Chart) -> str:
-    """Why the Deployment has no pods."""
+    """Returns why the Deployment has no pods."""
     deployment = chart.kubernetes.get("deployment", "lattice-rdzv", chart.namespace)
     conditions = deployment.get("status", {}).get("conditions", [])
     return " ".join(one.get("message", "") for one in conditions if one["type"] == "ReplicaFailure")

@@ -1,20 +1,21 @@
-"""What clusters ask of pods, certificates, passwords, and what `helm test` tells."""
+"""Pod security and quotas, certificates, passwords, and the results of `helm test`."""
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
 from chart.authority import Authority
 from chart.render import AUTH, MEMBERS, MTLS, Object, merged
-from harness.wait import wait_for
 
 from e2e.chart import Chart
 from e2e.cluster import Cluster
 from e2e.conftest import MakePod
-from e2e.kubernetes import Failed
+from e2e.kubernetes import Failed, is_leaving
+from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(600, func_only=True)
 
@@ -27,26 +28,26 @@ def secret(namespace: str, name: str, data: dict[str, str]) -> Object:
 
 
 def with_agents(cluster: Cluster) -> Object:
-    """Values under which `helm test` holds a rendezvous."""
+    """Returns values with which `helm test` runs a rendezvous."""
     return {"agents": {"image": cluster.agent_image}}
 
 
 def helm_test(chart: Chart) -> str:
-    return chart.helm("test", "rdzv", "--timeout=120s")
+    return chart.helm("test", "rdzv", "--timeout=240s")
 
 
 @pytest.mark.addresses
 def test_helm_test_holds_a_rendezvous_in_a_restricted_namespace_with_a_quota(cluster: Cluster, chart: Chart) -> None:
-    """Every namespace of these stories is restricted; here the number and size of pods is bounded too."""
+    """Every namespace of these scenarios is restricted. This one also limits the number and the size of its pods."""
     labels = cluster.kubernetes.get("namespace", chart.namespace)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    # The second pod of `helm test` is made while the first one may still be counted.
+    # The second pod of `helm test` is created while the first one may still be counted.
     hard = {"pods": "3", "requests.cpu": "500m", "requests.memory": "1Gi", "limits.memory": "4Gi"}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small", "namespace": chart.namespace}}
     cluster.kubernetes.apply({**quota, "spec": {"hard": hard}})
     chart.install(merged(SMALL, with_agents(cluster)))
     assert "Phase:          Succeeded" in helm_test(chart)
-    # A roll within the quota: the old pod goes before the new one comes.
+    # An update within the quota: the old pod ends before the new one starts.
     cluster.kubernetes.apply({**quota, "spec": {"hard": {**hard, "pods": "1"}}})
     chart.upgrade({"podAnnotations": {"rolled": "once"}})
 
@@ -54,36 +55,34 @@ def test_helm_test_holds_a_rendezvous_in_a_restricted_namespace_with_a_quota(clu
 def test_helm_test_fails_with_a_broken_service(cluster: Cluster, chart: Chart) -> None:
     chart.install()
     assert "Phase:          Succeeded" in helm_test(chart)
-    patch = json.dumps({"spec": {"selector": {"app": "nobody"}}})
+    patch = json.dumps({"spec": {"selector": {"app": "matches-no-pod"}}})
     where = ("service", "lattice-rdzv-client", f"--namespace={chart.namespace}", "--type=merge", f"--patch={patch}")
     cluster.kubernetes("patch", *where)
-    wait_for("nobody is reached through the Service", lambda: not serves(chart, "lattice-rdzv-client"))
-    assert failing(chart) == {"by-variables", "by-name", "each-member"}
+    # Each Kubernetes node learns the change with its own delay.
+    wait_for(
+        "all checks fail", lambda: failing(chart) == {"by-variables", "by-name", "each-member"}, timeout_seconds=300
+    )
 
 
 def test_helm_test_fails_with_broken_dns(chart: Chart) -> None:
-    """Names of a domain that the cluster's DNS does not know. The address works, and so do the names that agents get, which have no domain."""
+    """The cluster's DNS does not know the domain of the names. Addresses work, and so do the agents' names without a domain."""
     chart.install({"clusterDomain": "elsewhere.local"})
-    assert failing(chart) == {"by-name"}
-
-
-def serves(chart: Chart, service: str) -> bool:
-    """Whether the store is reached through a Service."""
-    endpoint = f"http://{service}.{chart.namespace}.svc.cluster.local:2379"
-    try:
-        chart.etcdctl(f"--endpoints={endpoint}", "--command-timeout=2s", "endpoint", "health")
-    except Failed:
-        return False
-    return True
+    wait_for("only the check by name fails", lambda: failing(chart) == {"by-name"}, timeout_seconds=300)
 
 
 def failing(chart: Chart) -> set[str]:
-    """What `helm test` asked in vain."""
-    with pytest.raises(Failed, match=r"(?s)lattice-rdzv-test-connection.*(Failed|failed)"):
+    """Returns the containers of `helm test` that failed. The command fails if there are any."""
+    told = ""
+    try:
         helm_test(chart)
+    except Failed as failure:
+        told = str(failure)
     pod = chart.kubernetes.get("pod", "lattice-rdzv-test-connection", chart.namespace)
-    ended = {one["name"]: one["state"]["terminated"]["exitCode"] for one in pod["status"]["containerStatuses"]}
-    return {name for name, status in ended.items() if status != 0}
+    ended = {one["name"]: one["state"].get("terminated", {}) for one in pod["status"]["containerStatuses"]}
+    failed = {name for name, end in ended.items() if end.get("exitCode") != 0}
+    names_the_pod = re.search(r"(?s)lattice-rdzv-test-connection.*(Failed|failed)", told) is not None
+    assert names_the_pod == bool(failed), told
+    return failed
 
 
 @pytest.mark.addresses
@@ -93,7 +92,7 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
         cluster.kubernetes.apply(secret(chart.namespace, name, authority.secret()))
     chart.install(merged(MEMBERS, MTLS, with_agents(cluster)))
     assert "Phase:          Succeeded" in helm_test(chart)
-    # The store shows its certificate to anybody, and serves nobody who shows none.
+    # etcd presents its certificate to every client, but does not serve clients without a certificate.
     mount = {"name": "tls", "mountPath": "/etc/lattice-rdzv/tls", "readOnly": True}
     files = {"secretName": "rdzv-client-tls", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
     stranger = agent_pod(
@@ -103,26 +102,48 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
         variables={"LATTICE_RDZV_CERT": "", "LATTICE_RDZV_KEY": ""},
         volumes=[{"name": "tls", "secret": files}],
     )
-    findings = stranger.doctor()
-    assert findings["settings"]["status"] == "ok", findings
-    assert findings["service"]["status"] == "fail", findings
-    assert "refuses us: received fatal alert" in findings["service"]["found"], findings
-    # Who shows one and is told no endpoint finds it by the name that the certificate has to hold.
+    wait_for(
+        "the stranger is denied",
+        lambda: "denied access: received fatal alert" in stranger.doctor()["service"]["found"],
+        detail=lambda: str(stranger.doctor()),
+    )
+    # A client with a certificate but without an endpoint finds etcd by the name that the certificate must contain.
     volumes = [{"name": "tls", "secret": {"secretName": "rdzv-client-tls"}}]
     files = {"CACERT": "ca.crt", "CERT": "tls.crt", "KEY": "tls.key"}
     variables = {f"LATTICE_RDZV_{name}": f"{mount['mountPath']}/{file}" for name, file in files.items()}
-    guessing = {"with_config": False, "enableServiceLinks": False}
-    friend = agent_pod(chart.namespace, "friend", mounts=[mount], variables=variables, volumes=volumes, **guessing)
+    unconfigured = {"with_config": False, "enableServiceLinks": False}
+    friend = agent_pod(chart.namespace, "friend", mounts=[mount], variables=variables, volumes=volumes, **unconfigured)
     assert friend.finds() == f"https://lattice-rdzv-client.{chart.namespace}.svc.cluster.local.:2379"
+
+
+def test_an_upgrade_replaces_the_pod_after_a_change_of_the_ca(cluster: Cluster, chart: Chart, tmp_path: Path) -> None:
+    """etcd reads the CA only when it starts."""
+    old, new = (Authority(tmp_path, name, namespace=chart.namespace) for name in ("old", "new"))
+    name = "rdzv-client-tls"
+    cluster.kubernetes.apply(secret(chart.namespace, name, old.secret()))
+    chart.install({"tls": {"client": MTLS["tls"]["client"]}})
+    first = remaining(chart)
+    chart.upgrade()
+    assert remaining(chart) == first
+    both = {"ca.crt": old.certificate + new.certificate}
+    cluster.kubernetes.apply(secret(chart.namespace, name, {**new.secret(), **both}))
+    chart.upgrade()
+    assert remaining(chart).isdisjoint(first)
+    assert "Phase:          Succeeded" in helm_test(chart)
+
+
+def remaining(chart: Chart) -> set[str]:
+    """Returns the identities of the pods that are not about to end."""
+    return {one["metadata"]["uid"] for one in chart.pods() if not is_leaving(one)}
 
 
 @pytest.mark.addresses
 def test_users_and_roles(cluster: Cluster, chart: Chart, agent_pod: MakePod) -> None:
     passwords = {"root-password": "of-root", "lattice": "of-all"}
     cluster.kubernetes.apply(secret(chart.namespace, "rdzv-auth", passwords))
-    # The agents' image has a Python too, and is there where no registry is.
+    # The agents' image has Python, too, and is available without a registry.
     chart.install(merged(AUTH, {"auth": {"image": cluster.agent_image}}, with_agents(cluster)))
     assert "Phase:          Succeeded" in helm_test(chart)
-    # The store is closed to who brings no password.
+    # Clients without a password are refused.
     with pytest.raises(Failed, match="user name is empty"):
         chart.etcdctl("put", "/lattice/rdzv/default/x", "y")

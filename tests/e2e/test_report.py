@@ -1,4 +1,4 @@
-"""What a failing story leaves to read."""
+"""What a failing scenario leaves to read."""
 
 import pytest
 

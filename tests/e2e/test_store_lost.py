@@ -1,4 +1,4 @@
-"""The store's only pod is lost: training goes on, and the next store is told what the world is."""
+"""The only pod of etcd is lost. Training continues, and the nodes restore their round in the new, empty etcd."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def test_the_stores_pod_is_deleted_and_no_worker_restarts(cluster: Cluster, char
     assert nodes(chart) == 2
 
     cluster.kubernetes("delete", "pod", old["metadata"]["name"], f"--namespace={chart.namespace}")
-    one.wait("another store serves", lambda: [pod for pod in chart.pods() if is_ready(pod)])
+    one.wait("another etcd serves", lambda: [pod for pod in chart.pods() if is_ready(pod)])
     (new,) = chart.pods()
     assert new["metadata"]["uid"] != old["metadata"]["uid"]
     one.wait("both nodes are in it", lambda: nodes(chart) == 2)
     assert len(one.lines("started")) == 2, "no worker was started again"
     assert len(one.running()) == 2
 
-    # It is a world like any other: it grows, which a store that forgot it could not tell them to.
+    # The restored world can grow, which requires that the new etcd has the records of its members.
     one.scale(3)
     assert {line.restart_count for line in one.world(3)} == {0}
-    # Two at first, and three of the round that grew: none in between, however late.
+    # Two workers of the first round and three of the second. No other round has started workers in between.
     assert len(one.lines("started")) == 5
     assert len({line.master_port for line in one.lines()}) == 2
     one.end()
@@ -38,5 +38,5 @@ def test_the_stores_pod_is_deleted_and_no_worker_restarts(cluster: Cluster, char
 
 
 def nodes(chart: Chart) -> int:
-    """How many nodes have a record in the store."""
+    """Returns how many nodes have a record in etcd."""
     return chart.etcdctl("get", "/lattice/rdzv/", "--prefix", "--keys-only").count("/nodes/")

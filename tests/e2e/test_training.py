@@ -1,4 +1,4 @@
-"""A real torch job in pods, through everything that happens to pods."""
+"""A real torch job in pods, and the events that happen to pods."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.timeout(900, func_only=True)
 def test_a_job_grows_loses_pods_shrinks_and_ends(
     cluster: Cluster, chart: Chart, job: MakeJob, say: Callable[[str], None]
 ) -> None:
-    """One Job's life: it forms, grows, loses a pod, loses a container's processes, loses a machine to a drain, shrinks,
-    ends; and a pod that is tried again after success ends with 0."""
+    """One Job forms, grows, loses a pod, loses the processes of a container, loses a drained Kubernetes node, shrinks, and
+    ends. A pod that is retried after the success exits with status 0."""
     chart.install()
     one = job(chart.namespace, nodes=2, nnodes="2:4", conf="last_call_timeout=3")
     formed = one.world(2)
     assert {line.restart_count for line in formed} == {0}
-    # As the example's page says how to see the run.
+    # The example's page shows this command.
     status = ("sh", "-c", "lattice-rdzv status $LATTICE_RDZV_ID")
     shown = cluster.kubernetes.execute(chart.namespace, one.pod_of("train-0"), *status)
     assert "train-0" in shown
@@ -41,27 +41,29 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(
     before = one.workers()
     lost = one.pod_of("train-2")
     cluster.kubernetes("delete", "pod", lost, f"--namespace={chart.namespace}", "--wait=false")
-    told(one, "train-2 leaving", by_others_than=lost)
+    wait_for_report(one, "train-2 leaving", besides=lost)
     one.world(3, besides=before)
     assert one.pod_of("train-2") != lost, "a replacement has joined"
 
     if cluster.no_faults:
-        say(f"left out: processes killed as by OOM: {cluster.no_faults}")
+        say(f"left out: processes that are killed as if memory had run out: {cluster.no_faults}")
     else:
         before = one.workers()
         lost = one.pod_of("train-1")
         victim = cluster.kubernetes.get("pod", lost, chart.namespace)
         (container,) = victim["status"]["containerStatuses"]
         cluster.kill_container(victim["spec"]["nodeName"], container["containerID"])
-        told(one, "lost train-1", by_others_than=lost)
+        wait_for_report(one, "lost train-1", besides=lost)
         one.world(3, besides=before)
 
     before = one.workers()
     places = {name: cluster.kubernetes.get("pod", name, chart.namespace)["spec"]["nodeName"] for name in one.running()}
-    lost = one.pod_of("train-1")
-    assert set(places.values()) != {places[lost]}, "some are elsewhere, who can be told"
+    # Of a node with several pods, one line would name all of them.
+    alone = [name for name, place in sorted(places.items()) if list(places.values()).count(place) == 1]
+    assert alone, f"all pods share Kubernetes nodes: {places}"
+    lost = alone[0]
     with drained(cluster, places[lost], one):
-        told(one, "train-1 leaving", by_others_than=lost)
+        wait_for_report(one, f"{lost.rpartition('-')[0]} leaving", besides=lost)
         one.world(3, besides=before)
 
     before = one.workers()
@@ -70,18 +72,18 @@ def test_a_job_grows_loses_pods_shrinks_and_ends(
 
     one.end()
     one.succeeded()
-    # One that is tried again finds the run closed with success, and its submission the same.
+    # A retried pod has the run id of the Job, and finds that the run was closed with success.
     assert "succeeded" in retried(cluster, one)
 
 
-def told(one: Job, news: str, *, by_others_than: str) -> None:
-    """Waits until a survivor has said who went, and how."""
-    one.wait(f"survivors are told: {news}", lambda: one.said(news, besides=by_others_than))
+def wait_for_report(one: Job, text: str, *, besides: str) -> None:
+    """Waits until a survivor has logged which node left, and how."""
+    one.wait(f"a survivor reports: {text}", lambda: one.said(text, besides=besides))
 
 
 @contextmanager
 def drained(cluster: Cluster, node: str, one: Job) -> Iterator[None]:
-    """A node that the Job's pods have to leave, and where none may come."""
+    """Drains a Kubernetes node of the Job's pods. No new pod may start there during the context."""
     selector = f"--pod-selector=job-name={one.name}"
     try:
         cluster.kubernetes("drain", node, selector, "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=120s")
@@ -91,7 +93,7 @@ def drained(cluster: Cluster, node: str, one: Job) -> Iterator[None]:
 
 
 def retried(cluster: Cluster, one: Job) -> str:
-    """Runs one more pod of the Job as it was, and returns what it said; it has to end with 0."""
+    """Runs one more pod of the Job as it was, which must exit with status 0, and returns its output."""
     manifest = cluster.kubernetes.get("job", one.name, one.namespace)
     spec = manifest["spec"]["template"]["spec"]
     for variable in spec["containers"][0]["env"]:
@@ -104,17 +106,20 @@ def retried(cluster: Cluster, one: Job) -> str:
     return cluster.kubernetes("logs", "again", f"--namespace={one.namespace}")
 
 
-def test_jobs_without_ids_never_meet(cluster: Cluster, chart: Chart, namespaces: MakeNamespace, job: MakeJob) -> None:
-    """Two Jobs of two namespaces on one store, neither with an id: both are told to bring one, before anything is written."""
+def test_jobs_without_ids_never_share_a_run(
+    cluster: Cluster, chart: Chart, namespaces: MakeNamespace, job: MakeJob
+) -> None:
+    """Two Jobs in two namespaces use one etcd, both without a run id. Both fail with an error that asks for one, before they
+    write anything."""
     elsewhere = namespaces("team")
     chart.install({"agents": {"namespaces": [elsewhere]}})
     jobs = [job(namespace, nodes=1, nnodes="1:2", change=without_id) for namespace in (chart.namespace, elsewhere)]
     for one in jobs:
-        one.wait("it is told to bring an id", partial(one.said, "--rdzv-id"))
+        one.wait("the error names the option for an id", partial(one.said, "--rdzv-id"))
     assert "/lattice/" not in chart.etcdctl("get", "/lattice/", "--prefix", "--keys-only")
 
 
 def without_id(job: Object) -> None:
-    """Its agents are told no id; each of its pods fails once."""
+    """Removes the id from the agents of a Job, and lets each of its pods fail once."""
     job["spec"]["backoffLimitPerIndex"] = 0
     forget_id(job["spec"]["template"]["spec"]["containers"][0])

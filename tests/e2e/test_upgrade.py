@@ -1,4 +1,4 @@
-"""From the published 0.1.0, made by hand as its documentation describes it, by each Helm; and back, and away."""
+"""Upgrades from the published 0.1.0 with each Helm, rollbacks, and removals. 0.1.0 is rebuilt from its documentation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from e2e.test_install import objects_in
 
 pytestmark = pytest.mark.timeout(600, func_only=True)
 
-# Its values as one of its users had them.
+# The values that a user of 0.1.0 could have.
 OLD_VALUES: dict[str, Any] = {
     "replicaCount": 1,
     "jfrog": {"username": "u", "password": "p"},
@@ -30,7 +30,7 @@ RESET_THEN_REUSE = "--reset-then-reuse-values"
 
 @pytest.fixture(scope="module")
 def old_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chart that makes the objects of 0.1.0."""
+    """Provides a chart that creates the objects of 0.1.0."""
     folder = tmp_path_factory.mktemp("published") / "lattice-rdzv"
     (folder / "templates").mkdir(parents=True)
     (folder / "Chart.yaml").write_text(yaml.safe_dump({"apiVersion": "v2", "name": "lattice-rdzv", "version": "0.1.0"}))
@@ -48,7 +48,7 @@ def old_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("3.22.0", "4.3.1", ("--server-side=auto",)),
         ("4.3.1", "4.3.1", ("--server-side=true",)),
         ("3.22.0", "4.3.1", ("--server-side=true", "--force-conflicts")),
-        # Its values are not given again: Helm takes them from the release.
+        # The values are not passed again, because Helm takes them from the release.
         ("3.22.0", "3.22.0", (RESET_THEN_REUSE,)),
     ],
     ids=["helm-3", "helm-4-auto", "helm-4-server-side", "helm-3-then-4-server-side", "helm-3-its-own"],
@@ -56,7 +56,7 @@ def old_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_0_1_0_and_back(
     cluster: Cluster, namespaces: MakeNamespace, old_chart: Path, before: str, after: str, arguments: tuple[str, ...]
 ) -> None:
-    # 0.1.0 ran as root with what its image brought, which a restricted namespace refuses.
+    # 0.1.0 ran as root, with the privileges of its image, which a restricted namespace refuses.
     namespace = namespaces("upgrade", enforce="privileged")
     old, new = (Chart(cluster.kubernetes, namespace, helm_version=version) for version in (before, after))
     with values_file(OLD_VALUES) as values:
@@ -64,6 +64,8 @@ def test_from_0_1_0_and_back(
     old.roll_out()
     pods = {one["metadata"]["uid"] for one in old.pods()}
 
+    with pytest.raises(Failed, match=r"`--reuse-values` does not add new ones; use `--reset-then-reuse-values`"):
+        new.upgrade({}, "--reuse-values")
     new.upgrade({} if RESET_THEN_REUSE in arguments else OLD_VALUES, *arguments)
     deployment = cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)
     # Server-side apply cannot remove the fields of the strategy that 0.1.0 had by default.
@@ -77,6 +79,11 @@ def test_from_0_1_0_and_back(
     assert pods.isdisjoint(one["metadata"]["uid"] for one in new.pods() if not is_leaving(one))
     assert "is healthy" in new.etcdctl("endpoint", "health")
 
+    if after.startswith("4"):
+        new.upgrade({"podAnnotations": {"upgraded": "again"}}, *arguments)
+        again = cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)
+        assert again["spec"]["strategy"] == {"type": "Recreate"}
+
     new.helm("rollback", RELEASE, "1")
     new.roll_out()
     assert containers(cluster.kubernetes.get("deployment", "lattice-rdzv", namespace)) == ["etcd-server"]
@@ -89,17 +96,24 @@ def containers(deployment: Object) -> list[str]:
     return [one["name"] for one in deployment["spec"]["template"]["spec"]["containers"]]
 
 
-def test_another_member_count_is_refused_in_words(cluster: Cluster, chart: Chart) -> None:
+def test_another_member_count_is_refused_with_an_explanation(cluster: Cluster, chart: Chart) -> None:
     chart.install(MEMBERS)
     with pytest.raises(Failed, match=r"`replicaCount` is 5.*`members-3`.*cluster.allowRecreate=true") as refused:
         chart.upgrade({"replicaCount": 5})
     with pytest.raises(Failed, match=r"use other peer URLs.*`tls.peer.enabled`"):
         chart.upgrade({"tls": {"peer": {"enabled": True, "existingSecret": "rdzv-peer-tls"}}})
-    # The count is refused by the API server too, whatever the chart believes.
+    # The API server refuses the count, too, even if the chart allows it.
     with pytest.raises(Failed, match=r"(?i)forbidden|immutable"):
         chart.upgrade({"replicaCount": 5, "cluster": {"allowRecreate": True}})
     assert len([one for one in chart.pods() if not is_leaving(one)]) == 3, refused.value
+
+    # A StatefulSet without pods keeps its selector and its volumes, so the upgrade needs neither another count nor new claims.
+    chart.write("put", "/before", "scaled to 0")
+    cluster.kubernetes("scale", "statefulset/lattice-rdzv", "--replicas=0", f"--namespace={chart.namespace}")
+    chart.gone()
+    chart.upgrade({"podAnnotations": {"upgraded": "without pods"}})
+    assert "scaled to 0" in chart.etcdctl("get", "/before")
     chart.uninstall()
     claims = {one for one in objects_in(cluster, chart.namespace) if one[0] == "PersistentVolumeClaim"}
-    # Volumes outlive a release unless `persistence.whenDeleted` says otherwise: nobody loses data by a slip.
+    # By default, volumes outlive a release, so that no data is lost by a mistake. See `persistence.whenDeleted`.
     assert objects_in(cluster, chart.namespace) - claims == set()

@@ -8,12 +8,12 @@ from functools import partial
 
 import pytest
 from chart.tools import CHART
-from harness.wait import wait_for
 
 from e2e.chart import RELEASE
 from e2e.cluster import Cluster
 from e2e.conftest import MakeJob, MakeNamespace
 from e2e.members import NAMES, Training, train
+from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
@@ -31,10 +31,10 @@ def test_three_members_go_from_3_5_to_3_7(training: Training) -> None:
         finish(training, tag)
     upgrade(training, "etcd.extraArgs={--snapshot-count=10}")
     for number in range(20):
-        training.chart.etcdctl("put", "/lattice/upgrade", str(number))
+        training.chart.write("put", "/lattice/upgrade", str(number))
     for name in NAMES:
-        wait_for(f"{name} has its snapshot", partial(has_snapshot, training, name), every_seconds=1)
-    training.chart.etcdctl("del", "/lattice/upgrade")
+        wait_for(f"{name} has its snapshot", partial(has_snapshot, training, name))
+    training.chart.write("del", "/lattice/upgrade")
     upgrade(training, "etcd.extraArgs={--snapshot-count=10000}", "image=quay.io/coreos/etcd:v3.7.3")
     finish(training, "v3.7.3")
     (container,) = training.chart.pods()[0]["spec"]["containers"]
@@ -43,7 +43,7 @@ def test_three_members_go_from_3_5_to_3_7(training: Training) -> None:
 
 
 def upgrade(training: Training, *settings: str) -> None:
-    """`helm upgrade --reuse-values` as UPGRADING has it."""
+    """Runs `helm upgrade --reuse-values` as UPGRADING describes it."""
     set_them = [argument for setting in settings for argument in ("--set", setting)]
     training.chart.helm("upgrade", RELEASE, str(CHART), "--reuse-values", *set_them)
     training.whole()
@@ -55,8 +55,8 @@ def has_snapshot(training: Training, pod: str) -> bool:
 
 
 def finish(training: Training, tag: str) -> None:
-    """All members are of that release and of its line, and nobody noticed."""
+    """Checks that all members have this version, and that the Job was not disturbed."""
     training.whole()
-    answers = json.loads(training.chart.etcdctl("endpoint", "status", "--cluster", "--write-out=json"))
-    assert {one["Status"]["version"] for one in answers} == {tag.removeprefix("v")}
+    statuses = json.loads(training.chart.etcdctl("endpoint", "status", "--cluster", "--write-out=json"))
+    assert {one["Status"]["version"] for one in statuses} == {tag.removeprefix("v")}
     training.undisturbed()
