@@ -1,8 +1,8 @@
-"""Measures the API for asyncio, and counts what cancelled calls lose and which exits go wrong.
+"""Measures the API for asyncio, and counts the items that cancelled calls lose and the exits that fail.
 
     python benches/aio.py --waits 1000 --cancels 10000 --exits 1000
 
-The first four rows must say 0. Exits run on this interpreter and on those that `LATTICE_TEST_PYTHONS` names
+The first four rows must be 0. Exits run on this interpreter and on those that `LATTICE_TEST_PYTHONS` names
 (`scripts/pythons` prints them). The service is an embedded server of this process.
 """
 
@@ -84,7 +84,7 @@ async def of_one_run(endpoint: str, arguments: argparse.Namespace, choices: rand
 
 
 async def threads_of(store: aio.Store, count: int) -> int:
-    """How many threads there are more while that many calls wait."""
+    """Returns the number of additional threads while this number of calls waits."""
     await store.set("there", b"")
     before = threads()
     waiting = [asyncio.create_task(store.wait(f"never-{number}")) for number in range(count)]
@@ -101,7 +101,7 @@ def threads() -> int:
 
 
 async def pops(store: aio.Store, count: int, choices: random.Random) -> tuple[int, int, str]:
-    """Cancels that many pops at random moments, several at once, and counts pushed = received + remaining."""
+    """Cancels this number of pops at random moments, several at once, and checks that pushed = received + remaining."""
     pushed = cancelled = 0
     received: list[bytes | None] = []
     popping: set[asyncio.Task[bytes | None]] = set()
@@ -126,7 +126,7 @@ async def pops(store: aio.Store, count: int, choices: random.Random) -> tuple[in
 
 
 def exits(endpoint: str, count: int, choices: random.Random) -> int:
-    """Ends that many processes with calls that are under way, and counts those that do not end quietly."""
+    """Ends this number of processes during calls, and counts those that do not end quietly."""
     endings = list(ENDINGS)
     jobs = [(PYTHONS[number % len(PYTHONS)], endings[number // len(PYTHONS) % len(endings)]) for number in range(count)]
 
@@ -143,7 +143,7 @@ def exits(endpoint: str, count: int, choices: random.Random) -> int:
 
 
 def quiet(command: list[str]) -> bool:
-    """Whether a program ends with status 0 and prints no error."""
+    """Returns whether a program exits with status 0 and prints no error."""
     package = str(Path(lattice_rdzv.__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": package, "LATTICE_RDZV_LOG": "error"}
     try:
@@ -165,7 +165,7 @@ def version(python: str) -> str:
 
 
 def times(endpoint: str, count: int) -> None:
-    """What a call costs: one without a request (`queue_keep`), and one with a request to the server (`check`)."""
+    """Measures the time of a call without a request (`queue_keep`) and with a request to the server (`check`)."""
     with lattice_rdzv.join("sync", endpoint=endpoint, **SETTINGS) as run:
         store = run.next_world().store
         for what, call in (("queue_keep", lambda: store.queue_keep("q", b"")), ("check", lambda: store.check(["key"]))):

@@ -1,10 +1,10 @@
-"""What lattice costs while nothing happens. Prints; asserts nothing.
+"""Measures the costs of an idle run, and prints them without limits.
 
-- An idle world writes nothing but keep-alives, which do not go through raft: neither the revision of etcd's store nor
-  its count of committed proposals moves.
-- `num_nodes_waiting()`, which torch's agent asks ten times a second, reads one number of its own process.
-- What `import lattice_rdzv` adds to a bare Python, in time and memory.
-- What there is to download.
+- An idle world sends only keep-alives of its leases. They do not go through raft, so neither etcd's revision nor its number of
+  committed proposals changes.
+- `num_nodes_waiting()`, which torch's agent calls ten times a second, reads a number of its own process.
+- The time and the memory that `import lattice_rdzv` adds to a bare Python.
+- The sizes of the downloads.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from lattice_rdzv import _core
 NODES = 3
 CALLS = 1_000_000
 PROPOSALS = "etcd_server_proposals_committed_total"
-# A world that has just formed has things to tidy up; they count for the round, not for the idling.
+# A world that has just formed removes old records, which belongs to the costs of the round.
 SETTLED_SECONDS = 3.0
 
 # VmRSS would count pages that all processes share.
@@ -68,12 +68,12 @@ def main() -> None:
     native = Path(str(_core.__file__))
     print(f"native module                  {native.stat().st_size / 1e6:.2f} MB ({native.name})")
     wheels = sorted((Path(__file__).parent.parent / "dist").glob("*.whl"))
-    told = ", ".join(f"{wheel.stat().st_size / 1e6:.2f} MB ({wheel.name})" for wheel in wheels)
-    print(f"wheel                          {told or 'none in dist/: `make wheel` builds one'}")
+    sizes = ", ".join(f"{wheel.stat().st_size / 1e6:.2f} MB ({wheel.name})" for wheel in wheels)
+    print(f"wheel                          {sizes or 'none in dist/: `make wheel` builds one'}")
 
 
 def form_world(etcd: Etcd) -> list[_core.Node]:
-    """The nodes of a running world."""
+    """Returns the nodes of a running world."""
 
     def settings(node: int) -> _core.Settings:
         given = {"run_id": "idle", "nnodes": str(NODES), "endpoint": etcd.endpoint, "node_name": f"node-{node}"}
@@ -89,7 +89,7 @@ def form_world(etcd: Etcd) -> list[_core.Node]:
 
 
 def idle(etcd: Etcd, seconds: float) -> str:
-    """What happened in a service whose nodes only idle."""
+    """Returns the number of writes in a service whose nodes are idle."""
     revision, proposals = etcd.revision(), etcd.metric(PROPOSALS)
     time.sleep(seconds)
     revisions = etcd.revision() - revision
@@ -102,7 +102,7 @@ def idle(etcd: Etcd, seconds: float) -> str:
 
 
 def measure_import() -> tuple[float, int]:
-    """Seconds and kilobytes, in a Python of its own."""
+    """Returns the seconds and kilobytes of an import in a new Python process."""
     result = subprocess.run([sys.executable, "-c", MEASURE_IMPORT], check=True, capture_output=True, text=True)
     seconds, kilobytes = result.stdout.split()
     return float(seconds), int(kilobytes)

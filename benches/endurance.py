@@ -1,4 +1,4 @@
-"""Repeats what goes wrong only now and then, and prints what was lost, leaked or crashed. Each row must say 0.
+"""Repeats operations that fail only rarely, and counts losses, leaks and crashes. Each row must be 0.
 
     python benches/endurance.py --exits 1000 --abandoned 1000 --forks 1000 --pops 10000
 
@@ -33,7 +33,7 @@ SETTINGS = {"local_address": "127.0.0.1", "settle_time": 0.01, "last_call_timeou
 AT_ONCE = 4
 EXIT_LIMIT_SECONDS = 60
 DUMP_SECONDS = 2
-# A file or two that the runtime opens late, and what the allocator keeps.
+# The runtime may open a few files late, and the allocator keeps some memory.
 FEW_DESCRIPTORS = 5
 LONGEST_POP_SECONDS = 0.002
 FEW_ITEMS = 20
@@ -70,7 +70,7 @@ def main() -> int:
 
 JOIN = """
 import faulthandler, os, signal, sys, threading, time
-# What a process that hangs is asked for.
+# Prints the stacks of a process that hangs.
 faulthandler.register(signal.SIGUSR1, all_threads=True)
 class Stop(Exception): pass
 def stop(number, frame): raise Stop
@@ -87,7 +87,7 @@ def daemons(call):
     for _ in range(8): threading.Thread(target=loop, args=(call,), daemon=True).start()
 """
 
-# How a process ends, and the statuses that this may have.
+# The ways in which a process ends, with the possible exit statuses.
 ENDINGS = {
     "daemon threads read": ("daemons(lambda: store.get_now(['key']))", (0,)),
     "daemon threads wait": ("daemons(lambda: run.wait_change(timeout_seconds=0.01))", (0,)),
@@ -96,7 +96,7 @@ ENDINGS = {
     "run is dropped": ("del run, world, store", (0,)),
     "server is not stopped": ("server = lattice_rdzv.serve(port=0)", (0,)),
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", (128 + signal.SIGTERM,)),
-    # The exception arrives at any moment of leaving, of joining again, or of the exit.
+    # The exception may arrive while the process leaves, joins again, or exits.
     "exception of a signal": (
         """
 signal.setitimer(signal.ITIMER_REAL, {delay})
@@ -164,7 +164,7 @@ def one_exit(endpoint: str, folder: Path, python: str, name: str, run_id: str, d
 
 
 def cycle_slowly(names: list[str], times: int) -> Iterable[str]:
-    """Each name `times` times in a row, forever: with each interpreter once."""
+    """Yields each name `times` times in a row, forever, so that each interpreter gets it once."""
     return (name for name in cycle(names) for _ in range(times))
 
 
@@ -183,7 +183,7 @@ for number in range({count}):
     if child == 0:
         with lattice_rdzv.join(f"{run_id}-{{number}}", nnodes=1, endpoint={endpoint!r}, **{settings!r}) as own:
             own.next_world(timeout_seconds=60)
-            # In one piece: several processes write to this pipe, and `print` may write a line in parts.
+            # With one write, because several processes write to this pipe, and `print` may write a line in parts.
             os.write(1, f"id {{own.node_id}}\\n".encode())
         sys.exit(0)
     running.add(child)
@@ -195,7 +195,7 @@ for number in range({count}):
 
 
 def forks(endpoint: str, count: int) -> Iterable[tuple[str, int]]:
-    """Forks many children of a process that has joined; each joins a run, a few at a time."""
+    """Forks many children of a process that has joined, a few at a time. Each of them joins a run."""
     values = {"run_id": "fork", "endpoint": endpoint, "settings": SETTINGS, "count": count, "at_once": AT_ONCE}
     source = JOIN.format(**values) + FORKS.format(**values)
     process = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
@@ -215,7 +215,7 @@ def forks(endpoint: str, count: int) -> Iterable[tuple[str, int]]:
 
 
 def pops(endpoint: str, count: int, choices: random.Random) -> Iterable[tuple[str, int]]:
-    """Ends many pops by a time limit, and counts the items that no pop returned, or more than one."""
+    """Ends many pops by a time limit, and counts the items that were returned by no pop or by several."""
     ended = pushed = 0
     received: Counter[bytes] = Counter()
     with lattice_rdzv.join("pops", nnodes=1, endpoint=endpoint, **SETTINGS) as run:  # type: ignore[arg-type]
@@ -241,7 +241,7 @@ def pops(endpoint: str, count: int, choices: random.Random) -> Iterable[tuple[st
 
 
 def abandoned(endpoint: str, count: int) -> Iterable[tuple[str, int]]:
-    """Drops many runs and handlers of one run id. Each gets a world of its own only because the one before has left."""
+    """Drops many runs and handlers of one run id. Each of them can only form a world because the previous one has left."""
     drops = [drop_run] + ([drop_handler] if has_torch() else [])
     for drop in drops:
         drop(endpoint, "warm-up")
@@ -287,7 +287,7 @@ def has_torch() -> bool:
 
 
 def settle(endpoint: str, run_id: str) -> int:
-    """How many members are left once those that are leaving have had the time to."""
+    """Returns the number of members that are left after a time in which they can leave."""
     gc.collect()
     deadline = time.monotonic() + 10
     while (left := members(endpoint, run_id)) and time.monotonic() < deadline:
@@ -305,9 +305,10 @@ def measure() -> dict[str, int]:
 
 
 def members(endpoint: str, run_id: str) -> int:
-    """How many nodes the service has a record of."""
+    """Returns the number of nodes with a record in the service."""
     settings = _core.Settings({"run_id": run_id, "endpoint": endpoint, "nnodes": "1", "host_name": "bench"}, {})
-    return len(json.loads(_core.status(settings, timeout_seconds=30.0).wait())["nodes"])
+    nodes = json.loads(_core.status(settings, timeout_seconds=30.0).wait())["nodes"]
+    return sum(node["state"] != "missing" for node in nodes)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An etcd for a measurement, and what it counts."""
+"""An etcd for a measurement, and its counters."""
 
 import base64
 import json
@@ -12,22 +12,22 @@ from typing import Any
 
 from lattice_rdzv.cli.local_etcd import serving_etcd
 
-# Never through a proxy that the environment may name: this is our own machine.
+# Without a proxy of the environment, because etcd runs on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
 class Etcd:
-    """A running one."""
+    """A running etcd."""
 
     endpoint: str
 
     def version(self) -> str:
-        """Its release."""
+        """Returns its version."""
         return str(json.loads(self._get("/version"))["etcdserver"])
 
     def revision(self) -> int:
-        """The revision of its store: every write raises it."""
+        """Returns its revision, which every write increases."""
         body = json.dumps({"key": base64.b64encode(b"\0").decode()}).encode()
         request = urllib.request.Request(f"http://{self.endpoint}/v3/kv/range", data=body, method="POST")
         with _OPENER.open(request, timeout=5) as answer:
@@ -35,7 +35,7 @@ class Etcd:
         return int(document["header"]["revision"])
 
     def metric(self, name: str) -> float | None:
-        """One of its counters; None if this release does not have it."""
+        """Returns one of its counters, or `None` if this version does not have it."""
         lines = self._get("/metrics").splitlines()
         return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), None)
 
@@ -46,6 +46,6 @@ class Etcd:
 
 @contextmanager
 def running_etcd(binary: Path) -> Iterator[Etcd]:
-    """An empty one, gone afterwards."""
+    """Runs an empty etcd, and removes it afterwards."""
     with TemporaryDirectory(prefix="lattice-bench-") as folder, serving_etcd(binary, Path(folder)) as endpoint:
         yield Etcd(endpoint)

@@ -35,16 +35,16 @@ use tonic::{
 use unfinished::Unfinished;
 
 const SECONDS: u64 = 60;
-/// What the server keeps for the attack on answers.
+/// The keys that the server keeps for the attack on responses.
 const KEPT_KEYS: usize = 50;
 const KEPT_BYTES: usize = 1_400_000;
 /// Clients of each attack.
 const CLIENTS: usize = 8;
-/// Connections that greet and stay silent.
+/// Connections that send the preface and stay silent.
 const SILENT: usize = 500;
-/// The program itself, its threads and what an allocator keeps.
+/// The memory of the program itself, of its threads, and of what an allocator keeps.
 const BASE_BYTES: usize = 128 << 20;
-/// An answer is there twice while it is encoded, and each of the server's two threads encodes one.
+/// While it is encoded, a response exists twice, and each of the server's two threads encodes one.
 const ENCODING_BYTES: usize = 2 * KEPT_KEYS * KEPT_BYTES;
 
 type Done = Arc<AtomicU64>;
@@ -66,6 +66,7 @@ async fn metric(endpoint: &str, name: &str) -> usize {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let line = answer.lines().find_map(|line| line.strip_prefix(&format!("lattice_rdzv_{name} ")));
+    assert!(line.is_some(), "no `{name}` in {answer}");
     line.unwrap().parse().unwrap()
 }
 
@@ -74,7 +75,7 @@ async fn channel(endpoint: &str) -> Channel {
     endpoint.initial_stream_window_size(1 << 16).connect().await.unwrap()
 }
 
-/// Asks for everything and takes nothing.
+/// Requests everything and reads nothing.
 async fn take_no_answers(endpoint: String, done: Done) {
     loop {
         let channel = channel(&endpoint).await;
@@ -186,7 +187,7 @@ async fn attack(time: Duration) {
     let (began, mut writes, mut slowest) = (Instant::now(), 0_u64, Duration::ZERO);
     let (mut most_buffered, mut bound) = (0, 0);
     while began.elapsed() < time {
-        // A client that means well: it writes and reads little, as a node does.
+        // A correct client, which writes and reads little, as a node does.
         let wrote = Instant::now();
         client.put("well-meant", "1", None).await.unwrap();
         writes += 1;

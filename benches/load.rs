@@ -1,15 +1,16 @@
-//! The embedded store under ten thousand clients, which run in this process while it runs in another. Prints; asserts
-//! nothing. `cargo bench --bench load -- CLIENTS` for another number.
+//! The embedded server with ten thousand clients, which run in this process, while the server runs in another one.
+//! Prints the results and asserts nothing. `cargo bench --bench load -- CLIENTS` sets another number of clients.
 //!
-//! - What a connected client costs the server: a connection, a watch, a lease that it renews.
-//! - How long until all of them were told of one change, while one of them is stuck.
-//! - How long it takes when the leases of all end at once, and whether it serves afterwards.
+//! - The cost of a connected client for the server: a connection, a watch, and a lease that it renews.
+//! - The time until all clients have received a change, while one of them is stuck.
+//! - The time that is needed if all leases expire at once, and whether the server responds afterwards.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a measurement that cannot be made ends, and it is for a person"
 )]
 
+mod machine;
 mod server_process;
 
 use std::time::{Duration, Instant};
@@ -18,13 +19,13 @@ use etcd_client::{Client, EventType, LeaseGrantOptions, PutOptions, WatchOptions
 use tokio::{process::Child, task::JoinSet};
 
 const CLIENTS: usize = 10_000;
-/// Connecting at once.
+/// The number of clients that connect at once.
 const AT_ONCE: usize = 100;
 const STUCK_WRITES: usize = 400;
 const STUCK_BYTES: usize = 500_000;
 
 fn main() {
-    let most = raise_open_files();
+    let most = machine::raise_open_files();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(2).enable_all().build().unwrap();
@@ -38,18 +39,6 @@ fn main() {
         }
         runtime.block_on(load(clients));
     }
-}
-
-/// As many as this user may have. Returns how many.
-fn raise_open_files() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls only read or write the structure that is passed to them.
-    unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-    }
-    limit.rlim_cur
 }
 
 fn memory_kilobytes(child: &Child) -> usize {
@@ -110,7 +99,7 @@ async fn load(count: usize) {
     }
     println!("all of them told of a change      {:.2} s", (last - began).as_secs_f64());
 
-    // The others watch `ctl/` too: they go, but for the connections.
+    // The other clients also watch `ctl/`. These watches end, but their connections remain.
     drop(watches);
     let began = Instant::now();
     for _ in 0..STUCK_WRITES {

@@ -3,7 +3,7 @@
 //!
 //! - How long one check of a password takes (bcrypt), and the floor: that, times the nodes, over the cores.
 //! - How long it takes until all nodes have joined and have their world.
-//! - After a restart of that etcd, which ends all tokens: how many logins are answered within the return window, how
+//! - After a restart of that etcd, which ends all tokens: how many logins are answered within the reconnect window, how
 //!   long all of them take, and how many nodes lost their world.
 //!
 //! The nodes are tasks of this process, so that they and etcd share the cores of one machine.
@@ -14,11 +14,12 @@
     reason = "a measurement that cannot be made ends, and it is for a person"
 )]
 
+mod machine;
+mod nodes;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::{
-    collections::BTreeMap,
     io::{Read, Write},
     net::TcpStream,
     time::Duration,
@@ -26,10 +27,9 @@ use std::{
 
 use etcd_client::{Client, ConnectOptions};
 use lattice_rdzv::{
-    node::{Node, Place, Search, State},
-    protocol::{keys::RunKeys, policy::Policy},
-    run::Entropy,
-    settings::{Arguments, Origin, Settings},
+    node::{Node, State},
+    protocol::policy::Policy,
+    settings::Settings,
 };
 use support::Etcd;
 use tokio::{
@@ -39,31 +39,17 @@ use tokio::{
 
 const NODES: [usize; 3] = [64, 256, 1024];
 const PASSWORD: &str = "a password";
-/// Of the logins after the restart.
+/// The time limit of the logins after the restart.
 const LIMIT: Duration = Duration::from_secs(400);
 
 fn main() {
     let named: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let all = if named.is_empty() { NODES.to_vec() } else { named };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    println!("machine: {}", machine());
+    println!("{}", machine::describe());
     for nodes in all {
         runtime.block_on(measure(nodes));
     }
-}
-
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpus = read("/proc/cpuinfo");
-    let model =
-        cpus.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown").to_owned();
-    let load = read("/proc/loadavg");
-    let load = load.split(' ').next().unwrap_or_default();
-    format!("{} cores of {model}, load before {load}", cores())
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 async fn measure(count: usize) {
@@ -79,7 +65,7 @@ async fn measure(count: usize) {
         checks.push(began.elapsed());
     }
     checks.sort();
-    let cores = u32::try_from(cores()).unwrap();
+    let cores = u32::try_from(machine::cores()).unwrap();
     let floor = checks[0] * u32::try_from(count).unwrap() / cores;
     println!(
         "{count} nodes: one login alone {} to {} ms; floor of {count} on {cores} cores {:.1} s",
@@ -96,7 +82,7 @@ async fn measure(count: usize) {
         std::fs::write(&file, PASSWORD).unwrap();
         let settings = settings(etcd.endpoint(), count, number, &file.display().to_string());
         joining.spawn(async move {
-            let node = join(settings).await;
+            let node = nodes::join(settings, None).await;
             let joined = began.elapsed();
             node.next_world(None, None).await.unwrap();
             (node, joined, began.elapsed())
@@ -145,7 +131,7 @@ async fn restart(etcd: &mut Etcd, nodes: &[Node]) {
     let changed = nodes.iter().filter(|node| node.num_nodes_waiting() != 0).count();
     let uncertain = nodes.iter().filter(|node| node.subscribe().borrow().state != State::Member).count();
     println!(
-        "  restart: {within} of {} logins answered within the return window of {:.1} s, {last} after {:.1} s; \
+        "  restart: {within} of {} logins answered within the reconnect window of {:.1} s, {last} after {:.1} s; \
          {changed} nodes received a change of their world, {uncertain} are not certain members",
         nodes.len(),
         window.as_secs_f64(),
@@ -154,27 +140,14 @@ async fn restart(etcd: &mut Etcd, nodes: &[Node]) {
 }
 
 fn settings(endpoint: &str, count: usize, number: usize, file: &str) -> Settings {
-    let values = [
+    nodes::settings([
         ("endpoint", endpoint),
         ("run_id", "logins"),
         ("nnodes", &count.to_string()),
         ("node_name", &format!("node-{number}")),
         ("user", "node"),
         ("password_file", file),
-    ];
-    let values = values.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    Settings::resolve(&Arguments { values: values.into(), origin: Origin::Argument }, &BTreeMap::new())
-        .unwrap()
-}
-
-async fn join(settings: Settings) -> Node {
-    let entropy = Entropy::from_system();
-    let keys = RunKeys::new(&settings.run.tenant, &settings.run.run_id);
-    let environment = BTreeMap::new();
-    let search = Search::of_node(&settings, &environment, &keys, &entropy);
-    let (found, _) = search.connect_or_host().await.unwrap_or_else(|error| panic!("{error}"));
-    let place = Place { address: "127.0.0.1".to_owned(), port: 29500, host: None };
-    Node::join_found(found, settings.clone(), entropy, place).await.unwrap()
+    ])
 }
 
 /// How many logins an etcd has answered since it was started, by its own count.

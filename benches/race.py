@@ -1,19 +1,22 @@
-"""How long N nodes need to meet through torch's public handler: `c10d` against `lattice` on etcd and on its embedded store,
-in one run on one machine.
+"""Measures how long N nodes need for a rendezvous through torch's public handler, in one run on one machine: `c10d` against
+`lattice` with etcd and with the embedded server.
 
-The same for all: nodes are threads of as many processes as the machine has cores (or `--per-process` of them of one),
-forked from one that has torch loaded, so that what is raced is the rendezvous and neither N imports nor N processes that
-one machine would never have; all wait at a gate, and the clock runs from its opening to the last node. Three rows:
+The nodes are threads of one process per core (or `--per-process` threads in each process). These processes are forked from
+one that has loaded torch, so the race measures the rendezvous, and neither N imports of torch nor N processes, which one
+machine would never run. All nodes wait at a gate. The time runs from the opening of the gate until the last node is done.
+Three rows are printed:
 
 - `next_rendezvous`: every node knows its rank.
-- `agent ready`: and has been through the exchange by which torch's agent gives out its workers' ranks, torch's own code.
-- `processors`: the processors' time that all nodes and the service have used until then, which says more than a clock where
-  others use the machine too.
+- `agent ready`: every node has also completed the exchange in which torch's agent, by torch's own code, assigns the workers'
+  ranks.
+- `processors`: the processor time that all nodes and the service have used until then. It is more reliable than the elapsed
+  time if other programs use the machine.
 
-Where torchft is installed its lighthouse is raced as well; what that has and has not in it is told in `torchft_manager.py`.
+If torchft is installed, its lighthouse takes part as well. `torchft_manager.py` describes what that measurement includes.
 
-What differs is each one's own: c10d's store is in the first node's process and its handler connects when it is made,
-before the gate; lattice's connects after it, to an etcd or to `lattice-rdzv serve`, started anew for every race.
+The contenders differ in one point. c10d's store is in the first node's process, and its handler connects to the store when it
+is created, before the gate opens. lattice's handler connects after that, to an etcd or to `lattice-rdzv serve`, which is
+started anew for every race.
 """
 
 import argparse
@@ -47,7 +50,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from lattice_rdzv.cli.local_etcd import free_ports
 
-# In the order of the columns, with what stands above them; ratios are to the first.
+# The headers of the columns in their order. Ratios refer to the first column.
 CONTENDERS = {
     "c10d": "c10d",
     "etcd": "lattice, etcd",
@@ -65,7 +68,7 @@ class Times(NamedTuple):
 
 
 class Race(NamedTuple):
-    """From the gate to the last node, in seconds, and what it took; infinite if some node did not get there in time."""
+    """From the gate to the last node, in seconds, and the processor time; infinite if a node was not ready in time."""
 
     next_rendezvous: float
     agent_ready: float
@@ -73,50 +76,50 @@ class Race(NamedTuple):
 
 
 class RacerError(Exception):
-    """A node did not get there."""
+    """A node failed or was not ready in time."""
 
 
 class Gate(NamedTuple):
-    """A pipe that nobody writes to: whoever reads it waits until its last writer closes it."""
+    """A pipe without data: its readers wait until the last write end is closed."""
 
     read_end: int
     write_end: int
 
     @classmethod
     def new(cls) -> "Gate":
-        """A closed one."""
+        """Returns a closed gate."""
         return cls(*os.pipe())
 
     def wait(self) -> None:
-        """In a child."""
+        """Waits in a child until the gate opens."""
         os.read(self.read_end, 1)
 
     def open(self) -> None:
-        """Lets all pass."""
+        """Lets all waiting nodes continue."""
         os.dup2(self.read_end, self.write_end)
 
     def close(self) -> None:
-        """Gives the descriptors back."""
+        """Closes the descriptors."""
         os.close(self.read_end)
         os.close(self.write_end)
 
 
 class Racer(NamedTuple):
-    """A node's process, and the pipe on which it reports, a line of JSON each time."""
+    """A process with nodes, and the pipe on which it sends its reports, one line of JSON each."""
 
     pid: int
     reports: int
 
     def read(self, seconds: float) -> dict[str, float]:
-        """Its next report."""
+        """Returns the next report."""
         line = b""
         deadline = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self.reports, select.POLLIN)
         while not line.endswith(b"\n"):
-            # Not select(), whose descriptors end at 1024.
+            # Not select(), which supports only descriptors below 1024.
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise RacerError("not all nodes got there in time")
+                raise RacerError("not all nodes were ready in time")
             part = os.read(self.reports, 4096)
             if not part:
                 raise RacerError("a node's process ended")
@@ -127,7 +130,7 @@ class Racer(NamedTuple):
         return report
 
     def end(self) -> None:
-        """Kills it, so that no farewell of N nodes disturbs the next race."""
+        """Kills the process, so that N leaving nodes do not disturb the next race."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
@@ -138,22 +141,22 @@ NEVER = Race(float("inf"), float("inf"), float("inf"))
 
 
 def main() -> None:
-    """Races and prints."""
+    """Runs the races and prints the results."""
     parser = argparse.ArgumentParser(
-        description="Race N nodes on c10d, on lattice with etcd and with its embedded store, and at torchft's lighthouse."
+        description="Race N nodes on c10d, on lattice with etcd and with the embedded server, and at torchft's lighthouse."
     )
     parser.add_argument("--etcd", type=Path, required=True, help="the etcd binary")
-    parser.add_argument("--nodes", type=int, nargs="+", default=[16, 64, 128], help="how many nodes (16 64 128)")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[16, 64, 128], help="numbers of nodes (16 64 128)")
     parser.add_argument("--repeat", type=int, default=3, help="races of each kind; the median is printed (3)")
     parser.add_argument(
         "--only",
         nargs="+",
         choices=CONTENDERS,
-        help="leave the others out (all of them; torchft where it is installed)",
+        help="race only these contenders (default: all; torchft only if it is installed)",
     )
-    parser.add_argument("--limit", type=float, default=300.0, metavar="SECONDS", help="the longest race (300)")
+    parser.add_argument("--limit", type=float, default=300.0, metavar="SECONDS", help="time limit of a race (300)")
     parser.add_argument(
-        "--per-process", type=int, metavar="NODES", help="nodes that share a process (as many as make one a core)"
+        "--per-process", type=int, metavar="NODES", help="nodes in each process (default: one process per core)"
     )
     arguments = parser.parse_args()
     contenders: list[str] = arguments.only or list(CONTENDERS)
@@ -161,10 +164,10 @@ def main() -> None:
         if arguments.only:
             parser.error("torchft is not installed: `pip install torchft`, or leave it out of `--only`")
         contenders.remove("torchft")
-        print("torchft is not installed, so that its lighthouse is left out")
+        print("torchft is not installed, so its lighthouse is left out")
 
     raise_file_limit()
-    # What N nodes would tell one terminal is not a part of the race.
+    # The log output of N nodes to one terminal is not a part of the race.
     os.environ.setdefault("LATTICE_RDZV_LOG", "warning")
     os.environ.setdefault("RUST_LOG", "warn")  # torchft's
     with running_etcd(arguments.etcd) as etcd:
@@ -179,27 +182,27 @@ def main() -> None:
         results: dict[str, list[Race]] = {contender: [] for contender in contenders}
         for _ in range(arguments.repeat):
             for contender in contenders:
-                # What was too slow once is not waited for again.
+                # A contender that exceeded the limit once is not raced again.
                 if NEVER not in results[contender]:
                     per_process = arguments.per_process or math.ceil(nodes / (os.cpu_count() or 1))
                     results[contender].append(race(contender, nodes, arguments.etcd, arguments.limit, per_process))
         for row in Race._fields:
-            told = {contender: [getattr(times, row) for times in results[contender]] for contender in results}
+            measured = {contender: [getattr(times, row) for times in results[contender]] for contender in results}
             name = row.replace("_", " " if row == "agent_ready" else "_")
-            every = "; ".join(" ".join(f"{seconds:.3f}" for seconds in times) for times in told.values())
-            print(f"{nodes:>6}  {name:<16}" + "".join(cells(told)) + f"   {every}", flush=True)
+            every = "; ".join(" ".join(f"{seconds:.3f}" for seconds in times) for times in measured.values())
+            print(f"{nodes:>6}  {name:<16}" + "".join(cells(measured)) + f"   {every}", flush=True)
 
 
-def cells(told: dict[str, list[float]]) -> list[str]:
-    """Each contender's median, and how many times faster than the first it is."""
-    medians = [statistics.median(times) for times in told.values()]
+def cells(measured: dict[str, list[float]]) -> list[str]:
+    """Returns each contender's median, and by which factor it is faster than the first contender."""
+    medians = [statistics.median(times) for times in measured.values()]
     ratios = ["", *(f"  {medians[0] / median:.1f}x" for median in medians[1:])]
     return [f"{f'{median:.3f}{ratio}':>26}" for median, ratio in zip(medians, ratios, strict=True)]
 
 
 @contextmanager
 def service(contender: str, nodes: int, etcd_binary: Path) -> Iterator[str]:
-    """What the contender's nodes meet on, with nothing in it yet; its endpoint."""
+    """Runs a new, empty service for the contender's nodes, and yields its endpoint."""
     if contender == "c10d":
         yield f"127.0.0.1:{free_ports(1)[0]}"
     elif contender == "etcd":
@@ -209,14 +212,14 @@ def service(contender: str, nodes: int, etcd_binary: Path) -> Iterator[str]:
         with torchft_manager.lighthouse(nodes) as address:
             yield address
     else:
-        # A process of its own, as an etcd is, so that no node carries the store's work.
+        # A separate process, as with etcd, so that no node has the load of the server.
         command = [sys.executable, "-m", "lattice_rdzv.cli", "serve", "--listen", "127.0.0.1:0"]
         with serving(command) as endpoint:
             yield endpoint
 
 
 def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, per_process: int = 1) -> Race:
-    """One race, with a service that nobody used before."""
+    """Runs one race with a new service."""
     with service(contender, nodes, etcd_binary) as endpoint:
         gate = Gate.new()
         # Forked children would otherwise copy every page that the garbage collector touches.
@@ -224,7 +227,7 @@ def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, pe
         gc.freeze()
         racers: list[Racer] = []
         try:
-            # c10d's first node hosts the store, so the others may only start once it is there.
+            # c10d's first node hosts the store, so the others may start only after it has reported.
             for first in range(0, nodes, per_process):
                 group = range(first, min(first + per_process, nodes))
                 racers.append(fork_racer(contender, endpoint, group, nodes, limit_seconds, gate))
@@ -244,20 +247,20 @@ def race(contender: str, nodes: int, etcd_binary: Path, limit_seconds: float, pe
             gate.close()
             for racer in racers:
                 racer.end()
-    # CLOCK_MONOTONIC is one clock for all processes of a machine.
+    # All processes of a machine share the clock CLOCK_MONOTONIC.
     ranked, ready = (max(report[row] for report in reports) - opened for row in Times._fields)
     return Race(ranked, ready, processors)
 
 
 def processor_seconds() -> float:
-    """What the processes of a race, this one's children, have used of the processors so far."""
+    """Returns the processor time that the processes of a race, which are the children of this one, have used so far."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    # A process's clock by its pid, as clock_getcpuclockid(3) makes it.
+    # The clock of a process, computed from its pid as clock_getcpuclockid(3) does.
     return sum(time.clock_gettime(~int(child) << 3 | 2) for child in children)
 
 
 def fork_racer(contender: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate) -> Racer:
-    """A process with these nodes in it."""
+    """Forks a process that runs these nodes."""
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid:
@@ -269,7 +272,7 @@ def fork_racer(contender: str, endpoint: str, group: range, nodes: int, limit_se
         os.close(gate.write_end)
         run_nodes(contender, endpoint, group, nodes, limit_seconds, gate, write_end)
         status = 0
-    except BaseException as error:  # it is the parent that tells
+    except BaseException as error:  # the parent reports it
         with suppress(OSError):
             os.write(
                 write_end,
@@ -282,34 +285,34 @@ def fork_racer(contender: str, endpoint: str, group: range, nodes: int, limit_se
 def run_nodes(
     contender: str, endpoint: str, group: range, nodes: int, limit_seconds: float, gate: Gate, reports: int
 ) -> None:
-    """What torch's agents do until their workers may start."""
+    """Does what torch's agents do until their workers may start."""
     made = [make_node(contender, endpoint, node, nodes, limit_seconds) for node in group]
 
     def through_the_gate(node: Callable[[], Times]) -> Times:
         gate.wait()
         return node()
 
-    # What it takes to start so many threads is no node's: they are there before the gate opens.
+    # The start of the threads is not measured: all of them run before the gate opens.
     with ThreadPoolExecutor(len(made)) as threads:
         running = [threads.submit(through_the_gate, node) for node in made]
         os.write(reports, b"{}\n")
         times = [node.result() for node in running]
         last = Times(*(max(each[row] for each in times) for row in range(len(Times._fields))))
         os.write(reports, (json.dumps(last._asdict()) + "\n").encode())
-        # Until killed: others may still need what this process hosts.
+        # Waits until it is killed, because other nodes may still need the store that this process hosts.
         signal.pause()
 
 
 def make_node(contender: str, endpoint: str, node: int, nodes: int, limit_seconds: float) -> Callable[[], Times]:
-    """A node before the gate; what is returned takes it to where its agent could start workers."""
+    """Prepares a node. The returned function runs it until its agent could start workers."""
     if contender == "torchft":
         quorum = torchft_manager.make_manager(endpoint, node, nodes, limit_seconds)
-        return partial(meet_in_quorum, quorum)
-    return partial(meet, make_handler(contender, endpoint, node, nodes, limit_seconds))
+        return partial(join_quorum, quorum)
+    return partial(rendezvous, make_handler(contender, endpoint, node, nodes, limit_seconds))
 
 
 def make_handler(contender: str, endpoint: str, node: int, nodes: int, limit_seconds: float) -> RendezvousHandler:
-    """As torchrun makes it."""
+    """Creates the handler as torchrun does."""
     configuration = {"local_addr": "127.0.0.1", "join_timeout": str(int(limit_seconds) + 60)}
     backend = "c10d" if contender == "c10d" else "lattice"
     if backend == "c10d":
@@ -322,8 +325,8 @@ def make_handler(contender: str, endpoint: str, node: int, nodes: int, limit_sec
     )
 
 
-def meet(handler: RendezvousHandler) -> Times:
-    """When this node knew its rank, and when its agent could have started workers."""
+def rendezvous(handler: RendezvousHandler) -> Times:
+    """Returns when this node knew its rank, and when its agent could have started workers."""
     world = handler.next_rendezvous()
     ranked = time.monotonic()
     spec = WorkerSpec("race", 1, handler, entrypoint="none")
@@ -333,15 +336,15 @@ def meet(handler: RendezvousHandler) -> Times:
     return Times(ranked, time.monotonic())
 
 
-def meet_in_quorum(quorum: Callable[[], None]) -> Times:
-    """The same for torchft's node, whose rank is all that there is to wait for."""
+def join_quorum(quorum: Callable[[], None]) -> Times:
+    """Returns both times for a node of torchft, which can start as soon as it knows its rank."""
     quorum()
     ranked = time.monotonic()
     return Times(ranked, ranked)
 
 
 def raise_file_limit() -> None:
-    """One process may hold a socket of every node."""
+    """Raises the limit of open files, because one process may have a socket for each node."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

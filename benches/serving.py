@@ -1,4 +1,4 @@
-"""A server for a race, in a process of its own."""
+"""A server for a race, in a separate process."""
 
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def serving(command: Sequence[str]) -> Iterator[str]:
-    """One whose first line says where it serves, which is what this yields; killed afterwards."""
+    """Starts a server, yields the first line of its output, which is its address, and kills it afterwards."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

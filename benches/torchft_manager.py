@@ -1,10 +1,12 @@
-"""torchft's side of the race, where it is installed: N managers that meet at one lighthouse.
+"""torchft's part of the race, if torchft is installed: N managers form a quorum at one lighthouse.
 
-A node is a manager, as torchft's first process of each replica group has one: made and connected to the lighthouse before
-the gate, as c10d's handler is to its store. After it, it asks for a quorum. With the answer its training may begin: it has its
-rank, the size, and where the others are. What is raced against is more: agents have also been through the exchange of their
-workers' ranks, which torchft does not have, and each has a store of the run with all of the run's records, of which a
-lighthouse keeps nothing but the last quorum. Not in it on either side: process groups, which every worker then builds.
+A node is a manager, like the manager in the first process of each of torchft's replica groups. It is created and connected to
+the lighthouse before the gate opens, as c10d's handler is to its store, and then requests a quorum. After the response it can
+begin to train, because it knows its rank, the size, and the addresses of the other nodes.
+
+The other contenders do more. Their agents also exchange the workers' ranks, which torchft does not have, and lattice keeps all
+records of the run and a store for the job, whereas a lighthouse keeps only the last quorum. The race includes no process
+groups, which every worker builds afterwards.
 """
 
 import importlib.util
@@ -27,20 +29,20 @@ HEARTBEAT = timedelta(milliseconds=100)  # torchft's own default
 
 
 def is_installed() -> bool:
-    """Whether there is anything to race against."""
+    """Returns whether torchft is installed."""
     return importlib.util.find_spec("torchft") is not None
 
 
 @contextmanager
 def lighthouse(nodes: int) -> Iterator[str]:
-    """One that waits for so many managers, in a process of its own; its address."""
+    """Runs a lighthouse that waits for this number of managers, in a separate process, and yields its address."""
     command = [sys.executable, "-c", LIGHTHOUSE, str(nodes)]
     with serving(command) as address:
         yield address
 
 
 def make_manager(address: str, node: int, nodes: int, limit_seconds: float) -> Callable[[], None]:
-    """A manager that is connected; what is returned asks for the quorum and waits for it."""
+    """Creates and connects a manager. The returned function requests the quorum and waits for it."""
     from torchft.coordination import ManagerClient, ManagerServer
 
     server = ManagerServer(
@@ -48,7 +50,7 @@ def make_manager(address: str, node: int, nodes: int, limit_seconds: float) -> C
         lighthouse_addr=address,
         hostname="127.0.0.1",
         bind="127.0.0.1:0",
-        # The store of the group's own workers, which nobody asks here.
+        # The store of the group's own workers, which is not used here.
         store_addr=f"127.0.0.1:{node + 1}",
         world_size=1,
         heartbeat_interval=HEARTBEAT,
@@ -57,7 +59,7 @@ def make_manager(address: str, node: int, nodes: int, limit_seconds: float) -> C
     )
     client = ManagerClient(server.address(), connect_timeout=CONNECT)
 
-    def meet() -> None:
+    def join_quorum() -> None:
         quorum = client._quorum(
             group_rank=0,
             step=0,
@@ -69,7 +71,7 @@ def make_manager(address: str, node: int, nodes: int, limit_seconds: float) -> C
         )
         if quorum.replica_world_size != nodes:
             raise RuntimeError(f"a quorum of {quorum.replica_world_size} of {nodes} managers")
-        # The client is of no use without its server, which ends when nobody holds it.
+        # The client needs its server, which ends when there is no reference to it.
         assert server.address()
 
-    return meet
+    return join_quorum

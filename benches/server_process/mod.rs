@@ -1,8 +1,9 @@
 //! The embedded server in another process: the program of the benchmark itself, started again with one argument.
+#![allow(dead_code, reason = "each benchmark uses its own part of this")]
 
 use std::process::Stdio;
 
-use lattice_rdzv::server::{Server, ServerOptions, bind};
+use lattice_rdzv::server::{Server, ServerOptions, bind, return_large_blocks};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -15,8 +16,9 @@ pub(crate) fn is_server() -> bool {
     std::env::args().any(|argument| argument == SERVE)
 }
 
-/// Prints the endpoint and serves until the process is killed.
+/// Prints the endpoint and serves as `lattice-rdzv serve` does until the process is killed.
 pub(crate) async fn serve() {
+    return_large_blocks();
     let server = Server::start(bind("127.0.0.1", 0).await.unwrap(), ServerOptions::default()).unwrap();
     println!("{}", server.endpoint());
     std::future::pending::<()>().await;

@@ -1,0 +1,262 @@
+//! Many nodes without Python, all in this process, each with a separate connection, on an etcd and on the embedded server.
+//! Each result stands beside its floor: the calls to the service without which it cannot be had, made by the bare client in
+//! the same run. Prints; asserts nothing. `cargo bench --bench fleet -- NODES... [--kills N]`
+//!
+//! - *form*: all nodes start at once, until each has its world. Floor: each client connects, grants a lease, writes a key,
+//!   reads one, and opens a watch.
+//! - *told*: a node dies, until the last other node knows. Floor: one write, and a second one by a client that watches the
+//!   first, until the last client has the event of the second.
+//! - *re-formed*: from the death until the last other node has its next world. The others request it at once.
+//!
+//! Nodes and service share the cores of one machine.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a measurement that cannot be made ends, and it is for a person"
+)]
+
+mod machine;
+mod nodes;
+mod server_process;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use etcd_client::{Client, LeaseGrantOptions, PutOptions};
+use lattice_rdzv::{
+    lifeline,
+    node::Node,
+    protocol::{
+        keys::RunKeys,
+        records::{CoordinatorRecord, Record as _},
+    },
+    settings::Settings,
+};
+use support::Etcd;
+use tokio::{
+    sync::Barrier,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+const NODES: [usize; 1] = [1000];
+const KILLS: usize = 20;
+/// With more nodes, their lifelines alone would need more open files than usual machines allow.
+const MOST_WITH_LIFELINES: usize = 2000;
+/// After this time, all lifelines of a world are open, and its coordinator has greeted all members.
+const QUIET: Duration = Duration::from_secs(4);
+
+fn main() {
+    machine::raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if server_process::is_server() {
+        runtime.block_on(server_process::serve());
+        return;
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |text: &String| text.parse::<usize>().ok();
+    let kills = arguments.iter().position(|each| each == "--kills");
+    let named = kills.and_then(|at| arguments.get(at + 1)).and_then(number).unwrap_or(KILLS);
+    let counts = arguments.iter().enumerate().filter(|(at, _)| kills.is_none_or(|kills| *at != kills + 1));
+    let mut counts: Vec<usize> = counts.filter_map(|(_, text)| number(text)).collect();
+    if counts.is_empty() {
+        counts = NODES.to_vec();
+    }
+    println!("{}", machine::describe());
+    for count in counts {
+        runtime.block_on(async {
+            if let Some(etcd) = Etcd::start().await {
+                measure("etcd", etcd.endpoint(), count, named).await;
+            }
+            let (_server, endpoint) = server_process::start().await;
+            measure("embedded", &endpoint, count, named).await;
+        });
+    }
+}
+
+async fn measure(service: &str, endpoint: &str, count: usize, kills: usize) {
+    let lifelines = count <= MOST_WITH_LIFELINES;
+    println!("{service}, {count} nodes{}", if lifelines { "" } else { " without lifelines" });
+    let floor = form_floor(endpoint, count).await;
+    let (mut nodes, took) = form(endpoint, count, lifelines).await;
+    line("form", took, floor);
+    if !lifelines {
+        return;
+    }
+    let floor = told_floor(endpoint, count, kills).await;
+    let (mut told, mut formed) = (Vec::new(), Vec::new());
+    for _ in 0..kills {
+        let coordinator = coordinator(endpoint, &nodes).await;
+        let victim = if coordinator + 1 == nodes.len() { 0 } else { nodes.len() - 1 };
+        let (one, other) = lose(&mut nodes, &[victim]).await;
+        told.push(one);
+        formed.push(other);
+    }
+    series("told of the death of one node", &mut told, Some(floor));
+    series("re-formed after it", &mut formed, None);
+    let coordinator = coordinator(endpoint, &nodes).await;
+    let (told, formed) = lose(&mut nodes, &[coordinator]).await;
+    println!("  the coordinator dies: told after {}, re-formed after {}", text(told), text(formed));
+    let tenth: Vec<usize> = (0..nodes.len() / 10).collect();
+    let (told, formed) = lose(&mut nodes, &tenth).await;
+    println!(
+        "  {} nodes die at once: told after {}, re-formed after {}",
+        tenth.len(),
+        text(told),
+        text(formed)
+    );
+}
+
+fn text(time: Duration) -> String {
+    format!("{:.0} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn line(what: &str, time: Duration, floor: Duration) {
+    let ratio = time.as_secs_f64() / floor.as_secs_f64();
+    println!("  {what}: {}, floor {}, ratio {ratio:.2}", text(time), text(floor));
+}
+
+fn series(what: &str, times: &mut [Duration], floor: Option<Duration>) {
+    times.sort();
+    let (p50, p99) = (times[times.len() / 2], times[(times.len() * 99).div_ceil(100) - 1]);
+    let floor = floor.map_or_else(String::new, |floor| {
+        format!(", floor {}, ratio {:.2}", text(floor), p50.as_secs_f64() / floor.as_secs_f64())
+    });
+    println!("  {what}: p50 {}, p99 {} of {}{floor}", text(p50), text(p99), times.len());
+}
+
+fn settings(endpoint: &str, count: usize, number: usize) -> Settings {
+    nodes::settings([
+        ("endpoint", endpoint),
+        ("run_id", "fleet"),
+        ("nnodes", &format!("1:{count}")),
+        ("node_name", &format!("node-{number}")),
+    ])
+}
+
+/// Starts all nodes. Returns them with the time until the last one had its world.
+async fn form(endpoint: &str, count: usize, lifelines: bool) -> (Vec<Arc<Node>>, Duration) {
+    let began = Instant::now();
+    let mut joining = JoinSet::new();
+    for number in 0..count {
+        let settings = settings(endpoint, count, number);
+        joining.spawn(async move {
+            let lifelines = if lifelines { lifeline::open(&settings) } else { None };
+            let node = Arc::new(nodes::join(settings, lifelines).await);
+            node.next_world(None, None).await.unwrap();
+            (node, began.elapsed())
+        });
+    }
+    let (nodes, times): (Vec<_>, Vec<_>) = joining.join_all().await.into_iter().unzip();
+    (nodes, times.into_iter().max().unwrap())
+}
+
+/// The position of the coordinator.
+async fn coordinator(endpoint: &str, nodes: &[Arc<Node>]) -> usize {
+    let mut client = Client::connect([endpoint], None).await.unwrap();
+    let key = RunKeys::new("default", "fleet").coordinator();
+    loop {
+        let answer = client.get(key.as_str(), None).await.unwrap();
+        let record = answer.kvs().first().map(|item| CoordinatorRecord::decode(&key, item.value()).unwrap());
+        let found = record.and_then(|record| nodes.iter().position(|node| node.id() == Some(record.node)));
+        if let Some(found) = found {
+            return found;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Kills these nodes at once. Returns when the last other node knew, and when it had its next world.
+async fn lose(nodes: &mut Vec<Arc<Node>>, victims: &[usize]) -> (Duration, Duration) {
+    sleep(QUIET).await;
+    let (mut dead, mut rest) = (Vec::new(), Vec::new());
+    for (number, node) in nodes.drain(..).enumerate() {
+        if victims.contains(&number) { dead.push(node) } else { rest.push(node) }
+    }
+    let ready = Arc::new(Barrier::new(rest.len() + 1));
+    let mut waiting = JoinSet::new();
+    for node in &rest {
+        let (node, ready) = (Arc::clone(node), Arc::clone(&ready));
+        waiting.spawn(async move {
+            ready.wait().await;
+            node.wait_change(None).await;
+            let told = Instant::now();
+            node.next_world(None, None).await.unwrap();
+            (told, Instant::now())
+        });
+    }
+    ready.wait().await;
+    let began = Instant::now();
+    drop(dead);
+    let times = waiting.join_all().await;
+    *nodes = rest;
+    let told = times.iter().map(|(told, _)| *told).max().unwrap();
+    let formed = times.iter().map(|(_, formed)| *formed).max().unwrap();
+    (told - began, formed - began)
+}
+
+async fn form_floor(endpoint: &str, count: usize) -> Duration {
+    let began = Instant::now();
+    let mut clients = JoinSet::new();
+    for number in 0..count {
+        let endpoint = endpoint.to_owned();
+        clients.spawn(async move {
+            let mut client = Client::connect([endpoint], None).await.unwrap();
+            let lease = i64::try_from(number + 1).unwrap();
+            client.lease_grant(600, Some(LeaseGrantOptions::new().with_id(lease))).await.unwrap();
+            let options = PutOptions::new().with_lease(lease);
+            client.put(format!("floor/{number}"), "x".repeat(200), Some(options)).await.unwrap();
+            let mut watch = client.watch("floor-round", None).await.unwrap();
+            watch.message().await.unwrap().unwrap();
+            client.get("floor-round", None).await.unwrap();
+            (client, watch)
+        });
+    }
+    let clients = clients.join_all().await;
+    let took = began.elapsed();
+    drop(clients);
+    took
+}
+
+/// The median of the time between a first write and the last event of a second one.
+async fn told_floor(endpoint: &str, count: usize, times: usize) -> Duration {
+    let mut clients = JoinSet::new();
+    for _ in 0..count {
+        let endpoint = endpoint.to_owned();
+        clients.spawn(async move {
+            let mut client = Client::connect([endpoint], None).await.unwrap();
+            let mut watch = client.watch("floor-round", None).await.unwrap();
+            watch.message().await.unwrap().unwrap();
+            (client, watch)
+        });
+    }
+    let mut watching = clients.join_all().await;
+    let mut coordinator = Client::connect([endpoint], None).await.unwrap();
+    let mut evidence = coordinator.watch("floor-lost", None).await.unwrap();
+    evidence.message().await.unwrap().unwrap();
+    let mut observer = Client::connect([endpoint], None).await.unwrap();
+    let mut all = Vec::new();
+    for _ in 0..times {
+        let mut telling = JoinSet::new();
+        for (client, mut watch) in watching.drain(..) {
+            telling.spawn(async move {
+                watch.message().await.unwrap().unwrap();
+                (Instant::now(), client, watch)
+            });
+        }
+        let began = Instant::now();
+        observer.put("floor-lost", "x".repeat(200), None).await.unwrap();
+        evidence.message().await.unwrap().unwrap();
+        coordinator.put("floor-round", "x".repeat(200), None).await.unwrap();
+        let mut last = began;
+        for (at, client, watch) in telling.join_all().await {
+            last = last.max(at);
+            watching.push((client, watch));
+        }
+        all.push(last - began);
+    }
+    all.sort();
+    all[all.len() / 2]
+}
