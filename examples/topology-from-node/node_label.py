@@ -14,7 +14,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 def main(label: str, file: str) -> None:
-    """A node without that label is an error: its ranks would be anywhere."""
+    """Writes the label. A node without the label is an error, because its place in the order of ranks would be arbitrary."""
     host = os.environ["KUBERNETES_SERVICE_HOST"]
     address = f"[{host}]" if ":" in host else host
     request = urllib.request.Request(

@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Options, which Kubernetes may give as variables."""
+    """Parses the options. Kubernetes may pass them as variables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=int(os.environ.get("TRAIN_STEPS", "200")))
     parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
@@ -84,7 +84,7 @@ def parse() -> argparse.Namespace:
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
-    """The newest checkpoint of all nodes, on all of them. Returns its step, 0 if there is none."""
+    """Restores the newest checkpoint of all nodes on each of them. Returns its step, or 0 if there is none."""
     own = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
     steps = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
     dist.all_gather(steps, torch.tensor([own["step"] if own else 0], device=device))
@@ -102,14 +102,14 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, devi
 
 
 def save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Whole or not at all: a worker may be stopped while it writes, and another node may write to the same folder."""
-    draft = path.with_name(f"{path.name}.{os.uname().nodename}.part")
+    """Saves a checkpoint atomically: a worker may be stopped while it writes, and several agents may write to one folder."""
+    draft = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.part")
     torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, draft)
     draft.replace(path)
 
 
 def say(line: str) -> None:
-    """At once: the log of a pod that is killed ends where it got to."""
+    """Prints a line without buffering, so that the log of a killed pod is complete."""
     print(line, flush=True)
 
 
