@@ -13,6 +13,7 @@
 #   BASE=image          base of the agents' image, for example your image with torch
 #   IMAGE_OPTIONS="..." additional options for buildah, podman or docker
 #   BENCH="--nodes 256" additional arguments for the race
+#   WHEEL=dist          install the wheel in this folder instead of building the package
 #   WHEEL_TARGET=triple Rust target of the wheel (default: this machine with glibc)
 #   RELEASE=v1.2.3      tag of the release, for release-check
 
@@ -24,6 +25,7 @@ TORCH_INDEX ?=
 ETCD ?=
 PYTEST ?=
 BENCH ?=
+WHEEL ?=
 WHEEL_TARGET ?=
 RELEASE ?=
 CHART ?= dist/chart
@@ -41,7 +43,7 @@ MAKEFLAGS += --no-print-directory
 
 python := $(VENV)/bin/python
 stamps := $(VENV)/.made
-core_sources := Cargo.toml Cargo.lock pyproject.toml $(shell find src -name '*.rs' 2>/dev/null)
+core_sources := Cargo.toml Cargo.lock pyproject.toml $(shell find src -name '*.rs' -o -path '*/assets/*' 2>/dev/null)
 package_sources := README.md LICENSE $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
 
 # etcd-client compiles etcd's .proto files: the venv's protoc serves cargo as well as maturin.
@@ -50,11 +52,11 @@ export PROTOC := $(abspath $(VENV))/bin/protoc
 with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LATTICE_TEST_ETCD;
 
 # Tests wait more than they compute. PYTEST="--numprocesses=0" runs them one after the other, as a debugger needs it.
-at_once := --numprocesses=3 --dist=worksteal
+at_once := --numprocesses=4 --dist=worksteal
 
-.PHONY: help demo test test-rust test-python test-chart test-examples chart chart-golden chart-readme lint format docs bench wheel \
+.PHONY: help demo test test-rust build-tests test-python test-chart test-examples chart chart-golden chart-readme lint format docs bench wheel \
     image develop e2e release-check \
-    clean distclean preflight lend
+    clean distclean preflight reuse-torch
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -65,10 +67,13 @@ help: ## List the targets
 demo: preflight $(stamps)/package $(stamps)/torch ## Run a real elastic job in this terminal: it forms, grows, loses an agent, and continues
 	@$(VENV)/bin/lattice-rdzv demo $(if $(ETCD),--etcd "$$(scripts/etcd $(python) "$(ETCD)")")
 
-test: test-rust test-python test-chart test-examples ## Install the tools for the tests and run all tests
+test: test-rust test-chart test-examples test-python ## Install the tools for the tests and run all tests
 
 test-rust: $(stamps)/tools $(stamps)/etcd ## Run the core's tests: protocol, simulation, conformance on a real etcd
 	$(with_etcd) cargo test --locked
+
+build-tests: $(stamps)/tools ## Compile the core's tests without running them
+	cargo test --locked --no-run
 
 test-python: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools ## Run the package's tests, with real torchrun and etcd
 	$(with_etcd) $(python) -m pytest $(at_once) $(PYTEST)
@@ -77,13 +82,13 @@ test-chart: $(stamps)/package $(stamps)/test-tools $(stamps)/chart-tools ## Run 
 	$(python) -m pytest tests/chart $(at_once) $(PYTEST)
 
 test-examples: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools $(stamps)/chart-tools ## Validate and run the examples, and test the agents' image
-	$(with_etcd) $(python) -m pytest tests/examples tests/image $(PYTEST)
+	$(with_etcd) $(python) -m pytest tests/examples tests/image $(at_once) --dist=loadfile $(PYTEST)
 
 chart: $(stamps)/package $(stamps)/test-tools $(stamps)/chart-tools ## Lint, test, package and index the chart
 	@scripts/chart $(VENV) "$(CHART)" $(at_once) $(PYTEST)
 
 chart-golden: $(stamps)/test-tools $(stamps)/chart-tools ## Update the golden renders of the chart; review the diff
-	LATTICE_CHART_GOLDEN=write $(python) -m pytest tests/chart/test_renders.py -k reviewed -p no:randomly --quiet
+	LATTICE_CHART_GOLDEN=write $(python) -m pytest tests/chart/test_renders.py tests/chart/test_effects.py -k 'reviewed or has_an_effect' -p no:randomly --quiet
 
 chart-readme: $(stamps)/test-tools ## Generate the tables of values in the chart's README from its values.yaml
 	$(python) scripts/chart_readme.py
@@ -99,8 +104,9 @@ format: $(stamps)/lint-tools ## Format Rust and Python in place
 docs: $(stamps)/package $(stamps)/docs-tools ## Build the documentation site in target/site, with rustdoc; a warning is an error
 	@scripts/docs $(VENV)
 
-bench: $(stamps)/package $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d, on lattice with etcd and with the embedded server, and on torchft if installed; then measure idle costs
-	$(with_etcd) TORCH_CPP_LOG_LEVEL=ERROR $(python) benches/race.py --etcd "$$LATTICE_TEST_ETCD" $(BENCH); $(python) benches/costs.py --etcd "$$LATTICE_TEST_ETCD"
+bench: $(stamps)/tools $(stamps)/torch $(stamps)/etcd ## Race N nodes on c10d, on lattice with etcd and with the embedded server, and on torchft if installed; then measure idle costs, and how long survivors stand still
+	@scripts/package $(VENV) release
+	$(with_etcd) TORCH_CPP_LOG_LEVEL=ERROR $(python) benches/race.py --etcd "$$LATTICE_TEST_ETCD" $(BENCH); $(python) benches/costs.py --etcd "$$LATTICE_TEST_ETCD"; $(python) -W ignore benches/survive.py --etcd "$$LATTICE_TEST_ETCD"
 
 wheel: dist/.made ## Build and check a manylinux_2_28 wheel and an sdist in dist/
 
@@ -129,7 +135,7 @@ distclean: clean ## Remove build results and the virtual environment
 
 # --- prerequisites of the targets ------------------------------------------------------------------------------------
 
-dist/.made: $(core_sources) $(package_sources) $(stamps)/tools
+dist/.made: $(core_sources) $(package_sources) $(stamps)/tools $(stamps)/wheel-tools
 	@scripts/wheel $(VENV) $(WHEEL_TARGET)
 	@touch $@
 
@@ -146,13 +152,17 @@ $(stamps)/etcd: | $(python)
 	@mkdir -p $(stamps) && $(if $(ETCD),true,touch $@)
 
 # A reused torch can change with each run, whereas an installed one stays.
-$(stamps)/torch: $(if $(TORCH),lend) | $(python)
+$(stamps)/torch: $(if $(TORCH),reuse-torch) | $(python)
 	@TORCH_VERSION="$(TORCH_VERSION)" TORCH_INDEX="$(TORCH_INDEX)" scripts/torch $(VENV) "$(TORCH)"
 	@mkdir -p $(stamps) && touch $@
 
 $(stamps)/package: $(core_sources) $(package_sources) $(stamps)/tools
-	@scripts/package $(VENV)
+	@scripts/package $(VENV) dev $(WHEEL)
 	@touch $@
+
+$(stamps)/wheel-tools: | $(python)
+	$(python) -m pip install --quiet "auditwheel>=6" "cargo-zigbuild>=0.20" "ziglang>=0.13"
+	@mkdir -p $(stamps) && touch $@
 
 $(stamps)/test-tools: pyproject.toml | $(python)
 	$(python) -m pip install --quiet $$($(python) scripts/extra.py pyproject.toml test)

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# What a browser loads by itself; a link is only followed by a person.
+# References that a browser loads by itself. Links are only followed by users.
 LOADED = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("object", "data")}
 # These `link` elements name a page and load nothing.
 ONLY_NAMED = {"canonical", "prev", "next", "alternate", "edit"}
@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
 
 def problems(root: Path) -> list[str]:
-    """What is wrong with the site in a folder."""
+    """Yields the problems of the site in a folder."""
     found = []
     pages = [path for path in sorted(root.rglob("*.html")) if path.relative_to(root).parts[0] != "rust"]
     if not pages:
@@ -62,7 +62,7 @@ def problems(root: Path) -> list[str]:
 
 
 def main() -> None:
-    """Prints what is wrong."""
+    """Prints the problems."""
     found = problems(Path(sys.argv[1]))
     for problem in found:
         print(problem)

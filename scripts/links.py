@@ -23,7 +23,7 @@ from urllib.parse import unquote
 from extra import read_toml
 
 ROOT = Path(__file__).resolve().parent.parent
-# What stands between the repository's address and a path, on GitHub and on the forges that follow it.
+# The part between the repository's address and a path, on GitHub and on compatible forges.
 TO_FILES = "/blob/main/"
 # A link, an image, or the definition of a reference. Targets with spaces are not used here.
 INLINE = re.compile(r"\]\(<?([^()\s<>]*(?:\([^()\s]*\)[^()\s<>]*)*)>?(?:\s+\"[^\"]*\")?\)")
@@ -38,19 +38,19 @@ ABSOLUTE = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 class Link(NamedTuple):
-    """A link as it is written, and where."""
+    """A link as it is written, and its place."""
 
     line: int
     target: str
 
 
 def blank(match: re.Match[str]) -> str:
-    """Spaces in place of a text, so that lines keep their numbers."""
+    """Returns spaces in place of a text, so that lines keep their numbers."""
     return re.sub(r"[^\n]", " ", match.group())
 
 
 def links(text: str) -> Iterator[Link]:
-    """The links of a Markdown text. A reference without a definition is one with an empty target. Pure."""
+    """Yields the links of a Markdown text. A reference without a definition has an empty target. Pure."""
     prose = CODE.sub(blank, FENCE.sub(blank, text))
     defined = {name.casefold() for name, _ in DEFINITION.findall(prose)}
     for pattern, group in ((INLINE, 1), (DEFINITION, 2)):
@@ -62,7 +62,7 @@ def links(text: str) -> Iterator[Link]:
 
 
 def anchors(text: str) -> set[str]:
-    """The fragments of a Markdown text's headings, as GitHub makes them. Pure."""
+    """Returns the fragments of a Markdown text's headings, as GitHub forms them. Pure."""
     found: dict[str, int] = {}
     result = set()
     for match in HEADING.finditer(FENCE.sub(blank, text)):
@@ -76,12 +76,12 @@ def anchors(text: str) -> set[str]:
 
 @cache
 def anchors_of(path: Path) -> set[str]:
-    """The fragments of a file's headings."""
+    """Returns the fragments of a file's headings."""
     return anchors(path.read_text(encoding="utf-8"))
 
 
 def check(root: Path, path: Path, base: str) -> Iterator[str]:
-    """What is wrong with the links of one file."""
+    """Yields the problems of the links of one file."""
     is_readme = path == root / "README.md"
     for line, target in sorted(links(path.read_text(encoding="utf-8"))):
         where = f"{path.relative_to(root)}:{line}"
@@ -110,7 +110,7 @@ def check(root: Path, path: Path, base: str) -> Iterator[str]:
 
 
 def markdown(root: Path) -> list[Path]:
-    """The Markdown files: those that git knows or would add. Without git, all but those of tools and builds."""
+    """Returns the Markdown files that git tracks or would add. Without git, returns all except those of tools and builds."""
     if (root / ".git").exists():
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*.md"],
@@ -124,13 +124,13 @@ def markdown(root: Path) -> list[Path]:
 
 
 def repository(root: Path) -> str:
-    """The repository's address, which pyproject.toml holds."""
+    """Returns the repository's address in pyproject.toml."""
     address: str = read_toml(root / "pyproject.toml")["project"]["urls"]["Source"]
     return address.rstrip("/")
 
 
 def main() -> None:
-    """Checks, or writes README.md's addresses."""
+    """Checks the links, or writes README.md's addresses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the repository's address into README.md's links")
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder whose files are checked")

@@ -1,21 +1,15 @@
 """Looks for phrases that this project does not use, because readers stumble over them.
 
-Documents must have none. Code, comments, and messages must not gain any: the number that each phrase had is in
-scripts/prose-baseline.json, and a number that has become smaller should be written there with --write. A line that ends with
-`style: ok` and a reason, in a comment, is left out.
+Documents, code, comments, and messages must have none. A line that ends with `style: ok` and a reason, in a comment, is left
+out.
 
-    prose.py          prints what is not allowed; exit status 1 if there is something
-    prose.py --list   prints every place in code, too
-    prose.py --write  writes the numbers of now, which must not be larger
-    prose.py --root DIR
+    prose.py [--root DIR]    prints what is not allowed; exit status 1 if there is something
 """
 
 import argparse
-import json
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -38,14 +32,13 @@ PATTERNS = {phrase: re.compile(phrase, re.IGNORECASE | re.MULTILINE) for phrase 
 CODE_NAMES = re.compile(
     r"\.(rs|py|pyi|sh|sbatch|toml|ya?ml|tpl|txt)$|(^|/)(Makefile|Dockerfile)$|^(scripts|\.ci)/[a-z-]+$"
 )
-# What others wrote or programs made, and the list above.
+# Files that others wrote or that programs created, and the list above.
 NOT_OURS = re.compile(r"^tests/(chart/golden|clients)/|^Cargo\.lock$|^scripts/prose\.py$|^tests/python/test_prose\.py$")
 EXEMPT = re.compile(r"style: ok \w")
-BASELINE = Path("scripts/prose-baseline.json")
 
 
 class Place(NamedTuple):
-    """A phrase, and where it stands."""
+    """A phrase and its place."""
 
     file: str
     line: int
@@ -54,7 +47,7 @@ class Place(NamedTuple):
 
 
 def places(file: str, text: str, *, original: str) -> Iterator[Place]:
-    """Where a text has a banned phrase. `original` has the lines as they are written. Pure."""
+    """Yields the banned phrases of a text. `original` is the unmodified text of the file. Pure."""
     lines = original.splitlines()
     for phrase, pattern in PATTERNS.items():
         for match in pattern.finditer(text):
@@ -64,7 +57,7 @@ def places(file: str, text: str, *, original: str) -> Iterator[Place]:
 
 
 def in_documents(root: Path) -> list[Place]:
-    """Those in Markdown, outside of code and messages, which documents quote."""
+    """Returns the phrases in Markdown, outside of quoted code and messages."""
     found: list[Place] = []
     for path in markdown(root):
         text = path.read_text(encoding="utf-8")
@@ -73,7 +66,7 @@ def in_documents(root: Path) -> list[Place]:
 
 
 def in_code(root: Path) -> list[Place]:
-    """Those in all other files that people write."""
+    """Returns the phrases in all other files that people write."""
     found: list[Place] = []
     for name in names(root):
         if CODE_NAMES.search(name) and not NOT_OURS.search(name):
@@ -83,7 +76,7 @@ def in_code(root: Path) -> list[Place]:
 
 
 def names(root: Path) -> list[str]:
-    """The files of the repository, or of a folder that is none."""
+    """Returns the files of the repository, or of a folder without git."""
     if not (root / ".git").exists():
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True).stdout
@@ -91,26 +84,15 @@ def names(root: Path) -> list[str]:
 
 
 def main() -> None:
-    """Looks, and compares with the baseline."""
+    """Finds the phrases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="print every place in code, too")
-    parser.add_argument("--write", action="store_true", help="write the numbers of now")
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder whose files are read")
-    arguments = parser.parse_args()
-    root: Path = arguments.root.resolve()
-    documents, code = in_documents(root), in_code(root)
-    baseline: dict[str, int] = json.loads((root / BASELINE).read_text(encoding="utf-8"))
-    numbers = Counter(place.phrase for place in code)
-    more = [phrase for phrase in PATTERNS if numbers[phrase] > baseline.get(phrase, 0)]
-    for place in documents + [place for place in code if arguments.list or place.phrase in more]:
+    root: Path = parser.parse_args().root.resolve()
+    found = in_documents(root) + in_code(root)
+    for place in found:
         print(f"{place.file}:{place.line}: `{place.text}`: {BANNED[place.phrase]}")
-    for phrase in more:
-        print(f"code has {numbers[phrase]} of this phrase, and had {baseline.get(phrase, 0)}: {phrase}")
-    if documents or more:
+    if found:
         sys.exit(1)
-    if arguments.write:
-        text = json.dumps({phrase: numbers[phrase] for phrase in PATTERNS}, indent=2)
-        (root / BASELINE).write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

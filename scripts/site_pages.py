@@ -1,9 +1,9 @@
-"""What the documentation site has besides docs/: a hook of MkDocs, which mkdocs.yml names.
+"""Adds the pages of the documentation site that are not in docs/. It is a hook of MkDocs, which mkdocs.yml names.
 
-Problem: the pages of the repository link to each other, to the README's of the examples and of the chart, and to source
-files, as one reads them on a forge; the site has other addresses. Choice: every Markdown file of the repository is a page,
-generated reference pages are added, and links are turned into links of the site where there is a page, else into links
-of the repository. MkDocs checks the result, so a page that is missing is an error.
+Problem: the pages of the repository link to each other, to the README files of the examples and of the chart, and to source
+files by their paths in the repository, but the site has other addresses. Choice: every Markdown file of the repository is a
+page, and generated reference pages are added. Links are converted to links of the site if it has the page, or otherwise to
+links of the repository. MkDocs checks the result, so a missing page is an error.
 """
 
 import posixpath
@@ -18,17 +18,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from links import ABSOLUTE, CODE, DEFINITION, FENCE, INLINE, ROOT, TO_FILES, blank, markdown, repository
 from site_reference import reference_pages
 
-# A path in the repository, and the page of the site that shows it.
+# A path in the repository, and the page or the file of the site that shows it.
 PAGES: dict[str, str] = {}
 MERMAID = "assets/mermaid.min.js"
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that are not in docs/."""
-    # Not needed to rewrite links, which tests do where MkDocs is not installed.
+    # Imported here, because tests rewrite links without MkDocs.
     from mkdocs.structure.files import File
 
-    PAGES.update(pages([path.relative_to(ROOT).as_posix() for path in markdown(ROOT)]))
+    # MkDocs copies what is in docs/ besides pages, such as pictures.
+    others = [path for path in (ROOT / "docs").rglob("*") if path.is_file() and path.suffix != ".md"]
+    PAGES.update(pages([path.relative_to(ROOT).as_posix() for path in [*markdown(ROOT), *others]]))
     for name, shown in PAGES.items():
         if not name.startswith("docs/"):
             files.append(File.generated(config, shown, abs_src_path=str(ROOT / name)))
@@ -38,25 +40,25 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def pages(names: list[str]) -> dict[str, str]:
-    """The page of the site that shows each file. Pure."""
+    """Returns the page of the site that shows each file. Pure."""
     return {name: "index.md" if name == "README.md" else name.removeprefix("docs/") for name in names}
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Turns the links of a page into links of the site."""
+    """Converts the links of a page to links of the site."""
     source = next((path for path, shown in PAGES.items() if shown == page.file.src_uri), None)
     return markdown if source is None else rewrite(markdown, source, PAGES, repository(ROOT) + TO_FILES)
 
 
 def rewrite(text: str, source: str, shown: dict[str, str], base: str) -> str:
-    """The text of the file `source` with links that are right in the page that shows it. Pure."""
+    """Returns the text of the file `source` with links that work in the page that shows it. Pure."""
     for start, end in reversed(list(targets(text))):
         text = text[:start] + site_target(text[start:end], source, shown, base) + text[end:]
     return text
 
 
 def targets(text: str) -> Iterator[tuple[int, int]]:
-    """Where the targets of links are. Pure."""
+    """Yields the positions of the targets of links. Pure."""
     prose = CODE.sub(blank, FENCE.sub(blank, text))
     found = [match.span(1) for match in INLINE.finditer(prose)] + [
         match.span(2) for match in DEFINITION.finditer(prose)
@@ -65,7 +67,7 @@ def targets(text: str) -> Iterator[tuple[int, int]]:
 
 
 def site_target(target: str, source: str, shown: dict[str, str], base: str) -> str:
-    """A link's target in the site: a page, or else a file of the repository, whose files are at `base`. Pure."""
+    """Returns a link's target in the site: a page, or else a file of the repository, whose files are at `base`. Pure."""
     if target.startswith(base):
         path = target.removeprefix(base)
     elif ABSOLUTE.match(target) or target.startswith("#"):
@@ -80,7 +82,7 @@ def site_target(target: str, source: str, shown: dict[str, str], base: str) -> s
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Loads the diagrams' library from the site itself, where a page has a diagram: the theme would load it from another
+    """Loads the library for diagrams from the site itself if a page has a diagram. The theme would load it from another
     host."""
     if 'class="mermaid"' not in output:
         return output

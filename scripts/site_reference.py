@@ -1,4 +1,4 @@
-"""The pages of the documentation site that are made from the code: settings, command line, APIs."""
+"""Generates the pages of the documentation site from the code: settings, command line, APIs."""
 
 import argparse
 import re
@@ -15,12 +15,19 @@ The names of the package `lattice_rdzv`. The [README](../index.md#python-api) ha
 
 ::: lattice_rdzv.join
 ::: lattice_rdzv.Run
-::: lattice_rdzv._core.World
-::: lattice_rdzv._core.Member
-::: lattice_rdzv._core.Change
-::: lattice_rdzv._core.Store
+::: lattice_rdzv.World
+::: lattice_rdzv.Member
+::: lattice_rdzv.Change
+::: lattice_rdzv.Closed
+::: lattice_rdzv.Store
 ::: lattice_rdzv.serve
 ::: lattice_rdzv.Server
+::: lattice_rdzv.status
+
+## Types of the status
+
+::: lattice_rdzv.types
+    options: {show_root_heading: false, show_root_toc_entry: false, heading_level: 3}
 """
 ASYNCIO = """\
 # Python API for asyncio
@@ -43,6 +50,17 @@ torchrun finds the backend by the entry point `lattice` in the group `torchrun.h
 
 ::: lattice_rdzv.torch.create_handler
 ::: lattice_rdzv.torch.handler.LatticeRendezvousHandler
+
+## Survivors
+
+[Survivors](../survivors.md) describes this loop.
+
+::: lattice_rdzv.torch.elastic.join
+::: lattice_rdzv.torch.elastic.Job
+::: lattice_rdzv.torch.elastic.State
+::: lattice_rdzv.torch.elastic.World
+::: lattice_rdzv.torch.elastic.WorldChanged
+::: lattice_rdzv.torch.elastic.StateLost
 """
 # Plain HTML: rustdoc writes these files after the pages are checked, and scripts/check_site.py checks the link.
 RUST = """\
@@ -62,7 +80,7 @@ class Key(NamedTuple):
 
 
 def reference_pages(root: Path) -> Iterator[tuple[str, str]]:
-    """The pages, each with its path in the site."""
+    """Yields the path and the text of each page."""
     yield "reference/python.md", PYTHON
     yield "reference/asyncio.md", ASYNCIO
     yield "reference/exceptions.md", EXCEPTIONS
@@ -77,13 +95,14 @@ def reference_pages(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def command_line() -> str:
-    """The help of each command."""
+    """Returns the page with the help of each command."""
     parts = ["# Command line\n\nWhat `lattice-rdzv COMMAND --help` prints.\n"]
     for name, command in COMMANDS.items():
         parser = argparse.ArgumentParser(
             prog=f"lattice-rdzv {name}",
             description=command.summary,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100),
+            epilog=command.examples,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
         )
         command.add_arguments(parser)
         parts.append(f"## lattice-rdzv {name}\n\n```text\n{parser.format_help()}```\n")
@@ -91,11 +110,11 @@ def command_line() -> str:
 
 
 def settings(keys: str, fields: str) -> str:
-    """The table of all settings, from the core's table of keys and from the comments of the fields that they fill. Pure."""
+    """Returns the table of all settings, from the core's table of keys and from the comments of their fields. Pure."""
     comments = comments_of(fields)
     rows = []
     for key in keys_of(keys):
-        # What the package itself passes.
+        # Only the package itself passes this one.
         if key.name == "host_name":
             continue
         rows.append(f"| `{key.name}` | {code(key.option)} | {code(key.variable)} | {comment_of(key.name, comments)} |")
@@ -107,7 +126,7 @@ def settings(keys: str, fields: str) -> str:
 
 
 def keys_of(text: str) -> Iterator[Key]:
-    """The entries of the core's table. Pure."""
+    """Yields the entries of the core's table. Pure."""
     _, table = text.split("pub(super) const KEYS", 1)
     table, _ = table.split("];", 1)
     for match in re.finditer(r'key\("(\w+)"\)|with_variable\("(\w+)", "(\w+)"\)|Key \{ name: "(\w+)"([^}]*)\}', table):
@@ -122,7 +141,7 @@ def keys_of(text: str) -> Iterator[Key]:
 
 
 def comments_of(text: str) -> dict[str, str]:
-    """The comment of each public field of the structs of settings, by the field's name. Pure."""
+    """Returns the comment of each public field of the structs of settings, by the field's name. Pure."""
     found = re.findall(r"((?:^ *///.*\n)+)(?: *#\[.*\]\n)*^ *pub (\w+): ", text, re.MULTILINE)
     comments: dict[str, str] = {}
     for comment, field in found:
@@ -132,7 +151,7 @@ def comments_of(text: str) -> dict[str, str]:
 
 
 def comment_of(key: str, comments: dict[str, str]) -> str:
-    """What is said of a key: the comment of its field, or the first one that names it. Pure."""
+    """Returns the description of a key: the comment of its field, or the first comment that names the key. Pure."""
     comment = comments.get(key) or next((text for text in comments.values() if f"`{key}`" in text), "")
     assert comment, f"no field of the settings has a comment for the key: {key}"
     # Links of rustdoc.
@@ -140,5 +159,5 @@ def comment_of(key: str, comments: dict[str, str]) -> str:
 
 
 def code(text: str) -> str:
-    """A name as code, or nothing."""
+    """Returns a name as code, or nothing."""
     return f"`{text}`" if text else ""
