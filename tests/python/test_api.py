@@ -384,6 +384,8 @@ def test_iteration_ends_with_success_and_raises_otherwise(join: JoinNode) -> Non
         for world in run:
             sizes.append(world.size)
             if run is first:
+                # A run that is closed gives no world to a node that has not got it yet.
+                wait_for("both have a world", lambda: len(sizes) >= 2)
                 run.close(outcome)
             else:
                 wait_for("the run is closed", lambda: run.closed)

@@ -102,9 +102,9 @@ def test_a_node_that_leaves_is_not_reported_as_lost(start: Start) -> None:
 def test_a_stopped_process_is_not_suspected(start: Start) -> None:
     members = start(3)
     members.await_lifelines()
-    os.kill(members[1].pid, signal.SIGSTOP)
+    members[1].pause()
     members.await_quiet()
-    os.kill(members[1].pid, signal.SIGCONT)
+    members[1].resume()
     members.await_quiet()
 
 

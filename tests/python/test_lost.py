@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 
 import pytest
 from harness.members import Member, Members, Start
@@ -55,7 +53,7 @@ def test_a_suspect_that_refuses_connections_is_reported_with_this_evidence(
     # All members with lifelines to the victim are stopped, so that its lifelines report nothing.
     stopped = [each for number, each in enumerate(members) if number not in (first, victim)]
     for each in stopped:
-        os.kill(each.pid, signal.SIGSTOP)
+        each.pause()
     members[victim].kill()
     Members([members[first]]).await_quiet()
     if by == "program":
@@ -70,7 +68,7 @@ def test_a_suspect_that_refuses_connections_is_reported_with_this_evidence(
     assert change["kind"] == "lost"
     assert seen in str(change["why"])
     for each in stopped:
-        os.kill(each.pid, signal.SIGCONT)
+        each.resume()
     Members(each for each in members if each is not members[victim]).await_world(5)
 
 
@@ -87,14 +85,14 @@ def test_a_stopped_suspect_is_lost_only_by_force_and_joins_again(start: Start, s
     members = start(4)
     coordinator = json.loads(service.get(f"/lattice/rdzv/default/{run_id}/ctl/coordinator") or b"{}")["name"]
     victim = next(each for each in members if each.name != coordinator)
-    os.kill(victim.pid, signal.SIGSTOP)
+    victim.pause()
     status, printed = lost(service, run_id, victim.name)
     assert (status, "--force" in printed) == (4, True), printed
     members.await_quiet()
     status, printed = lost(service, run_id, victim.name, "--force", "--why=frozen")
     assert (status, "is lost: frozen" in printed) == (0, True), printed
     members.await_reported([victim], "frozen")
-    os.kill(victim.pid, signal.SIGCONT)
+    victim.resume()
     members.await_world(4)
     log = "reported this node dead, but it is alive: frozen"
     wait_for("the false alarm", lambda: log in victim.program.output, detail=lambda: victim.program.output)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.paused import pause
 from harness.programs import Program
 from harness.service import Service
 from harness.wait import PATIENCE_SECONDS, wait_for
@@ -74,6 +75,14 @@ class Member:
     def do(self, statement: str) -> None:
         """Makes it execute a statement."""
         os.write(self._writing, f"{statement}\n".encode())
+
+    def pause(self) -> None:
+        """Stops it until `resume`. None of its threads runs when this function returns."""
+        pause(self.program.process)
+
+    def resume(self) -> None:
+        """Continues it."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends it by SIGKILL."""
