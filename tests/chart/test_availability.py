@@ -39,7 +39,7 @@ def test_several_members_are_spread_if_possible() -> None:
     assert "affinity" not in Renderer().objects().pod["spec"]
 
 
-def test_a_node_affinity_keeps_members_apart() -> None:
+def test_node_affinity_keeps_members_apart() -> None:
     wanted: dict[str, Any] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
     affinity = Renderer().objects(merged(MEMBERS, {"affinity": {"nodeAffinity": wanted}})).pod["spec"]["affinity"]
     assert affinity["nodeAffinity"] == wanted
@@ -48,7 +48,7 @@ def test_a_node_affinity_keeps_members_apart() -> None:
     assert Renderer().objects(merged(MEMBERS, {"affinity": own})).pod["spec"]["affinity"] == own
 
 
-def test_a_single_member_leaves_a_lost_kubernetes_node_after_30_seconds() -> None:
+def test_single_member_leaves_a_lost_kubernetes_node_after_30_seconds() -> None:
     """With Kubernetes' default of five minutes, there would be no etcd for five minutes."""
     seconds = {one["key"]: one["tolerationSeconds"] for one in Renderer().objects().pod["spec"]["tolerations"]}
     assert seconds == {"node.kubernetes.io/not-ready": 30, "node.kubernetes.io/unreachable": 30}
@@ -69,7 +69,7 @@ def test_openshift_assigns_users_and_groups() -> None:
     assert Renderer().objects().pod["spec"]["securityContext"]["runAsUser"] == 10001
 
 
-def test_a_cluster_of_several_members_has_a_unique_identity() -> None:
+def test_cluster_of_several_members_has_a_unique_identity() -> None:
     """After a reinstallation, the Services have new addresses, which are the identity. Renders are identical nevertheless."""
     values = merged(MEMBERS, {"clientService": {"name": "clients"}})
     objects = Renderer().objects(values)
@@ -82,7 +82,7 @@ def test_a_cluster_of_several_members_has_a_unique_identity() -> None:
     assert objects.all == Renderer().objects(values).all
 
 
-def test_the_peer_urls_cannot_change() -> None:
+def test_peer_urls_cannot_change() -> None:
     """Their parts are in the StatefulSet's selector, which the API server refuses to change."""
     tls = {"tls": {"peer": {"enabled": True, "existingSecret": "rdzv-peer-tls"}}}
     port = {"serverService": {"serverPort": {"internalPort": 3380}}}
@@ -112,7 +112,7 @@ def test_members_in_production_never_share_a_kubernetes_node() -> None:
         assert rule["labelSelector"]["matchLabels"].items() <= labels.items()
 
 
-def test_an_external_etcd_renders_only_the_agents_configuration() -> None:
+def test_external_etcd_renders_only_the_agents_configuration() -> None:
     values = {"external": {"endpoints": ["http://etcd-1:2379", "etcd-2:2379"]}}
     objects = Renderer().objects(values)
     assert objects.names() == {("ConfigMap", "lattice-rdzv-config")}

@@ -39,7 +39,7 @@ def test_helm_shows_every_promised_value_with_its_default(version: str) -> None:
     assert {key: given.get(key) for key in PROMISED} == PROMISED
 
 
-def test_the_readmes_table_has_every_value_with_its_default() -> None:
+def test_readmes_table_has_every_value_with_its_default() -> None:
     rows = re.findall(r"^\| `([^`|]+)` \| [^|]+ \| `(.*?)` \|", (CHART / "README.md").read_text(), re.MULTILINE)
     assert {key: json.loads(default.replace("\\|", "|")) for key, default in rows} == leaves(default_values())
 
@@ -73,7 +73,7 @@ def test_services_select_the_pods_of_their_workload_and_no_others() -> None:
             assert not selector <= others.pod["metadata"]["labels"].items()
 
 
-def test_a_deployments_selector_finds_its_own_pods() -> None:
+def test_deployments_selector_finds_its_own_pods() -> None:
     deployment = Renderer().objects().get("Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
@@ -97,7 +97,7 @@ def test_all_objects_of_a_render_are_in_its_namespace() -> None:
     assert "lattice-rdzv-client.elsewhere.svc.cluster.local" in text
 
 
-def test_the_readme_shows_how_to_install_the_chart() -> None:
+def test_readme_shows_how_to_install_the_chart() -> None:
     command = "helm install rdzv . --namespace lattice --create-namespace"
     assert command in (ROOT / "README.md").read_text()
     assert command in (CHART / "README.md").read_text()

@@ -66,7 +66,7 @@ def test_nothing_of_the_page_is_rendered_by_default() -> None:
 
 
 @pytest.mark.parametrize("version", HELM_VERSIONS)
-def test_the_page_is_one_pod_with_tls_and_a_login(version: str) -> None:
+def test_page_is_one_pod_with_tls_and_a_login(version: str) -> None:
     objects = Renderer(version).objects(PAGE)
     assert objects.names() - Renderer(version).objects().names() == {("Deployment", NAME), ("Service", NAME)}
     one = container(objects)
@@ -130,7 +130,7 @@ def test_with_roles_the_page_has_a_user_that_only_reads_its_tenant() -> None:
     assert [user["name"] for user in json.loads(without)] == ["vision-jobs"]
 
 
-def test_the_page_reads_one_tenant_even_if_agents_may_use_all() -> None:
+def test_page_reads_one_tenant_even_if_agents_may_use_all() -> None:
     objects = Renderer().objects(merged(PAGE, AUTH))
     users = json.loads(objects.get("ConfigMap", "lattice-rdzv-auth")["data"]["users.json"])
     assert users[-1] == {"name": NAME, "tenant": "default", "readOnly": True}
@@ -149,7 +149,7 @@ def test_with_mtls_the_page_has_a_client_certificate() -> None:
 
 
 @pytest.mark.parametrize("values", [{}, CLIENT_TLS, PASSWORD], ids=["open", "mtls", "password"])
-def test_the_embedded_server_is_read_in_the_same_way(values: dict[str, Any]) -> None:
+def test_embedded_server_is_read_in_the_same_way(values: dict[str, Any]) -> None:
     embedded = Renderer().objects(merged(PAGE, EMBEDDED, values))
     with_etcd = Renderer().objects(merged(PAGE, values, {"persistence": {"enabled": "auth" in values}}))
     own, other = environment(embedded), environment(with_etcd)
@@ -164,7 +164,7 @@ def test_the_embedded_server_is_read_in_the_same_way(values: dict[str, Any]) -> 
     assert container(Renderer().objects(image))["image"] == EMBEDDED["image"]
 
 
-def test_an_external_etcd_can_have_the_page() -> None:
+def test_external_etcd_can_have_the_page() -> None:
     external = {
         "external": {"user": "reader", "existingSecret": "own-auth"},
         "tls": {"client": {"enabled": True, "existingSecret": "own-tls"}},
@@ -179,7 +179,7 @@ def test_an_external_etcd_can_have_the_page() -> None:
     assert group["name"] == "lattice-rdzv-runs"
 
 
-def test_the_policies_admit_the_page_to_etcd_and_browsers_to_the_page() -> None:
+def test_policies_admit_the_page_to_etcd_and_browsers_to_the_page() -> None:
     selector = {"podSelector": {"matchLabels": {"app": NAME}}}
     policy = {"networkPolicy": {"agentPodSelector": {"matchLabels": {"role": "agent"}}}}
     objects = Renderer().objects(merged(PAGE, POLICY, policy))
@@ -325,13 +325,13 @@ def test_each_alert_fires_when_it_should_and_not_otherwise(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_values_of_an_alert_are_in_the_metrics() -> None:
+def test_values_of_an_alert_are_in_the_metrics() -> None:
     """A test of the core compares the names of the metrics with the core's."""
     text = (CHART / "templates" / "prometheusrule.yaml").read_text()
     assert set(re.findall(r'(?:state|evidence)="([a-z]+)"', text)) == {"stuck", "connection"}
 
 
-def test_a_certificate_can_come_from_cert_manager() -> None:
+def test_certificate_can_come_from_cert_manager() -> None:
     issuer = {
         "dashboard": {"tls": {"existingSecret": "", "issuerRef": {"name": "my-ca"}}, "hosts": ["rdzv.example.com"]}
     }
@@ -344,7 +344,7 @@ def test_a_certificate_can_come_from_cert_manager() -> None:
     assert "rdzv.example.com" in hosts
 
 
-def test_the_page_never_serves_without_tls_and_a_login() -> None:
+def test_page_never_serves_without_tls_and_a_login() -> None:
     for path in ("tls", "login"):
         with pytest.raises(Refused, match=f"dashboard.{path}"):
             Renderer().text(merged(PAGE, {"dashboard": {path: {"existingSecret": ""}}}))

@@ -281,7 +281,7 @@ def test_each_value_is_tested_or_exempt() -> None:
 
 
 @pytest.mark.parametrize("path", EFFECTS)
-def test_the_value_has_an_effect(path: str) -> None:
+def test_value_has_an_effect(path: str) -> None:
     value, around, shown = EFFECTS[path]
     assert leaves(default_values())[path] != value
     if path in ALLOWED_ONLY_WITH:
@@ -340,11 +340,11 @@ def changed_places(before: Any, after: Any, path: str = "") -> Iterator[str]:
         ({"podSecurityContext": None}, "fsGroup"),
     ],
 )
-def test_a_disabled_feature_is_not_rendered(values: dict[str, Any], absent: str) -> None:
+def test_disabled_feature_is_not_rendered(values: dict[str, Any], absent: str) -> None:
     assert absent not in Renderer().text(values)
 
 
-def test_a_storage_class_can_be_none_at_all() -> None:
+def test_storage_class_can_be_none_at_all() -> None:
     claim = Renderer().objects({"persistence": {"enabled": True, "storageClass": "-"}}).workload["spec"]
     assert claim["volumeClaimTemplates"][0]["spec"]["storageClassName"] == ""
 
@@ -393,7 +393,7 @@ def test_both_ports_for_clients_are_served_and_reached() -> None:
 
 
 @pytest.mark.parametrize(("quota", "size"), [(0, 2 * 536870912 + 536870912), (1073741824, 2 * 1073741824 + 536870912)])
-def test_a_memory_volume_is_as_large_as_the_quota_needs(quota: int, size: int) -> None:
+def test_memory_volume_is_as_large_as_the_quota_needs(quota: int, size: int) -> None:
     objects = Renderer().objects({"ephemeral": {"medium": "Memory"}, "etcd": {"quotaBackendBytes": quota}})
     assert objects.pod["spec"]["volumes"] == [
         {"name": "data", "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}

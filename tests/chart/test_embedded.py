@@ -35,7 +35,7 @@ def server(objects: Objects) -> dict[str, Any]:
     return dict(container)
 
 
-def test_the_server_is_one_pod_without_a_disk_or_peers() -> None:
+def test_server_is_one_pod_without_a_disk_or_peers() -> None:
     objects = Renderer().objects(EMBEDDED)
     assert objects.names() == Renderer().objects().names()
     container = server(objects)
@@ -113,7 +113,7 @@ def test_helm_test_runs_a_rendezvous_with_the_servers_own_image() -> None:
     assert {one["image"] for one in pod["spec"]["containers"]} == {"agent:1"}
 
 
-def test_a_network_policy_admits_only_agents_and_prometheus() -> None:
+def test_network_policy_admits_only_agents_and_prometheus() -> None:
     prometheus = {"matchLabels": {"monitoring": "true"}}
     values = merged(EMBEDDED, POLICY, {"networkPolicy": {"egress": True, "metricsNamespaceSelector": prometheus}})
     objects = Renderer().objects(values)
@@ -126,7 +126,7 @@ def test_a_network_policy_admits_only_agents_and_prometheus() -> None:
     assert objects.get("NetworkPolicy")["spec"]["egress"] == []
 
 
-def test_the_table_of_etcds_values_is_complete_and_has_their_defaults() -> None:
+def test_table_of_etcds_values_is_complete_and_has_their_defaults() -> None:
     defaults = leaves(default_values())
     table = etcd_values()
     assert {path: one["default"] for path, one in table.items()} == {path: defaults[path] for path in table}
@@ -136,7 +136,7 @@ def test_the_table_of_etcds_values_is_complete_and_has_their_defaults() -> None:
 
 
 @pytest.mark.parametrize("path", etcd_values())
-def test_a_value_that_only_etcd_has_is_refused_with_the_reason(path: str) -> None:
+def test_value_that_only_etcd_has_is_refused_with_the_reason(path: str) -> None:
     value = EFFECTS[path][0] if path in EFFECTS else True
     with pytest.raises(Refused) as refused:
         Renderer().text(merged(EMBEDDED, nested(path, value)))

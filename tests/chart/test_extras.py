@@ -34,7 +34,7 @@ def test_certificates_have_every_name_that_clients_and_peers_use() -> None:
     assert objects.get("Certificate", "lattice-rdzv-peer")["spec"]["dnsNames"] == [wildcard]
 
 
-def test_the_dashboard_shows_metrics_that_etcd_has(cluster: MakeCluster) -> None:
+def test_dashboard_shows_metrics_that_etcd_has(cluster: MakeCluster) -> None:
     one: Cluster = cluster({"metrics": {"grafanaDashboard": {"enabled": True}}}, "3.6.16")
     dashboard = json.loads(one.objects.get("ConfigMap", "lattice-rdzv-dashboard")["data"]["lattice-rdzv.json"])
     assert dashboard == json.loads((CHART / "files" / "dashboard.json").read_text())
@@ -48,7 +48,7 @@ def test_the_dashboard_shows_metrics_that_etcd_has(cluster: MakeCluster) -> None
 
 @pytest.mark.namespaces
 @pytest.mark.timeout(240)
-def test_the_cron_job_defragments_each_member(cluster: MakeCluster) -> None:
+def test_cron_job_defragments_each_member(cluster: MakeCluster) -> None:
     one = cluster(
         merged(MEMBERS, AUTH, NIGHTLY), "3.6.16", secrets={"rdzv-auth": {"root-password": "r", "lattice": "l"}}
     )
@@ -62,7 +62,7 @@ def test_the_cron_job_defragments_each_member(cluster: MakeCluster) -> None:
     assert container.log.count("Finished defragmenting etcd member") == 3, container.log
 
 
-def test_the_cron_job_has_the_files_for_tls() -> None:
+def test_cron_job_has_the_files_for_tls() -> None:
     objects = Renderer().objects(merged(MEMBERS, MTLS, NIGHTLY))
     job = objects.get("CronJob", "lattice-rdzv-defragmentation")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = job["containers"]

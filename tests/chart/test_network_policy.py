@@ -74,7 +74,7 @@ def test_clients_outside_of_the_cluster_are_admitted_by_address() -> None:
     assert {"ipBlock": block} not in allowed(objects, "metrics")
 
 
-def test_the_pods_of_the_test_have_the_label_that_admits_them() -> None:
+def test_pods_of_the_test_have_the_label_that_admits_them() -> None:
     hooks = Renderer().hooks({"agents": {"image": "agent:1"}, **POLICY})
     assert len(hooks.all) == 2
     assert {hook["metadata"]["labels"]["app"] for hook in hooks.all} == {"lattice-rdzv-test"}

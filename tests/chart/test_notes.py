@@ -33,7 +33,7 @@ def notes(tmp_path: Path) -> Any:
     return render
 
 
-def test_a_default_install_describes_itself_and_its_use(notes: Any) -> None:
+def test_default_install_describes_itself_and_its_use(notes: Any) -> None:
     text = notes()
     assert "etcd 3.5.5, one member, whose data is lost with its pod, v2 API on." in text
     assert "plain HTTP" in text
@@ -54,7 +54,7 @@ def test_manual_settings_are_complete(notes: Any, values: dict[str, Any]) -> Non
     assert notes(without) == notes(values)
 
 
-def test_a_production_install_has_no_warnings(notes: Any) -> None:
+def test_production_install_has_no_warnings(notes: Any) -> None:
     text = notes(None, CHART / "values-production.yaml")
     assert "3 members on volumes, v2 API off" in text
     assert "over mTLS" in text
@@ -88,14 +88,14 @@ def test_each_mode_is_described(notes: Any, values: dict[str, Any], words: str) 
     assert words in notes(values)
 
 
-def test_the_embedded_server_is_not_warned_of_etcds_versions(notes: Any) -> None:
+def test_embedded_server_is_not_warned_of_etcds_versions(notes: Any) -> None:
     text = notes(merged(EMBEDDED, {"resources": {"limits": {"memory": "1Gi"}}}))
     assert "WARNING" not in text
     assert "etcd 3" not in text
 
 
 @pytest.mark.parametrize("version", ["3.5.33", "3.6.14", "3.7.1", "3.7.3"])
-def test_a_supported_release_has_no_warning(notes: Any, version: str) -> None:
+def test_supported_release_has_no_warning(notes: Any, version: str) -> None:
     assert "known vulnerabilities" not in notes({"image": f"quay.io/coreos/etcd:v{version}"})
 
 

@@ -124,26 +124,26 @@ def check_metadata(shown: str) -> None:
     assert all(one["kind"] in kinds and one["description"] for one in changes)
 
 
-def test_a_package_without_a_source_has_no_home(tmp_path: Path, run: Run) -> None:
+def test_package_without_a_source_has_no_home(tmp_path: Path, run: Run) -> None:
     assert package(tmp_path / "out", "").returncode == 0
     shown = yaml.safe_load(run("show", "chart", tmp_path / "out" / "lattice-rdzv-0.2.0.tgz"))
     assert not shown.keys() & {"home", "sources"}
 
 
 @pytest.mark.parametrize("source", ["example.com/lattice", 'https://example.com/"', "https://example.com/ x"])
-def test_a_source_that_is_not_a_url_is_refused(tmp_path: Path, source: str) -> None:
+def test_source_that_is_not_a_url_is_refused(tmp_path: Path, source: str) -> None:
     done = package(tmp_path / "out", source)
     assert done.returncode == 1
     assert f"SOURCE must be a URL that begins with https:// or http://, but is: {source}" in done.stderr
 
 
-def test_the_command_of_the_readme_renders_from_the_checkout(run: Run) -> None:
+def test_command_of_the_readme_renders_from_the_checkout(run: Run) -> None:
     """The README has `helm install rdzv . --namespace lattice --create-namespace`, which would need a cluster."""
     dry = run("template", "rdzv", ".", "--namespace", "lattice", "--create-namespace", folder=CHART)
     assert "namespace: lattice" in dry
 
 
-def test_the_package_has_only_the_necessary_files(published: Path) -> None:
+def test_package_has_only_the_necessary_files(published: Path) -> None:
     with tarfile.open(published / "lattice-rdzv-0.2.0.tgz") as package:
         names = {name.removeprefix("lattice-rdzv/") for name in package.getnames()}
     assert {"Chart.yaml", "values.yaml", "values.schema.json", "values-production.yaml", "README.md"} <= names
@@ -151,7 +151,7 @@ def test_the_package_has_only_the_necessary_files(published: Path) -> None:
     assert not [name for name in names if name.startswith("ci/") or "__pycache__" in name]
 
 
-def test_the_index_has_version_and_digest(published: Path) -> None:
+def test_index_has_version_and_digest(published: Path) -> None:
     (entry,) = yaml.safe_load((published / "index.yaml").read_text())["entries"]["lattice-rdzv"]
     assert (entry["version"], entry["appVersion"]) == ("0.2.0", "3.5.5")
     assert entry["urls"] == ["lattice-rdzv-0.2.0.tgz"]

@@ -505,24 +505,24 @@ def in_memory(limit: str | int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "limit", [1536000001, "1536000001000m", "1536001k", "1537M", "2e9", "1500001Ki", "1465Mi", "1.5Gi"]
 )
-def test_a_memory_limit_above_the_data_is_accepted_in_each_notation(limit: str | int) -> None:
+def test_memory_limit_above_the_data_is_accepted_in_each_notation(limit: str | int) -> None:
     assert Renderer().objects(in_memory(limit)).etcd["resources"]["limits"]["memory"] == limit
 
 
 @pytest.mark.parametrize(
     "limit", [1536000000, "1536000000000m", "1536000k", "1536M", "1.5e9", "1500000Ki", "1464Mi", "0.001T"]
 )
-def test_a_memory_limit_below_the_data_is_refused_in_each_notation(limit: str | int) -> None:
+def test_memory_limit_below_the_data_is_refused_in_each_notation(limit: str | int) -> None:
     with pytest.raises(Refused, match="must be above 1536000000 bytes"):
         Renderer().text(in_memory(limit))
 
 
-def test_an_external_etcd_with_tls_needs_no_secret_if_the_chart_mounts_none() -> None:
+def test_external_etcd_with_tls_needs_no_secret_if_the_chart_mounts_none() -> None:
     values = {"external": {"endpoints": ["https://etcd-1:2379"]}, "tls": {"client": {"enabled": True}}}
     assert Renderer().objects(values).agents["LATTICE_RDZV_CACERT"] == "/etc/lattice-rdzv/tls/ca.crt"
 
 
-def test_an_intentionally_published_etcd_is_rendered() -> None:
+def test_intentionally_published_etcd_is_rendered() -> None:
     values = {"type": "LoadBalancer", "allowUnauthenticated": True}
     objects = Renderer().objects({"clientService": values, "serverService": values})
     assert objects.get("Service", "lattice-rdzv-client")["spec"]["type"] == "LoadBalancer"
@@ -533,19 +533,19 @@ USERS_OVER_TLS = merged(AUTH, {"tls": {"client": {**MTLS["tls"]["client"], "requ
 
 
 @pytest.mark.parametrize("closed", [MTLS, USERS_OVER_TLS], ids=["mtls", "auth"])
-def test_a_protected_etcd_can_be_published(closed: dict[str, Any]) -> None:
+def test_protected_etcd_can_be_published(closed: dict[str, Any]) -> None:
     objects = Renderer().objects(merged(closed, {"clientService": {"type": "LoadBalancer"}}))
     assert objects.get("Service", "lattice-rdzv-client")["spec"]["type"] == "LoadBalancer"
 
 
-def test_the_member_count_is_in_the_immutable_selector() -> None:
+def test_member_count_is_in_the_immutable_selector() -> None:
     """A StatefulSet's selector is immutable, so the chart needs no lookup in a cluster."""
     three = Renderer().objects(MEMBERS).workload["spec"]
     five = Renderer().objects(merged(MEMBERS, {"replicaCount": 5})).workload["spec"]
     assert three["selector"] != five["selector"]
 
 
-def test_a_refused_chart_writes_nothing(tmp_path: Path) -> None:
+def test_refused_chart_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(Refused):
         Renderer(arguments=("--output-dir", str(tmp_path))).text({"replicaCount": 2})
     assert not list(tmp_path.rglob("*.yaml"))

@@ -25,7 +25,7 @@ each_kubernetes = pytest.mark.parametrize("kubernetes", KUBERNETES_VERSIONS)
 
 @each_kubernetes
 @each_file
-def test_the_render_is_valid(file: Path, kubernetes: str) -> None:
+def test_render_is_valid(file: Path, kubernetes: str) -> None:
     for one in parse(Renderer(kubernetes=f"{kubernetes}.0").text(None, file)):
         valid_in(kubernetes, one).validate(one)
 
@@ -36,7 +36,7 @@ def valid_in(kubernetes: str, one: Object) -> Draft7Validator | Draft202012Valid
     return definitions.validator(kind, version) if kind in FOREIGN else schemas.validator(kubernetes, kind, version)
 
 
-def test_the_schemas_refuse_an_unknown_field() -> None:
+def test_schemas_refuse_an_unknown_field() -> None:
     objects = {one["kind"]: one for file in FILES for one in parse(Renderer().text(None, file))}
     assert objects.keys() > FOREIGN
     for kind, one in objects.items():
@@ -61,7 +61,7 @@ def test_strict_lint_has_no_findings(file: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.stem in REVIEWED], ids=lambda file: file.stem)
-def test_the_render_is_as_reviewed(file: Path) -> None:
+def test_render_is_as_reviewed(file: Path) -> None:
     """The comparison ignores the format. After an intended change, run `make chart-golden` and review the diff."""
     golden = GOLDEN / f"{file.stem.removesuffix('-values')}.yaml"
     rendered = ordered(parse(Renderer().text(None, file)))
@@ -70,7 +70,7 @@ def test_the_render_is_as_reviewed(file: Path) -> None:
     assert rendered == list(yaml.safe_load_all(golden.read_text()))
 
 
-def test_the_values_of_every_reviewed_render_exist() -> None:
+def test_values_of_every_reviewed_render_exist() -> None:
     assert {file.stem for file in GOLDEN.glob("*.yaml")} == {stem.removesuffix("-values") for stem in REVIEWED}
 
 

@@ -40,14 +40,14 @@ def test_anonymous_and_wrong_passwords_are_refused(cluster: MakeCluster, version
     assert put(pod, "/elsewhere", user="root:of-root") is None
 
 
-def test_the_user_of_a_tenant_reaches_only_the_runs_of_this_tenant(cluster: MakeCluster, version: str) -> None:
+def test_user_of_a_tenant_reaches_only_the_runs_of_this_tenant(cluster: MakeCluster, version: str) -> None:
     pod = started(cluster(TWO_TENANTS, version, secrets=SECRETS)).pods[0]
     assert put(pod, KEY, user="vision-jobs:of-vision") is None
     assert "permission denied" in refusal(put(pod, KEY, user="speech-jobs:of-speech"))
     assert put(pod, "/lattice/rdzv/speech/run/x", user="speech-jobs:of-speech") is None
 
 
-def test_an_etcd_that_lost_its_data_is_not_ready_before_it_requires_passwords_again(
+def test_etcd_that_lost_its_data_is_not_ready_before_it_requires_passwords_again(
     cluster: MakeCluster, version: str
 ) -> None:
     one = started(cluster(AUTH, version, secrets=SECRETS))
@@ -90,9 +90,7 @@ def test_three_members_with_mtls_and_roles(cluster: MakeCluster, version: str, t
 
 # The gateway of older releases does not use the certificate for the port without TLS.
 @pytest.mark.parametrize("version", ["3.5.35", "3.6.16", "3.7.3"])
-def test_a_certificate_of_etcd_with_a_users_name_is_warned_of(
-    cluster: MakeCluster, version: str, tmp_path: Path
-) -> None:
+def test_certificate_of_etcd_with_a_users_name_is_warned_of(cluster: MakeCluster, version: str, tmp_path: Path) -> None:
     """etcd chooses at random whether its JSON gateway has this certificate, so several starts are needed. Each of them becomes ready."""
     secrets = {**SECRETS, "rdzv-client-tls": Authority(tmp_path).secret("lattice")}
     one = cluster(merged({"tls": {"client": MTLS["tls"]["client"]}}, AUTH), version, secrets=secrets)
@@ -129,7 +127,7 @@ def text(key: str) -> str:
     return base64.b64encode(key.encode()).decode()
 
 
-def test_a_restarted_pod_changes_no_user(cluster: MakeCluster) -> None:
+def test_restarted_pod_changes_no_user(cluster: MakeCluster) -> None:
     one = started(cluster(AUTH, "3.6.16", secrets=SECRETS))
     old = one.pods[0]
     before = auth_revision(old)
@@ -142,7 +140,7 @@ def test_a_restarted_pod_changes_no_user(cluster: MakeCluster) -> None:
     assert auth_revision(new) == before
 
 
-def test_a_changed_password_in_the_secret_is_applied(cluster: MakeCluster) -> None:
+def test_changed_password_in_the_secret_is_applied(cluster: MakeCluster) -> None:
     one = started(cluster(AUTH, "3.6.16", secrets=SECRETS))
     pod = one.pods[0]
     one.secrets["rdzv-auth"] = {**PASSWORDS, "lattice": "of-tomorrow"}
@@ -153,7 +151,7 @@ def test_a_changed_password_in_the_secret_is_applied(cluster: MakeCluster) -> No
     assert "invalid user ID or password" in refusal(put(pod, KEY, user="lattice:of-all"))
 
 
-def test_a_new_user_may_write_without_a_restart(cluster: MakeCluster) -> None:
+def test_new_user_may_write_without_a_restart(cluster: MakeCluster) -> None:
     one = started(cluster(AUTH, "3.6.16", secrets=SECRETS))
     pod = one.pods[0]
     after = Renderer().objects(merged({"image": pod.etcd.spec["image"]}, TWO_TENANTS))
@@ -163,7 +161,7 @@ def test_a_new_user_may_write_without_a_restart(cluster: MakeCluster) -> None:
     wait_for("the new user may write", lambda: put(pod, KEY, user="vision-jobs:of-vision") is None, detail=pod.describe)
 
 
-def test_a_user_of_another_tenant_than_before_loses_the_old_runs(cluster: MakeCluster) -> None:
+def test_user_of_another_tenant_than_before_loses_the_old_runs(cluster: MakeCluster) -> None:
     one = started(cluster(TWO_TENANTS, "3.6.16", secrets=SECRETS))
     pod = one.pods[0]
     moved = merged(TWO_TENANTS, {"auth": {"users": [{"name": "vision-jobs", "tenant": "audio"}]}})
@@ -178,7 +176,7 @@ MANY = {"auth": {"users": [{"name": f"team-{number}", "tenant": f"team-{number}"
 MANY_PASSWORDS = {"root-password": "of-root", **{f"team-{number}": f"of-{number}" for number in range(20)}}
 
 
-def test_a_repeated_check_of_users_proposes_nothing(cluster: MakeCluster, tmp_path: Path) -> None:
+def test_repeated_check_of_users_proposes_nothing(cluster: MakeCluster, tmp_path: Path) -> None:
     """Every call about users is a proposal that all members must agree on and sync to disk, even a call that only reads."""
     one = started(cluster(merged(MEMBERS, AUTH, MANY), "3.6.16", secrets={"rdzv-auth": MANY_PASSWORDS}))
     pod = one.pods[0]
@@ -236,7 +234,7 @@ def test_probes_are_served_on_both_ip_families(address: str) -> None:
         ({**PASSWORDS, "lattice": ""}, "is empty: `lattice`"),
     ],
 )
-def test_an_incomplete_secret_is_reported_and_keeps_the_pod_unready(
+def test_incomplete_secret_is_reported_and_keeps_the_pod_unready(
     cluster: MakeCluster, passwords: dict[str, str], words: str
 ) -> None:
     one = cluster(AUTH, "3.6.16", secrets={"rdzv-auth": passwords})
@@ -245,7 +243,7 @@ def test_an_incomplete_secret_is_reported_and_keeps_the_pod_unready(
     assert not pod.ready()
 
 
-def test_a_different_root_password_is_reported(cluster: MakeCluster) -> None:
+def test_different_root_password_is_reported(cluster: MakeCluster) -> None:
     one = started(cluster(AUTH, "3.6.16", secrets=SECRETS))
     old = one.pods[0]
     old.terminate()

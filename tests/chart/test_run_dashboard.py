@@ -38,7 +38,7 @@ def read(pod: Pod, key: str, user: str) -> str:
     return (done.stdout + done.stderr).strip()
 
 
-def test_the_page_reads_the_runs_of_its_tenant_and_writes_nothing(cluster: MakeCluster, version: str) -> None:
+def test_page_reads_the_runs_of_its_tenant_and_writes_nothing(cluster: MakeCluster, version: str) -> None:
     pod = started(cluster(merged(AUTH, VISION, PAGE), version, secrets=SECRETS)).pods[0]
     assert put(pod, KEY, user="lattice:of-agents") is None
     assert read(pod, KEY, READER) == "1"
@@ -52,7 +52,7 @@ def test_the_page_reads_the_runs_of_its_tenant_and_writes_nothing(cluster: MakeC
     assert read(pod, KEY, "lattice:of-agents") == "1"
 
 
-def test_a_user_that_becomes_the_pages_loses_its_right_to_write(cluster: MakeCluster) -> None:
+def test_user_that_becomes_the_pages_loses_its_right_to_write(cluster: MakeCluster) -> None:
     users = {"auth": {"users": [{"name": "lattice", "tenant": ""}, {"name": "second", "tenant": ""}]}}
     one = started(cluster(merged(AUTH, users), "3.6.16", secrets=SECRETS))
     pod = one.pods[0]
@@ -143,7 +143,7 @@ def test_status_in_a_pod_needs_no_argument_if_there_is_one_run(make: Any, engine
 
 
 @each_engine
-def test_the_page_runs_in_its_pod_and_shows_the_runs(make: Any, engine: str) -> None:
+def test_page_runs_in_its_pod_and_shows_the_runs(make: Any, engine: str) -> None:
     values = merged(PAGE, ENGINES[engine])
     one = make(values)
     page = one.add(f"{NAME}-5d8f", one.objects.get("Deployment", NAME)["spec"]["template"])

@@ -73,20 +73,20 @@ def test_agents_rendezvous_with_the_server(make: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "open"])
-def test_a_stranger_cannot_write_to_any_port(make: Any, kind: str) -> None:
+def test_stranger_cannot_write_to_any_port(make: Any, kind: str) -> None:
     pod = make(KINDS[kind]).pods[0]
     server = pod.containers["server"]
     assert [name for name, port in server.ports.items() if open_port(pod, port)] == ["client", "metrics"]
     check_strangers(pod)
 
 
-def test_a_stranger_can_write_to_a_server_without_access_control(make: Any) -> None:
+def test_stranger_can_write_to_a_server_without_access_control(make: Any) -> None:
     """Without this, the test above would prove nothing."""
     pod = make({}).pods[0]
     wait_for("a stranger writes", lambda: write_as_stranger(pod, "http", 2379), detail=pod.describe)
 
 
-def test_the_server_has_every_metric_of_an_alert(make: Any) -> None:
+def test_server_has_every_metric_of_an_alert(make: Any) -> None:
     one = make(MONITORING)
     status, text = one.pods[0].get("/metrics", one.pods[0].containers["server"].ports["metrics"])
     assert status == 200
@@ -97,7 +97,7 @@ def test_the_server_has_every_metric_of_an_alert(make: Any) -> None:
     assert named <= exposed
 
 
-def test_a_changed_password_is_valid_without_a_restart(make: Any) -> None:
+def test_changed_password_is_valid_without_a_restart(make: Any) -> None:
     one = make(PASSWORD)
     pod = one.pods[0]
     rendezvous(one, PASSWORD)

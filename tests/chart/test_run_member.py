@@ -53,9 +53,7 @@ def test_its_ports_are_reachable(cluster: MakeCluster, version: str) -> None:
     assert members(pod)[0]["clientURLs"] == ["http://lattice-rdzv-server.lattice.svc.cluster.local:2379"]
 
 
-def test_a_restarted_container_keeps_its_data_and_a_new_pod_is_a_new_cluster(
-    cluster: MakeCluster, version: str
-) -> None:
+def test_restarted_container_keeps_its_data_and_a_new_pod_is_a_new_cluster(cluster: MakeCluster, version: str) -> None:
     """Clients detect by the cluster ID that an etcd has lost its data."""
     one = cluster({}, version)
     pod = started(one)
@@ -74,7 +72,7 @@ def test_a_restarted_container_keeps_its_data_and_a_new_pod_is_a_new_cluster(
     assert new.etcd.execute("etcdctl", "get", "x", "--print-value-only").stdout == ""
 
 
-def test_a_member_on_a_volume_keeps_its_data_in_a_new_pod(cluster: MakeCluster, version: str) -> None:
+def test_member_on_a_volume_keeps_its_data_in_a_new_pod(cluster: MakeCluster, version: str) -> None:
     one = cluster(KINDS["volume"], version)
     pod = started(one)
     assert put(pod, "x", "1").returncode == 0
@@ -88,7 +86,7 @@ def test_a_member_on_a_volume_keeps_its_data_in_a_new_pod(cluster: MakeCluster, 
     assert new.etcd.execute("etcdctl", "get", "x", "--print-value-only").stdout == "1\n"
 
 
-def test_a_member_that_lost_its_volume_is_another_cluster(cluster: MakeCluster, version: str) -> None:
+def test_member_that_lost_its_volume_is_another_cluster(cluster: MakeCluster, version: str) -> None:
     one = cluster(KINDS["volume"], version)
     pod = started(one)
     before = header(pod)
@@ -106,7 +104,7 @@ def test_it_ends_on_sigterm(cluster: MakeCluster, version: str) -> None:
     assert not pod.etcd.running
 
 
-def test_a_full_database_is_alive_and_ready(cluster: MakeCluster, version: str) -> None:
+def test_full_database_is_alive_and_ready(cluster: MakeCluster, version: str) -> None:
     """It serves reads and deletes, which are needed to free space. A restart would not free any."""
     pod = started(cluster({"etcd": {"quotaBackendBytes": 1048576}}, version))
     value = "x" * 100000

@@ -49,7 +49,7 @@ def test_without_a_quorum_a_member_is_alive_and_not_ready(cluster: MakeCluster, 
     assert not one.endpoints("lattice-rdzv-client")
 
 
-def test_a_member_that_waits_for_the_others_is_not_killed(cluster: MakeCluster, version: str) -> None:
+def test_member_that_waits_for_the_others_is_not_killed(cluster: MakeCluster, version: str) -> None:
     """Kubernetes nodes start one after the other, so a member may have to wait for the others without limit."""
     one = cluster(MEMBERS, version)
     first = one.add("lattice-rdzv-0")
@@ -67,7 +67,7 @@ def test_a_member_that_waits_for_the_others_is_not_killed(cluster: MakeCluster, 
 
 
 @pytest.mark.parametrize("newest", ["3.5.35", "3.6.16", "3.7.3"])
-def test_a_member_that_lost_its_volume_rejoins_by_the_runbook(cluster: MakeCluster, newest: str) -> None:
+def test_member_that_lost_its_volume_rejoins_by_the_runbook(cluster: MakeCluster, newest: str) -> None:
     one = started(cluster(MEMBERS, newest))
     put(member(one, 0), "x", "1")
     lost = member(one, 1)
@@ -110,7 +110,7 @@ def test_a_member_that_lost_its_volume_rejoins_by_the_runbook(cluster: MakeClust
     assert len(members(one.pods[0])) == 3
 
 
-def test_a_cluster_is_upgraded_from_3_4_to_3_5(cluster: MakeCluster) -> None:
+def test_cluster_is_upgraded_from_3_4_to_3_5(cluster: MakeCluster) -> None:
     """One member at a time, as UPGRADING.md describes. tests/e2e/test_versions.py tests later releases in pods."""
     one = started(cluster(MEMBERS, "3.4"))
     before = header(one.pods[0])["cluster_id"]
@@ -124,7 +124,7 @@ def test_a_cluster_is_upgraded_from_3_4_to_3_5(cluster: MakeCluster) -> None:
     assert {header(pod)["cluster_id"] for pod in one.pods} == {before}
 
 
-def test_a_recreated_etcd_has_another_cluster_id_only_with_another_token(cluster: MakeCluster) -> None:
+def test_recreated_etcd_has_another_cluster_id_only_with_another_token(cluster: MakeCluster) -> None:
     """See docs/runbooks/quorum-lost.md. With the old token, clients would not detect that the data is lost."""
     one = started(cluster(MEMBERS, "3.6.16"))
     first = header(one.pods[0])["cluster_id"]

@@ -153,7 +153,7 @@ def certify(one: Cluster, leaf: Authority) -> None:
         write(one, name, {**leaf.secret(addresses=ADDRESSES), "ca.crt": files["ca.crt"]})
 
 
-def test_the_readme_has_these_steps() -> None:
+def test_readme_has_these_steps() -> None:
     readme = (CHART / "README.md").read_text()
     steps = readme.split("### Rotating certificates")[1].split("## See also")[0]
     numbered = re.split(r"^\d\. ", steps, flags=re.MULTILINE)[1:]

@@ -45,7 +45,7 @@ def test_members_and_their_probes_work_over_mtls(
     )
 
 
-def test_a_renewed_certificate_is_read_without_a_restart(cluster: MakeCluster, authority: Authority) -> None:
+def test_renewed_certificate_is_read_without_a_restart(cluster: MakeCluster, authority: Authority) -> None:
     one = started(cluster(MTLS, "3.6.16", secrets=secrets(authority)))
     pod = one.pods[0]
     one.secrets["rdzv-client-tls"] = authority.secret("renewed")
@@ -139,7 +139,7 @@ CLIENTS_ALONE = {"tls": {"client": MTLS["tls"]["client"]}}
     ],
     ids=["mtls", "mtls-volume", "mtls-three", "auth", "mtls-auth", "auth-three"],
 )
-def test_a_stranger_cannot_write_to_any_port(
+def test_stranger_cannot_write_to_any_port(
     cluster: MakeCluster, authority: Authority, version: str, values: dict[str, Any]
 ) -> None:
     """Up to 3.5, etcd also serves the client API on the peer port, and requires no certificate there."""
@@ -147,7 +147,7 @@ def test_a_stranger_cannot_write_to_any_port(
     check_strangers(started(one).pods[0])
 
 
-def test_a_stranger_cannot_write_to_an_unencrypted_peer_port(
+def test_stranger_cannot_write_to_an_unencrypted_peer_port(
     cluster: MakeCluster, authority: Authority, version: str
 ) -> None:
     values = merged(CLIENTS_ALONE, MEMBERS)
@@ -195,7 +195,7 @@ def test_without_client_certificates_tls_serves_every_client_that_trusts_it(
     wait_for("it may write", lambda: caller.put(agent, without=("tls.crt", "tls.key")).returncode == 0)
 
 
-def test_a_peer_of_another_authority_is_no_member(cluster: MakeCluster, authority: Authority, tmp_path: Path) -> None:
+def test_peer_of_another_authority_is_no_member(cluster: MakeCluster, authority: Authority, tmp_path: Path) -> None:
     one = cluster(merged(MTLS, MEMBERS), "3.6.16", secrets=secrets(authority))
     pods = one.start()[:2]
     for pod in pods:

@@ -48,7 +48,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("version", HELM_VERSIONS)
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_refused_with_its_key(name: str, version: str) -> None:
+def test_mistake_is_refused_with_its_key(name: str, version: str) -> None:
     values, key = MISTAKES[name]
     with pytest.raises(Refused) as refused:
         Renderer(version).text(values)
@@ -56,7 +56,7 @@ def test_a_mistake_is_refused_with_its_key(name: str, version: str) -> None:
     assert key in str(refused.value)
 
 
-def test_the_schema_has_no_external_references() -> None:
+def test_schema_has_no_external_references() -> None:
     references = [value for key, value in leaves_of(SCHEMA) if key == "$ref"]
     assert references
     assert all(reference.startswith("#/definitions/") for reference in references)
@@ -72,7 +72,7 @@ def leaves_of(node: Any) -> list[tuple[str, Any]]:
     return [leaf for key, value in node.items() for leaf in [(key, value), *leaves_of(value)]]
 
 
-def test_the_defaults_are_valid() -> None:
+def test_defaults_are_valid() -> None:
     jsonschema.Draft7Validator(SCHEMA).validate(default_values())
 
 

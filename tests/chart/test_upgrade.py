@@ -27,7 +27,7 @@ def fixed(one: Object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("release", ["rdzv", "lattice-rdzv"])
 @pytest.mark.parametrize("version", HELM_VERSIONS)
-def test_an_upgrade_changes_no_immutable_field(version: str, release: str) -> None:
+def test_upgrade_changes_no_immutable_field(version: str, release: str) -> None:
     credentials = {"jfrog": {"username": "u", "password": "p"}}
     before, after = published(), Renderer(version, release=release).objects(credentials)
     assert before.names() == after.names()
@@ -35,7 +35,7 @@ def test_an_upgrade_changes_no_immutable_field(version: str, release: str) -> No
         assert fixed(before.get(kind, name)) == fixed(after.get(kind, name)), name
 
 
-def test_the_interface_of_users_is_unchanged() -> None:
+def test_interface_of_users_is_unchanged() -> None:
     """It consists of the names, numbers and order of the ports, and the keys of the ConfigMap."""
     before, after = published(), Renderer().objects()
     for name in ("lattice-rdzv-client", "lattice-rdzv-server"):
@@ -47,12 +47,12 @@ def test_the_interface_of_users_is_unchanged() -> None:
     assert before.agents.items() <= after.agents.items()
 
 
-def test_an_upgrade_never_runs_two_etcds_and_helm_waits_for_the_new_one() -> None:
+def test_upgrade_never_runs_two_etcds_and_helm_waits_for_the_new_one() -> None:
     """Helm does not wait for a Deployment that may have no pod, as `maxUnavailable: 1` allows with one replica."""
     assert Renderer().objects().workload["spec"]["strategy"] == {"type": "Recreate"}
 
 
-def test_the_services_do_not_select_the_old_pods() -> None:
+def test_services_do_not_select_the_old_pods() -> None:
     """The new selectors need a label that the old pods do not have, so agents never use two etcds at a time."""
     old = published().pod["metadata"]["labels"].items()
     for name in ("lattice-rdzv-client", "lattice-rdzv-server"):

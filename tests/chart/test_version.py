@@ -31,7 +31,7 @@ DIGEST = "@sha256:" + "0" * 64
         ("etcd:v3.5.5", "3.6.4", True, False),
     ],
 )
-def test_the_version_decides(image: str, version: str, *, has_livez: bool, has_v2: bool) -> None:
+def test_version_decides(image: str, version: str, *, has_livez: bool, has_v2: bool) -> None:
     objects = Renderer().objects({"image": image, "etcd": {"version": version}})
     assert objects.etcd["image"] == image
     assert ("enable-v2" in objects.flags) == has_v2

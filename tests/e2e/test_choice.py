@@ -27,7 +27,7 @@ def have(folder: Path, *programs: str, printing: str = "") -> None:
         (folder / program).chmod(0o755)
 
 
-def test_the_users_cluster_comes_first(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_cluster_comes_first(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     have(nothing, "kubectl", "kind", "docker")
     monkeypatch.setenv("KUBECONFIG", f"{nothing}/one:{nothing}/other")
     monkeypatch.setenv("LATTICE_E2E_IMAGE", "registry.example.com:5000/agent:1")
@@ -53,7 +53,7 @@ def test_kind_comes_next(nothing: Path, monkeypatch: pytest.MonkeyPatch, engine:
         assert cluster.name.endswith(family) == (family != "ipv4")
 
 
-def test_an_existing_kind_cluster_is_used_only_if_clusters_are_kept(
+def test_existing_kind_cluster_is_used_only_if_clusters_are_kept(
     nothing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have(nothing, "kubectl", "docker")

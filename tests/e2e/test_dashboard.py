@@ -23,9 +23,7 @@ FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], t
 
 
 @pytest.mark.addresses
-def test_the_page_reads_etcd_and_cannot_write(
-    cluster: Cluster, chart: Chart, agent_pod: MakePod, tmp_path: Path
-) -> None:
+def test_page_reads_etcd_and_cannot_write(cluster: Cluster, chart: Chart, agent_pod: MakePod, tmp_path: Path) -> None:
     authority = Authority(tmp_path, namespace=chart.namespace)
     passwords = {"root-password": "of-root", "lattice": "of-agents", NAME: "of-page"}
     cluster.kubernetes.apply(

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600, func_only=True)
 
 
 @pytest.mark.addresses
-def test_a_job_survives_the_loss_of_the_embedded_server(
+def test_job_survives_the_loss_of_the_embedded_server(
     cluster: Cluster, chart: Chart, job: MakeJob, tmp_path: Path
 ) -> None:
     chart.install({"engine": "embedded", "image": cluster.agent_image, **SMALL})

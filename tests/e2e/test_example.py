@@ -37,7 +37,7 @@ def documented(cluster: Cluster, namespaces: MakeNamespace) -> Chart:
     return chart
 
 
-def test_the_job_runs_unchanged(
+def test_job_runs_unchanged(
     cluster: Cluster, documented: Chart, namespaces: MakeNamespace, agent_pod: MakePod, tmp_path: Path
 ) -> None:
     # An agent in another namespace without configuration finds the service in the namespace of the documentation, because

@@ -48,7 +48,7 @@ def of_helm(cluster: Cluster, namespace: str) -> set[str]:
 
 
 @pytest.mark.addresses
-def test_the_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart, tmp_path: Path) -> None:
+def test_defaults_make_the_documented_objects(cluster: Cluster, chart: Chart, tmp_path: Path) -> None:
     """Installs the package from the index of a web server."""
     assert package(tmp_path).returncode == 0
     with served(tmp_path) as url:

@@ -49,7 +49,7 @@ def whole(training: Training) -> Iterator[Training]:
 
 @pytest.mark.addresses
 @pytest.mark.parametrize("which", ["leader", "follower"])
-def test_a_members_pod_is_deleted(whole: Training, which: str) -> None:
+def test_members_pod_is_deleted(whole: Training, which: str) -> None:
     victim = victim_of(whole, which)
     whole.cluster.kubernetes("delete", "pod", victim, f"--namespace={whole.chart.namespace}")
     whole.whole()
@@ -64,7 +64,7 @@ def test_all_members_are_restarted(whole: Training) -> None:
     whole.undisturbed()
 
 
-def test_the_second_eviction_is_refused(whole: Training) -> None:
+def test_second_eviction_is_refused(whole: Training) -> None:
     evict(whole, NAMES[0])
     with pytest.raises(Failed, match="disruption budget"):
         evict(whole, NAMES[1])
@@ -79,7 +79,7 @@ def test_the_second_eviction_is_refused(whole: Training) -> None:
     ("which", "loss"),
     [("leader", "cut off"), ("follower", "cut off"), ("leader", "lost"), ("follower", "paused")],
 )
-def test_a_members_machine(whole: Training, which: str, loss: str) -> None:
+def test_members_machine(whole: Training, which: str, loss: str) -> None:
     """The Kubernetes node of a member fails for longer than the TTL of a lease, until the controllers have detected it."""
     cluster = whole.cluster
     if cluster.no_faults:

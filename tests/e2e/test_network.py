@@ -46,7 +46,7 @@ def address_of(chart: Chart) -> str:
 
 
 @pytest.mark.addresses
-def test_a_network_policy_admits_only_agents_and_prometheus(
+def test_network_policy_admits_only_agents_and_prometheus(
     cluster: Cluster, chart: Chart, namespaces: MakeNamespace, agent_pod: MakePod
 ) -> None:
     team, monitoring, elsewhere = (namespaces(purpose) for purpose in ("team", "monitoring", "elsewhere"))
@@ -129,7 +129,7 @@ def stranger(cluster: Cluster, module_namespaces: MakeNamespace) -> Object:
 
 
 @pytest.mark.parametrize(("tag", "mode"), list(closed_stores()))
-def test_a_stranger_cannot_write_to_any_port_of_a_closed_etcd(
+def test_stranger_cannot_write_to_any_port_of_a_closed_etcd(
     cluster: Cluster, chart: Chart, stranger: Object, tmp_path: Path, tag: str, mode: str
 ) -> None:
     """`helm test`, which has the certificate and the password, has access."""

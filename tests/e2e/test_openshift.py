@@ -80,7 +80,7 @@ def refusing(cluster: Cluster, chart: Chart) -> Iterator[Chart]:
             cluster.kubernetes("delete", one["kind"], one["metadata"]["name"])
 
 
-def test_the_chart_leaves_users_and_groups_to_openshift(cluster: Cluster, refusing: Chart) -> None:
+def test_chart_leaves_users_and_groups_to_openshift(cluster: Cluster, refusing: Chart) -> None:
     """On other platforms, the chart sets them, and the policy refuses its pods. The image of the embedded server sets a user."""
     values = {"engine": "embedded", "image": cluster.agent_image, **SMALL}
     apply = partial(refusing.kubernetes, "apply", "--filename=-")
@@ -94,9 +94,7 @@ def test_the_chart_leaves_users_and_groups_to_openshift(cluster: Cluster, refusi
             assert refusing.pods() == []
 
 
-def test_the_examples_job_leaves_users_and_groups_to_openshift(
-    cluster: Cluster, refusing: Chart, tmp_path: Path
-) -> None:
+def test_examples_job_leaves_users_and_groups_to_openshift(cluster: Cluster, refusing: Chart, tmp_path: Path) -> None:
     create = partial(cluster.kubernetes, "create", "--dry-run=server", "--filename=-")
     pod = json.dumps(pod_of_example(cluster, copied(cluster, tmp_path / "as-it-is", "job"), refusing.namespace))
     with pytest.raises(Failed, match=MESSAGE):

@@ -116,7 +116,7 @@ def test_certificates_on_both_sides(cluster: Cluster, chart: Chart, tmp_path: Pa
     assert friend.finds() == f"https://lattice-rdzv-client.{chart.namespace}.svc.cluster.local.:2379"
 
 
-def test_an_upgrade_replaces_the_pod_after_a_change_of_the_ca(cluster: Cluster, chart: Chart, tmp_path: Path) -> None:
+def test_upgrade_replaces_the_pod_after_a_change_of_the_ca(cluster: Cluster, chart: Chart, tmp_path: Path) -> None:
     """etcd reads the CA only when it starts."""
     old, new = (Authority(tmp_path, name, namespace=chart.namespace) for name in ("old", "new"))
     name = "rdzv-client-tls"

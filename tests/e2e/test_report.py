@@ -16,14 +16,14 @@ def test_events_and_lines_stand_in_the_order_of_time() -> None:
     assert [one.strip() for one in right] == ["", "a: rank 0 of 2", ""]
 
 
-def test_the_last_ones_are_kept() -> None:
+def test_last_ones_are_kept() -> None:
     lines = [(f"2026-01-01T10:00:{second:02}Z", str(second)) for second in range(60)]
     assert side_by_side([], lines, limit=2).splitlines()[-1].endswith("| 59")
     assert len(side_by_side([], lines, limit=2).splitlines()) == 2
 
 
 @pytest.mark.timeout(600, func_only=True)
-def test_the_store_is_heard_beside_kubernetes(chart: Chart) -> None:
+def test_store_is_heard_beside_kubernetes(chart: Chart) -> None:
     chart.install()
     (store,) = (one["metadata"]["name"] for one in chart.pods())
     shown = gather(chart.kubernetes, [chart.namespace], [])

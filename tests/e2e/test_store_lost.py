@@ -12,7 +12,7 @@ from e2e.kubernetes import is_ready
 pytestmark = pytest.mark.timeout(600, func_only=True)
 
 
-def test_the_stores_pod_is_deleted_and_no_worker_restarts(cluster: Cluster, chart: Chart, job: MakeJob) -> None:
+def test_stores_pod_is_deleted_and_no_worker_restarts(cluster: Cluster, chart: Chart, job: MakeJob) -> None:
     chart.install()
     one = job(chart.namespace, nodes=2, nnodes="2:3", conf="last_call_timeout=3")
     one.world(2)

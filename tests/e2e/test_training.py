@@ -18,7 +18,7 @@ from e2e.kubernetes import Object
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
 
-def test_a_job_grows_loses_pods_shrinks_and_ends(
+def test_job_grows_loses_pods_shrinks_and_ends(
     cluster: Cluster, chart: Chart, job: MakeJob, say: Callable[[str], None]
 ) -> None:
     """One Job forms, grows, loses a pod, loses the processes of a container, loses a drained Kubernetes node, shrinks, and

@@ -16,7 +16,7 @@ SCALED = '{"spec": {"parallelism": 2, "completions": 2}}'
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("example", FOLDERS)
-def test_the_example_is_accepted(example: str, server: ApiServer) -> None:
+def test_example_is_accepted(example: str, server: ApiServer) -> None:
     server.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-k", EXAMPLES / example)
 
 
@@ -42,7 +42,7 @@ def test_its_pods_are_admitted(example: str, server: ApiServer, tmp_path: Path) 
 
 
 @pytest.mark.timeout(300)
-def test_the_job_scales_as_its_page_describes_and_its_pods_have_the_uid(server: ApiServer) -> None:
+def test_job_scales_as_its_page_describes_and_its_pods_have_the_uid(server: ApiServer) -> None:
     assert f"--patch '{SCALED}'" in (EXAMPLES / "job" / "README.md").read_text()
     server.kubectl("apply", "-k", EXAMPLES / "job")
     server.kubectl("patch", "job", "train", "--namespace=lattice", f"--patch={SCALED}")

@@ -39,7 +39,7 @@ def pod(tmp_path: Path, etcd: Service, torch: None) -> Iterator[MakePod]:
 
 
 @pytest.mark.timeout(600)
-def test_the_job_survives_a_pod_and_its_successor_has_nothing_left_to_do(pod: MakePod) -> None:
+def test_job_survives_a_pod_and_its_successor_has_nothing_left_to_do(pod: MakePod) -> None:
     pods = [pod("job", "Job", f"train-{index}", TRAIN_STEPS="200", TRAIN_STEP_SECONDS="0.05") for index in range(4)]
     for one in pods:
         one.wait_log(r"rank \d of 4 on \S+: starts after step 0, to do 200")

@@ -48,7 +48,7 @@ def read_label(server: ApiServer, folder: Path, label: str) -> subprocess.Comple
 
 
 @pytest.mark.timeout(300)
-def test_the_rights_of_the_example_suffice_to_read_the_label_and_allow_nothing_else(
+def test_rights_of_the_example_suffice_to_read_the_label_and_allow_nothing_else(
     server: ApiServer, tmp_path: Path
 ) -> None:
     node = tmp_path / "node.json"
@@ -99,7 +99,7 @@ def test_torchrun_replaces_the_shell_and_gets_the_label_and_the_options(label: s
         assert done.stdout.split() == ["zone-b", *agent["args"]], done.stderr
 
 
-def test_the_agent_reads_the_label_itself_on_newer_kubernetes() -> None:
+def test_agent_reads_the_label_itself_on_newer_kubernetes() -> None:
     [job] = [one for one in objects("topology") if one["kind"] == "Job"]
     [variable] = [one for one in pod_specs(job)[0]["containers"][0]["env"] if one["name"] == "LATTICE_RDZV_TOPOLOGY"]
     assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['topology.kubernetes.io/zone']"

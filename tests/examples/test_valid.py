@@ -30,7 +30,7 @@ def errors_of(one: Object, kubernetes: str) -> list[str]:
     return [f"{one['kind']}{error.json_path}: {error.message[:300]}" for error in found]
 
 
-def test_the_list_of_examples_is_complete() -> None:
+def test_list_of_examples_is_complete() -> None:
     assert tuple(FOLDERS) == RUNS
 
 
@@ -42,7 +42,7 @@ def test_its_objects_are_valid(example: str, kubernetes: str) -> None:
 
 
 @each_example
-def test_a_mistake_in_any_object_is_detected(example: str) -> None:
+def test_mistake_in_any_object_is_detected(example: str) -> None:
     """The schemas are strict, at the top level of an object and inside of a pod."""
     for one in objects(example):
         places = [spec["containers"][0] for spec in pod_specs(one)]
@@ -85,7 +85,7 @@ def test_torchrun_is_the_first_process_and_has_time_to_end(example: str) -> None
 
 
 @each_example
-def test_an_agent_gets_its_run_and_finds_the_service(example: str) -> None:
+def test_agent_gets_its_run_and_finds_the_service(example: str) -> None:
     for agent in agents(example):
         assert {"configMapRef": {"name": "lattice-rdzv-config"}} in agent["envFrom"]
         assert "LATTICE_RDZV_ID" in variables(agent)
@@ -94,14 +94,14 @@ def test_an_agent_gets_its_run_and_finds_the_service(example: str) -> None:
 
 
 @each_example
-def test_a_pod_that_is_retried_after_success_gets_the_submission(example: str) -> None:
+def test_pod_that_is_retried_after_success_gets_the_submission(example: str) -> None:
     """The training operator has no value that differs between two jobs of one name, so its example has no submission."""
     for agent in agents(example):
         assert ("LATTICE_RDZV_SUBMISSION" in variables(agent)) is (example != "pytorchjob")
 
 
 @each_example
-def test_the_image_is_set_in_one_place(example: str) -> None:
+def test_image_is_set_in_one_place(example: str) -> None:
     """kustomize knows where each kind has its image, or the example configures it."""
     images = {
         container["image"]
@@ -112,7 +112,7 @@ def test_the_image_is_set_in_one_place(example: str) -> None:
     assert images == {"lattice-rdzv-agent:0.2.0"}
 
 
-def test_the_operator_passes_the_service_to_torchrun() -> None:
+def test_operator_passes_the_service_to_torchrun() -> None:
     """Without these values, the operator would pass the first worker."""
     policy = one_of("pytorchjob", "PyTorchJob")["spec"]["elasticPolicy"]
     assert (policy["rdzvBackend"], policy["rdzvHost"], policy["rdzvPort"]) == (
@@ -122,20 +122,20 @@ def test_the_operator_passes_the_service_to_torchrun() -> None:
     )
 
 
-def test_the_runtime_is_created_before_the_job_that_names_it() -> None:
+def test_runtime_is_created_before_the_job_that_names_it() -> None:
     """The trainer reads the runtime when it admits the job."""
     kinds = [one["kind"] for one in objects("trainjob")]
     assert kinds.index("TrainingRuntime") < kinds.index("TrainJob")
 
 
-def test_the_token_of_the_node_label_stays_with_the_first_container() -> None:
+def test_token_of_the_node_label_stays_with_the_first_container() -> None:
     [spec] = pod_specs(one_of("topology-from-node", "Job"))
     assert "token" in mounts(spec["initContainers"][0])
     assert "token" not in mounts(spec["containers"][0])
 
 
 @pytest.mark.parametrize("folder", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
-def test_the_example_is_documented(folder: str) -> None:
+def test_example_is_documented(folder: str) -> None:
     """It is on the page of all examples, and has a page unless it is a part of others."""
     assert f"]({folder}/" in (EXAMPLES / "README.md").read_text()
     assert (EXAMPLES / folder / "README.md").exists() or folder in PARTS

@@ -115,7 +115,7 @@ def test_two_builds_have_one_digest(image: str) -> None:
     assert digests[0] == digests[1]
 
 
-def test_the_image_adds_one_small_layer_whose_files_have_one_date(layers: list[Path]) -> None:
+def test_image_adds_one_small_layer_whose_files_have_one_date(layers: list[Path]) -> None:
     [layer] = layers
     assert layer.stat().st_size < LARGEST_BYTES
     with tarfile.open(layer) as files:
@@ -128,7 +128,7 @@ def test_the_image_adds_one_small_layer_whose_files_have_one_date(layers: list[P
     assert not [name for name in names if name.endswith(".pyc")]
 
 
-def test_the_user_is_a_number_and_jobs_choose_the_command(image: str) -> None:
+def test_user_is_a_number_and_jobs_choose_the_command(image: str) -> None:
     config: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", image).stdout)["OCIv1"]["config"]
     assert config["User"] == "10001:10001"
     assert config.get("Entrypoint") is None
@@ -140,7 +140,7 @@ def test_the_user_is_a_number_and_jobs_choose_the_command(image: str) -> None:
     assert labels["org.opencontainers.image.version"] == version
 
 
-def test_the_package_works_for_a_user_without_a_name(run: Callable[..., str]) -> None:
+def test_package_works_for_a_user_without_a_name(run: Callable[..., str]) -> None:
     assert run("id", "-u").strip() == "10001"
     assert run("python3", "-c", "import getpass; print(getpass.getuser())").strip() == "agent"
     assert "doctor" in run("lattice-rdzv", "--help")
@@ -153,5 +153,5 @@ def test_the_package_works_for_a_user_without_a_name(run: Callable[..., str]) ->
     assert found.split()[1:] == ["lattice"]
 
 
-def test_the_image_adds_no_compiler(run: Callable[..., str]) -> None:
+def test_image_adds_no_compiler(run: Callable[..., str]) -> None:
     assert "none" in run("sh", "-c", "command -v cc gcc clang rustc cargo || echo none")

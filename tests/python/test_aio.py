@@ -103,7 +103,7 @@ def test_waits_take_no_threads(etcd: Service, run_id: str) -> None:
     assert during < before + 10
 
 
-def test_a_cancelled_wait_ends_no_other(etcd: Service, run_id: str) -> None:
+def test_cancelled_wait_ends_no_other(etcd: Service, run_id: str) -> None:
     async def scenario() -> bytes | None:
         async with await joined(etcd, run_id) as run:
             store = (await run.next_world()).store
@@ -136,7 +136,7 @@ def test_only_one_task_may_wait_for_a_world_and_a_cancelled_one_does_not_count(e
     asyncio.run(scenario())
 
 
-def test_a_world_that_forms_while_its_wait_is_cancelled_is_returned_next(etcd: Service, run_id: str) -> None:
+def test_world_that_forms_while_its_wait_is_cancelled_is_returned_next(etcd: Service, run_id: str) -> None:
     async def scenario() -> tuple[int, int, bool]:
         async with await joined(etcd, run_id) as run, await joined(etcd, f"{run_id}-other") as other:
             cancelled = asyncio.create_task(run.next_world())
@@ -184,7 +184,7 @@ def test_cancelled_writes_are_applied_and_hold_up_neither_other_calls_nor_the_en
     assert asyncio.run(scenario()) == [b"value"] * 40
 
 
-def test_an_exception_leaves_soon_if_the_service_does_not_respond(own_etcd: Etcd, run_id: str) -> None:
+def test_exception_leaves_soon_if_the_service_does_not_respond(own_etcd: Etcd, run_id: str) -> None:
     async def program() -> None:
         # Without the exception, leaving would take longer than the time limit of the test.
         async with await joined(own_etcd, run_id, close_timeout=600) as run:
@@ -213,7 +213,7 @@ def test_leaving_is_bounded_while_writes_continue(own_etcd: Etcd, run_id: str) -
         own_etcd.resume()
 
 
-def test_a_cancelled_join_leaves_no_member_behind(etcd: Service, run_id: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_cancelled_join_leaves_no_member_behind(etcd: Service, run_id: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "lattice_rdzv")
     # The core follows the level of the logger a few seconds late.
     _core.log_level(logging.INFO)
@@ -230,7 +230,7 @@ def test_a_cancelled_join_leaves_no_member_behind(etcd: Service, run_id: str, ca
     wait_for("the node has left", lambda: etcd.nodes(run_id) == [])
 
 
-def test_the_runs_store_waits_until_the_run_has_begun(etcd: Service, run_id: str) -> None:
+def test_runs_store_waits_until_the_run_has_begun(etcd: Service, run_id: str) -> None:
     async def scenario() -> bytes | None:
         # While another node is coordinator and decides nothing, the run does not begin.
         coordinator = f"/lattice/rdzv/default/{run_id}/ctl/coordinator"
@@ -279,7 +279,7 @@ def test_iteration_raises_if_the_run_failed(etcd: Service, run_id: str) -> None:
     assert sizes == [1]
 
 
-def test_a_run_outlives_its_event_loop(etcd: Service, run_id: str) -> None:
+def test_run_outlives_its_event_loop(etcd: Service, run_id: str) -> None:
     async def begin() -> aio.Run:
         run = await joined(etcd, run_id)
         await run.next_world()
@@ -297,7 +297,7 @@ def test_a_run_outlives_its_event_loop(etcd: Service, run_id: str) -> None:
     assert asyncio.run(end(run))
 
 
-def test_a_loop_that_is_closed_with_pending_calls_leaves_no_descriptor(etcd: Service, run_id: str) -> None:
+def test_loop_that_is_closed_with_pending_calls_leaves_no_descriptor(etcd: Service, run_id: str) -> None:
     async def begin() -> aio.Run:
         run = await joined(etcd, run_id)
         await run.next_world()

@@ -109,7 +109,7 @@ def test_nodes_of_one_loop_form_a_world_and_share_a_store(loop: Loop, etcd: Serv
     assert etcd.nodes(run_id) == []
 
 
-def test_a_server_of_the_loop_is_waited_for_and_stopped(loop: Loop, run_id: str) -> None:
+def test_server_of_the_loop_is_waited_for_and_stopped(loop: Loop, run_id: str) -> None:
     async def scenario() -> tuple[bool, int, bool, list[bool]]:
         async with await aio.serve(port=0) as server:
             early = await server.wait(0.01)
@@ -128,7 +128,7 @@ def test_a_server_of_the_loop_is_waited_for_and_stopped(loop: Loop, run_id: str)
     assert loop.run(scenario) == (False, 1, True, [True, True])
 
 
-def test_a_server_that_cannot_listen_is_an_error(loop: Loop) -> None:
+def test_server_that_cannot_listen_is_an_error(loop: Loop) -> None:
     async def scenario() -> None:
         async with await aio.serve(port=0) as server:
             port = int(server.endpoint.rsplit(":", 1)[1])
@@ -140,7 +140,7 @@ def test_a_server_that_cannot_listen_is_an_error(loop: Loop) -> None:
     loop.run(scenario)
 
 
-def test_a_cancelled_wait_ends_no_other_and_loses_nothing(loop: Loop, etcd: Service, run_id: str) -> None:
+def test_cancelled_wait_ends_no_other_and_loses_nothing(loop: Loop, etcd: Service, run_id: str) -> None:
     async def scenario() -> tuple[list[bool], bytes | None, bytes | None]:
         async with await joined(etcd.endpoint, run_id, nnodes=1) as run:
             store = (await run.next_world()).store

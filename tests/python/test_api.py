@@ -45,7 +45,7 @@ def test_reprs_identify_their_objects(join: JoinNode, run_id: str) -> None:
     assert "node-1" in repr(world.members()[0])
 
 
-def test_a_third_node_joins_and_ranks_are_kept(join: JoinNode) -> None:
+def test_third_node_joins_and_ranks_are_kept(join: JoinNode) -> None:
     first, second = join("node-1", nnodes="2:4"), join("node-2", nnodes="2:4")
     before = together(first.next_world, second.next_world)
 
@@ -62,7 +62,7 @@ def test_a_third_node_joins_and_ranks_are_kept(join: JoinNode) -> None:
     assert after[0].round > before[0].round
 
 
-def test_a_departure_is_announced_at_once(join: JoinNode) -> None:
+def test_departure_is_announced_at_once(join: JoinNode) -> None:
     # The lease outlives the test.
     runs = [join(f"node-{number}", nnodes="2:3", lease_ttl=300, last_call_timeout=60) for number in (1, 2, 3)]
     together(*(run.next_world for run in runs))
@@ -87,7 +87,7 @@ def test_leaving_is_idempotent(join: JoinNode) -> None:
         run.next_world()
 
 
-def test_a_with_block_leaves_and_does_not_close(join: JoinNode) -> None:
+def test_with_block_leaves_and_does_not_close(join: JoinNode) -> None:
     with join("node-1", nnodes=1) as run:
         run.next_world()
     assert run.closed is None
@@ -95,7 +95,7 @@ def test_a_with_block_leaves_and_does_not_close(join: JoinNode) -> None:
         assert again.next_world().size == 1
 
 
-def test_a_with_block_leaves_when_it_fails(join: JoinNode) -> None:
+def test_with_block_leaves_when_it_fails(join: JoinNode) -> None:
     with pytest.raises(ZeroDivisionError), join("node-1", nnodes=1) as run:  # noqa: PT012
         run.next_world()
         raise ZeroDivisionError
@@ -124,7 +124,7 @@ def test_success_does_not_count_as_a_change(join: JoinNode) -> None:
     assert not second.changing
 
 
-def test_a_run_id_can_be_used_again_by_another_submission(join: JoinNode) -> None:
+def test_run_id_can_be_used_again_by_another_submission(join: JoinNode) -> None:
     first = join("node-1", nnodes=1, submission="monday")
     before = first.next_world()
     assert first.close("succeeded")
@@ -137,7 +137,7 @@ def test_a_run_id_can_be_used_again_by_another_submission(join: JoinNode) -> Non
     assert after.life != before.life
 
 
-def test_a_spare_waits_and_replaces_a_node(join: JoinNode) -> None:
+def test_spare_waits_and_replaces_a_node(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     together(first.next_world, second.next_world)
     spare = join("node-3")
@@ -151,7 +151,7 @@ def test_a_spare_waits_and_replaces_a_node(join: JoinNode) -> None:
     assert {staying.rank, came.rank} == {0, 1}
 
 
-def test_a_world_has_an_allowed_size_and_grows_when_nodes_complete_the_next_one(join: JoinNode) -> None:
+def test_world_has_an_allowed_size_and_grows_when_nodes_complete_the_next_one(join: JoinNode) -> None:
     sizes: dict[str, object] = {"nnodes": "1:4", "sizes": [2, 4], "wanted": 2, "last_call_timeout": 300}
     first, second = join("node-1", **sizes), join("node-2", **sizes)
     before = together(first.next_world, second.next_world)
@@ -199,7 +199,7 @@ def test_after_a_loss_the_newest_member_is_a_spare_until_the_next_size_is_comple
         ({}, r"2:4 \(sizes=2:4, wanted=2\), and this node has 2:4; "),
     ],
 )
-def test_a_node_with_other_allowed_sizes_is_refused(join: JoinNode, other: dict[str, object], both: str) -> None:
+def test_node_with_other_allowed_sizes_is_refused(join: JoinNode, other: dict[str, object], both: str) -> None:
     sizes: dict[str, object] = {"nnodes": "2:4", "sizes": (2, 4), "wanted": 2}
     first, second = join("node-1", **sizes), join("node-2", **sizes)
     together(first.next_world, second.next_world)
@@ -208,7 +208,7 @@ def test_a_node_with_other_allowed_sizes_is_refused(join: JoinNode, other: dict[
     assert not first.changing
 
 
-def test_the_time_to_find_a_place_is_bounded(join: JoinNode) -> None:
+def test_time_to_find_a_place_is_bounded(join: JoinNode) -> None:
     run = join("node-1")
 
     def error() -> str:
@@ -223,7 +223,7 @@ def test_the_time_to_find_a_place_is_bounded(join: JoinNode) -> None:
     wait_for("the error names the node", lambda: "node-1" in error())
 
 
-def test_a_world_that_forms_after_a_timeout_is_returned_next(join: JoinNode) -> None:
+def test_world_that_forms_after_a_timeout_is_returned_next(join: JoinNode) -> None:
     first = join("node-1")
     with pytest.raises(lattice_rdzv.JoinTimeoutError):
         first.next_world(timeout_seconds=0.2)
@@ -248,7 +248,7 @@ def test_stores_are_shared_by_the_round_and_by_the_run(join: JoinNode) -> None:
     assert second.store.wait("checkpoint", timeout_seconds=10) == b"7"
 
 
-def test_a_store_call_is_bounded(join: JoinNode) -> None:
+def test_store_call_is_bounded(join: JoinNode) -> None:
     world = join("node-1", nnodes=1).next_world()
     with pytest.raises(lattice_rdzv.StoreTimeoutError):
         world.store.wait("never-written", timeout_seconds=0.3)
@@ -275,7 +275,7 @@ def test_node_index_orders_new_nodes_inside_and_between_topology_groups(join: Jo
     assert [member.name for member in worlds[0].members()] == ["node-0", "node-2", "node-1", "node-3"]
 
 
-def test_a_node_with_another_size_is_refused_without_effect_on_others(join: JoinNode) -> None:
+def test_node_with_another_size_is_refused_without_effect_on_others(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     together(first.next_world, second.next_world)
     with pytest.raises(lattice_rdzv.SettingsError, match="3"):
@@ -299,7 +299,7 @@ def test_a_node_with_another_size_is_refused_without_effect_on_others(join: Join
         ({"nnodes": "2:4", "wanted": 5}, "argument `wanted` must be .*`5`"),
     ],
 )
-def test_a_wrong_setting_is_named(join: JoinNode, settings: dict[str, object], expected: str) -> None:
+def test_wrong_setting_is_named(join: JoinNode, settings: dict[str, object], expected: str) -> None:
     with pytest.raises(lattice_rdzv.SettingsError, match=expected) as caught:
         join("node-1", **settings)
     assert isinstance(caught.value, ValueError)
@@ -361,7 +361,7 @@ def test_values_may_be_any_object_with_the_buffer_protocol(join: JoinNode, value
         store.set("text", "value")  # type: ignore[arg-type]
 
 
-def test_the_runs_store_waits_when_it_is_used(etcd: Service, join: JoinNode, run_id: str) -> None:
+def test_runs_store_waits_when_it_is_used(etcd: Service, join: JoinNode, run_id: str) -> None:
     # While another node is coordinator and decides nothing, the run does not begin.
     coordinator = f"/lattice/rdzv/default/{run_id}/ctl/coordinator"
     record = {"version": 1, "node": "00000000000000aa", "name": "idle", "nonce": "aa", "min": 2, "max": 2}
@@ -400,7 +400,7 @@ def test_iteration_ends_with_success_and_raises_otherwise(join: JoinNode) -> Non
         other.result()
 
 
-def test_an_exception_leaves_soon_if_the_service_does_not_respond(own_etcd: Etcd, join: JoinNode) -> None:
+def test_exception_leaves_soon_if_the_service_does_not_respond(own_etcd: Etcd, join: JoinNode) -> None:
     # Without the exception, this would take `close_timeout`, which is longer than the time limit of the test.
     run = join("node-1", nnodes=1, endpoint=own_etcd.endpoint, close_timeout=600)
     with pytest.raises(ZeroDivisionError), run:  # noqa: PT012
@@ -410,13 +410,13 @@ def test_an_exception_leaves_soon_if_the_service_does_not_respond(own_etcd: Etcd
     own_etcd.resume()
 
 
-def test_an_address_that_this_machine_does_not_have_is_named(join: JoinNode, caplog: pytest.LogCaptureFixture) -> None:
+def test_address_that_this_machine_does_not_have_is_named(join: JoinNode, caplog: pytest.LogCaptureFixture) -> None:
     join("node-1", nnodes=1, local_address="192.0.2.7").next_world()
     line = "`local_addr` is 192.0.2.7, which is not an address of this machine"
     wait_for("the warning", lambda: line in caplog.text, detail=lambda: caplog.text)
 
 
-def test_the_first_of_two_pod_addresses_is_the_nodes_own(join: JoinNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_of_two_pod_addresses_is_the_nodes_own(join: JoinNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POD_IP", "127.0.0.1,::1")
     run = join("node-1", nnodes=1, local_address=None)
     assert run.next_world().master_address == "127.0.0.1"

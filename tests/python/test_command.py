@@ -18,14 +18,14 @@ def test_without_arguments_the_command_prints_its_help(capsys: pytest.CaptureFix
     assert all(command in printed for command in COMMANDS)
 
 
-def test_the_package_is_the_command() -> None:
+def test_package_is_the_command() -> None:
     started = subprocess.run(
         [sys.executable, "-m", "lattice_rdzv", "--version"], capture_output=True, text=True, check=True
     )
     assert started.stdout.strip() == f"lattice-rdzv {lattice_rdzv.__version__}"
 
 
-def test_the_handler_without_torch_names_the_extra() -> None:
+def test_handler_without_torch_names_the_extra() -> None:
     source = """
 import sys
 sys.modules["torch"] = None

@@ -213,7 +213,7 @@ def test_stuck_run_names_the_culprits_and_what_to_do(
         etcd.delete(run.prefix)
 
 
-def test_a_thousand_nodes_are_one_picture_with_the_outliers_named(
+def test_thousand_nodes_are_one_picture_with_the_outliers_named(
     dashboard: Dashboard, etcd: Service, visit: OpenPage, run_id: str
 ) -> None:
     late = (500, 3, 31)

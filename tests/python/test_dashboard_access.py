@@ -78,7 +78,7 @@ def test_every_response_forbids_what_the_page_does_not_need(dashboard: Dashboard
         assert not [name for name in headers if name.startswith("access-control")]
 
 
-def test_an_address_that_others_reach_requires_tls_and_a_login(
+def test_address_that_others_reach_requires_tls_and_a_login(
     certificates: Certificates, login: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tls = ["--cert", str(certificates.server), "--key", str(certificates.server_key)]

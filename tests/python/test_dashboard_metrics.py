@@ -100,7 +100,7 @@ def test_rounds_losses_and_waits_of_a_run_are_counted(
             each.end()
 
 
-def test_a_closed_run_has_no_series_and_a_lost_service_is_reported(join: JoinNode, tmp_path: Path, run_id: str) -> None:
+def test_closed_run_has_no_series_and_a_lost_service_is_reported(join: JoinNode, tmp_path: Path, run_id: str) -> None:
     own = Etcd(tmp_path / "own")
     with own.running(), Dashboard(tmp_path, "--endpoint", own.endpoint).running() as dashboard:
         run = join("node-1", nnodes=1, endpoint=own.endpoint)

@@ -12,7 +12,7 @@ from lattice_rdzv.cli import demo
 from lattice_rdzv.types import RoundStatus
 
 
-def test_the_tables_show_the_ranks_and_the_reason_of_each_round() -> None:
+def test_tables_show_the_ranks_and_the_reason_of_each_round() -> None:
     history = [
         RoundStatus(1, None, 1.0, None, 2, 2, None, "2 nodes", "node-1", ("node-1", "node-2"), ()),
         RoundStatus(2, None, 3.2, 3.2, 1, 0, "lost", "lost node-1", "node-2", ("node-2",), ()),
@@ -28,14 +28,14 @@ def test_worlds_of_the_workers_must_be_rounds_of_the_service_in_order() -> None:
     assert not demo.contains([["c"], ["a"]], [["a"], ["b"], ["c"]])
 
 
-def test_a_missing_etcd_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_etcd_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.run(argparse.Namespace(etcd=str(tmp_path / "etcd"), keep=False)) == 2
     assert capsys.readouterr().err.endswith(f"{tmp_path / 'etcd'}\n")
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("on", ["the embedded server", "an etcd"])
-def test_the_demo_succeeds(on: str) -> None:
+def test_demo_succeeds(on: str) -> None:
     binary = etcd_binary()
     assert binary is not None, "the extra `test` brings an etcd"
     result = subprocess.run(

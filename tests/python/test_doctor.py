@@ -23,14 +23,14 @@ def printed_findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, 
     return {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)}
 
 
-def test_the_embedded_server_has_no_known_bugs_of_etcd(embedded: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_embedded_server_has_no_known_bugs_of_etcd(embedded: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--endpoint", embedded.endpoint]) == 0
     finding = printed_findings(capsys)["etcd's release"]
     assert finding["status"] == "ok"
     assert "the embedded server" in finding["found"]
 
 
-def test_a_healthy_setup_passes(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_healthy_setup_passes(etcd: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--endpoint", etcd.endpoint]) == 0
     findings = printed_findings(capsys)
     assert findings["service"]["status"] == "ok"
@@ -38,7 +38,7 @@ def test_a_healthy_setup_passes(etcd: Service, capsys: pytest.CaptureFixture[str
     assert findings["torchrun backend `lattice`"]["status"] == "ok"
 
 
-def test_the_environment_is_read_as_an_agent_reads_it(
+def test_environment_is_read_as_an_agent_reads_it(
     etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_ENDPOINTS", etcd.endpoint)
@@ -46,7 +46,7 @@ def test_the_environment_is_read_as_an_agent_reads_it(
     assert "LATTICE_RDZV_ENDPOINTS" in printed_findings(capsys)["settings"]["found"]
 
 
-def test_the_service_in_torchruns_own_variable_is_probed(
+def test_service_in_torchruns_own_variable_is_probed(
     etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PET_RDZV_ENDPOINT", etcd.endpoint)
@@ -57,13 +57,13 @@ def test_the_service_in_torchruns_own_variable_is_probed(
     assert findings["torchrun's own variables"]["status"] == "warn"
 
 
-def test_a_server_that_is_not_etcd_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_that_is_not_etcd_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with http_endpoint() as endpoint:
         assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "20"]) == 1
     assert "client port" in printed_findings(capsys)["service"]["advice"]
 
 
-def test_a_refused_connection_is_a_failure_with_a_fix(capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_connection_is_a_failure_with_a_fix(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--endpoint", f"{CLOSED},127.0.0.1:10", "--timeout", "2"]) == 1
     printed = capsys.readouterr().out
     assert "fail  service:" in printed
@@ -71,7 +71,7 @@ def test_a_refused_connection_is_a_failure_with_a_fix(capsys: pytest.CaptureFixt
     assert "--rdzv-endpoint" in printed
 
 
-def test_a_missing_server_is_a_warning_if_an_agent_would_host_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_server_is_a_warning_if_an_agent_would_host_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--endpoint", f"127.0.0.1:{free_port()}", "--timeout", "10"]) == 0
     finding = printed_findings(capsys)["service"]
     assert finding["status"] == "warn"
@@ -80,7 +80,7 @@ def test_a_missing_server_is_a_warning_if_an_agent_would_host_it(capsys: pytest.
 
 
 @pytest.mark.parametrize("source", ["--nnodes", "LATTICE_NNODES", "PET_NNODES"])
-def test_an_endpoint_that_no_other_machine_reaches_fails_for_several_nodes(
+def test_endpoint_that_no_other_machine_reaches_fails_for_several_nodes(
     etcd: Service, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["doctor", "--json", "--endpoint", etcd.endpoint]
@@ -97,7 +97,7 @@ def test_an_endpoint_that_no_other_machine_reaches_fails_for_several_nodes(
     assert "up to 4 nodes" in finding["found"]
 
 
-def test_a_misspelled_variable_fails_with_the_intended_name(
+def test_misspelled_variable_fails_with_the_intended_name(
     etcd: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_ENDPOINT", etcd.endpoint)
@@ -105,7 +105,7 @@ def test_a_misspelled_variable_fails_with_the_intended_name(
     assert "LATTICE_RDZV_ENDPOINTS" in printed_findings(capsys)["unknown variables"]["advice"]
 
 
-def test_a_tcp_store_at_the_endpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tcp_store_at_the_endpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     with tcp_store_endpoint() as endpoint:
         assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "20"]) == 1
@@ -125,7 +125,7 @@ def test_port_0_is_hosted_by_the_agent_itself(capsys: pytest.CaptureFixture[str]
     assert main(["doctor", "--json", "--endpoint", "localhost:0", "--timeout", "2", "--nnodes", "2"]) == 1
 
 
-def test_a_silent_listener_keeps_an_agent_from_hosting(capsys: pytest.CaptureFixture[str]) -> None:
+def test_silent_listener_keeps_an_agent_from_hosting(capsys: pytest.CaptureFixture[str]) -> None:
     with silent_endpoint() as endpoint:
         assert main(["doctor", "--json", "--endpoint", endpoint, "--timeout", "2"]) == 1
     finding = printed_findings(capsys)["service"]
@@ -133,7 +133,7 @@ def test_a_silent_listener_keeps_an_agent_from_hosting(capsys: pytest.CaptureFix
     assert re.search("did not answer|no answer", finding["found"])
 
 
-def test_a_wrong_setting_is_a_finding_and_not_a_traceback(
+def test_wrong_setting_is_a_finding_and_not_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_BACKEND", "zookeeper")
@@ -143,7 +143,7 @@ def test_a_wrong_setting_is_a_finding_and_not_a_traceback(
     assert "zookeeper" in finding["found"]
 
 
-def test_an_entry_point_that_does_not_load_is_reported_with_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_point_that_does_not_load_is_reported_with_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = metadata.EntryPoint("lattice", "lattice_rdzv.no_such_module:entry_point", "torchrun.handlers")
 
     def entry_points(**selection: Any) -> metadata.EntryPoints:
@@ -155,7 +155,7 @@ def test_an_entry_point_that_does_not_load_is_reported_with_its_exception(monkey
     assert "ModuleNotFoundError" in finding.found
 
 
-def test_a_missing_entry_point_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_entry_point_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "entry_points", lambda **_: metadata.EntryPoints())
     finding = judgements.judge_plugin(doctor.find_plugin())
     assert finding.status == "fail"

@@ -24,7 +24,7 @@ import lattice_rdzv
 from lattice_rdzv import _core, errors
 
 
-def test_a_wrong_setting() -> None:
+def test_wrong_setting() -> None:
     with pytest.raises(errors.SettingsError, match="`bad`"):
         _core.Settings({"run_id": "a", "nnodes": "bad"}, {})
 
@@ -35,33 +35,33 @@ def test_settings_that_differ_from_the_runs(join: JoinNode) -> None:
         join("node-2", nnodes=3)
 
 
-def test_a_service_that_is_not_running() -> None:
+def test_service_that_is_not_running() -> None:
     with pytest.raises(errors.UnreachableError, match="not available"):
         lattice_rdzv.join("a", nnodes=1, endpoint="127.0.0.1:1", connect_timeout=1, is_host=False)
 
 
-def test_a_service_whose_name_does_not_exist() -> None:
+def test_service_whose_name_does_not_exist() -> None:
     with pytest.raises(errors.UnreachableError, match="no rendezvous service was found"):
         lattice_rdzv.join("a", nnodes=1, endpoint="no-such-host.invalid", connect_timeout=1)
 
 
-def test_a_service_that_never_responds() -> None:
+def test_service_that_never_responds() -> None:
     with silent_endpoint() as endpoint, pytest.raises(errors.UnreachableError, match="not available"):
         lattice_rdzv.join("a", nnodes=1, endpoint=endpoint, connect_timeout=2)
 
 
-def test_a_service_that_is_not_etcd() -> None:
+def test_service_that_is_not_etcd() -> None:
     with http_endpoint() as endpoint, pytest.raises(errors.UnreachableError, match="not an etcd v3 service"):
         lattice_rdzv.join("a", nnodes=1, endpoint=endpoint, connect_timeout=20)
 
 
-def test_a_service_that_refuses(own_etcd: Service, run_id: str) -> None:
+def test_service_that_refuses(own_etcd: Service, run_id: str) -> None:
     own_etcd.need_password("lattice", "secret")
     with pytest.raises(errors.UnreachableError, match=r"denied access: .* set `user` and `password_file`"):
         lattice_rdzv.join(run_id, nnodes=1, endpoint=own_etcd.endpoint, connect_timeout=20)
 
 
-def test_a_password_that_the_service_does_not_check_is_only_warned_of(
+def test_password_that_the_service_does_not_check_is_only_warned_of(
     tmp_path: Path, own_etcd: Service, run_id: str
 ) -> None:
     password = tmp_path / "password"
@@ -93,13 +93,13 @@ def test_no_value_in_time(join: JoinNode) -> None:
         store.queue_pop("never", timeout_seconds=0.2)
 
 
-def test_a_record_that_cannot_be_read(etcd: Service, join: JoinNode, run_id: str) -> None:
+def test_record_that_cannot_be_read(etcd: Service, join: JoinNode, run_id: str) -> None:
     etcd.put(f"/lattice/rdzv/default/{run_id}/ctl/round", b'{"version": 2}')
     with pytest.raises(errors.RecordError, match="major version 2"):
         join("node-1")
 
 
-def test_a_run_that_is_closed(join: JoinNode) -> None:
+def test_run_that_is_closed(join: JoinNode) -> None:
     node = join("node-1", nnodes=1, submission="one")
     node.next_world()
     assert node.close("succeeded", why="trained")
@@ -109,7 +109,7 @@ def test_a_run_that_is_closed(join: JoinNode) -> None:
         assert (error.outcome, error.by, error.why) == ("succeeded", "node-1", "trained")
 
 
-def test_a_node_that_left(join: JoinNode) -> None:
+def test_node_that_left(join: JoinNode) -> None:
     node = join("node-1", nnodes=1)
     world = node.next_world()
     store = world.store
@@ -119,7 +119,7 @@ def test_a_node_that_left(join: JoinNode) -> None:
             call()
 
 
-def test_a_node_of_another_process(join: JoinNode) -> None:
+def test_node_of_another_process(join: JoinNode) -> None:
     node = join("node-1", nnodes=1)
     world = node.next_world()
 
@@ -144,7 +144,7 @@ def test_a_node_of_another_process(join: JoinNode) -> None:
     wait_for("it is a member", lambda: node.state == "member")
 
 
-def test_a_store_that_was_lost(own_etcd: Etcd, join: JoinNode) -> None:
+def test_store_that_was_lost(own_etcd: Etcd, join: JoinNode) -> None:
     node = join("node-1", nnodes=1, endpoint=own_etcd.endpoint)
     store = node.next_world().store
     caught: list[BaseException] = []
@@ -164,7 +164,7 @@ def test_a_store_that_was_lost(own_etcd: Etcd, join: JoinNode) -> None:
     assert isinstance(caught[0], errors.StoreResetError), repr(caught[0])
 
 
-def test_an_argument_that_the_service_cannot_accept(join: JoinNode) -> None:
+def test_argument_that_the_service_cannot_accept(join: JoinNode) -> None:
     store = join("node-1", nnodes=1).next_world().store
     with pytest.raises(errors.RendezvousError, match="may not be empty") as caught:
         store.set("", b"")
@@ -174,6 +174,6 @@ def test_an_argument_that_the_service_cannot_accept(join: JoinNode) -> None:
         store.add("text")
 
 
-def test_an_invalid_time(join: JoinNode) -> None:
+def test_invalid_time(join: JoinNode) -> None:
     with pytest.raises(ValueError, match="nan"):
         join("node-1").next_world(timeout_seconds=float("nan"))

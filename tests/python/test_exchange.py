@@ -16,7 +16,7 @@ from lattice_rdzv.torch.exchange import ASSIGNED_RANKS, ROLE_INFO
 from lattice_rdzv.torch.exit_barrier import EXIT_BARRIER_COUNT, EXIT_BARRIER_FULL
 
 
-def test_the_keys_are_those_of_torchs_agents() -> None:
+def test_keys_are_those_of_torchs_agents() -> None:
     assert EXIT_BARRIER_COUNT == agent._TERMINAL_STATE_SYNC_ID + store_utilities._NUM_MEMBERS
     assert EXIT_BARRIER_FULL == agent._TERMINAL_STATE_SYNC_ID + store_utilities._LAST_MEMBER_CHECKIN
     source = agent.__loader__.get_source(agent.__name__)  # type: ignore[union-attr]
@@ -38,7 +38,7 @@ def test_placeholders_complete_the_exchange_of_a_round_that_lost_a_member(make: 
     assert staying.num_nodes_waiting() == 1
 
 
-def test_the_exchange_continues_after_the_session_has_ended(make: MakeHandler) -> None:
+def test_exchange_continues_after_the_session_has_ended(make: MakeHandler) -> None:
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
     info = form_round(first, second)[1]
     store = info.store

@@ -322,7 +322,7 @@ def test_handler_of_the_application_keeps_its_signal(join: JoinNode) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def test_a_forked_child_is_ended_by_its_sigterm(tmp_path: Path, etcd: Service, run_id: str, join: JoinNode) -> None:
+def test_forked_child_is_ended_by_its_sigterm(tmp_path: Path, etcd: Service, run_id: str, join: JoinNode) -> None:
     then = """
     run.next_world()
     child = os.fork()

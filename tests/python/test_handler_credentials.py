@@ -31,7 +31,7 @@ def test_mutual_tls(mtls_service: Service, certificates: Certificates, make: Mak
         make(endpoint=mtls_service.endpoint, cacert=str(certificates.authority), connect_timeout="3").next_rendezvous()
 
 
-def test_a_password(own_service: Service, make: MakeHandler, tmp_path: Any) -> None:
+def test_password(own_service: Service, make: MakeHandler, tmp_path: Any) -> None:
     own_service.need_password("agent", "s3cret")
     file, wrong = tmp_path / "password", tmp_path / "wrong"
     file.write_text("s3cret\n")
@@ -46,7 +46,7 @@ def test_a_password(own_service: Service, make: MakeHandler, tmp_path: Any) -> N
     assert "guess" not in str(caught.value)
 
 
-def test_a_running_node_reads_a_changed_password(own_service: Service, run_id: str, tmp_path: Path) -> None:
+def test_running_node_reads_a_changed_password(own_service: Service, run_id: str, tmp_path: Path) -> None:
     own_service.need_password("agent", "first")
     file = tmp_path / "password"
     file.write_text("first\n")

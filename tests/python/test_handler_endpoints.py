@@ -18,13 +18,13 @@ from torch.distributed.elastic.rendezvous import (
 import lattice_rdzv
 
 
-def test_a_refused_connection_is_an_error(make: MakeHandler) -> None:
+def test_refused_connection_is_an_error(make: MakeHandler) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     _is_unreachable(make(endpoint=endpoint, connect_timeout="2", is_host="0"), endpoint)
 
 
 @pytest.mark.parametrize("wrong", [silent_endpoint, http_endpoint])
-def test_a_server_that_is_not_etcd_is_an_error(
+def test_server_that_is_not_etcd_is_an_error(
     make: MakeHandler, wrong: Callable[[], AbstractContextManager[str]]
 ) -> None:
     with wrong() as endpoint:
@@ -32,7 +32,7 @@ def test_a_server_that_is_not_etcd_is_an_error(
 
 
 @pytest.mark.parametrize("is_libuv", [True, False])
-def test_the_port_of_a_tcp_store_is_reported_at_once(make: MakeHandler, is_libuv: bool) -> None:
+def test_port_of_a_tcp_store_is_reported_at_once(make: MakeHandler, is_libuv: bool) -> None:
     with tcp_store_endpoint(use_libuv=is_libuv) as endpoint:
         began = time.monotonic()
         with pytest.raises(RendezvousConnectionError, match=r"held by a `TCPStore` of torch.*another port") as caught:
@@ -42,14 +42,14 @@ def test_the_port_of_a_tcp_store_is_reported_at_once(make: MakeHandler, is_libuv
     assert endpoint in str(caught.value)
 
 
-def test_the_port_of_a_silent_server_is_reported(make: MakeHandler) -> None:
+def test_port_of_a_silent_server_is_reported(make: MakeHandler) -> None:
     expected = r"accepts connections.* sends nothing.*ss -ltnp"
     with silent_endpoint() as endpoint, pytest.raises(RendezvousConnectionError, match=expected) as caught:
         make(endpoint=endpoint, connect_timeout="8").next_rendezvous()
     assert endpoint in str(caught.value)
 
 
-def test_a_name_without_an_address_is_an_error(make: MakeHandler) -> None:
+def test_name_without_an_address_is_an_error(make: MakeHandler) -> None:
     _is_unreachable(make(endpoint="no-such-host.invalid:2379", connect_timeout="2"), "no-such-host.invalid")
 
 
@@ -70,7 +70,7 @@ def _is_unreachable(handler: RendezvousHandler, names: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [silent_endpoint, http_endpoint])
-def test_a_server_that_is_not_etcd_is_an_error_in_the_python_api(
+def test_server_that_is_not_etcd_is_an_error_in_the_python_api(
     wrong: Callable[[], AbstractContextManager[str]],
 ) -> None:
     with wrong() as endpoint, pytest.raises(lattice_rdzv.UnreachableError, match=endpoint) as caught:

@@ -24,7 +24,7 @@ from harness.service import Service
         ({"run_id": "fine", "max_nodes": 2, "min_nodes": 1, "port": "x"}, "port"),
     ],
 )
-def test_a_wrong_parameter_is_a_value_error(make: MakeHandler, given: dict[str, Any], expected: str) -> None:
+def test_wrong_parameter_is_a_value_error(make: MakeHandler, given: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
         make(**given)
     assert is_alone(caught.value)
@@ -38,35 +38,33 @@ def test_torch_itself_refuses_wrong_counts(make: MakeHandler, nodes: tuple[Any, 
         make(min_nodes=nodes[0], max_nodes=nodes[1])
 
 
-def test_the_error_of_an_unknown_backend_names_the_known_ones(
-    make: MakeHandler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_of_an_unknown_backend_names_the_known_ones(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATTICE_RDZV_BACKEND", "zookeeper")
     with pytest.raises(ValueError, match=r"zookeeper[\s\S]*etcd|etcd[\s\S]*zookeeper"):
         make()
 
 
-def test_a_run_id_may_be_unicode(make: MakeHandler, run_id: str) -> None:
+def test_run_id_may_be_unicode(make: MakeHandler, run_id: str) -> None:
     handler = make(run_id=f"größe-実験-{run_id}"[:60])
     assert handler.next_rendezvous().world_size == 1
     assert handler.get_run_id().startswith("größe")
 
 
-def test_a_run_id_is_read_from_the_environment_when_torchrun_has_none(
+def test_run_id_is_read_from_the_environment_when_torchrun_has_none(
     make: MakeHandler, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_ID", run_id)
     assert make(run_id="none").get_run_id() == run_id
 
 
-def test_an_empty_run_id_counts_as_missing(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_run_id_counts_as_missing(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="LATTICE_RDZV_ID"):
         make(run_id="")
     monkeypatch.setenv("LATTICE_RDZV_ID", "from-the-environment")
     assert make(run_id="").get_run_id() == "from-the-environment"
 
 
-def test_the_number_of_nodes_is_read_from_the_environment_when_torchrun_has_none(
+def test_number_of_nodes_is_read_from_the_environment_when_torchrun_has_none(
     make: MakeHandler, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATTICE_NNODES", "2")
@@ -79,7 +77,7 @@ def test_keys_of_other_backends_are_accepted(make: MakeHandler) -> None:
     assert handler.next_rendezvous().world_size == 1
 
 
-def test_the_service_variable_of_kubernetes(
+def test_service_variable_of_kubernetes(
     service: Service, run_id: str, make: MakeHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_HOST", "127.0.0.1")
@@ -87,14 +85,14 @@ def test_the_service_variable_of_kubernetes(
     assert make(endpoint="").next_rendezvous().world_size == 1
 
 
-def test_a_service_port_that_is_a_url(service: Service, make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_port_that_is_a_url(service: Service, make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     # Kubernetes sets this for a Service with the name `lattice-rdzv-client-service`.
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_PORT", f"tcp://127.0.0.1:{service.port}")
     assert make(endpoint="").next_rendezvous().world_size == 1
 
 
-def test_an_invalid_service_port_is_named(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_service_port_is_named(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("LATTICE_RDZV_CLIENT_SERVICE_PORT", "http")
     with pytest.raises(ValueError, match="LATTICE_RDZV_CLIENT_SERVICE_PORT"):

@@ -19,7 +19,7 @@ from torch.distributed.elastic.rendezvous import (
 from lattice_rdzv.torch.exit_barrier import EXIT_BARRIER_COUNT
 
 
-def test_the_service_is_gone_while_joining(own_service: Service, run_id: str, make: MakeHandler) -> None:
+def test_service_is_gone_while_joining(own_service: Service, run_id: str, make: MakeHandler) -> None:
     waiting = make(endpoint=own_service.endpoint, min_nodes=2, max_nodes=2, join_timeout="6", close_timeout=3)
     pending = Pending(waiting.next_rendezvous)
     wait_for("the node has joined", lambda: own_service.nodes(run_id))
@@ -28,7 +28,7 @@ def test_the_service_is_gone_while_joining(own_service: Service, run_id: str, ma
         pending.result(timeout_seconds=30)
 
 
-def test_the_service_is_gone_while_training_and_at_the_end(own_service: Service, make: MakeHandler) -> None:
+def test_service_is_gone_while_training_and_at_the_end(own_service: Service, make: MakeHandler) -> None:
     handler = make(endpoint=own_service.endpoint, close_timeout=3, lease_ttl=3)
     info = handler.next_rendezvous()
     own_service.kill()

@@ -33,7 +33,7 @@ def test_success_is_a_full_exit_barrier(make: MakeHandler) -> None:
     assert second.shutdown()
 
 
-def test_a_node_whose_exit_barrier_gets_no_response_does_not_fail_the_run(
+def test_node_whose_exit_barrier_gets_no_response_does_not_fail_the_run(
     own_service: Service, run_id: str, make: MakeHandler
 ) -> None:
     first, second = (
@@ -80,7 +80,7 @@ def test_closing_a_run_releases_the_port(make: MakeHandler) -> None:
         pass
 
 
-def test_a_signal_in_flight_only_leaves(make: MakeHandler) -> None:
+def test_signal_in_flight_only_leaves(make: MakeHandler) -> None:
     first, second = (make(name, max_nodes=2, last_call_timeout=20) for name in ("node-1", "node-2"))
     form_round(first, second)
     try:
@@ -91,7 +91,7 @@ def test_a_signal_in_flight_only_leaves(make: MakeHandler) -> None:
     assert second.next_rendezvous().world_size == 1
 
 
-def test_a_finished_node_is_not_waited_for(make: MakeHandler) -> None:
+def test_finished_node_is_not_waited_for(make: MakeHandler) -> None:
     first, second, third = (make(f"node-{number}", max_nodes=3, last_call_timeout=20) for number in (1, 2, 3))
     infos = form_round(first, second, third)
     finishing = Pending(lambda: finish(infos[0]))
@@ -104,7 +104,7 @@ def test_a_finished_node_is_not_waited_for(make: MakeHandler) -> None:
     finishing.result(timeout_seconds=20)
 
 
-def test_a_last_node_that_fails_at_the_exit_barrier_does_not_block_the_others(
+def test_last_node_that_fails_at_the_exit_barrier_does_not_block_the_others(
     make: MakeHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exit_barrier, "_COUNT_SECONDS", 0.5)
@@ -120,7 +120,7 @@ def test_a_last_node_that_fails_at_the_exit_barrier_does_not_block_the_others(
 
 
 @on_etcd  # the nodes do not use it, because the first of them hosts the service
-def test_the_host_serves_until_the_others_have_left(make: MakeHandler) -> None:
+def test_host_serves_until_the_others_have_left(make: MakeHandler) -> None:
     settings = {"endpoint": f"127.0.0.1:{free_port()}", "min_nodes": 2, "max_nodes": 2}
     host, other = make("node-1", is_host="1", **settings), make("node-2", is_host="0", **settings)
     infos = form_round(host, other)
@@ -134,7 +134,7 @@ def test_the_host_serves_until_the_others_have_left(make: MakeHandler) -> None:
 
 
 @on_etcd  # as above
-def test_a_node_that_does_not_host_waits_at_the_exit_for_its_timeout(make: MakeHandler) -> None:
+def test_node_that_does_not_host_waits_at_the_exit_for_its_timeout(make: MakeHandler) -> None:
     settings = {"endpoint": f"127.0.0.1:{free_port()}", "min_nodes": 2, "max_nodes": 2}
     host, other = make("node-1", is_host="1", **settings), make("node-2", is_host="0", **settings)
     infos = form_round(host, other)
@@ -143,7 +143,7 @@ def test_a_node_that_does_not_host_waits_at_the_exit_for_its_timeout(make: MakeH
     leave(other)
 
 
-def test_the_exit_barrier_ends_although_losses_are_ignored(
+def test_exit_barrier_ends_although_losses_are_ignored(
     make: MakeHandler, service: Service, run_id: str, tmp_path: Path
 ) -> None:
     mortal = Program(
@@ -164,7 +164,7 @@ def test_the_exit_barrier_ends_although_losses_are_ignored(
     assert handler.shutdown()
 
 
-def test_a_spare_that_is_not_needed_ends_with_status_0(make: MakeHandler, service: Service, run_id: str) -> None:
+def test_spare_that_is_not_needed_ends_with_status_0(make: MakeHandler, service: Service, run_id: str) -> None:
     member, spare = make("node-1"), make("node-2")
     info = member.next_rendezvous()
     waiting = Pending(spare.next_rendezvous)
@@ -176,7 +176,7 @@ def test_a_spare_that_is_not_needed_ends_with_status_0(make: MakeHandler, servic
     assert caught.value.code == 0
 
 
-def test_a_spare_of_a_failed_run_raises_the_reason(make: MakeHandler, service: Service, run_id: str) -> None:
+def test_spare_of_a_failed_run_raises_the_reason(make: MakeHandler, service: Service, run_id: str) -> None:
     member, spare = make("node-1"), make("node-2")
     member.next_rendezvous()
     waiting = Pending(spare.next_rendezvous)
@@ -186,7 +186,7 @@ def test_a_spare_of_a_failed_run_raises_the_reason(make: MakeHandler, service: S
         waiting.result()
 
 
-def test_a_repeat_of_a_submission_that_succeeded_ends_with_status_0(make: MakeHandler) -> None:
+def test_repeat_of_a_submission_that_succeeded_ends_with_status_0(make: MakeHandler) -> None:
     member = make("node-1", submission="job-1")
     finish(member.next_rendezvous())
     member.shutdown()

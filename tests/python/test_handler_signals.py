@@ -16,7 +16,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 
-def test_a_signal_ends_the_wait_with_torchs_exception(make: MakeHandler) -> None:
+def test_signal_ends_the_wait_with_torchs_exception(make: MakeHandler) -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     handler = make(min_nodes=2, max_nodes=2)
 
@@ -35,7 +35,7 @@ def test_a_signal_ends_the_wait_with_torchs_exception(make: MakeHandler) -> None
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_handler_of_the_application_is_not_replaced(make: MakeHandler) -> None:
+def test_handler_of_the_application_is_not_replaced(make: MakeHandler) -> None:
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
@@ -47,7 +47,7 @@ def test_a_handler_of_the_application_is_not_replaced(make: MakeHandler) -> None
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def test_a_signal_that_the_application_handles_is_not_announced(make: MakeHandler) -> None:
+def test_signal_that_the_application_handles_is_not_announced(make: MakeHandler) -> None:
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
     received: list[int] = []
 
@@ -87,7 +87,7 @@ def test_announced_signals_are_updated_each_round(make: MakeHandler, monkeypatch
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
-def test_an_earlier_wakeup_descriptor_may_be_closed(make: MakeHandler) -> None:
+def test_earlier_wakeup_descriptor_may_be_closed(make: MakeHandler) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
@@ -101,7 +101,7 @@ def test_an_earlier_wakeup_descriptor_may_be_closed(make: MakeHandler) -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_wakeup_descriptor_that_is_already_closed_ends_no_rendezvous(make: MakeHandler) -> None:
+def test_wakeup_descriptor_that_is_already_closed_ends_no_rendezvous(make: MakeHandler) -> None:
     reading, writing = os.pipe()
     # A high number, so that no other file gets it meanwhile.
     high = os.dup2(writing, 900)
@@ -115,7 +115,7 @@ def test_a_wakeup_descriptor_that_is_already_closed_ends_no_rendezvous(make: Mak
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_replaced_descriptor_is_set_again(make: MakeHandler) -> None:
+def test_replaced_descriptor_is_set_again(make: MakeHandler) -> None:
     handler = make()
     handler.next_rendezvous()
     ours = signal.set_wakeup_fd(-1)
@@ -133,7 +133,7 @@ def test_two_handlers_may_end_in_the_order_in_which_they_were_made(make: MakeHan
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_an_earlier_wakeup_descriptor_still_receives_signals(make: MakeHandler) -> None:
+def test_earlier_wakeup_descriptor_still_receives_signals(make: MakeHandler) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     os.set_blocking(reading, False)

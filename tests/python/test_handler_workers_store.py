@@ -17,7 +17,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 
-def test_the_workers_store_is_served_from_the_socket_that_was_published(make: MakeHandler) -> None:
+def test_workers_store_is_served_from_the_socket_that_was_published(make: MakeHandler) -> None:
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
     ports = set()
     for _ in range(2):
@@ -33,7 +33,7 @@ def test_the_workers_store_is_served_from_the_socket_that_was_published(make: Ma
     assert len(ports) == 2
 
 
-def test_the_workers_may_serve_their_store_themselves(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_may_serve_their_store_themselves(make: MakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     handler = make()
     place = place_of(handler.next_rendezvous())
@@ -42,14 +42,14 @@ def test_the_workers_may_serve_their_store_themselves(make: MakeHandler, monkeyp
     server.set("key", "value")
 
 
-def test_a_port_can_be_fixed(make: MakeHandler) -> None:
+def test_port_can_be_fixed(make: MakeHandler) -> None:
     port = free_port()
     handler = make(port=port)
     for _ in range(2):
         assert place_of(handler.next_rendezvous()).master_port == port
 
 
-def test_a_fixed_port_that_is_taken_is_named_by_rank_0(make: MakeHandler) -> None:
+def test_fixed_port_that_is_taken_is_named_by_rank_0(make: MakeHandler) -> None:
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RendezvousConnectionError, match=rf"rank 0's agent .* port {port}.*in use"):
@@ -67,7 +67,7 @@ def test_only_rank_0_binds_a_fixed_port(make: MakeHandler) -> None:
         client.set("key", "value")
 
 
-def test_a_fixed_port_is_free_while_no_node_has_rank_0(make: MakeHandler) -> None:
+def test_fixed_port_is_free_while_no_node_has_rank_0(make: MakeHandler) -> None:
     port = free_port()
     waiting = make(port=port, min_nodes=2, max_nodes=2, join_timeout=2)
     with socket.create_server(("", port)), pytest.raises(RendezvousTimeoutError):

@@ -65,7 +65,7 @@ def node_program(folder: Path, endpoint: str, run_id: str, name: str, then: str,
     )
 
 
-def test_the_first_node_hosts_and_the_others_are_clients(join_hosted: JoinHosted) -> None:
+def test_first_node_hosts_and_the_others_are_clients(join_hosted: JoinHosted) -> None:
     first, second = join_hosted("node-1"), join_hosted("node-2")
     worlds = together(first.next_world, second.next_world)
     assert sorted(world.rank for world in worlds) == [0, 1]
@@ -88,12 +88,12 @@ def test_nodes_that_start_together_on_one_machine_have_one_host(endpoint: str, r
     assert together(*[lambda name=f"node-{n}": node(name) for n in range(4)]) == [4, 4, 4, 4]
 
 
-def test_a_node_that_must_not_host_reports_a_missing_server(endpoint: str, run_id: str) -> None:
+def test_node_that_must_not_host_reports_a_missing_server(endpoint: str, run_id: str) -> None:
     with pytest.raises(lattice_rdzv.UnreachableError, match=endpoint):
         lattice_rdzv.join(run_id, nnodes=1, endpoint=endpoint, is_host=False, connect_timeout=1)
 
 
-def test_a_node_that_must_host_and_cannot_is_an_error_without_another_server(run_id: str) -> None:
+def test_node_that_must_host_and_cannot_is_an_error_without_another_server(run_id: str) -> None:
     # An address for documentation, which no machine has and nothing forwards.
     endpoint = f"192.0.2.1:{free_port()}"
     with pytest.raises(lattice_rdzv.UnreachableError, match=r"is_host.*`192\.0\.2\.1` is no address of this machine"):
@@ -108,7 +108,7 @@ def test_without_an_endpoint_or_a_local_etcd_the_node_hosts_the_server(run_id: s
         assert run.next_world().size == 1
 
 
-def test_the_service_of_another_run_is_refused(endpoint: str, join_hosted: JoinHosted) -> None:
+def test_service_of_another_run_is_refused(endpoint: str, join_hosted: JoinHosted) -> None:
     join_hosted("node-1")
     other: dict[str, object] = {"nnodes": 1, "endpoint": endpoint, **SETTINGS}
     with pytest.raises(lattice_rdzv.SettingsError, match=r"hosted by a node of another run .* another port") as caught:
@@ -117,7 +117,7 @@ def test_the_service_of_another_run_is_refused(endpoint: str, join_hosted: JoinH
     assert "`another`" in str(caught.value)
 
 
-def test_the_host_waits_at_the_end_until_the_others_have_left(join_hosted: JoinHosted) -> None:
+def test_host_waits_at_the_end_until_the_others_have_left(join_hosted: JoinHosted) -> None:
     host, other = join_hosted("node-1"), join_hosted("node-2")
     worlds = together(host.next_world, other.next_world)
     closing = Pending(lambda: host.close("succeeded"))

@@ -25,13 +25,13 @@ def test_variables_of_agents_are_shown_with_their_values() -> None:
     assert "LATTICE_RDZV_ID=job" in findings["environment"].found
 
 
-def test_an_empty_variable_counts_as_not_set() -> None:
+def test_empty_variable_counts_as_not_set() -> None:
     findings = by_check(judgements.judge_environment({"LATTICE_RDZV_ENDPOINTS": "", "PET_RDZV_ENDPOINT": ""}))
     assert "LATTICE_RDZV_ENDPOINTS" not in findings["environment"].found
     assert findings.keys() == {"environment"}
 
 
-def test_an_endpoint_of_torchruns_own_hides_our_variables() -> None:
+def test_endpoint_of_torchruns_own_hides_our_variables() -> None:
     environment = {"PET_RDZV_ENDPOINT": "head:29400", "LATTICE_RDZV_CLIENT_SERVICE_HOST": "10.0.0.7"}
     finding = by_check(judgements.judge_environment(environment))["torchrun's own variables"]
     assert finding.status == "warn"
@@ -40,14 +40,14 @@ def test_an_endpoint_of_torchruns_own_hides_our_variables() -> None:
     assert "unset PET_RDZV_ENDPOINT" in finding.advice
 
 
-def test_an_endpoint_of_torchruns_own_overrides_nothing_if_no_variable_is_set() -> None:
+def test_endpoint_of_torchruns_own_overrides_nothing_if_no_variable_is_set() -> None:
     findings = by_check(judgements.judge_environment({"PET_RDZV_ENDPOINT": "head:29400"}))
     assert findings.keys() == {"environment"}
     assert "PET_RDZV_ENDPOINT=head:29400" in findings["environment"].found
 
 
 @pytest.mark.parametrize("name", ["LATTICE_RDZV_ENDPOINTS", "PET_RDZV_ENDPOINT"])
-def test_a_password_in_an_endpoint_is_not_repeated(name: str) -> None:
+def test_password_in_an_endpoint_is_not_repeated(name: str) -> None:
     printed = doctor.describe(
         judgements.judge_environment({name: "http://user:s3cret@etcd:2379", "LATTICE_RDZV_CLIENT_PORT": "tcp://etcd:1"})
     )
@@ -55,7 +55,7 @@ def test_a_password_in_an_endpoint_is_not_repeated(name: str) -> None:
     assert "s3cret" not in printed
 
 
-def test_a_password_by_value_fails_and_is_not_repeated() -> None:
+def test_password_by_value_fails_and_is_not_repeated() -> None:
     findings = judgements.judge_environment({"LATTICE_RDZV_PASSWORD": "s3cret"})
     assert by_check(findings)["password"].status == "fail"
     assert "s3cret" not in doctor.describe(findings)
@@ -64,7 +64,7 @@ def test_a_password_by_value_fails_and_is_not_repeated() -> None:
     assert "s3cret" not in doctor.describe(mistaken)
 
 
-def test_a_misspelled_variable_is_reported_and_those_of_kubernetes_are_not() -> None:
+def test_misspelled_variable_is_reported_and_those_of_kubernetes_are_not() -> None:
     environment = {"LATTICE_RDZV_ENDPOINT": "etcd:2379", "LATTICE_RDZV_SERVER_SERVICE_PORT_CLIENT": "2379"}
     finding = by_check(judgements.judge_environment(environment))["unknown variables"]
     assert finding.status == "fail"
@@ -72,7 +72,7 @@ def test_a_misspelled_variable_is_reported_and_those_of_kubernetes_are_not() -> 
     assert finding.advice == "did you mean LATTICE_RDZV_ENDPOINTS?"
 
 
-def test_an_unknown_variable_without_a_similar_name_is_a_warning() -> None:
+def test_unknown_variable_without_a_similar_name_is_a_warning() -> None:
     finding = by_check(judgements.judge_environment({"LATTICE_RDZV_JOIN_TIMEOUT": "5"}))["unknown variables"]
     assert finding.status == "warn"
     assert "settings.md" in finding.advice
@@ -82,7 +82,7 @@ def test_an_unknown_variable_without_a_similar_name_is_a_warning() -> None:
     ("only_this_machine", "max_nodes", "expected"),
     [(True, 4, ["fail"]), (True, None, ["warn"]), (True, 1, []), (False, 4, []), (False, None, [])],
 )
-def test_an_endpoint_that_only_this_machine_reaches_is_a_problem_for_several_nodes(
+def test_endpoint_that_only_this_machine_reaches_is_a_problem_for_several_nodes(
     only_this_machine: bool, max_nodes: int | None, expected: list[str]
 ) -> None:
     findings = judgements.judge_reach(
@@ -112,7 +112,7 @@ def test_an_endpoint_that_only_this_machine_reaches_is_a_problem_for_several_nod
         ("nightly", "warn"),
     ],
 )
-def test_a_release_of_etcd_is_judged_by_its_known_bugs(version: str, expected: str) -> None:
+def test_release_of_etcd_is_judged_by_its_known_bugs(version: str, expected: str) -> None:
     finding = judgements.judge_etcd(version)
     assert finding.status == expected
     assert finding.status == "ok" or finding.advice
@@ -123,18 +123,18 @@ def test_data_loss_is_named_with_its_source() -> None:
     assert "13766" not in judgements.judge_etcd("3.5.3").found
 
 
-def test_the_recommended_release_is_the_first_without_known_bugs() -> None:
+def test_recommended_release_is_the_first_without_known_bugs() -> None:
     for line, (major, minor, patch) in etcd_versions.RECOMMENDED.items():
         assert etcd_versions.open_holes((major, minor, patch)) == []
         assert etcd_versions.open_holes((major, minor, patch - 1)) != []
         assert line == (major, minor) or etcd_versions.open_holes((*line, etcd_versions.NEVER - 1)) != []
 
 
-def test_a_release_line_that_is_not_fixed_should_be_replaced() -> None:
+def test_release_line_that_is_not_fixed_should_be_replaced() -> None:
     assert "3.5.33" in judgements.judge_etcd("3.4.45").advice
 
 
-def test_the_chart_warns_of_the_same_releases() -> None:
+def test_chart_warns_of_the_same_releases() -> None:
     template = (ROOT / "helm" / "lattice-rdzv" / "templates" / "_version.tpl").read_text()
     _, definition = template.split('define "lattice.supportedVersion"')
     first = {".".join(map(str, version)) for version in etcd_versions.RECOMMENDED.values()}
@@ -161,13 +161,13 @@ def test_torch_is_judged_by_whether_it_loads_entry_points(version: str | None, e
         ("", "the service's log"),
     ],
 )
-def test_the_advice_is_about_the_failed_check(kind: str, advice: str) -> None:
+def test_advice_is_about_the_failed_check(kind: str, advice: str) -> None:
     (finding,) = judgements.judge_service(judgements.Probe("etcd:2379", error="it failed", kind=kind))
     assert finding.status == "fail"
     assert advice in finding.advice
 
 
-def test_a_read_only_service_fails_with_its_reason() -> None:
+def test_read_only_service_fails_with_its_reason() -> None:
     text = json.dumps({"endpoint": "e:1", "version": "3.5.23", "writable": False, "errors": ["permission denied"]})
     finding = by_check(judgements.judge_service(judgements.Probe.from_json(text, endpoint="e:1")))[
         "permission to write"

@@ -67,7 +67,7 @@ def test_node_rank_of_the_program_is_not_torchruns(
     assert [one.config["index"] for one in created] == [None]
 
 
-def test_a_negative_node_rank_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negative_node_rank_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--rdzv-backend", "lattice", "--rdzv-endpoint", "etcd:2379", "--rdzv-id", "run", "--nnodes", "2")
     monkeypatch.setattr(sys, "argv", ["torchrun", *options, "--node-rank", "-1", "train.py"])
     with pytest.raises(ValueError, match="`--node-rank` must be 0 or more, but is `-1`"):

@@ -29,7 +29,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("death", DEATHS)
-def test_the_death_of_a_process_is_reported_before_its_lease_ends(
+def test_death_of_a_process_is_reported_before_its_lease_ends(
     start: Start, service: Service, run_id: str, death: str
 ) -> None:
     members = start(3)
@@ -67,7 +67,7 @@ def test_deaths_that_no_neighbor_survives_to_see_are_reported(start: Start, serv
     members.await_reported(lost)
 
 
-def test_the_death_of_each_member_in_turn_is_reported_the_coordinators_included(start: Start) -> None:
+def test_death_of_each_member_in_turn_is_reported_the_coordinators_included(start: Start) -> None:
     members = start(4)
     while len(members) > 1:
         members.await_lifelines()
@@ -77,7 +77,7 @@ def test_the_death_of_each_member_in_turn_is_reported_the_coordinators_included(
         members.remove(victim)
 
 
-def test_a_death_between_a_change_and_the_next_world_is_reported(start: Start) -> None:
+def test_death_between_a_change_and_the_next_world_is_reported(start: Start) -> None:
     members = start(4)
     members.await_lifelines()
     # This node receives the change but does not request the next round, so no world forms before its death.
@@ -89,7 +89,7 @@ def test_a_death_between_a_change_and_the_next_world_is_reported(start: Start) -
     members.await_reported([members[2]])
 
 
-def test_a_node_that_leaves_is_not_reported_as_lost(start: Start) -> None:
+def test_node_that_leaves_is_not_reported_as_lost(start: Start) -> None:
     members = start(3)
     members.await_lifelines()
     members[1].do("run.leave(); os._exit(0)")
@@ -99,7 +99,7 @@ def test_a_node_that_leaves_is_not_reported_as_lost(start: Start) -> None:
     assert leaver.program.wait() == 0
 
 
-def test_a_stopped_process_is_not_suspected(start: Start) -> None:
+def test_stopped_process_is_not_suspected(start: Start) -> None:
     members = start(3)
     members.await_lifelines()
     members[1].pause()
@@ -123,7 +123,7 @@ def test_on_a_machine_under_load_only_the_death_is_reported(start: Start) -> Non
             each.wait()
 
 
-def test_a_forked_child_hides_no_death_and_its_end_is_none(start: Start) -> None:
+def test_forked_child_hides_no_death_and_its_end_is_none(start: Start) -> None:
     members = start(3)
     members.await_lifelines()
     members[1].do("os.fork() or os._exit(0)")
@@ -135,14 +135,14 @@ def test_a_forked_child_hides_no_death_and_its_end_is_none(start: Start) -> None
     os.killpg(members[1].pid, signal.SIGKILL)
 
 
-def test_a_process_that_is_replaced_by_exec_is_reported(start: Start) -> None:
+def test_process_that_is_replaced_by_exec_is_reported(start: Start) -> None:
     members = start(3)
     members.await_lifelines()
     members[1].do("os.execv('/bin/sleep', ['sleep', '60'])")
     members.await_reported([members[1]])
 
 
-def test_the_time_until_a_loss_is_announced_counts_from_the_last_renewal(
+def test_time_until_a_loss_is_announced_counts_from_the_last_renewal(
     start: Start, service: Service, run_id: str
 ) -> None:
     members = start(3, lifelines=False, lease_ttl=10)
@@ -165,7 +165,7 @@ def test_without_lifelines_a_death_is_left_to_the_lease(start: Start) -> None:
     assert "lifeline" not in lost.program.output
 
 
-def test_a_port_that_cannot_be_bound_turns_lifelines_off_with_one_line(start: Start) -> None:
+def test_port_that_cannot_be_bound_turns_lifelines_off_with_one_line(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         members = start(2, lifeline_port=taken.getsockname()[1])
     wait_for("both log it", lambda: all("no lifelines" in each.program.output for each in members))
@@ -177,7 +177,7 @@ def test_a_port_that_cannot_be_bound_turns_lifelines_off_with_one_line(start: St
     members.await_quiet()
 
 
-def test_a_node_that_waits_for_a_world_has_no_lifelines(
+def test_node_that_waits_for_a_world_has_no_lifelines(
     tmp_path: Path, start: Start, service: Service, run_id: str
 ) -> None:
     members = start(2, nnodes="2:2")

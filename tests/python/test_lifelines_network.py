@@ -76,7 +76,7 @@ def add_rule(port: int, *target: str) -> None:
     run("iptables", "--append", "INPUT", "--protocol", "tcp", "--dport", str(port), "--jump", *target)
 
 
-def test_a_restart_of_a_proxy_causes_no_loss(members: Members) -> None:
+def test_restart_of_a_proxy_causes_no_loss(members: Members) -> None:
     for each in members:
         cut(lifeline_port(each.pid))
     members.await_quiet()
@@ -84,7 +84,7 @@ def test_a_restart_of_a_proxy_causes_no_loss(members: Members) -> None:
 
 
 @pytest.mark.parametrize("target", ["DROP", "REJECT"])
-def test_a_firewall_that_drops_or_rejects_leaves_the_decision_to_the_lease(members: Members, target: str) -> None:
+def test_firewall_that_drops_or_rejects_leaves_the_decision_to_the_lease(members: Members, target: str) -> None:
     port = lifeline_port(members[1].pid)
     add_rule(port, target)
     cut(port)
@@ -95,7 +95,7 @@ def test_a_firewall_that_drops_or_rejects_leaves_the_decision_to_the_lease(membe
     members.await_quiet()
 
 
-def test_a_firewall_that_forgets_idle_connections_leaves_the_decision_to_the_lease(
+def test_firewall_that_forgets_idle_connections_leaves_the_decision_to_the_lease(
     tmp_path: Path, service: Service, run_id: str
 ) -> None:
     forget = Path("/proc/sys/net/netfilter")
@@ -116,7 +116,7 @@ def test_a_firewall_that_forgets_idle_connections_leaves_the_decision_to_the_lea
         Members(started).end()
 
 
-def test_a_firewall_that_resets_looks_like_a_death_and_costs_one_node_a_new_join(
+def test_firewall_that_resets_looks_like_a_death_and_costs_one_node_a_new_join(
     members: Members, service: Service, run_id: str
 ) -> None:
     # Uses the command, because the threads of this process are in another network namespace.

@@ -43,7 +43,7 @@ def wait_verdict(member: Member, rank: int, expected: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["program", "operator"])
-def test_a_suspect_that_refuses_connections_is_reported_with_this_evidence(
+def test_suspect_that_refuses_connections_is_reported_with_this_evidence(
     start: Start, service: Service, run_id: str, by: str
 ) -> None:
     members = start(6, log="debug")
@@ -72,7 +72,7 @@ def test_a_suspect_that_refuses_connections_is_reported_with_this_evidence(
     Members(each for each in members if each is not members[victim]).await_world(5)
 
 
-def test_a_living_suspect_stays_a_member(start: Start, service: Service, run_id: str) -> None:
+def test_living_suspect_stays_a_member(start: Start, service: Service, run_id: str) -> None:
     members = start(3)
     for each in members:
         for rank in range(3):
@@ -81,7 +81,7 @@ def test_a_living_suspect_stays_a_member(start: Start, service: Service, run_id:
     members.await_quiet()
 
 
-def test_a_stopped_suspect_is_lost_only_by_force_and_joins_again(start: Start, service: Service, run_id: str) -> None:
+def test_stopped_suspect_is_lost_only_by_force_and_joins_again(start: Start, service: Service, run_id: str) -> None:
     members = start(4)
     coordinator = json.loads(service.get(f"/lattice/rdzv/default/{run_id}/ctl/coordinator") or b"{}")["name"]
     victim = next(each for each in members if each.name != coordinator)

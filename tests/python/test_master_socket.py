@@ -91,7 +91,7 @@ def test_fixed_port_is_held_as_well(join: JoinNode) -> None:
         assert taken.getsockname()[1] == port
 
 
-def test_a_port_of_the_program_cannot_be_held(join: JoinNode) -> None:
+def test_port_of_the_program_cannot_be_held(join: JoinNode) -> None:
     with pytest.raises(ValueError, match=r"`hold_port`.*29500"):
         join("node-1", nnodes=1).next_world(port=29500, hold_port=True)
 
@@ -105,7 +105,7 @@ def test_leaving_closes_the_socket(join: JoinNode) -> None:
         world.master_socket()
 
 
-def test_the_next_world_has_another_socket_and_closes_the_earlier_one(join: JoinNode) -> None:
+def test_next_world_has_another_socket_and_closes_the_earlier_one(join: JoinNode) -> None:
     first, second = join("node-1", nnodes="1:2"), None
     earlier = first.next_world(hold_port=True)
     second = join("node-2", nnodes="1:2")

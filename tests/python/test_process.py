@@ -59,12 +59,12 @@ def test_import_costs_little() -> None:
     assert min(grown for grown, _ in results) < 15 * 1024
 
 
-def test_the_entry_point_imports_no_torch() -> None:
+def test_entry_point_imports_no_torch() -> None:
     source = "import sys, lattice_rdzv.torch as t; assert 'torch' not in sys.modules; assert t.entry_point() is t.entry_point()"
     subprocess.run([sys.executable, "-c", source], check=True)
 
 
-def test_a_process_that_ends_leaves_by_itself(tmp_path: Path, etcd: Service, run_id: str, join: JoinNode) -> None:
+def test_process_that_ends_leaves_by_itself(tmp_path: Path, etcd: Service, run_id: str, join: JoinNode) -> None:
     peer_program = program(tmp_path, etcd, run_id, f"    {PATIENT_EXIT}; run.next_world()\n", nnodes="1:2")
     assert peer_program.wait() == 0, peer_program.output
     assert etcd.nodes(run_id) == []
@@ -90,9 +90,7 @@ def test_exits_are_quiet(tmp_path: Path, etcd: Service, run_id: str, ending: str
         assert "panicked" not in one.output
 
 
-def test_a_forked_child_is_no_member_and_ends_nothing(
-    tmp_path: Path, etcd: Service, run_id: str, join: JoinNode
-) -> None:
+def test_forked_child_is_no_member_and_ends_nothing(tmp_path: Path, etcd: Service, run_id: str, join: JoinNode) -> None:
     forking = program(
         tmp_path,
         etcd,
@@ -123,7 +121,7 @@ def test_a_forked_child_is_no_member_and_ends_nothing(
     assert newcomer.next_world().size == 1
 
 
-def test_a_forked_child_can_join_for_itself(tmp_path: Path, etcd: Service, run_id: str) -> None:
+def test_forked_child_can_join_for_itself(tmp_path: Path, etcd: Service, run_id: str) -> None:
     forking = program(
         tmp_path,
         etcd,
@@ -222,7 +220,7 @@ def test_joining_does_not_configure_logging(tmp_path: Path, etcd: Service, run_i
     assert "round" not in quiet.output
 
 
-def test_a_log_line_names_its_module_once(tmp_path: Path, etcd: Service, run_id: str) -> None:
+def test_log_line_names_its_module_once(tmp_path: Path, etcd: Service, run_id: str) -> None:
     source = JOIN.format(run_id=run_id, nnodes="1", endpoint=etcd.endpoint, name="node-1")
     talking = Program(tmp_path, source + "    run.next_world()\n    run.close()\n", LATTICE_RDZV_LOG="debug")
     assert talking.wait() == 0, talking.output
@@ -231,7 +229,7 @@ def test_a_log_line_names_its_module_once(tmp_path: Path, etcd: Service, run_id:
     assert not [line for module, line in modules if line.startswith((f"{module}:", "lattice_rdzv"))]
 
 
-def test_a_redirected_stderr_gets_the_log(tmp_path: Path, etcd: Service, run_id: str) -> None:
+def test_redirected_stderr_gets_the_log(tmp_path: Path, etcd: Service, run_id: str) -> None:
     then = """
     import contextlib, io
     with contextlib.redirect_stderr(io.StringIO()) as redirected:
@@ -260,16 +258,14 @@ def test_threads_that_wait_for_no_signal_do_not_wake_up(join: JoinNode) -> None:
 
 
 @pytest.mark.parametrize(("level", "shows"), [("off", False), ("error", False), ("info", True)])
-def test_the_environment_rules_the_log(tmp_path: Path, etcd: Service, run_id: str, level: str, shows: bool) -> None:
+def test_environment_rules_the_log(tmp_path: Path, etcd: Service, run_id: str, level: str, shows: bool) -> None:
     source = JOIN.format(run_id=run_id, nnodes="1", endpoint=etcd.endpoint, name="node-1")
     talking = Program(tmp_path, source + "    run.next_world()\n", LATTICE_RDZV_LOG=level)
     assert talking.wait() == 0, talking.output
     assert ("lattice_rdzv" in talking.output) == shows, talking.output
 
 
-def test_an_application_that_configured_logging_gets_the_records_once(
-    tmp_path: Path, etcd: Service, run_id: str
-) -> None:
+def test_application_that_configured_logging_gets_the_records_once(tmp_path: Path, etcd: Service, run_id: str) -> None:
     source = "    import logging; logging.basicConfig(level='INFO', format='app: %(message)s')\n"
     talking = Program(
         tmp_path,
@@ -333,7 +329,7 @@ def test_logs_can_be_started_again_after_a_signal_interrupted_their_start(tmp_pa
     assert "interrupted" in starting.output
 
 
-def test_a_forked_child_has_its_own_logs(tmp_path: Path) -> None:
+def test_forked_child_has_its_own_logs(tmp_path: Path) -> None:
     forking = Program(
         tmp_path,
         """
@@ -358,7 +354,7 @@ def test_a_forked_child_has_its_own_logs(tmp_path: Path) -> None:
     assert "child ended 0" in forking.output
 
 
-def test_a_node_that_is_killed_is_lost_within_its_lease(
+def test_node_that_is_killed_is_lost_within_its_lease(
     tmp_path: Path, etcd: Service, run_id: str, join: JoinNode
 ) -> None:
     peer = join("node-2")
@@ -375,9 +371,7 @@ def test_a_node_that_is_killed_is_lost_within_its_lease(
     assert "node-1" in change.why
 
 
-def test_a_waiting_node_logs_who_is_present_and_how_many_are_missing(
-    tmp_path: Path, etcd: Service, run_id: str
-) -> None:
+def test_waiting_node_logs_who_is_present_and_how_many_are_missing(tmp_path: Path, etcd: Service, run_id: str) -> None:
     waiting = program(
         tmp_path,
         etcd,
@@ -394,7 +388,7 @@ def test_a_waiting_node_logs_who_is_present_and_how_many_are_missing(
     assert re.search(r"node-1.*2", waiting.output), waiting.output
 
 
-def test_a_waiting_node_replaces_its_line_on_a_terminal(etcd: Service, run_id: str, join: JoinNode) -> None:
+def test_waiting_node_replaces_its_line_on_a_terminal(etcd: Service, run_id: str, join: JoinNode) -> None:
     source = JOIN.format(run_id=run_id, nnodes="2", endpoint=etcd.endpoint, name="node-1")
     terminal, slave = pty.openpty()
     # Narrower than the line, which therefore has several rows.

@@ -98,7 +98,7 @@ def test_certificates_in_both_directions(certificates: Certificates) -> None:
             join(server.endpoint, "stranger", cacert=authority, connect_timeout="3")
 
 
-def test_a_password(tmp_path: Path) -> None:
+def test_password(tmp_path: Path) -> None:
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text("secret\n")
     wrong.write_text("guess\n")
@@ -125,7 +125,7 @@ def test_exits_are_quiet_and_let_a_node_leave_first(tmp_path: Path) -> None:
         assert not re.search("Traceback|panicked|WARNING(?!.*was paused)", one.output), one.output
 
 
-def test_a_forked_child_neither_stops_it_nor_keeps_its_port(tmp_path: Path) -> None:
+def test_forked_child_neither_stops_it_nor_keeps_its_port(tmp_path: Path) -> None:
     source = """
         import lattice_rdzv, os, sys, time, urllib.request
         from urllib.parse import urlsplit
@@ -179,7 +179,7 @@ class Serve:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+def test_command_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     serve = Serve(tmp_path, "--listen", "127.0.0.1:0")
     form_world(serve.endpoint)
     assert serve.end(number) == 0, serve.log
@@ -190,7 +190,7 @@ def test_the_command_serves_until_a_signal(tmp_path: Path, number: signal.Signal
     assert "has stopped" in lines[1]
 
 
-def test_the_command_warns_once_if_every_client_is_accepted(tmp_path: Path) -> None:
+def test_command_warns_once_if_every_client_is_accepted(tmp_path: Path) -> None:
     serve = Serve(tmp_path, "--listen", "0.0.0.0:0")
     wait_for("a warning", lambda: "WARNING" in serve.log, detail=lambda: serve.log)
     assert serve.end(signal.SIGTERM) == 0
@@ -203,7 +203,7 @@ def read_page(url: str) -> str:
         return str(page.read().decode())
 
 
-def test_a_metrics_port_asks_for_no_certificate(certificates: Certificates, tmp_path: Path) -> None:
+def test_metrics_port_asks_for_no_certificate(certificates: Certificates, tmp_path: Path) -> None:
     serve = Serve(
         tmp_path,
         *("--listen", "127.0.0.1:0", "--listen-metrics", "127.0.0.1:0", "--cert", str(certificates.server)),
@@ -220,7 +220,7 @@ def test_a_metrics_port_asks_for_no_certificate(certificates: Certificates, tmp_
     assert serve.end(signal.SIGTERM) == 0, serve.log
 
 
-def test_a_metrics_port_of_a_server_in_this_process() -> None:
+def test_metrics_port_of_a_server_in_this_process() -> None:
     with lattice_rdzv.serve(port=0) as server:
         assert server.metrics_endpoint is None
     with lattice_rdzv.serve(port=0, metrics=("127.0.0.1", 0)) as server:
@@ -233,7 +233,7 @@ def test_a_metrics_port_of_a_server_in_this_process() -> None:
     assert not is_port_open(endpoint)
 
 
-def test_a_port_that_is_taken_ends_the_command(tmp_path: Path) -> None:
+def test_port_that_is_taken_ends_the_command(tmp_path: Path) -> None:
     with lattice_rdzv.serve(port=0) as server:
         port = urlsplit(server.endpoint).port
         serve = Serve(tmp_path, "--listen", f"127.0.0.1:{port}")
@@ -257,7 +257,7 @@ def test_addresses() -> None:
             listen.address_with_port(wrong)
 
 
-def test_a_name_that_is_a_loopback_address_here_is_warned_of() -> None:
+def test_name_that_is_a_loopback_address_here_is_warned_of() -> None:
     for host, endpoint in [
         ("localhost", "http://127.0.0.1:7"),
         ("127.0.0.1", "http://127.0.0.1:7"),
@@ -298,7 +298,7 @@ def test_other_threads_run_while_a_server_reads_its_files(tmp_path: Path, read: 
     assert ("served" if read == "password_file" else "in PEM form") in starting.output
 
 
-def test_the_command_may_open_as_many_files_as_its_user(tmp_path: Path) -> None:
+def test_command_may_open_as_many_files_as_its_user(tmp_path: Path) -> None:
     low = "import resource; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]"
     low += "; resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))"
     raised = "; from lattice_rdzv.cli.serve import raise_open_files; raise_open_files()"

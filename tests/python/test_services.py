@@ -21,7 +21,7 @@ def test_keys_can_be_read_and_written(service: Service, mtls_service: Service) -
         assert one.get(KEY) is None
 
 
-def test_a_wipe_deletes_all_data_and_keeps_the_address(own_service: Service) -> None:
+def test_wipe_deletes_all_data_and_keeps_the_address(own_service: Service) -> None:
     endpoint = own_service.endpoint
     own_service.put(KEY, b"value")
     own_service.wipe()

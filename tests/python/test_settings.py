@@ -84,7 +84,7 @@ def test_every_default_is_the_cores() -> None:
     assert written["leave_on_signal"] == str(core.leave_on_signal).lower()
 
 
-def test_the_variables_that_the_core_returns_are_those_of_its_table() -> None:
+def test_variables_that_the_core_returns_are_those_of_its_table() -> None:
     of_the_table = [source for both in sources().values() for source in both if not source.startswith("--")]
     of_others = re.findall(r"NODE_INDEX_VARIABLES.*?= &\[(.*?)\];", KEYS, re.DOTALL)[0].replace('"', "").split(", ")
     assert sorted(_core.Settings.variables()) == sorted([*of_the_table, *of_others])

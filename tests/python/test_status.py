@@ -289,7 +289,7 @@ def status_of(*nodes: NodeStatus, state: str = "formed", **facts: object) -> Run
     return replace(status, verdict=replace(verdict, **facts))  # type: ignore[arg-type]
 
 
-def test_a_thousand_nodes_fit_on_a_screen_and_outliers_are_named() -> None:
+def test_thousand_nodes_fit_on_a_screen_and_outliers_are_named() -> None:
     nodes = [node(number) for number in range(1000) if number not in (17, 500)]
     nodes += [node(17, "told", "it has not requested it"), node(500, "missing", "its lease ended")]
     text = status_text.describe(status_of(*nodes), width=100)

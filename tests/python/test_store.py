@@ -72,7 +72,7 @@ def test_counters(either: Any) -> None:
     assert either.add("number", 1) == 8
 
 
-def test_a_counter_counts_each_call_once(either: Any) -> None:
+def test_counter_counts_each_call_once(either: Any) -> None:
     answers = together(*[lambda: [either.add("counter", 1) for _ in range(10)] for _ in range(8)])
     assert sorted(count for counts in answers for count in counts) == list(range(1, 81))
 
@@ -156,7 +156,7 @@ def test_clones_share_keys_but_not_timeouts(store: Any) -> None:
 
 
 @pytest.mark.skipif(not hasattr(PrefixStore, "clone"), reason="this torch has no Store.clone")
-def test_a_clone_through_a_prefix_outlives_the_original(store: Any) -> None:
+def test_clone_through_a_prefix_outlives_the_original(store: Any) -> None:
     clone = PrefixStore("prefix", store).clone()
     gc.collect()
     clone.set("key", "value")
@@ -164,7 +164,7 @@ def test_a_clone_through_a_prefix_outlives_the_original(store: Any) -> None:
 
 
 @pytest.mark.parametrize("call", ["get", "wait", "wait_with_a_limit", "multi_get", "queue_pop"])
-def test_a_timeout_raises_torchs_error(store: Any, call: str) -> None:
+def test_timeout_raises_torchs_error(store: Any, call: str) -> None:
     store.set_timeout(timedelta(seconds=0.3))
     calls = {
         "get": lambda: store.get("never"),
@@ -178,7 +178,7 @@ def test_a_timeout_raises_torchs_error(store: Any, call: str) -> None:
     assert caught.value.__suppress_context__
 
 
-def test_a_timeout_through_a_prefix_raises_torchs_error(store: Any) -> None:
+def test_timeout_through_a_prefix_raises_torchs_error(store: Any) -> None:
     prefixed = PrefixStore("prefix", store)
     prefixed.set_timeout(timedelta(seconds=0.3))
     with pytest.raises(dist.DistStoreError, match="timeout"):

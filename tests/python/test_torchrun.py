@@ -72,7 +72,7 @@ def test_growing_while_training(job: MakeJob) -> None:
 
 
 @once
-def test_a_job_trains_at_allowed_sizes_only(job: MakeJob) -> None:
+def test_job_trains_at_allowed_sizes_only(job: MakeJob) -> None:
     run = job(nnodes="1:4")
     sizes = {"sizes": "2:4", "settle_time": "0.1"}
     agents = {name: run.start(name, conf=sizes) for name in ("node-1", "node-2", "node-3", "node-4")}
@@ -129,7 +129,7 @@ if __name__ == "__main__":
 
 
 @once
-def test_the_launcher_as_an_api(service: Service, run_id: str, tmp_path: Path) -> None:
+def test_launcher_as_an_api(service: Service, run_id: str, tmp_path: Path) -> None:
     script = tmp_path / "launch.py"
     script.write_text(LAUNCH)
     nodes = [

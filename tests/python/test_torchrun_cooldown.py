@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 @once
-def test_a_node_that_fails_in_a_loop_waits_before_it_disturbs_the_others_again(
+def test_node_that_fails_in_a_loop_waits_before_it_disturbs_the_others_again(
     job: MakeJob, service: Service, run_id: str
 ) -> None:
     run = job(nnodes="2:3")

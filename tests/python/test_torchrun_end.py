@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @once
-def test_a_worker_fails_and_restarts(job: MakeJob) -> None:
+def test_worker_fails_and_restarts(job: MakeJob) -> None:
     run = job(nnodes="2")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
     run.wait_trains(*agents)
@@ -62,7 +62,7 @@ def test_one_node_ends_later_than_the_others(job: MakeJob) -> None:
 
 
 @once
-def test_a_spare_replaces_a_member_that_dies(job: MakeJob, service: Service, run_id: str) -> None:
+def test_spare_replaces_a_member_that_dies(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
     before = ranks(run.wait_trains(*agents))
@@ -76,7 +76,7 @@ def test_a_spare_replaces_a_member_that_dies(job: MakeJob, service: Service, run
 
 
 @once
-def test_a_spare_is_dismissed_with_status_0(job: MakeJob, service: Service, run_id: str) -> None:
+def test_spare_is_dismissed_with_status_0(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     run.start("node-1")
     run.start("node-2")
@@ -89,14 +89,14 @@ def test_a_spare_is_dismissed_with_status_0(job: MakeJob, service: Service, run_
 
 
 @once
-def test_a_run_id_can_be_reused_at_once(job: MakeJob) -> None:
+def test_run_id_can_be_reused_at_once(job: MakeJob) -> None:
     for submission in ("first", "second"):
         run = job(nnodes="2", environment={"LATTICE_RDZV_SUBMISSION": submission})
         two_train_to_the_end(run)
 
 
 @once
-def test_a_repeated_submission_exits_with_status_0_and_the_reason(job: MakeJob) -> None:
+def test_repeated_submission_exits_with_status_0_and_the_reason(job: MakeJob) -> None:
     run = job(nnodes="1", environment={"LATTICE_RDZV_SUBMISSION": "only"})
     run.start("node-1")
     run.wait_trains("node-1")
@@ -109,7 +109,7 @@ def test_a_repeated_submission_exits_with_status_0_and_the_reason(job: MakeJob) 
 
 
 @once
-def test_a_replacement_of_the_same_name_takes_its_rank(job: MakeJob) -> None:
+def test_replacement_of_the_same_name_takes_its_rank(job: MakeJob) -> None:
     run = job(nnodes="2:3")
     agents = {name: run.start(name) for name in ("node-1", "node-2", "node-3")}
     before = ranks(run.wait_trains(*agents))

@@ -82,7 +82,7 @@ def ends_with(agent: Agent, *parts: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_endpoint_without_a_port_works_as_with_c10d(make_job: MakeJob, two: list[Machine], backend: str) -> None:
+def test_endpoint_without_a_port_works_as_with_c10d(make_job: MakeJob, two: list[Machine], backend: str) -> None:
     job = make_job(two[0].address)
     # The client starts first and waits for a host.
     for number in (1, 0):
@@ -91,7 +91,7 @@ def test_an_endpoint_without_a_port_works_as_with_c10d(make_job: MakeJob, two: l
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_host_name_that_is_a_loopback_on_its_own_machine_works_as_with_c10d(
+def test_host_name_that_is_a_loopback_on_its_own_machine_works_as_with_c10d(
     make_job: MakeJob, debian: list[Machine], backend: str
 ) -> None:
     job = make_job(debian[0].host_name)
@@ -101,7 +101,7 @@ def test_a_host_name_that_is_a_loopback_on_its_own_machine_works_as_with_c10d(
     assert ONLY_HERE not in agents[0].log
 
 
-def test_a_host_whose_name_is_a_loopback_publishes_an_address_that_others_reach(
+def test_host_whose_name_is_a_loopback_publishes_an_address_that_others_reach(
     make_job: MakeJob, debian: list[Machine]
 ) -> None:
     job = make_job(debian[0].host_name)
@@ -127,7 +127,7 @@ def test_port_0_is_refused_for_several_nodes(make_job: MakeJob, two: list[Machin
     ends_with(start(two[0], job), "`--rdzv-endpoint` must name a port", "up to 2 nodes", "`localhost:0`")
 
 
-def test_an_etcd_at_its_port_is_found_without_the_port(make_job: MakeJob, two: list[Machine], tmp_path: Path) -> None:
+def test_etcd_at_its_port_is_found_without_the_port(make_job: MakeJob, two: list[Machine], tmp_path: Path) -> None:
     with etcd_on(two[0], tmp_path):
         job = make_job(two[0].address)
         agents = [start(two[number], job) for number in (0, 1)]
@@ -156,13 +156,13 @@ def etcd_on(machine: Machine, folder: Path) -> Iterator[None]:
         process.wait()
 
 
-def test_an_endpoint_without_a_port_and_server_names_both_ports(make_job: MakeJob, two: list[Machine]) -> None:
+def test_endpoint_without_a_port_and_server_names_both_ports(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(two[0].address)
     agent = start(two[1], job, conf={"connect_timeout": "2"})
     ends_with(agent, "RendezvousConnectionError", f"http://{two[0].address}:2379", f"http://{two[0].address}:29400")
 
 
-def test_a_node_without_an_endpoint_says_at_once_that_no_other_machine_can_join(
+def test_node_without_an_endpoint_says_at_once_that_no_other_machine_can_join(
     make_job: MakeJob, two: list[Machine]
 ) -> None:
     job = make_job("", nnodes="2:4")
@@ -176,7 +176,7 @@ def test_a_node_without_an_endpoint_says_at_once_that_no_other_machine_can_join(
     assert "did you mean `LATTICE_RDZV_ENDPOINTS`?" in before
 
 
-def test_a_node_at_a_loopback_endpoint_says_at_once_that_no_other_machine_can_join(
+def test_node_at_a_loopback_endpoint_says_at_once_that_no_other_machine_can_join(
     make_job: MakeJob, two: list[Machine]
 ) -> None:
     job = make_job(f"{two[0].address}:{PORT}")
@@ -188,7 +188,7 @@ def test_a_node_at_a_loopback_endpoint_says_at_once_that_no_other_machine_can_jo
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_host_behind_a_virtual_address_serves_there_as_with_c10d(
+def test_host_behind_a_virtual_address_serves_there_as_with_c10d(
     make_job: MakeJob, two: list[Machine], backend: str
 ) -> None:
     with virtual_address(VIRTUAL, two[0], two):
@@ -201,32 +201,32 @@ def test_a_host_behind_a_virtual_address_serves_there_as_with_c10d(
         assert line in host.log
 
 
-def test_a_host_behind_a_virtual_address_that_leads_nowhere_says_so(make_job: MakeJob, two: list[Machine]) -> None:
+def test_host_behind_a_virtual_address_that_leads_nowhere_says_so(make_job: MakeJob, two: list[Machine]) -> None:
     # An address for documentation, which nothing forwards.
     job = make_job(f"192.0.2.1:{PORT}", nnodes="1")
     agent = start(two[0], job, conf={"is_host": "1", "connect_timeout": "2"})
     ends_with(agent, "`is_host` is set", f"listens on port {PORT} of all its addresses", "forward that port")
 
 
-def test_an_empty_run_id_is_refused_for_several_nodes(make_job: MakeJob, two: list[Machine]) -> None:
+def test_empty_run_id_is_refused_for_several_nodes(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="")
     ends_with(start(two[0], job), "`--rdzv-id`", "is empty, so torch generated a random id", "`LATTICE_RDZV_ID`")
 
 
-def test_an_empty_run_id_is_fine_for_one_node(make_job: MakeJob, two: list[Machine]) -> None:
+def test_empty_run_id_is_fine_for_one_node(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"localhost:{PORT}", nnodes="1", run_id="")
     start(two[0], job)
     trains_to_the_end(job, "machine-0")
 
 
-def test_a_run_id_of_digits_is_not_mistaken_for_an_empty_one(make_job: MakeJob, two: list[Machine]) -> None:
+def test_run_id_of_digits_is_not_mistaken_for_an_empty_one(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="302934123884102341234123412341234123123")
     for number in (0, 1):
         start(two[number], job)
     trains_to_the_end(job, *NAMES)
 
 
-def test_the_variable_replaces_an_empty_run_id(make_job: MakeJob, two: list[Machine]) -> None:
+def test_variable_replaces_an_empty_run_id(make_job: MakeJob, two: list[Machine]) -> None:
     job = make_job(f"{two[0].address}:{PORT}", run_id="")
     for number in (0, 1):
         start(two[number], job, environment={"LATTICE_RDZV_ID": "from-the-environment"})
@@ -234,7 +234,7 @@ def test_the_variable_replaces_an_empty_run_id(make_job: MakeJob, two: list[Mach
 
 
 @pytest.mark.parametrize(("max_nodes", "expected"), [(1, "the worker ran"), (2, "so torch generated a random id")])
-def test_a_launcher_needs_no_run_id_for_one_node(
+def test_launcher_needs_no_run_id_for_one_node(
     tmp_path: Path, two: list[Machine], max_nodes: int, expected: str
 ) -> None:
     program = tmp_path / "launch.py"

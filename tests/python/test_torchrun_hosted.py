@@ -74,7 +74,7 @@ def test_it_forms_grows_loses_members_and_finishes(job: Job, start: Start) -> No
     assert host.wait() == second.wait() == 0, job.describe()
 
 
-def test_a_host_that_is_killed_ends_the_others_with_the_reason(job: Job, start: Start) -> None:
+def test_host_that_is_killed_ends_the_others_with_the_reason(job: Job, start: Start) -> None:
     agents = [start(number) for number in range(3)]
     job.wait_trains("node-0", "node-1", "node-2")
     kill_node(job, agents[0])
@@ -86,7 +86,7 @@ def test_a_host_that_is_killed_ends_the_others_with_the_reason(job: Job, start: 
         assert f"has not returned within {HOST_SECONDS:g} s" in agent.log
 
 
-def test_a_terminated_host_announces_that_it_leaves(job: Job, start: Start) -> None:
+def test_terminated_host_announces_that_it_leaves(job: Job, start: Start) -> None:
     agents = [start(number) for number in range(3)]
     job.wait_trains("node-0", "node-1", "node-2")
     agents[0].terminate()
@@ -96,7 +96,7 @@ def test_a_terminated_host_announces_that_it_leaves(job: Job, start: Start) -> N
         assert "RendezvousConnectionError" in agent.log
 
 
-def test_a_host_that_returns_in_time_gets_its_rank_again(job: Job, start: Start) -> None:
+def test_host_that_returns_in_time_gets_its_rank_again(job: Job, start: Start) -> None:
     agents = [start(number, conf={"host_timeout": "60"}) for number in range(3)]
     before = {name: line.group_rank for name, line in job.wait_trains("node-0", "node-1", "node-2").items()}
     at = kill_node(job, agents[0])
@@ -107,7 +107,7 @@ def test_a_host_that_returns_in_time_gets_its_rank_again(job: Job, start: Start)
     assert again.wait() == agents[1].wait() == agents[2].wait() == 0, job.describe()
 
 
-def test_a_node_that_is_configured_as_a_second_host_joins_as_a_client(job: Job, start: Start) -> None:
+def test_node_that_is_configured_as_a_second_host_joins_as_a_client(job: Job, start: Start) -> None:
     host = start(0)
     second = start(1, conf={"is_host": "1"})
     assert {line.group_world for line in job.wait_trains("node-0", "node-1").values()} == {2}

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.parametrize("fault", ["killed", "paused", "wiped"])
-def test_the_service_loses_its_data_and_no_worker_restarts(job: MakeJob, own_service: Service, fault: str) -> None:
+def test_service_loses_its_data_and_no_worker_restarts(job: MakeJob, own_service: Service, fault: str) -> None:
     run = job(nnodes="2:3", endpoint=own_service.endpoint)
     run.start("node-1")
     run.start("node-2")
@@ -54,7 +54,7 @@ def _let_pass(seconds: float) -> None:
     wait_for(f"{seconds:g} s have passed", lambda: time.monotonic() > deadline, timeout_seconds=seconds + 5)
 
 
-def test_a_job_ends_although_the_service_is_lost_permanently(job: MakeJob, own_service: Service) -> None:
+def test_job_ends_although_the_service_is_lost_permanently(job: MakeJob, own_service: Service) -> None:
     run = job(nnodes="1", endpoint=own_service.endpoint, environment={"LOGLEVEL": "INFO"})
     agent = run.start("node-1", conf={"close_timeout": "3"})
     run.wait_trains("node-1")
@@ -76,7 +76,7 @@ def test_mutual_tls(job: MakeJob, mtls_service: Service, certificates: Certifica
     two_train_to_the_end(run)
 
 
-def test_a_password(job: MakeJob, own_service: Service, tmp_path: Path) -> None:
+def test_password(job: MakeJob, own_service: Service, tmp_path: Path) -> None:
     own_service.need_password("agent", "s3cret")
     file = tmp_path / "password"
     file.write_text("s3cret\n")

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @once
-def test_a_member_is_terminated(job: MakeJob, say: Callable[[str], None]) -> None:
+def test_member_is_terminated(job: MakeJob, say: Callable[[str], None]) -> None:
     run = job(nnodes="2:3")
     agents = {name: run.start(name) for name in ("node-1", "node-2")}
     agents["node-3"] = run.start("node-3", stubborn_seconds=28)
@@ -34,7 +34,7 @@ def test_a_member_is_terminated(job: MakeJob, say: Callable[[str], None]) -> Non
 
 
 @once
-def test_the_first_waiting_node_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
+def test_first_waiting_node_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     # The lease outlives the test, so the keys can only disappear if the node revokes it.
     agent = run.start("node-1", conf={"lease_ttl": "300"})
@@ -46,7 +46,7 @@ def test_the_first_waiting_node_is_terminated(job: MakeJob, service: Service, ru
 
 
 @once
-def test_a_spare_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
+def test_spare_is_terminated(job: MakeJob, service: Service, run_id: str) -> None:
     run = job(nnodes="2")
     run.start("node-1")
     run.start("node-2")

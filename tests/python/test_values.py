@@ -45,7 +45,7 @@ def test_values_are_compared_hashed_and_pickled(value: Any, other: Any) -> None:
     assert type(value).__module__ == "lattice_rdzv"
 
 
-def test_a_node_returns_these_values(join: JoinNode) -> None:
+def test_node_returns_these_values(join: JoinNode) -> None:
     first, second = join("node-1"), join("node-2")
     worlds = together(first.next_world, second.next_world)
     members = worlds[0].members()
@@ -67,7 +67,7 @@ def test_a_node_returns_these_values(join: JoinNode) -> None:
     assert (outcome, by, why) == ("failed", "node-2", "because")
 
 
-def test_a_repr_never_raises(join: JoinNode) -> None:
+def test_repr_never_raises(join: JoinNode) -> None:
     run = join("node-1", nnodes=1)
     world = run.next_world()
     objects = [run, world, world.store, run.store, *world.members()]

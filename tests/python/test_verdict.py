@@ -84,7 +84,7 @@ def test_failure_that_was_handled_before_the_handler_existed_is_no_failure_of_it
 
 
 @on_etcd  # the node does not use it, because it hosts the embedded server
-def test_a_hosted_run_can_be_closed_before_its_first_round(make: MakeHandler) -> None:
+def test_hosted_run_can_be_closed_before_its_first_round(make: MakeHandler) -> None:
     handler = make(endpoint=f"127.0.0.1:{free_port()}", is_host="1", close_timeout=10)
     handler.set_closed()  # type: ignore[no-untyped-call]
     assert handler.is_closed()
@@ -101,7 +101,7 @@ def test_exit_barrier_timeout_binds_the_host_as_well(make: MakeHandler, caplog: 
     leave(other)
 
 
-def test_a_spare_respects_join_timeout(make: MakeHandler) -> None:
+def test_spare_respects_join_timeout(make: MakeHandler) -> None:
     settings: dict[str, Any] = {"min_nodes": 2, "max_nodes": 2}
     form_round(make("node-1", **settings), make("node-2", **settings))
     with pytest.raises(RendezvousTimeoutError, match="node-1"):
