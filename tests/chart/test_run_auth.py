@@ -172,6 +172,26 @@ def test_user_of_another_tenant_than_before_loses_the_old_runs(cluster: MakeClus
     wait_for("and not here", lambda: "permission denied" in (put(pod, KEY, user=user) or ""), detail=pod.describe)
 
 
+def test_user_that_is_removed_from_the_values_is_deleted_and_no_other(cluster: MakeCluster, version: str) -> None:
+    one = started(cluster(TWO_TENANTS, version, secrets=SECRETS))
+    pod = one.pods[0]
+    for command in (["user", "add", "own:of-own"], ["user", "grant-role", "own", "lattice-rdzv-speech"]):
+        done = pod.etcd.execute("etcdctl", *command, variables={"ETCDCTL_USER": "root:of-root"})
+        assert done.returncode == 0, done.stderr
+    fewer = merged(TWO_TENANTS, {"auth": {"users": [{"name": "vision-jobs", "tenant": "vision"}]}})
+    one.objects = Renderer().objects(merged({"image": pod.etcd.spec["image"]}, fewer))
+    pod.volume("auth-script")
+    speech = "/lattice/rdzv/speech/run/x"
+    wait_for(
+        "the user is deleted",
+        lambda: "invalid user ID or password" in (put(pod, speech, user="speech-jobs:of-speech") or ""),
+        detail=pod.describe,
+    )
+    assert "no longer in the values: `speech-jobs`" in pod.containers["auth"].log
+    assert put(pod, KEY, user="vision-jobs:of-vision") is None
+    assert put(pod, speech, user="own:of-own") is None
+
+
 MANY = {"auth": {"users": [{"name": f"team-{number}", "tenant": f"team-{number}"} for number in range(20)]}}
 MANY_PASSWORDS = {"root-password": "of-root", **{f"team-{number}": f"of-{number}" for number in range(20)}}
 

@@ -24,6 +24,8 @@ PREFIX = "/lattice/rdzv/"
 # The roles for all tenants. The role for one tenant has its name as a suffix.
 ROLE = "lattice-rdzv"
 READER = "lattice-rdzv.reader"
+# A role without permissions. It marks the users that come from the values, so that no other user is ever deleted.
+MANAGED = "lattice-rdzv.managed"
 # Time between two checks of etcd.
 PAUSE_SECONDS = 5.0
 # Time after which users and roles are compared although no file changed, because they can be edited in etcd.
@@ -149,8 +151,8 @@ def provide_role(etcd: Etcd, tenant: str, roles: set[str], *, read_only: bool = 
 def provide_user(
     etcd: Etcd, name: str, password: str, role: str, users: set[str], *, closed: bool, only: bool = False
 ) -> None:
-    """Creates a user if it is missing, and corrects its password and its role. Takes away the role of another tenant, and with
-    `only` all other roles."""
+    """Creates a user if it is missing, and corrects its password and its roles: `role` and `MANAGED`. Takes away the role of another
+    tenant, and with `only` all other roles."""
     if name not in users:
         create(etcd, "auth/user/add", {"name": name, "password": password})
         users.add(name)
@@ -159,11 +161,24 @@ def provide_user(
         etcd.call("auth/user/changepw", {"name": name, "password": password})
         say(f"changed the password of a user to the one in the Secret: `{name}`")
     granted = etcd.call("auth/user/get", {"name": name}).get("roles", [])
-    if role not in granted:
-        etcd.call("auth/user/grant", {"user": name, "role": role})
+    needed = (role, MANAGED) if name != "root" else (role,)
+    for missing in needed:
+        if missing not in granted:
+            etcd.call("auth/user/grant", {"user": name, "role": missing})
     for other in granted:
-        if other != role and (only or is_role_of_a_tenant(other)):
+        if other not in needed and (only or is_role_of_a_tenant(other)):
             etcd.call("auth/user/revoke", {"name": name, "role": other})
+
+
+def delete_if_managed(etcd: Etcd, name: str) -> None:
+    """Deletes a user that came from earlier values, unless another member has already deleted it."""
+    try:
+        if MANAGED in etcd.call("auth/user/get", {"name": name}).get("roles", []):
+            etcd.call("auth/user/delete", {"name": name})
+            say(f"deleted a user that is no longer in the values: `{name}`")
+    except Refused as refusal:
+        if "user name not found" not in str(refusal):
+            raise
 
 
 @dataclass(frozen=True)
@@ -174,8 +189,9 @@ class Wanted:
     passwords: dict[str, str]
 
 
-def provide(etcd: Etcd, wanted: Wanted) -> None:
-    """Creates and corrects users and roles. Writes only differences, because each change of users invalidates all tokens."""
+def provide(etcd: Etcd, wanted: Wanted, *, deletes: bool) -> None:
+    """Creates and corrects users and roles, and with `deletes` deletes those of earlier values. Writes only differences, because each
+    change of users invalidates all tokens."""
     closed = is_closed(etcd)
     root_password = wanted.passwords["root-password"]
     etcd.token = sign_in(etcd, "root", root_password) if closed else None
@@ -186,11 +202,16 @@ def provide(etcd: Etcd, wanted: Wanted) -> None:
         if "root" not in roles:
             create(etcd, "auth/role/add", {"name": "root"})
         provide_user(etcd, "root", root_password, "root", users, closed=False)
+    if wanted.users and MANAGED not in roles:
+        create(etcd, "auth/role/add", {"name": MANAGED})
     for user in wanted.users:
         reads = bool(user.get("readOnly", False))
         role = provide_role(etcd, user.get("tenant", ""), roles, read_only=reads)
         password = wanted.passwords[user["name"]]
         provide_user(etcd, user["name"], password, role, users, closed=closed, only=reads)
+    if deletes:
+        for name in users - {"root", *(user["name"] for user in wanted.users)}:
+            delete_if_managed(etcd, name)
     if not closed:
         etcd.call("auth/enable", {})
         say("authentication is on, for `root` and " + ", ".join(f"`{user['name']}`" for user in wanted.users))
@@ -238,7 +259,8 @@ class Keeper:
         if wanted == self._provided and not is_due and is_closed(self._etcd):
             return
         self._etcd.token = None
-        provide(self._etcd, wanted)
+        # The files of another pod may be newer. Therefore a mere review, after which nothing is corrected for long, deletes no user.
+        provide(self._etcd, wanted, deletes=wanted != self._provided)
         self._provided, self._provided_at = wanted, time.monotonic()
         as_server = Etcd(self._etcd.address, accepts=False)
         if any(can_read(as_server, user.get("tenant", "")) for user in wanted.users):
