@@ -17,9 +17,12 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use lattice_rdzv::{
     Error,
-    backend::{Backend as _, Keys, Operation, Txn, memory::MemoryService},
+    backend::{Backend as _, Keys, Operation, Range, Txn, memory::MemoryService},
     node::{State, WorldFacts},
-    protocol::records::{ChangeKind, Outcome, WorldMembership},
+    protocol::{
+        keys::RunKeys,
+        records::{ChangeKind, Outcome, Record as _, ResumedRecord, WorldMembership},
+    },
 };
 use support::nodes::{Agent, TTL, settings};
 use tokio::time::{Instant, sleep};
@@ -83,6 +86,36 @@ async fn store_of_the_last_round_can_be_read_in_the_next() {
     assert_eq!(ranks(&agents).await, [0, 1]);
     assert_eq!(store.get("step", false, limit).await.unwrap(), Some(b"41".to_vec()));
     assert_eq!(store.get("never", true, limit).await.unwrap(), None, "its world has changed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rank_0_reports_once_in_each_world_that_the_program_trains() {
+    let service = MemoryService::new();
+    let mut agents = joined(&service, "1:2", &["a"]).await;
+    assert!(agents[0].node.resumption().is_none(), "there is no world yet");
+    assert_eq!(ranks(&agents).await, [0]);
+    let life = agents[0].node.returned().unwrap().life;
+    let keys = RunKeys::new("default", "run");
+    let after = async |round: u64| {
+        let key = keys.resumed_round(&life, round);
+        let found = service.connect().range(Range::new(Keys::one(key.as_str()))).await.unwrap();
+        found.items.first().map(|item| ResumedRecord::decode(&key, &item.value).unwrap().after_seconds)
+    };
+    sleep(Duration::from_secs(2)).await;
+    agents[0].node.resumption().expect("a report").write().await;
+    assert_eq!(after(1).await, Some(2.0));
+    assert!(agents[0].node.resumption().is_none(), "it was taken");
+
+    let late = {
+        agents.push(Agent::join(&service, settings("b", "1:2", &[]), 30).await.unwrap());
+        assert_eq!(ranks(&agents).await, [0, 1]);
+        assert!(agents[1].node.resumption().is_none(), "this is rank 1");
+        agents[0].node.resumption().expect("a report")
+    };
+    agents[1].node.leave(None).await;
+    assert_eq!(ranks(&agents[..1]).await, [0]);
+    late.write().await;
+    assert_eq!(after(2).await, None, "another world has formed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -358,7 +391,7 @@ async fn other_settings_and_unreadable_records_are_errors_that_say_so() {
     let agents = joined(&service, "2", &["a", "b"]).await;
     ranks(&agents).await;
     let other = Agent::join(&service, settings("c", "2:4", &[]), 9).await.err().expect("an error");
-    assert!(other.to_string().contains("nnodes 2:2, and this node has 2:4"), "{other}");
+    assert!(other.to_string().contains("nnodes 2:2, but this node has 2:4"), "{other}");
 
     let backend = service.connect();
     let put = |key: &str, value: &str| Txn::new(Operation::put(key, value, 0));

@@ -310,6 +310,8 @@ class Node:
     def suspect(self, rank: int, *, why: str = "", timeout_seconds: float = 5.0) -> Call[tuple[str, str]]:
         """Has the coordinator ask whether the member with this rank of the world that was returned last is dead. The result
         is as that of `report_lost`."""
+    def report_resumed(self) -> None:
+        """Reports that the program trains in the world that was returned last. Returns at once, and writes in the background."""
     def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> Call[bool]:
         """Announces that this node is about to leave. Returns whether the service acknowledged it."""
     def leave(self, *, timeout_seconds: float | None = None) -> Call[bool]:

@@ -213,6 +213,18 @@ class Part:
         """State of this node. `uncertain` means that its lease may have expired, because the service does not respond."""
         return self._node.state
 
+    def report_resumed(self) -> None:
+        """Reports that the program trains in the world that was returned last, so that `lattice-rdzv timeline` shows how long
+        training stood still. Call it after the first step in a world; later calls in the same world do nothing.
+
+        Returns at once. Rank 0 writes one small record in the background, and gives up if the service is away for 30 s. The
+        call does nothing on the other ranks, and before the first world.
+
+        Raises:
+            LeftError: The node belongs to the process from which this one was forked.
+        """
+        self._node.report_resumed()
+
     def _follow_signals(self) -> None:
         """Makes SIGTERM end the program by an exception, and notifies the peers at once. Does nothing if the application
         handles SIGTERM itself, and outside the main thread."""

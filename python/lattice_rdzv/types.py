@@ -225,7 +225,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class RoundStatus:
-    """A round of the run's history: why it formed, how long it took, and how long there was no world before it."""
+    """A round of the run's history. `resumed_after_seconds` is `None` unless the program calls `Run.report_resumed`."""
 
     round: int
     formed_at: int | None
@@ -238,6 +238,7 @@ class RoundStatus:
     coordinator: str
     names: tuple[str, ...]
     lost: tuple[Loss, ...]
+    resumed_after_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -335,7 +336,7 @@ class LostEvent:
 
 @dataclass(frozen=True)
 class FormedEvent:
-    """A round that formed, how long that took, and how long there was no world before it."""
+    """A round that formed. `resumed_after_seconds` is `None` unless the program calls `Run.report_resumed`."""
 
     at: float | None
     round: int
@@ -345,6 +346,7 @@ class FormedEvent:
     stood_still_seconds: float | None
     why: str
     names: tuple[str, ...]
+    resumed_after_seconds: float | None = None
     event: Literal["formed"] = "formed"
 
 

@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use tokio::sync::watch;
+use std::time::Duration;
+
+use tokio::{sync::watch, time::Instant};
 
 use super::shared::{Snapshot, WorldFacts};
 use crate::{
@@ -19,9 +21,17 @@ use crate::{
 /// The snapshot of a session, and what its handle has done with it.
 pub(super) struct Board {
     snapshot: watch::Sender<Snapshot>,
-    returned: Mutex<Option<WorldMembership>>,
+    returned: Mutex<Option<Returned>>,
     waiting: AtomicU32,
     left: AtomicBool,
+}
+
+/// The world that was returned to the owner last.
+struct Returned {
+    world: WorldMembership,
+    at: Instant,
+    /// Whether the program has reported that it trains in this world.
+    is_resumed: bool,
 }
 
 impl Board {
@@ -53,7 +63,7 @@ impl Board {
         // Under the lock, and before any receiver is notified. Of the session and the handle, the one that counts last
         // must have both snapshots, and a receiver that is notified of a change must find it counted.
         let returned = lock(&self.returned);
-        self.count_waiting(returned.as_ref(), snapshot);
+        self.count_waiting(returned.as_ref().map(|returned| &returned.world), snapshot);
         Some(self.snapshot.send_replace(snapshot.clone()))
     }
 
@@ -69,22 +79,32 @@ impl Board {
 
     /// The world that was returned to the owner last.
     pub(super) fn returned(&self) -> Option<WorldMembership> {
-        lock(&self.returned).clone()
+        lock(&self.returned).as_ref().map(|returned| returned.world.clone())
+    }
+
+    /// Takes the report that the program trains in the world that was returned last: this world, and the time since then.
+    /// There is one for each world.
+    pub(super) fn take_resumption(&self) -> Option<(WorldMembership, Duration)> {
+        let mut returned = lock(&self.returned);
+        let returned = returned.as_mut().filter(|returned| !returned.is_resumed)?;
+        returned.is_resumed = true;
+        Some((returned.world.clone(), returned.at.elapsed()))
     }
 
     /// Marks this world as returned to the owner. A change of it may be known already, so waiting callers are notified.
     pub(super) fn set_returned(&self, world: WorldMembership) {
         {
             let mut returned = lock(&self.returned);
-            *returned = Some(world);
-            self.count_waiting(returned.as_ref(), &self.snapshot.borrow());
+            self.count_waiting(Some(&world), &self.snapshot.borrow());
+            *returned = Some(Returned { world, at: Instant::now(), is_resumed: false });
         }
         self.snapshot.send_modify(|_| ());
     }
 
     /// Why the world that was returned last is about to be replaced.
     pub(super) fn change(&self) -> Option<(WorldMembership, ChangeRecord)> {
-        change_of_returned(lock(&self.returned).as_ref(), &self.snapshot.borrow())
+        let world = self.returned();
+        change_of_returned(world.as_ref(), &self.snapshot.borrow())
     }
 
     fn count_waiting(&self, returned: Option<&WorldMembership>, snapshot: &Snapshot) {

@@ -13,6 +13,7 @@ mod members;
 mod observer;
 mod ports;
 mod reach;
+mod resuming;
 mod session;
 mod shared;
 mod stores;
@@ -35,6 +36,7 @@ use tracing::Instrument as _;
 pub use self::{
     address::local_address,
     connect::{Found, Search, check_service},
+    resuming::Resumption,
     shared::{HostLost, Snapshot, State, WorldFacts},
 };
 use self::{

@@ -175,6 +175,11 @@ impl Shared {
         self.board.set_returned(world);
     }
 
+    /// The world that was returned last and the time since then, once for each world.
+    pub(super) fn take_resumption(&self) -> Option<(WorldMembership, Duration)> {
+        self.board.take_resumption()
+    }
+
     /// Why the world that was returned last is about to be replaced.
     pub(super) fn change(&self) -> Option<(WorldMembership, ChangeRecord)> {
         self.board.change()

@@ -138,7 +138,8 @@ fn rivalry(round: &RoundRecord, submission: Option<&str>) -> Option<String> {
     let of_round = round.submission.as_deref();
     are_rivals(of_round, submission).then(|| {
         format!(
-            "it belongs to submission `{}`, and this node, of submission `{}`, is refused unless those nodes end soon",
+            "the run belongs to submission `{}`, and this node to submission `{}`; this node is refused unless the nodes of the \
+             other submission end soon",
             of_round.unwrap_or_default(),
             submission.unwrap_or_default()
         )

@@ -189,6 +189,21 @@ impl RunKeys {
         format!("{}history/", self.prefix)
     }
 
+    /// The report that the program trains in a round.
+    pub fn resumed_round(&self, life: &str, round: u64) -> String {
+        format!("{}{round:010}", self.resumed(life))
+    }
+
+    /// The prefix of these reports of a life.
+    pub fn resumed(&self, life: &str) -> String {
+        format!("{}{life}/", self.all_resumed())
+    }
+
+    /// The prefix of these reports of all lives.
+    pub fn all_resumed(&self) -> String {
+        format!("{}resumed/", self.prefix)
+    }
+
     /// The prefix of the store of a round.
     pub fn round_store(&self, life: &str, round: u64) -> String {
         format!("{}kv/{life}/{round:010}/", self.prefix)
@@ -240,13 +255,13 @@ impl RunKeys {
         self.before_round("kv", life, round)
     }
 
-    /// The plans of a life's rounds before `round`, the evidence of their losses, the suspicions, and the history older
-    /// than the last hundred rounds.
+    /// The plans of a life's rounds before `round`, the evidence of their losses, the suspicions, and the history and
+    /// the reports of training older than the last hundred rounds.
     pub fn records_before_round(&self, life: &str, round: u64) -> Vec<Keys> {
         let mut keys: Vec<Keys> =
             ["plan", "lost", "suspects"].map(|part| self.before_round(part, life, round)).into();
         if let Some(oldest) = round.checked_sub(HISTORY_ROUNDS) {
-            keys.push(self.before_round("history", life, oldest));
+            keys.extend(["history", "resumed"].map(|part| self.before_round(part, life, oldest)));
         }
         keys
     }
@@ -307,5 +322,6 @@ mod tests {
         assert!(!within(&format!("{}x", keys.run_store("life"))));
         assert!(!within(&keys.plan_shard("life", 12, "attempt", 0)));
         assert!(!within(&keys.history_round("life", 3)));
+        assert!(!within(&keys.resumed_round("life", 3)));
     }
 }

@@ -14,7 +14,7 @@ use super::{
     calls::Call,
     errors::RendezvousError,
     operate,
-    runtime::{OfProcess, Process},
+    runtime::{OfProcess, Process, in_runtime},
     seconds::{duration, optional_duration},
     settings::Settings,
     signals,
@@ -183,6 +183,15 @@ impl Node {
         let (joined, why) = (self.joined()?, why.to_owned());
         let work = async move { joined.core.suspect(rank, &why, limit).await };
         Ok(Call::write(work, |_, answer| Ok(operate::words(answer?))))
+    }
+
+    /// Reports in the background that the program trains in the world that was returned last.
+    fn report_resumed(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(resumption) = self.joined.get()?.core.resumption() else { return Ok(()) };
+        in_runtime(py, || {
+            tokio::spawn(resumption.write());
+            Ok(())
+        })
     }
 
     /// Announces to the other nodes that this node is about to leave, before it leaves. Returns whether that was

@@ -1,7 +1,5 @@
 //! The facts about a run that need no judgment. Pure.
 
-use std::time::Duration;
-
 use super::{
     picture::{CoordinatorFacts, Loss, RoundStatus, RunFacts},
     records::{RunRecords, Scene},
@@ -18,7 +16,7 @@ pub(super) fn run_facts(records: &RunRecords, observation: &Observation) -> RunF
         coordinator: records.coordinator.as_ref().map(|(record, _)| CoordinatorFacts {
             name: record.name.clone(),
             id: record.node.to_string(),
-            last_seen: observation.last_seen.get(&record.node).map(Duration::as_secs_f64),
+            last_seen: None,
         }),
         ..RunFacts::default()
     };
@@ -46,13 +44,14 @@ pub(super) fn run_facts(records: &RunRecords, observation: &Observation) -> RunF
     facts
 }
 
-pub(super) fn round_status(record: &HistoryRecord) -> RoundStatus {
+pub(super) fn round_status(record: &HistoryRecord, resumed: Option<f64>) -> RoundStatus {
     let change = record.change.as_ref();
     RoundStatus {
         round: record.round,
         formed_at: record.formed_at,
         took_seconds: record.took_seconds,
         stood_still_seconds: change.map(|_| record.took_seconds),
+        resumed_after_seconds: resumed,
         size: record.size,
         newcomers: record.newcomers,
         cause: change.map(|change| change.kind),

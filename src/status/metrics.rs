@@ -1,7 +1,7 @@
 //! The metrics of runs, in Prometheus' text format.
 //!
 //! The number of series has a bound: at most [`MOST_RUNS`] live runs have series with a label `run`, and no label names a
-//! node. `lattice_runs` counts the other runs. The present values come from the picture, and counters from an
+//! node. `lattice_runs` counts all runs that are read. The present values come from the picture, and counters from an
 //! [`Accumulator`].
 
 use std::fmt::Display;

@@ -1,6 +1,6 @@
 //! The state of each node, and the nodes that the run waits for. Pure.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use super::{
     picture::{NodeState, NodeStatus},
@@ -16,11 +16,8 @@ use crate::{
     settings::Reaction,
 };
 
-/// Times of leases: when each node last renewed its own.
-pub(super) type LastSeen = BTreeMap<NodeId, Duration>;
-
 /// The nodes of a run that has no round: all of them wait.
-pub(super) fn without_round(records: &RunRecords, last_seen: &LastSeen) -> Vec<NodeStatus> {
+pub(super) fn without_round(records: &RunRecords) -> Vec<NodeStatus> {
     let state = |leaving| if leaving { NodeState::Leaving } else { NodeState::Waiting };
     let node = |(id, node): (&NodeId, &super::records::SeenNode)| {
         let record = &node.record;
@@ -35,7 +32,7 @@ pub(super) fn without_round(records: &RunRecords, last_seen: &LastSeen) -> Vec<N
             port: record.port,
             topology: record.topology.clone(),
             index: record.index,
-            last_seen: last_seen.get(id).map(Duration::as_secs_f64),
+            last_seen: None,
             false_alarms: record.false_alarms,
         }
     };
@@ -45,7 +42,7 @@ pub(super) fn without_round(records: &RunRecords, last_seen: &LastSeen) -> Vec<N
 }
 
 /// All nodes of a run: those that are present, and the members that are missing.
-pub(super) fn of_scene(scene: &Scene, closed: bool, last_seen: &LastSeen) -> Vec<NodeStatus> {
+pub(super) fn of_scene(scene: &Scene, closed: bool) -> Vec<NodeStatus> {
     let roster = &scene.roster;
     let states = States::new(scene);
     let mut nodes = Vec::with_capacity(roster.nodes.len());
@@ -64,7 +61,7 @@ pub(super) fn of_scene(scene: &Scene, closed: bool, last_seen: &LastSeen) -> Vec
             port: record.port,
             topology: record.topology.clone(),
             index: record.index,
-            last_seen: last_seen.get(id).map(Duration::as_secs_f64),
+            last_seen: None,
             false_alarms: record.false_alarms,
         });
     }

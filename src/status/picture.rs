@@ -275,8 +275,10 @@ pub struct RoundStatus {
     /// How long it took: from the change, or from the first node that waited.
     pub took_seconds: f64,
     /// How long there was no world before it: from the announced change to this world. None for a first world. The time
-    /// until the program computes again is not part of it.
+    /// until the program trains again is not part of it.
     pub stood_still_seconds: Option<f64>,
+    /// How long after rank 0 received this world the program trained. None if the program does not report it.
+    pub resumed_after_seconds: Option<f64>,
     /// How many nodes it has.
     pub size: u32,
     /// How many of them are new.
@@ -314,6 +316,18 @@ pub struct RunStatus {
     pub rounds: Vec<RoundStatus>,
     /// The records that cannot be read.
     pub unreadable: Vec<String>,
+}
+
+impl RunStatus {
+    /// Sets when nodes last renewed their leases, by their ids.
+    pub(super) fn set_last_seen(&mut self, seen: &BTreeMap<String, f64>) {
+        let nodes = self.nodes.iter_mut().map(|node| (Some(&node.id), &mut node.last_seen));
+        let awaited = self.verdict.waits_for.iter_mut().map(|one| (one.id.as_ref(), &mut one.last_seen));
+        let coordinator = self.run.coordinator.iter_mut().map(|one| (Some(&one.id), &mut one.last_seen));
+        for (id, last_seen) in nodes.chain(awaited).chain(coordinator) {
+            *last_seen = id.and_then(|id| seen.get(id)).copied();
+        }
+    }
 }
 
 /// The exit status of `lattice-rdzv status` for a state.

@@ -1,7 +1,12 @@
 //! Reads a run without joining it. Reads only: nothing of the run or of the service changes.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::{
@@ -18,11 +23,14 @@ use crate::{
         clocks::ClocksRecord,
         identity::NodeId,
         keys::RunKeys,
-        records::{ClosedRecord, CoordinatorRecord, HistoryRecord, PlanShard, RoundRecord},
+        records::{ClosedRecord, CoordinatorRecord, PlanShard, RoundRecord},
     },
     run::Entropy,
     settings::{Connection, RunName},
 };
+
+/// How many leases are read at the same time.
+const LEASES_AT_ONCE: usize = 64;
 
 /// How a run is read.
 #[derive(Clone, Debug)]
@@ -205,11 +213,9 @@ impl Reader {
         let mut observation = self.observation();
         observation.service.latency_seconds = Some(began.elapsed().as_secs_f64());
         self.ask_service(&mut observation.service).await;
-        let status = judge(&records, &observation);
-        let wanted = records.nodes.iter().filter(|(_, node)| names.contains(&node.record.name));
-        let asked: Vec<NodeId> = suspects(&status).into_iter().chain(wanted.map(|(id, _)| *id)).collect();
-        observation.last_seen = self.last_seen(&records, asked).await;
-        Ok(judge(&records, &observation))
+        let mut status = judge(&records, &observation);
+        self.add_last_seen(&records, names, &mut status).await;
+        Ok(status)
     }
 
     /// What is observed before anything is read.
@@ -230,21 +236,17 @@ impl Reader {
         }
     }
 
-    /// When these nodes last renewed their leases.
-    pub(super) async fn last_seen(
-        &self,
-        records: &RunRecords,
-        ids: Vec<NodeId>,
-    ) -> BTreeMap<NodeId, Duration> {
-        let mut seen = BTreeMap::new();
-        for id in ids {
-            let Some(node) = records.nodes.get(&id) else { continue };
-            let Ok(Some(life)) = self.backend.lease_life(node.lease).await else { continue };
-            if let Some(now) = self.entropy.unix_time() {
-                seen.insert(id, now.saturating_sub(life.granted.saturating_sub(life.remaining)));
-            }
-        }
-        seen
+    /// Adds when suspects, and the nodes with these names, last renewed their leases.
+    pub(super) async fn add_last_seen(&self, records: &RunRecords, names: &[String], status: &mut RunStatus) {
+        let named = records.nodes.iter().filter(|(_, node)| names.contains(&node.record.name));
+        let asked: BTreeSet<NodeId> = suspects(status).into_iter().chain(named.map(|(id, _)| *id)).collect();
+        let renewed = asked.into_iter().map(async |id| {
+            let life = self.backend.lease_life(records.nodes.get(&id)?.lease).await.ok()??;
+            let silence = life.granted.saturating_sub(life.remaining);
+            Some((id.to_string(), self.entropy.unix_time()?.saturating_sub(silence).as_secs_f64()))
+        });
+        let seen: Vec<_> = stream::iter(renewed).buffer_unordered(LEASES_AT_ONCE).collect().await;
+        status.set_last_seen(&seen.into_iter().flatten().collect());
     }
 
     /// Reads all records at one revision.
@@ -302,7 +304,7 @@ impl Reader {
         }
     }
 
-    /// Reads what belongs to the life of the run: plan, finished nodes, history.
+    /// Reads what belongs to the life of the run: plan, finished nodes, history, reports of training.
     pub(super) async fn read_life(&self, records: &mut RunRecords, revision: Revision) -> Result<()> {
         let Some(life) = records.life().map(str::to_owned) else { return Ok(()) };
         let backend = self.backend.as_ref();
@@ -323,11 +325,12 @@ impl Reader {
                 None => Ok(Vec::new()),
             }
         };
-        let (shards, lost, finished, history) = tokio::try_join!(
+        let (shards, lost, finished, history, resumed) = tokio::try_join!(
             world,
             lost,
             listing(self.keys.finished_life(&life), true),
             listing(self.keys.history(&life), false),
+            listing(self.keys.resumed(&life), false),
         )?;
         records.world = shards
             .iter()
@@ -341,9 +344,11 @@ impl Reader {
         }
         records.history.clear();
         for item in &history.0 {
-            if let Some(record) = records.decode::<HistoryRecord>(item) {
-                records.history.insert(record.round, record);
-            }
+            records.put_history(item);
+        }
+        records.resumed.clear();
+        for item in &resumed.0 {
+            records.put_resumed(item);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::{
         policy::Policy,
         records::{
             ClosedRecord, CoordinatorRecord, HistoryRecord, LostRecord, NodeRecord, Phase, PlanEntry, Record,
-            RoundRecord,
+            ResumedRecord, RoundRecord,
         },
         roster::Roster,
     },
@@ -56,6 +56,8 @@ pub struct RunRecords {
     pub lost: BTreeMap<NodeId, LostRecord>,
     /// `history/` of this life.
     pub history: BTreeMap<u64, HistoryRecord>,
+    /// `resumed/` of this life: how long after each round was received the program trained, in seconds.
+    pub resumed: BTreeMap<u64, f64>,
     /// `closed/`: each life with the revision at which it was put away.
     pub past_lives: BTreeMap<String, Revision>,
     /// The records that cannot be read, by key.
@@ -91,6 +93,20 @@ impl RunRecords {
     pub(super) fn put_lost(&mut self, item: &KeyValue) {
         if let (Some(id), Some(record)) = (RunKeys::node_of(&item.key), self.decode::<LostRecord>(item)) {
             self.lost.insert(id, record);
+        }
+    }
+
+    /// Takes in the record of a round that was formed.
+    pub(super) fn put_history(&mut self, item: &KeyValue) {
+        if let Some(record) = self.decode::<HistoryRecord>(item) {
+            self.history.insert(record.round, record);
+        }
+    }
+
+    /// Takes in the report that the program trains in a round.
+    pub(super) fn put_resumed(&mut self, item: &KeyValue) {
+        if let Some(record) = self.decode::<ResumedRecord>(item) {
+            self.resumed.insert(record.round, record.after_seconds);
         }
     }
 

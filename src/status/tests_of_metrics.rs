@@ -28,6 +28,7 @@ fn round(number: u64, cause: Option<ChangeKind>) -> RoundStatus {
         formed_at: Some(START + number),
         took_seconds: took,
         stood_still_seconds: cause.map(|_| took),
+        resumed_after_seconds: None,
         size: 2,
         newcomers: 0,
         cause,

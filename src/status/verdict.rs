@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{
     facts::{phase_since, round_status, run_facts},
-    nodes::{self, LastSeen},
+    nodes,
     picture::{
         Awaited, Next, NodeState, NodeStatus, RoundStatus, RunFacts, RunStatus, SCHEMA, ServiceStatus, State,
         Verdict, exit_status,
@@ -47,18 +47,18 @@ pub struct Observation {
     pub now: Duration,
     /// The service.
     pub service: ServiceStatus,
-    /// When nodes last renewed their leases, for the nodes that were read.
-    pub last_seen: LastSeen,
 }
 
-/// Judges a run.
+/// Judges a run. When nodes last renewed their leases is not part of it; see [`suspects`].
 pub fn judge(records: &RunRecords, observation: &Observation) -> RunStatus {
     let scene = Scene::of(records, observation.now);
     let nodes = match &scene {
-        Some(scene) => nodes::of_scene(scene, records.closed.is_some(), &observation.last_seen),
-        None => nodes::without_round(records, &observation.last_seen),
+        Some(scene) => nodes::of_scene(scene, records.closed.is_some()),
+        None => nodes::without_round(records),
     };
-    let rounds: Vec<RoundStatus> = records.history.values().map(round_status).collect();
+    let resumed = |round| records.resumed.get(&round).copied();
+    let rounds: Vec<RoundStatus> =
+        records.history.values().map(|record| round_status(record, resumed(record.round))).collect();
     let judge = Judge { records, observation, nodes: &nodes, rounds: &rounds };
     let mut verdict = judge.verdict(scene.as_ref());
     judge.add_notes(scene.as_ref(), &mut verdict);
@@ -406,7 +406,7 @@ fn awaited(node: &NodeStatus) -> Awaited {
         rank: node.rank,
         since: node.since,
         evidence: node.why.clone().unwrap_or_default(),
-        last_seen: node.last_seen,
+        last_seen: None,
     }
 }
 

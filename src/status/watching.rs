@@ -12,7 +12,7 @@ use super::{
     picture::{RunStatus, ServiceStatus},
     reading::Reader,
     records::RunRecords,
-    verdict::{Observation, judge, suspects, unreachable},
+    verdict::{Observation, judge, unreachable},
 };
 use crate::{
     backend::{
@@ -20,13 +20,16 @@ use crate::{
         watcher::{Watched, Watcher},
     },
     error::Result,
-    protocol::{clocks::ClocksRecord, keys::RunKeys, records::HistoryRecord},
+    protocol::{clocks::ClocksRecord, keys::RunKeys},
 };
 
 /// Changes that arrive within this time are combined in one status.
 const GATHER: Duration = Duration::from_millis(20);
 /// How often the state of the service is requested.
 const SERVICE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How long the leases of suspects are read.
+const LAST_SEEN_LIMIT: Duration = Duration::from_secs(1);
 
 /// A run that is followed.
 #[derive(Debug)]
@@ -57,6 +60,7 @@ impl Watching {
             Keys::prefix(keys.all_finished()),
             Keys::prefix(keys.all_lost()),
             Keys::prefix(keys.all_history()),
+            Keys::prefix(keys.all_resumed()),
         ];
         let mut watchers: Vec<Watcher> =
             watched.into_iter().map(|keys| Watcher::open(Arc::clone(&reader.backend), keys, 0)).collect();
@@ -132,12 +136,11 @@ impl Watching {
             status.rounds = known.rounds;
             return status;
         }
-        let status = judge(&self.records, &observation);
-        let asked = suspects(&status);
-        if let Ok(seen) = timeout(Duration::from_secs(1), self.reader.last_seen(&self.records, asked)).await {
-            observation.last_seen = seen;
-        }
-        judge(&self.records, &observation)
+        let mut status = judge(&self.records, &observation);
+        let added = self.reader.add_last_seen(&self.records, &[], &mut status);
+        // Without it, the status is complete otherwise.
+        let _ = timeout(LAST_SEEN_LIMIT, added).await;
+        status
     }
 
     async fn check_service(&mut self) -> Result<bool> {
@@ -253,10 +256,14 @@ impl Watching {
             }
             Event::Put(item) if is_below(keys.all_history()) => {
                 let life = self.records.life().map(|life| keys.history(life));
-                if life.is_some_and(is_below)
-                    && let Some(record) = self.records.decode::<HistoryRecord>(item)
-                {
-                    self.records.history.insert(record.round, record);
+                if life.is_some_and(is_below) {
+                    self.records.put_history(item);
+                }
+            }
+            Event::Put(item) if is_below(keys.all_resumed()) => {
+                let life = self.records.life().map(|life| keys.resumed(life));
+                if life.is_some_and(is_below) {
+                    self.records.put_resumed(item);
                 }
             }
             Event::Put(item) => self.reader.put_control(&mut self.records, item),

@@ -20,6 +20,7 @@ from conftest import JoinNode
 from harness.etcd import Etcd
 from harness.service import Service
 from harness.status import command, read, validated
+from harness.together import together
 from harness.wait import wait_for
 
 import lattice_rdzv
@@ -27,6 +28,7 @@ from lattice_rdzv.cli import main, status_text, timeline
 from lattice_rdzv.types import (
     AwaitedNode,
     ChangeStatus,
+    FormedEvent,
     NextEvent,
     NodeState,
     NodeStatus,
@@ -101,10 +103,12 @@ def test_missing_run_is_refused_with_the_nearest_name(join: JoinNode, own_etcd: 
 
 def test_without_a_run_id_the_only_run_or_a_list_is_shown(join: JoinNode, own_etcd: Etcd) -> None:
     endpoint = own_etcd.endpoint
-    assert command("status", "--endpoint", endpoint).returncode == 5
+    for name in ("status", "timeline"):
+        assert command(name, "--endpoint", endpoint).returncode == 5
     join("node-1", nnodes=1, run_id="first job/ä", endpoint=endpoint).next_world()
     done = command("status", "--endpoint", endpoint)
     assert (done.returncode, done.stdout.split(":")[0]) == (0, "Run first job/ä")
+    assert command("timeline", "--endpoint", endpoint).stdout.startswith("Run first job/ä: 1 round;")
     join("node-1", nnodes=2, run_id="second", endpoint=endpoint)
     done = command("status", "--endpoint", endpoint)
     assert done.returncode == 0
@@ -116,6 +120,10 @@ def test_without_a_run_id_the_only_run_or_a_list_is_shown(join: JoinNode, own_et
     done = command("status", "--watch", "--endpoint", endpoint)
     assert (done.returncode, done.stdout) == (2, "")
     assert "name it, for example one of: first job/ä, second" in done.stderr
+    done = command("timeline", "--endpoint", endpoint)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there are 2 runs of this tenant" in done.stderr
+    assert "name one of them: first job/ä, second" in done.stderr
     listed = json.loads(command("status", "--all", "--json", "--endpoint", endpoint).stdout)
     assert [validated(json.dumps(one)).run.id for one in listed] == ["first job/ä", "second"]
 
@@ -351,6 +359,30 @@ def test_most_urgent_runs_come_first() -> None:
     header, *rows = status_text.run_rows([status_of(node(1), state=state) for state in states])
     assert header[-2:] == ["FOR", "VERDICT"]
     assert [row[1] for row in rows] == ["stuck", "forming", "formed", "formed", "closed"]
+
+
+def test_timeline_shows_when_the_program_trained_in_the_rounds_of_which_it_reports_that(
+    join: JoinNode, etcd: Service, run_id: str
+) -> None:
+    first, second = join("node-1", nnodes="1:3"), join("node-2", nnodes="1:3")
+    first.report_resumed()
+    together(first.next_world, second.next_world)
+    for each in (second, first, first):
+        each.report_resumed()
+
+    def resumed() -> list[float | None]:
+        return [one.resumed_after_seconds for one in lattice_rdzv.status(run_id, endpoint=etcd.endpoint).rounds]
+
+    wait_for("the report", lambda: resumed()[-1] is not None)
+    second.leave()
+    first.next_world()
+    assert resumed()[-1] is None
+    exit_status, status = read(run_id, etcd.endpoint)
+    assert exit_status == 0
+    formed = [event for event in timeline.events(status) if isinstance(event, FormedEvent)]
+    shown = [timeline.sentence(event) for event in formed]
+    assert "; training after " in shown[-2]
+    assert "training" not in shown[-1]
 
 
 def test_timeline_counts_the_standstill_that_has_not_ended() -> None:

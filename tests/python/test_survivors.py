@@ -44,6 +44,7 @@ def test_survivors_continue_in_the_same_processes_when_one_of_four_is_killed(sur
     job.wait_trains(first, third, fourth)
     job.wait_steps(first, 20)
     assert_same_processes(job, first, third, fourth)
+    wait_for("the report that it trains", lambda: job.status().rounds[-1].resumed_after_seconds, detail=job.describe)
 
 
 @on_etcd

@@ -6,7 +6,7 @@ import json
 import sys
 
 from lattice_rdzv import _core
-from lattice_rdzv.errors import RendezvousError
+from lattice_rdzv.errors import RendezvousError, UnreachableError
 from lattice_rdzv.types import (
     AnnouncedEvent,
     ClosedEvent,
@@ -30,6 +30,7 @@ exit status:
   0 shown, 5 no such run, 8 service unreachable, 2 wrong usage, 1 other errors
 
 examples:
+  lattice-rdzv timeline                     of LATTICE_RDZV_ID, or else of the only run of the tenant
   lattice-rdzv timeline my-job
   lattice-rdzv timeline my-job --json | jq '.events[] | select(.event == "lost")'
 """
@@ -37,13 +38,15 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `timeline`."""
-    service.add_run_arguments(parser)
+    service.add_run_arguments(parser, optional=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the timeline. Returns 0 if the run exists."""
     try:
-        settings = service.settings(arguments, run_id=arguments.run_id, tenant=arguments.tenant)
+        settings = chosen(arguments)
+        if isinstance(settings, int):
+            return settings
         call = _core.status(settings, timeout_seconds=arguments.timeout, or_unreachable=True)
         status = RunStatus.from_json(json.loads(call.wait()))
     except RendezvousError as error:
@@ -61,6 +64,24 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(describe(status, found))
     return 0
+
+
+def chosen(arguments: argparse.Namespace) -> _core.Settings | int:
+    """Returns the settings for the named run, or else for the only run of the tenant. Otherwise prints what there is, and returns
+    the exit status."""
+    settings = service.settings(arguments, run_id=arguments.run_id, tenant=arguments.tenant)
+    if settings.run_id != service.NO_RUN:
+        return settings
+    try:
+        runs = json.loads(_core.runs(settings, timeout_seconds=arguments.timeout).wait())
+    except UnreachableError as error:
+        return service.failed(error)
+    names = [one["run"]["id"] for one in runs]
+    if len(names) == 1:
+        return service.settings(arguments, run_id=names[0], tenant=arguments.tenant)
+    some = f"; name one of them: {', '.join(names[:5])}" if names else ""
+    print(f"there are {len(names)} runs of this tenant at {', '.join(settings.endpoints)}{some}", file=sys.stderr)
+    return service.USAGE if names else service.ABSENT
 
 
 def events(status: RunStatus) -> tuple[TimelineEvent, ...]:
@@ -87,6 +108,7 @@ def events(status: RunStatus) -> tuple[TimelineEvent, ...]:
                 entry.stood_still_seconds,
                 entry.why,
                 entry.names,
+                entry.resumed_after_seconds,
             )
         )
     run = status.run
@@ -131,7 +153,9 @@ def sentence(event: TimelineEvent) -> str:
             still = event.stood_still_seconds
             stood = "" if still is None else f"; without a world for {still:.1f} s"
             nodes = "1 node" if event.size == 1 else f"{event.size} nodes"
-            return f"round {event.round} formed with {nodes} in {event.took_seconds:.1f} s{stood}"
+            resumed = event.resumed_after_seconds
+            trained = "" if resumed is None else f"; training after {resumed:.1f} s more"
+            return f"round {event.round} formed with {nodes} in {event.took_seconds:.1f} s{stood}{trained}"
         case ClosedEvent():
             why = f": {event.why}" if event.why else ""
             return f"closed as {event.outcome} by {event.by}{why}"

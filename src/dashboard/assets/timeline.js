@@ -138,7 +138,7 @@ function axis(begin, end, x, width, now) {
 export function table(status, now) {
   const rounds = [...status.rounds].reverse().slice(0, 20);
   if (!rounds.length) return [];
-  const heads = ["Round", "Formed", "Nodes", "Took", "Without a world", "Why"];
+  const heads = ["Round", "Formed", "Nodes", "Took", "Without a world", "Trained after", "Why"];
   const head = element("tr", {}, heads.map((text) => element("th", { scope: "col" }, text)));
   const rows = rounds.map((round) => {
     const lost = round.lost.map((loss) => element("div", { class: "loss" }, `lost ${loss.name}: ${loss.evidence ?? "its lease ended"}`));
@@ -149,6 +149,7 @@ export function table(status, now) {
       element("td", { class: "number" }, String(round.size)),
       element("td", { class: "number" }, duration(round.took_seconds)),
       element("td", { class: "number" }, round.stood_still_seconds === null ? "–" : duration(round.stood_still_seconds)),
+      element("td", { class: "number" }, round.resumed_after_seconds === null ? "–" : duration(round.resumed_after_seconds)),
       element("td", {}, round.why, ...lost),
     );
   });

@@ -7,6 +7,7 @@ mod lost;
 mod names;
 mod node;
 mod record;
+mod resumed;
 mod round;
 mod suspect;
 
@@ -18,6 +19,7 @@ pub use self::{
     names::{NAMES, names_of, nodes_text, some_names},
     node::{NodeRecord, WorldMembership},
     record::{LONGEST_REASON_BYTES, LONGEST_RECORD_BYTES, LONGEST_TEXT_BYTES, Record, VERSION},
+    resumed::ResumedRecord,
     round::{
         ChangeKind, ChangeRecord, CoordinatorRecord, HistoryRecord, LossRecord, Neighbor, Phase, PlanEntry,
         PlanShard, RoundRecord,

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import lattice_rdzv
 from harness import job_process
 from harness.wait import wait_for
+from lattice_rdzv.types import RunStatus
 
 SCRIPT = Path(__file__).parents[3] / "examples/train/survive.py"
 POINTS = Path(__file__).with_name("survive_points.py")
@@ -179,6 +181,10 @@ class Survivors:
         return wait_for(
             f"{trainer.name} completes step {target}", reached, timeout_seconds=timeout_seconds, detail=self.describe
         )
+
+    def status(self) -> RunStatus:
+        """Reads the run."""
+        return lattice_rdzv.status(self.run_id, endpoint=self.endpoint)
 
     def check(self) -> None:
         """Checks what holds for every job: equal states after each world, and an exact count of samples."""

@@ -220,6 +220,7 @@ class Job:
             RuntimeError: What `build` or `train` raised, unless the world has ended. So does every other exception.
         """
         self._follow_signals()
+        state._on_advance = self._plain.report_resumed
         try:
             while True:
                 try:
