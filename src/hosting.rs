@@ -122,7 +122,8 @@ impl Host {
                 let told = demanded || error.kind() != ErrorKind::AddrNotAvailable;
                 if told {
                     tracing::warn!(
-                        "this node cannot listen at {endpoint}: {error}; it is a client of the service there"
+                        "this node cannot listen at {endpoint}: {error}; it hosts no server, and tries to connect to a \
+                         service there"
                     );
                 }
                 return Ok(Begun::Client(demanded.then(|| format!("cannot listen at {endpoint}: {error}"))));
@@ -166,11 +167,15 @@ impl Host {
         let status = retry(RetryPolicy::default(), seed, deadline, || backend.status()).await?;
         if status.member_id == self.server.member_id() {
             self.server.admit();
-            tracing::info!("this node hosts the service, and the run ends with it: {}", self.endpoint);
+            tracing::info!(
+                "this node hosts the rendezvous service at {}: if this node is lost and does not return within \
+                 `host_timeout`, the run ends",
+                self.endpoint
+            );
             return Ok(Some(self));
         }
         tracing::warn!(
-            "another service answers at `{}`; this node hosts none and is a client of it",
+            "another rendezvous service responds at `{}`: this node hosts no server, and uses that service",
             self.endpoint
         );
         self.server.stop().await;

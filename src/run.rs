@@ -170,8 +170,8 @@ pub(crate) fn mismatch(settings: &Settings, run: WorldSizes<'_>, by: &str) -> Op
     };
     Some(Error::Mismatch {
         message: format!(
-            "run `{}` was begun by {by} with nnodes {run}, and this node has {own}; give every node of a run the \
-             same{hint}, or another run id",
+            "run `{}` was begun by {by} with nnodes {run}, but this node has {own}; pass equal values{hint} on all nodes of \
+             a run, or use another run id for another job",
             settings.run.run_id
         ),
     })

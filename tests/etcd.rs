@@ -157,7 +157,9 @@ async fn options_that_contradict_each_other() {
     let plain = EtcdOptions { tls, ..EtcdOptions::new(["http://localhost:1"]) };
     assert!(message(plain).ends_with("`http://localhost:1`"));
     let half = Some(TlsFiles { cert: Some(Pem::Bytes(Vec::new())), ..TlsFiles::default() });
-    assert!(message(EtcdOptions { tls: half, ..EtcdOptions::new(["localhost:1"]) }).contains("go together"));
+    assert!(
+        message(EtcdOptions { tls: half, ..EtcdOptions::new(["localhost:1"]) }).contains("needs its key")
+    );
     let lost = Some(TlsFiles { ca: Some(Pem::File("/nowhere/ca.pem".into())), ..TlsFiles::default() });
     let backend = connect(EtcdOptions { tls: lost, ..EtcdOptions::new(["localhost:1"]) });
     assert_eq!(backend.endpoint(), "https://localhost:1");

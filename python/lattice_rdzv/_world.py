@@ -113,9 +113,9 @@ class WorldFacts:
         descriptor = -1 if self._listener is None else self._listener.detach()
         if descriptor == -1:
             raise RendezvousError(
-                f"no socket is held for port {self.master_port} of {self!r}: only rank 0 holds one, if `next_world` was "
-                "called with `hold_port=True`, until the socket is taken, the next call of `next_world`, or the departure "
-                "of this node"
+                f"no socket is held for port {self.master_port} of {self!r}: only rank 0 holds one, and only if "
+                "`next_world` was called with `hold_port=True`; it is released when it is taken, by the next call of "
+                "`next_world`, and when this node leaves"
             )
         return socket.socket(fileno=descriptor)
 

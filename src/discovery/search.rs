@@ -112,8 +112,9 @@ impl Search<'_> {
     }
 
     fn list(&self, name: &str, text: &str) -> Result<Listed> {
-        parse_list(text, self.asked.scheme.as_ref())
-            .map_err(|why| self.wrong(name, &format!("{EXPECTED}, or a comma list of these"), &why, text))
+        parse_list(text, self.asked.scheme.as_ref()).map_err(|why| {
+            self.wrong(name, &format!("{EXPECTED}, or a comma-separated list of these"), &why, text)
+        })
     }
 
     fn service_variables(&mut self, pod: &PodFacts) -> Result<Option<Source>> {

@@ -106,7 +106,7 @@ async fn hold(charge: &Charge, is_over: &mut watch::Receiver<bool>, is_open: &wa
             Ok(_) => End::Orderly,
             Err(error) if is_end(&error) => {
                 let sign = match error.kind() {
-                    std::io::ErrorKind::UnexpectedEof => "its end of the connection closed",
+                    std::io::ErrorKind::UnexpectedEof => "connection closed",
                     _ => "connection reset",
                 };
                 End::Broken(stream.address, sign.to_owned())

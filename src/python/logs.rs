@@ -96,7 +96,8 @@ impl Queue {
         let mut records = Vec::from(std::mem::take(&mut waiting.records));
         let dropped = std::mem::take(&mut waiting.dropped);
         if dropped > 0 {
-            let message = format!("older log records were dropped, because they were not fetched: {dropped}");
+            let message =
+                format!("{dropped} older log records were dropped, because they were not fetched in time");
             records.insert(0, (WARNING, CRATE.to_owned(), message, Origin::default()));
         }
         Some(records)

@@ -131,7 +131,7 @@ pub(super) fn tls(
         })),
         (None, None) if client_ca.is_none() => Ok(None),
         _ => Err(together(
-            "a certificate and its key go together, and the authority of clients' certificates needs both: pass `cert` and `key`",
+            "`cert` needs `key`, `key` needs `cert`, and `client_ca` needs both: pass `cert` and `key`",
         )),
     }
 }
@@ -144,9 +144,7 @@ impl Login {
         match (user, password_file) {
             (Some(user), Some(file)) => Ok(Self(Some((user, file)))),
             (None, None) => Ok(Self(None)),
-            _ => Err(together(
-                "a user and the file with its password go together: pass `user` and `password_file`",
-            )),
+            _ => Err(together("`user` needs `password_file`, and `password_file` needs `user`: pass both")),
         }
     }
 

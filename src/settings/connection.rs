@@ -170,7 +170,7 @@ impl Input<'_> {
         if let Some(text) = &connection.endpoint {
             parse_list(text, connection.scheme.as_ref()).map_err(|why| {
                 setting(format!(
-                    "{} must be {}, or a comma list of these, but {why}: `{}`",
+                    "{} must be {}, or a comma-separated list of these, but {why}: `{}`",
                     connection.endpoint_origin,
                     crate::discovery::EXPECTED,
                     crate::discovery::shown(text)

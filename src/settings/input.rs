@@ -176,7 +176,7 @@ fn check_key(key: &str, origin: Origin) -> Result<()> {
     let known: Vec<String> =
         KEYS.iter().filter(|key| key.name != "host_name").map(|key| format!("`{}`", key.name)).collect();
     Err(setting(format!(
-        "{} is no known setting{meant}; known are {}, and the keys of torch's own rendezvous backends",
+        "{} is not a known setting{meant}; the known settings are {}, and the keys of torch's own rendezvous backends",
         crate::discovery::excerpt(&origin.describe(key)),
         known.join(", ")
     )))

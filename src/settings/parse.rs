@@ -109,7 +109,7 @@ pub(super) fn nodes(given: &Given) -> Result<(u32, u32)> {
 pub(super) fn sizes(given: &Given) -> Result<Vec<u32>> {
     let sizes: Option<Vec<u32>> = given.value.split(':').map(|size| number_of_nodes(size.trim())).collect();
     let mut sizes = sizes.ok_or_else(|| {
-        given.wrong("numbers of nodes of 1 or more, with colons between", "write it such as `2:4:8`")
+        given.wrong("numbers of nodes, each 1 or more, separated by colons", "write it such as `2:4:8`")
     })?;
     sizes.sort_unstable();
     sizes.dedup();

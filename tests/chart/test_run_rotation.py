@@ -159,7 +159,11 @@ def test_readme_has_these_steps() -> None:
     numbered = re.split(r"^\d\. ", steps, flags=re.MULTILINE)[1:]
     wanted = [
         ("Put both CAs", "into `ca.crt`"),
-        ("Run `helm upgrade` with your values", "rollout restart statefulset/lattice-rdzv", "kubectl rollout status"),
+        (
+            "Run `helm upgrade` with your values",
+            "rollout restart statefulset/lattice-rdzv",
+            "kubectl -n lattice rollout status",
+        ),
         ("Replace `tls.crt` and `tls.key` by certificates of the new CA",),
         ("Remove the old CA from `ca.crt`", "repeat step 2"),
     ]

@@ -72,4 +72,4 @@ def test_its_agents_rendezvous_on_the_first_nodes_server(allocation: subprocess.
     wait_for("the batch ends", lambda: allocation.poll() is not None, timeout_seconds=2 * START_SECONDS, detail=logs)
     assert allocation.returncode == 0, logs()
     assert set(re.findall(r"rank (\d) of 2 on \S+: done after step 30", logs())) == {"0", "1"}
-    assert "this node hosts the service" in logs(), logs()
+    assert "this node hosts the rendezvous service" in logs(), logs()

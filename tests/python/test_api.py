@@ -194,9 +194,9 @@ def test_after_a_loss_the_newest_member_is_a_spare_until_the_next_size_is_comple
 @pytest.mark.parametrize(
     ("other", "both"),
     [
-        ({"sizes": "2:4"}, r"2:4 \(sizes=2:4, wanted=2\), and this node has 2:4 \(sizes=2:4\)"),
-        ({"node_unit": 2}, r"2:4 \(sizes=2:4, wanted=2\), and this node has 2:4 \(node_unit=2\)"),
-        ({}, r"2:4 \(sizes=2:4, wanted=2\), and this node has 2:4; "),
+        ({"sizes": "2:4"}, r"2:4 \(sizes=2:4, wanted=2\), but this node has 2:4 \(sizes=2:4\)"),
+        ({"node_unit": 2}, r"2:4 \(sizes=2:4, wanted=2\), but this node has 2:4 \(node_unit=2\)"),
+        ({}, r"2:4 \(sizes=2:4, wanted=2\), but this node has 2:4; "),
     ],
 )
 def test_node_with_other_allowed_sizes_is_refused(join: JoinNode, other: dict[str, object], both: str) -> None:

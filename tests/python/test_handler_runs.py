@@ -35,7 +35,7 @@ def test_run_that_hosts_its_service_needs_no_id(make: MakeHandler) -> None:
 def test_agent_with_other_counts_is_refused(make: MakeHandler) -> None:
     first, second = make("node-1", min_nodes=2, max_nodes=2), make("node-2", min_nodes=2, max_nodes=2)
     form_round(first, second)
-    with pytest.raises(RendezvousStateError, match="nnodes 2:2, and this node has 2:3"):
+    with pytest.raises(RendezvousStateError, match="nnodes 2:2, but this node has 2:3"):
         make("node-3", min_nodes=2, max_nodes=3).next_rendezvous()
     assert first.num_nodes_waiting() == second.num_nodes_waiting() == 0
 

@@ -133,7 +133,7 @@ def test_survivors_detect_a_lost_host_and_continue_when_it_returns(
 ) -> None:
     host = node_program(tmp_path, endpoint, run_id, "node-1", "time.sleep(600)")
     wait_for("the host serves", lambda: _is_port_open(endpoint), detail=lambda: host.output)
-    line = "this node hosts the service, and the run ends with it"
+    line = "this node hosts the rendezvous service"
     wait_for("the host logs it", lambda: line in host.output, detail=lambda: host.output)
     other = join_hosted("node-2")
     before = other.next_world()

@@ -132,7 +132,7 @@ def test_etcd_at_its_port_is_found_without_the_port(make_job: MakeJob, two: list
         job = make_job(two[0].address)
         agents = [start(two[number], job) for number in (0, 1)]
         trains_to_the_end(job, *NAMES)
-    assert "this node hosts the service" not in "".join(agent.log for agent in agents)
+    assert "this node hosts the rendezvous service" not in "".join(agent.log for agent in agents)
 
 
 @contextmanager
@@ -167,8 +167,8 @@ def test_node_without_an_endpoint_says_at_once_that_no_other_machine_can_join(
 ) -> None:
     job = make_job("", nnodes="2:4")
     agent = start(two[0], job, environment={"LATTICE_RDZV_ENDPOINT": "10.77.0.1:29400"})
-    job.wait_log(agent, "this node hosts the service")
-    before, _ = agent.log.split("this node hosts the service")
+    job.wait_log(agent, "this node hosts the rendezvous service")
+    before, _ = agent.log.split("this node hosts the rendezvous service")
     assert "no endpoint is passed or set" in before
     assert f"{ONLY_HERE} 4 nodes" in before
     assert "pass an address of one node or of an etcd that all nodes reach as `--rdzv-endpoint`" in before

@@ -111,7 +111,7 @@ def test_node_that_is_configured_as_a_second_host_joins_as_a_client(job: Job, st
     host = start(0)
     second = start(1, conf={"is_host": "1"})
     assert {line.group_world for line in job.wait_trains("node-0", "node-1").values()} == {2}
-    assert "this node hosts the service" not in second.log
-    assert "this node hosts none and is a client of it" in second.log
+    assert "this node hosts the rendezvous service" not in second.log
+    assert "this node hosts no server, and uses that service" in second.log
     job.finish()
     assert host.wait() == second.wait() == 0, job.describe()

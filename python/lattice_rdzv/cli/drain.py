@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             settings, node.id, by=service.operator(), why=arguments.why, timeout_seconds=arguments.timeout
         )
         if not call.wait():
-            print(f"node `{node.name}` has left run `{settings.run_id}` in the meantime")
+            print(f"node `{node.name}` left run `{settings.run_id}` before it could be asked to")
             return 0
         print(f"node `{node.name}` was asked to leave run `{settings.run_id}`", flush=True)
         return wait_until_gone(settings, node, arguments) if arguments.wait else 0

@@ -22,7 +22,7 @@ exit status:
   5 no such run, 8 service unreachable, 2 wrong usage
 
 examples:
-  lattice-rdzv lost my-job n17 --why 'its machine has no power'
+  lattice-rdzv lost my-job n17 --why 'its agent crashed'
   lattice-rdzv lost my-job n17 --why 'its machine has no power' --force
 """
 

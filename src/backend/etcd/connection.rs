@@ -80,7 +80,10 @@ impl EtcdOptions {
         if let Some(TlsFiles { cert, key, .. }) = &self.tls
             && cert.is_some() != key.is_some()
         {
-            return wrong("a client certificate and its key go together; only one of them is given".into());
+            return wrong(
+                "a client certificate needs its key, and the key its certificate; only one of them is given"
+                    .into(),
+            );
         }
         Ok(())
     }

@@ -116,7 +116,10 @@ impl EtcdBackend {
             let refused = |failure: Failure| match failure.kind {
                 Kind::LoginNeeded => Failure {
                     kind: Kind::Denied,
-                    cause: format!("{}; it requires a login: set `user` and `password_file`", failure.cause),
+                    cause: format!(
+                        "{}; the service requires a login: set `user` and `password_file`",
+                        failure.cause
+                    ),
                     ..failure
                 },
                 _ => failure,

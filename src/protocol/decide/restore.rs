@@ -40,14 +40,11 @@ pub(super) fn restore_lost_world(roster: &Roster) -> Option<Decision> {
         Action::Restore { world: world.clone(), members, submission },
         match round {
             Some(older) if older.phase != Phase::Restoring => format!(
-                "the service went back to round {}; round {} of {} nodes is restored",
+                "the service went back to round {}; restoring round {} ({} nodes)",
                 older.round, world.round, world.size
             ),
             _ => {
-                format!(
-                    "the service lost its data; round {} of {} nodes is restored",
-                    world.round, world.size
-                )
+                format!("the service lost its data; restoring round {} ({} nodes)", world.round, world.size)
             }
         },
     ))

@@ -64,6 +64,6 @@ def backend_of(name: str) -> Backend:
 
         return Gloo()
     raise ValueError(
-        f"`group_backend` must be `gloo`, but is `{name}`; survivors keep their processes only with gloo so far, so use torchrun "
-        "with `--rdzv-backend lattice` for other backends, which restarts the workers"
+        f"`group_backend` must be `gloo`, but is `{name}`; for another backend, use torchrun with "
+        "`--rdzv-backend lattice`, which restarts all workers after a loss"
     )
