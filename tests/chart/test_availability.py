@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+import yaml
 
 from chart.render import MEMBERS, Renderer, merged
 from chart.tools import CHART
@@ -57,6 +59,18 @@ def test_single_member_leaves_a_lost_kubernetes_node_after_30_seconds() -> None:
     tolerations = Renderer().objects({"tolerations": own}).pod["spec"]["tolerations"]
     assert tolerations[:2] == own
     assert [one["key"] for one in tolerations[2:]] == ["node.kubernetes.io/not-ready"]
+
+
+def test_commented_annotations_for_autoscalers_can_be_used_as_they_are() -> None:
+    text = (CHART / "values.yaml").read_text().split("podAnnotations: {}\n")[1].split("\n\n")[0]
+    annotations = yaml.safe_load(re.sub(r"^ *# ", "", text, flags=re.MULTILINE))
+    assert annotations == {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    for values in ({}, MEMBERS):
+        pod = Renderer().objects(merged(values, {"podAnnotations": annotations})).pod
+        assert annotations.items() <= pod["metadata"]["annotations"].items()
 
 
 def test_openshift_assigns_users_and_groups() -> None:
