@@ -364,7 +364,8 @@ def test_most_urgent_runs_come_first() -> None:
 def test_timeline_shows_when_the_program_trained_in_the_rounds_of_which_it_reports_that(
     join: JoinNode, etcd: Service, run_id: str
 ) -> None:
-    first, second = join("node-1", nnodes="1:3"), join("node-2", nnodes="1:3")
+    patient: dict[str, object] = {"nnodes": "1:2", "last_call_timeout": 60}
+    first, second = join("node-1", **patient), join("node-2", **patient)
     first.report_resumed()
     together(first.next_world, second.next_world)
     for each in (second, first, first):
