@@ -17,7 +17,7 @@ use super::{
     policy::Policy,
     ranking::base_name,
     records::{ChangeKind, NAMES, RoundRecord, some_names},
-    roster::{Moment, Roster},
+    roster::{Moment, Roster, Seen},
 };
 
 /// So many failures in a row do not cause a wait.
@@ -139,15 +139,17 @@ pub fn cooling(roster: &Roster, policy: &Policy, now: Moment) -> BTreeMap<NodeId
     if waits.is_empty() {
         return BTreeMap::new();
     }
-    let mut others = roster.seekers(policy);
+    let mut others = BTreeSet::new();
     let mut cooling = BTreeMap::new();
-    for id in others.clone() {
-        let Some(node) = roster.nodes.get(&id).filter(|node| !node.record.hosts) else { continue };
-        if let Some(wait) =
-            waits.get(base_name(&node.record.name)).filter(|_| !roster.world.contains_key(&id))
-        {
-            others.remove(&id);
-            cooling.insert(id, wait.clone());
+    for Seen { id, node, is_member } in roster.seekers(policy) {
+        let wait = waits.get(base_name(&node.record.name));
+        match wait.filter(|_| !is_member && !node.record.hosts) {
+            Some(wait) => {
+                cooling.insert(id, wait.clone());
+            }
+            None => {
+                others.insert(id);
+            }
         }
     }
     if round.change.is_none() {

@@ -2,7 +2,7 @@
 //! has the name of a node that is gone takes its rank. Then topology decides which node gets a free rank. New nodes are
 //! ordered by their index, if they have one, and otherwise by arrival.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use super::{identity::NodeId, records::PlanEntry};
 use crate::backend::Revision;
@@ -33,14 +33,14 @@ impl Newcomer {
 /// The next world, by rank: the members of the `last` world that are `seeking`, then new nodes, at most `max_nodes`
 /// together. Arrival decides which new nodes get a place, and their indices decide their ranks. The time is
 /// proportional to the number of nodes, except for sorting.
-pub fn rank(
-    last: &[PlanEntry],
+pub fn rank<'entry>(
+    last: impl IntoIterator<Item = &'entry PlanEntry>,
     seeking: &BTreeSet<NodeId>,
     mut newcomers: Vec<Newcomer>,
     max_nodes: u32,
 ) -> Vec<PlanEntry> {
     let (members, mut gone): (Vec<&PlanEntry>, Vec<&PlanEntry>) =
-        last.iter().partition(|entry| seeking.contains(&entry.id));
+        last.into_iter().partition(|entry| seeking.contains(&entry.id));
     gone.sort_by_key(|entry| entry.rank);
     newcomers.sort_by_key(|newcomer| (newcomer.arrived, newcomer.id));
     newcomers.truncate((max_nodes as usize).saturating_sub(members.len()));
@@ -182,7 +182,7 @@ pub fn base_name(name: &str) -> &str {
 
 /// The names that are taken.
 struct Names {
-    taken: BTreeSet<String>,
+    taken: HashSet<String>,
     /// The number to try next for a name whose lower numbers are all taken.
     next: BTreeMap<String, u64>,
 }

@@ -31,6 +31,30 @@ pub struct Present {
     pub created: Revision,
 }
 
+impl Present {
+    /// The node as a candidate for a world.
+    pub fn newcomer(&self, id: NodeId) -> Newcomer {
+        Newcomer {
+            id,
+            name: self.record.name.clone(),
+            label: self.record.topology.clone(),
+            index: self.record.index,
+            arrived: self.created,
+        }
+    }
+}
+
+/// A node that is present, and its part in the world.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'roster> {
+    /// The node.
+    pub id: NodeId,
+    /// What is known of it.
+    pub node: &'roster Present,
+    /// Whether it is in the world.
+    pub is_member: bool,
+}
+
 /// A member of the world that is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Absence {
@@ -232,12 +256,15 @@ impl Roster {
         };
         self.owner = self.find_owner(now);
         let contested = self.is_contested();
-        let seekers = self.seekers(policy);
-        let enough = policy.sizes().largest(seekers.len()).is_some();
         let cooling = cooldown::cooling(self, policy, now);
-        let is_new = |id: &&NodeId| !self.world.contains_key(id) && !cooling.contains_key(id);
-        let grows = self.larger_size(seekers.iter().filter(is_new).count(), now, policy).is_some();
-        let wanted = self.change_told.is_some() || (!seekers.is_empty() && !self.has_world());
+        let (mut seekers, mut newcomers) = (0, 0);
+        for seeker in self.seekers(policy) {
+            seekers += 1;
+            newcomers += usize::from(!seeker.is_member && !cooling.contains_key(&seeker.id));
+        }
+        let enough = policy.sizes().largest(seekers).is_some();
+        let grows = self.larger_size(newcomers, now, policy).is_some();
+        let wanted = self.change_told.is_some() || (seekers > 0 && !self.has_world());
         since(&mut self.contested_since, contested);
         since(&mut self.enough_since, enough);
         since(&mut self.newcomers_since, grows);
@@ -255,22 +282,33 @@ impl Roster {
         planned.or_else(|| self.nodes.get(&id).map(|node| node.record.name.as_str())).unwrap_or("?")
     }
 
+    /// The nodes that are present, in the order of their IDs.
+    pub fn present(&self) -> impl Iterator<Item = Seen<'_>> {
+        // The world has the same order, so both are passed over once.
+        let mut members = self.world.keys().peekable();
+        self.nodes.iter().map(move |(id, node)| {
+            while members.next_if(|member| *member < id).is_some() {}
+            Seen { id: *id, node, is_member: members.next_if_eq(&id).is_some() }
+        })
+    }
+
     /// The members that are present, not finished, and not leaving.
     pub fn active_members(&self) -> impl Iterator<Item = (NodeId, &NodeRecord)> {
-        self.world.keys().filter(|id| !self.finished.contains(id)).filter_map(|id| {
-            let node = self.nodes.get(id).filter(|node| !node.record.leaving)?;
-            Some((*id, &node.record))
-        })
+        let is_active = |seen: &Seen<'_>| {
+            seen.is_member && !seen.node.record.leaving && !self.finished.contains(&seen.id)
+        };
+        self.present().filter(is_active).map(|seen| (seen.id, &seen.node.record))
     }
 
     /// The size to which so many new nodes let the world grow, if that is larger than the number of members that are
     /// present or may still return from an interruption. A new node does not get the place of a member that returns.
     pub fn larger_size(&self, newcomers: usize, now: Moment, policy: &Policy) -> Option<u32> {
-        let returns = |id: &NodeId| {
-            let absence = self.absences.get(id);
-            absence.is_some_and(|absence| !absence.announced && now < absence.confirm_at)
+        let returns = |(id, absence): &(&NodeId, &Absence)| {
+            let may_return = !absence.announced && now < absence.confirm_at;
+            may_return && self.world.contains_key(id) && !self.nodes.contains_key(id)
         };
-        let here = self.world.keys().filter(|id| self.nodes.contains_key(id) || returns(id)).count();
+        let members = self.present().filter(|seen| seen.is_member).count();
+        let here = members + self.absences.iter().filter(returns).count();
         policy.sizes().largest(here + newcomers).filter(|size| *size as usize > here)
     }
 
@@ -284,35 +322,17 @@ impl Roster {
         self.finished.iter().any(|id| self.world.contains_key(id)) || self.finished_here().next().is_some()
     }
 
-    /// The nodes that the next world can be made of.
-    pub fn seekers(&self, policy: &Policy) -> BTreeSet<NodeId> {
-        let seeks = |(id, node): (&NodeId, &Present)| {
-            let eligible = node.record.sizes() == policy.sizes()
+    /// The nodes that the next world can be made of, in the order of their IDs.
+    pub fn seekers(&self, policy: &Policy) -> impl Iterator<Item = Seen<'_>> {
+        self.present().filter(move |seen| {
+            let Seen { id, node, is_member } = seen;
+            node.record.sizes() == policy.sizes()
                 && !node.record.leaving
                 && !self.finished.contains(id)
                 && !self.left_out.contains(id)
-                && !self.is_rival(*id, &node.record)
-                && self.is_of_this_life(node);
-            (eligible && self.seeks(*id, &node.record)).then_some(*id)
-        };
-        self.nodes.iter().filter_map(seeks).collect()
-    }
-
-    /// Of these nodes, those that were not in the last world.
-    pub fn newcomers(&self, policy: &Policy) -> Vec<Newcomer> {
-        let ids = self.seekers(policy).into_iter().filter(|id| !self.world.contains_key(id));
-        ids.filter_map(|id| self.newcomer(id)).collect()
-    }
-
-    /// A node that is present, as a candidate for a world.
-    pub fn newcomer(&self, id: NodeId) -> Option<Newcomer> {
-        let node = self.nodes.get(&id)?;
-        Some(Newcomer {
-            id,
-            name: node.record.name.clone(),
-            label: node.record.topology.clone(),
-            index: node.record.index,
-            arrived: node.created,
+                && (*is_member || !self.is_of_other_submission(&node.record))
+                && self.is_of_this_life(node)
+                && self.seeks(&node.record, *is_member)
         })
     }
 
@@ -324,9 +344,9 @@ impl Roster {
         !past_world && !before
     }
 
-    fn seeks(&self, id: NodeId, record: &NodeRecord) -> bool {
+    fn seeks(&self, record: &NodeRecord, is_member: bool) -> bool {
         let Some(round) = self.round.as_ref().filter(|round| round.has_world()) else { return true };
-        if self.world.contains_key(&id) {
+        if is_member {
             return record.seeks > round.round;
         }
         // The node does not know yet that it was excluded, or that the service lost its life, so its request does not

@@ -12,7 +12,7 @@ use super::{
     identity::NodeId,
     policy::Policy,
     records::{NAMES, NodeRecord, Phase, RoundRecord, some_names},
-    roster::{Moment, Present, Roster},
+    roster::{Moment, Present, Roster, Seen},
 };
 use crate::backend::Revision;
 
@@ -57,10 +57,15 @@ impl Roster {
     pub(super) fn find_owner(&self, now: Moment) -> Option<String> {
         let round = self.round.as_ref().filter(|round| round.has_world());
         let known = round.and_then(|round| {
-            let submission = round.submission.as_deref().or_else(|| self.submission_of(self.world.keys()));
+            let submission = round.submission.as_deref().or_else(|| self.submission_of_members());
             submission.filter(|submission| self.is_held(round, submission, now))
         });
         known.or_else(|| self.first_submission()).map(str::to_owned)
+    }
+
+    fn submission_of_members(&self) -> Option<&str> {
+        let mut members = self.present().filter(|seen| seen.is_member);
+        members.find_map(|seen| seen.node.record.submission.as_deref())
     }
 
     /// The submission of the first of these nodes that names one.
@@ -90,23 +95,24 @@ impl Roster {
         named.min().map(|(_, _, submission)| submission)
     }
 
-    /// Whether this node belongs to another submission than the run. A member never does, because a world that an
-    /// earlier version formed may have members of several submissions.
-    pub fn is_rival(&self, id: NodeId, record: &NodeRecord) -> bool {
-        !self.world.contains_key(&id) && are_rivals(self.owner.as_deref(), record.submission.as_deref())
+    /// Whether this record names another submission than the run's. For a member, this does not count, because a world
+    /// that an earlier version formed may have members of several submissions.
+    pub fn is_of_other_submission(&self, record: &NodeRecord) -> bool {
+        are_rivals(self.owner.as_deref(), record.submission.as_deref())
     }
 
     /// The nodes of other submissions that wait and were not refused yet.
     fn rivals(&self) -> impl Iterator<Item = &Present> {
         let refused = self.round.as_ref().and_then(|round| round.refused.as_ref());
-        let waits = move |(id, node): &(&NodeId, &Present)| {
+        let waits = move |Seen { node, is_member, .. }: &Seen<'_>| {
             let submission = node.record.submission.as_deref();
-            !node.record.leaving
-                && self.is_rival(**id, &node.record)
+            !is_member
+                && !node.record.leaving
+                && self.is_of_other_submission(&node.record)
                 && self.is_of_this_life(node)
                 && refused.is_none_or(|refused| !refused.refuses(submission, node.created))
         };
-        self.nodes.iter().filter(waits).map(|(_, node)| node)
+        self.present().filter(waits).map(|seen| seen.node)
     }
 
     /// Whether nodes of another submission wait while nodes of the run's own mean to stay.
@@ -236,7 +242,7 @@ mod tests {
             roster.set_round(due, refused, world);
             observe(&mut roster, due);
             assert_eq!(decide(&roster, due, &policy(1)).action, Action::Wait, "once is enough");
-            assert!(roster.seekers(&policy(1)).is_empty(), "nor does it get a place until it is gone");
+            assert_eq!(roster.seekers(&policy(1)).count(), 0, "nor does it get a place until it is gone");
         }
     }
 
@@ -318,6 +324,6 @@ mod tests {
         roster.set_round(Moment::ZERO, restoring, world);
         put(&mut roster, seconds(1), 3, "two", false);
         assert_eq!(roster.owner.as_deref(), Some("one"));
-        assert!(roster.newcomers(&policy(1)).is_empty());
+        assert!(roster.seekers(&policy(1)).all(|seeker| seeker.is_member));
     }
 }

@@ -39,7 +39,10 @@ impl WaitingRecord {
     /// Describes the nodes of a run in which at least one waits; `unreadable` further nodes have records that cannot be
     /// read. Nothing if no node waits.
     pub fn of(roster: &Roster, unreadable: usize, policy: &Policy) -> Option<Self> {
-        if roster.has_world() && roster.change_told.is_none() && roster.newcomers(policy).is_empty() {
+        if roster.has_world()
+            && roster.change_told.is_none()
+            && roster.seekers(policy).all(|seeker| seeker.is_member)
+        {
             return None;
         }
         let mut described = Self::default();

@@ -28,7 +28,7 @@ impl Judge<'_> {
         let round = roster.highest_round + 1;
         let since = roster.change_told.or(roster.wanted_since).filter(|_| scene.has_clocks);
         let wake = scene.decision.wake.filter(|_| scene.has_clocks);
-        let seekers = roster.seekers(&scene.policy).len();
+        let seekers = roster.seekers(&scene.policy).count();
         let mut verdict = match scene.decision.waits_for {
             Some(WaitsFor::Members) => self.waits_for_members(scene, round, wake),
             Some(WaitsFor::MissingNodes) => self.lacks_nodes(scene, round),
@@ -38,8 +38,8 @@ impl Judge<'_> {
                     State::Forming,
                     format!("{here} here, and round {round} waits for more nodes"),
                 );
-                let newcomers = roster.newcomers(&scene.policy).len();
-                let limit = if seekers > newcomers { "settle_time" } else { "last_call_timeout" };
+                let has_member = roster.seekers(&scene.policy).any(|seeker| seeker.is_member);
+                let limit = if has_member { "settle_time" } else { "last_call_timeout" };
                 let size = scene.policy.sizes().largest(seekers).unwrap_or(0);
                 verdict.set_next(
                     format!("round {round} forms with {}", nodes_text(size as usize)),
@@ -114,7 +114,7 @@ impl Judge<'_> {
             format!("{names} {verb} not requested round {round} since the change was announced"),
         );
         verdict.set_awaited(told.iter().copied());
-        let left = scene.roster.seekers(&scene.policy).len();
+        let left = scene.roster.seekers(&scene.policy).count();
         let without = match scene.policy.sizes().largest(left) {
             Some(size) => format!("round {round} forms without {names}, with {}", nodes_text(size as usize)),
             None => format!(

@@ -10,8 +10,7 @@ use crate::{
     protocol::{
         cooldown::{Cooling, cooling},
         identity::NodeId,
-        roster::Present,
-        submission::are_rivals,
+        roster::{Present, Seen},
     },
     settings::Reaction,
 };
@@ -164,11 +163,9 @@ struct States<'a> {
 impl<'a> States<'a> {
     fn new(scene: &'a Scene) -> Self {
         let cooling = cooling(&scene.roster, &scene.policy, scene.now);
-        let seekers = scene.roster.seekers(&scene.policy);
-        let newcomers = seekers
-            .iter()
-            .filter(|id| !scene.roster.world.contains_key(id) && !cooling.contains_key(id))
-            .count();
+        let is_new = |seen: &Seen<'_>| !seen.is_member && !cooling.contains_key(&seen.id);
+        let newcomers = scene.roster.seekers(&scene.policy).filter(is_new).count();
+        let seekers = scene.roster.seekers(&scene.policy).map(|seen| seen.id).collect();
         Self { scene, cooling, no_place: no_place(scene, newcomers), seekers }
     }
 
@@ -217,7 +214,7 @@ impl<'a> States<'a> {
                 self.scene.policy.sizes()
             ));
         }
-        if roster.is_rival(id, record) && are_rivals(roster.owner.as_deref(), record.submission.as_deref()) {
+        if !roster.world.contains_key(&id) && roster.is_of_other_submission(record) {
             let (own, owner) = (record.submission.as_deref(), roster.owner.as_deref());
             return Some(format!(
                 "it is of submission `{}`, and the run belongs to `{}`",

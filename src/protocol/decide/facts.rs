@@ -8,7 +8,7 @@ use crate::protocol::{
     policy::Policy,
     ranking::Newcomer,
     records::{NAMES, RoundRecord, some_names},
-    roster::{Moment, Roster},
+    roster::{Moment, Roster, Seen},
 };
 
 /// The number of lost members whose evidence is described.
@@ -24,8 +24,10 @@ pub(super) struct Facts<'a> {
     pub(super) cooling: BTreeMap<NodeId, Cooling>,
     /// The members among the nodes that the next world can be made of.
     pub(super) kept: BTreeSet<NodeId>,
-    /// The new nodes that the next world can be made of.
+    /// The new nodes that the next world can be made of, in the order of their IDs.
     pub(super) newcomers: Vec<Newcomer>,
+    /// Whether one of all these nodes names a submission.
+    pub(super) names_submission: bool,
     /// The members that are present and request the next round.
     pub(super) seeking: Vec<NodeId>,
     /// The members that are present and do not request the next round.
@@ -35,20 +37,21 @@ pub(super) struct Facts<'a> {
 impl<'a> Facts<'a> {
     pub(super) fn new(roster: &'a Roster, round: &'a RoundRecord, now: Moment, policy: &'a Policy) -> Self {
         let cooling = cooldown::cooling(roster, policy, now);
-        let mut newcomers = Vec::new();
-        let mut kept = BTreeSet::new();
-        for id in roster.seekers(policy) {
-            if roster.world.contains_key(&id) {
-                kept.insert(id);
+        let (mut kept, mut newcomers, mut names_submission) = (Vec::new(), Vec::new(), false);
+        for Seen { id, node, is_member } in roster.seekers(policy) {
+            names_submission |= node.record.submission.is_some();
+            if is_member {
+                kept.push(id);
             } else if !cooling.contains_key(&id) {
-                newcomers.extend(roster.newcomer(id));
+                newcomers.push(node.newcomer(id));
             }
         }
+        let kept = kept.into_iter().collect();
         let (mut seeking, mut staying) = (Vec::new(), Vec::new());
         for (id, record) in roster.active_members() {
             if record.seeks > round.round { &mut seeking } else { &mut staying }.push(id);
         }
-        Self { roster, round, now, policy, cooling, kept, newcomers, seeking, staying }
+        Self { roster, round, now, policy, cooling, kept, newcomers, names_submission, seeking, staying }
     }
 
     /// Whether the run needs another world: there is none yet, or a change of the present one was announced.
@@ -106,7 +109,7 @@ impl<'a> Facts<'a> {
             announced || leaving || roster.finished.contains(id) || roster.lost.contains_key(id)
         };
         let seeks = |id: &NodeId| self.kept.contains(id) || self.cooling.contains_key(id);
-        let is_new = |id: &NodeId| self.newcomers.iter().any(|newcomer| newcomer.id == *id);
+        let is_new = |id: &NodeId| self.newcomers.binary_search_by_key(id, |newcomer| newcomer.id).is_ok();
         let members = roster.world.keys().all(|id| is_gone(id) || seeks(id));
         let mut others = roster.nodes.keys().filter(|id| !roster.world.contains_key(id));
         !self.kept.is_empty() && members && others.all(|id| is_gone(id) || seeks(id) || is_new(id))

@@ -9,7 +9,7 @@ use crate::protocol::{
     identity::NodeId,
     policy::{GATHER_LIMIT, GATHER_QUIET, GATHER_SEEN},
     ranking,
-    records::{ChangeKind, PlanEntry},
+    records::ChangeKind,
     selection, submission,
 };
 
@@ -108,16 +108,16 @@ fn commit_world(facts: &Facts<'_>) -> Decision {
     let size = facts.size().unwrap_or(0);
     let (mut kept, mut newcomers) = (facts.kept.clone(), facts.newcomers.clone());
     if facts.candidates() > size as usize {
-        let members = kept.iter().filter_map(|id| roster.newcomer(*id)).collect();
+        let members = kept.iter().filter_map(|id| Some(roster.nodes.get(id)?.newcomer(*id))).collect();
         let chosen = selection::select(members, newcomers.clone(), size as usize);
         kept.retain(|id| chosen.contains(id));
         newcomers.retain(|newcomer| chosen.contains(&newcomer.id));
     }
-    let last: Vec<PlanEntry> = roster.world.values().cloned().collect();
-    let members = ranking::rank(&last, &kept, newcomers, size);
+    let members = ranking::rank(roster.world.values(), &kept, newcomers, size);
     let newcomers = u32::try_from(members.len() - kept.len()).unwrap_or(u32::MAX);
     let took = now.saturating_sub(roster.wanted_since.unwrap_or(now));
-    let named = roster.submission_of(members.iter().map(|entry| &entry.id)).map(str::to_owned);
+    let named = facts.names_submission.then(|| roster.submission_of(members.iter().map(|entry| &entry.id)));
+    let named = named.flatten().map(str::to_owned);
     let submission = named.or_else(|| round.submission.clone().filter(|_| !kept.is_empty()));
     // A world of another submission starts without counts of failures.
     let same_job = !submission::are_rivals(round.submission.as_deref(), submission.as_deref());

@@ -168,7 +168,7 @@ mod tests {
         roster.observe(Moment::ZERO, &policy());
         roster.put_node(id(2), record(2), 40);
         roster.observe(Moment::ZERO, &policy());
-        assert!(roster.seekers(&policy()).is_empty());
+        assert_eq!(roster.seekers(&policy()).count(), 0);
         assert_eq!(decide(&roster, seconds(100.0), &policy()).action, Action::Wait);
     }
 }
