@@ -219,7 +219,7 @@ mod tests {
         );
         assert!(!message.contains("host_name"), "{message}");
         let message =
-            refused(run_with(Origin::Argument, &[("colour_of_the_sky", "blue")]), &["no known setting;"]);
+            refused(run_with(Origin::Argument, &[("colour_of_the_sky", "blue")]), &["not a known setting;"]);
         assert!(!message.contains("did you mean"));
     }
 

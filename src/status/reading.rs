@@ -94,7 +94,6 @@ impl Source {
                     tenant: run.tenant.clone(),
                     now: self.entropy.unix_time().unwrap_or_default(),
                     service: ServiceStatus { endpoint, ..ServiceStatus::default() },
-                    ..Observation::default()
                 };
                 Ok(unreachable(&observation, &error.to_string()))
             }
@@ -225,7 +224,6 @@ impl Reader {
             tenant: self.run.tenant.clone(),
             now: self.entropy.unix_time().unwrap_or_default(),
             service: ServiceStatus { endpoint: self.backend.endpoint(), ..ServiceStatus::default() },
-            ..Observation::default()
         }
     }
 
@@ -238,8 +236,8 @@ impl Reader {
 
     /// Adds when suspects, and the nodes with these names, last renewed their leases.
     pub(super) async fn add_last_seen(&self, records: &RunRecords, names: &[String], status: &mut RunStatus) {
-        let named = records.nodes.iter().filter(|(_, node)| names.contains(&node.record.name));
-        let asked: BTreeSet<NodeId> = suspects(status).into_iter().chain(named.map(|(id, _)| *id)).collect();
+        let wanted = records.nodes.iter().filter(|(_, node)| names.contains(&node.record.name));
+        let asked: BTreeSet<NodeId> = suspects(status).into_iter().chain(wanted.map(|(id, _)| *id)).collect();
         let renewed = asked.into_iter().map(async |id| {
             let life = self.backend.lease_life(records.nodes.get(&id)?.lease).await.ok()??;
             let silence = life.granted.saturating_sub(life.remaining);

@@ -134,7 +134,7 @@ def test_server_that_cannot_listen_is_an_error(loop: Loop) -> None:
             port = int(server.endpoint.rsplit(":", 1)[1])
             with pytest.raises(lattice_rdzv.SettingsError, match=f"port {port}"):
                 await aio.serve(port=port)
-            with pytest.raises(lattice_rdzv.SettingsError, match="`user` and `password_file`"):
+            with pytest.raises(lattice_rdzv.SettingsError, match="`user` needs `password_file`"):
                 await aio.serve(port=0, user="ops")
 
     loop.run(scenario)

@@ -186,12 +186,12 @@ def test_watching_writes_nothing_and_ends_with_the_last_browser(own_etcd: Etcd, 
         pages = [dashboard.open("/events/run/default/one") for _ in range(3)]
         for page in pages:
             assert b"event: status" in page.readline()
-        # There are six watches for one run, for any number of browsers.
-        wait_for("one run is watched", lambda: own_etcd.watches() == 6)
+        # There are seven watches for one run, for any number of browsers.
+        wait_for("one run is watched", lambda: own_etcd.watches() == 7)
         # Stays open, because the watches end 5 s after the last browser.
         listing = dashboard.events("/events/runs")
         assert json.loads(next(data for name, data in listing if name == "runs"))["shown"] == 2
-        wait_for("both runs are watched", lambda: own_etcd.watches() == 12)
+        wait_for("both runs are watched", lambda: own_etcd.watches() == 14)
         assert "lattice_dashboard_runs_followed 2" in dashboard.get("/metrics")[2]
         for page in pages:
             page.close()
@@ -204,7 +204,7 @@ def test_watches_end_a_few_seconds_after_the_last_browser(own_etcd: Etcd, tmp_pa
     with Dashboard(tmp_path, "--endpoint", own_etcd.endpoint).running() as dashboard:
         events = dashboard.events("/events/run/default/one")
         next(name for name, _ in events if name == "status")
-        wait_for("the run is watched", lambda: own_etcd.watches() == 6)
+        wait_for("the run is watched", lambda: own_etcd.watches() == 7)
         events.close()
         wait_for("nothing is watched", lambda: own_etcd.watches() == 0, timeout_seconds=60)
 

@@ -101,7 +101,7 @@ def test_leaving_closes_the_socket(join: JoinNode) -> None:
     world = run.next_world(hold_port=True)
     run.leave()
     assert "bound" in attempts(world.master_port)
-    with pytest.raises(lattice_rdzv.RendezvousError, match="departure"):
+    with pytest.raises(lattice_rdzv.RendezvousError, match="when this node leaves"):
         world.master_socket()
 
 

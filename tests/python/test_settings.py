@@ -35,9 +35,9 @@ def rows() -> dict[str, Row]:
 
 def known() -> set[str]:
     """Returns the settings that the core lists in the error of an unknown setting."""
-    with pytest.raises(SettingsError, match="known are") as refused:
+    with pytest.raises(SettingsError, match="known settings are") as refused:
         _core.Settings({"no_such_setting": "1"}, {})
-    _, listed = str(refused.value).split("known are")
+    _, listed = str(refused.value).split("known settings are")
     return set(re.findall(r"`(\w+)`", listed))
 
 

@@ -49,9 +49,9 @@ def test_table_of_settings_has_every_key_of_the_core() -> None:
     from lattice_rdzv import _core
     from lattice_rdzv.errors import SettingsError
 
-    with pytest.raises(SettingsError, match="known are") as refused:
+    with pytest.raises(SettingsError, match="known settings are") as refused:
         _core.Settings({"no_such_setting": "1"}, {})
-    known = re.findall(r"`(\w+)`", str(refused.value).split("known are")[1])
+    known = re.findall(r"`(\w+)`", str(refused.value).split("known settings are")[1])
     text = dict(site_reference.reference_pages(ROOT))["reference/keys.md"]
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == known
     assert "| `user` |  | `LATTICE_RDZV_USER` | The user's name. |" in text
