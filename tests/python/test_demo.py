@@ -33,7 +33,7 @@ def test_missing_etcd_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.endswith(f"{tmp_path / 'etcd'}\n")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("on", ["the embedded server", "an etcd"])
 def test_demo_succeeds(on: str) -> None:
     binary = etcd_binary()
@@ -42,7 +42,7 @@ def test_demo_succeeds(on: str) -> None:
         [sys.executable, "-m", "lattice_rdzv.cli", "demo", *(["--etcd", str(binary)] if on == "an etcd" else [])],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=480,
         check=False,
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"

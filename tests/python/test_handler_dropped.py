@@ -6,6 +6,7 @@ import gc
 import socket
 from pathlib import Path
 
+import pytest
 from harness.handlers import handlers
 from harness.ports import free_port
 from harness.programs import PATIENT_EXIT, Program
@@ -31,6 +32,7 @@ def test_dropped_handler_leaves_and_releases_its_port(service: Service, run_id: 
         pass
 
 
+@pytest.mark.timeout(300)
 @on_etcd
 def test_program_that_catches_the_signal_of_its_agent_can_launch_again(
     tmp_path: Path, service: Service, run_id: str
@@ -79,7 +81,7 @@ def end():
         print("ranks", elastic_launch(config, workers.end)(), flush=True)
     """,
     )
-    assert program.wait(100) == 0, program.output
+    assert program.wait(200) == 0, program.output
     assert "terminated" in program.output
     assert "ranks {0: '0'}" in program.output
     assert service.nodes(run_id) == []

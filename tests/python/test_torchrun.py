@@ -16,7 +16,7 @@ from harness.wait import wait_for
 
 import lattice_rdzv
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(500)
 
 
 def test_two_nodes_fixed(job: MakeJob) -> None:

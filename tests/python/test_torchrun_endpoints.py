@@ -17,7 +17,7 @@ from harness.network import Machine, virtual_address
 from harness.torchrun import Agent, Job
 from harness.wait import wait_for
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.namespaces]
+pytestmark = [pytest.mark.timeout(500), pytest.mark.namespaces]
 
 PORT = 29400
 VIRTUAL = "10.96.0.7"

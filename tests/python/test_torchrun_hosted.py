@@ -11,7 +11,7 @@ from harness import network
 from harness.network import Machine
 from harness.torchrun import Agent, Job, kill_node
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.namespaces]
+pytestmark = [pytest.mark.timeout(500), pytest.mark.namespaces]
 
 PORT = 29400
 HOST_SECONDS = 6.0

@@ -7,7 +7,7 @@ from harness.service import Service
 from harness.torchrun import MakeJob, kill_node, once, ranks
 from harness.wait import wait_for
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(500)
 
 
 @once

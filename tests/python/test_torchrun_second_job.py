@@ -7,7 +7,7 @@ import re
 import pytest
 from harness.torchrun import MakeJob, once, starts
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(500)
 
 
 @once

@@ -11,7 +11,7 @@ from harness.service import Service
 from harness.torchrun import LEASE_SECONDS, MakeJob, ranks, starts, two_train_to_the_end
 from harness.wait import wait_for
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(500)
 
 
 @pytest.mark.parametrize("fault", ["killed", "paused", "wiped"])

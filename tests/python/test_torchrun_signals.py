@@ -13,7 +13,7 @@ from harness.service import Service
 from harness.torchrun import MakeJob, once, starts
 from harness.wait import wait_for
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(500)
 
 
 @once

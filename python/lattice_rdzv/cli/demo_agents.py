@@ -19,7 +19,7 @@ RUN_ID = "demo"
 NNODES = "2:4"
 # Short waits keep the demo short. A real job keeps the defaults.
 RENDEZVOUS_CONF = "lease_ttl=3,grow_delay=0.5,last_call_timeout=1,join_timeout=60"
-STEP_DEADLINE_SECONDS = 60.0
+STEP_DEADLINE_SECONDS = 120.0
 POLL_SECONDS = 0.05
 
 

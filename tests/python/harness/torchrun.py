@@ -22,7 +22,7 @@ TRAIN = Path(__file__).parent / "train.py"
 # Survives a pause of 5 s on a machine under load. Lifelines report the deaths of these tests earlier.
 LEASE_SECONDS = 10.0
 # The time to import torch in every agent and worker, on two cores.
-START_SECONDS = 90.0
+START_SECONDS = 150.0
 
 # torch handles workers, signals and its end in the same way with every service. A scenario about these takes up to 90 s, so it
 # runs with one service only. Otherwise, the whole suite would be too slow to run regularly.
@@ -64,7 +64,7 @@ class Agent:
     def pid(self) -> int:
         return self.process.pid
 
-    def wait(self, timeout_seconds: float = 60.0) -> int:
+    def wait(self, timeout_seconds: float = 120.0) -> int:
         """Waits for its end and returns its status."""
         try:
             return self.process.wait(timeout_seconds)
@@ -195,7 +195,7 @@ class Job:
         """Makes the workers of a node train again."""
         Path(f"{self.until}.fail-{name}").unlink()
 
-    def wait_all(self, timeout_seconds: float = 60.0) -> dict[str, int]:
+    def wait_all(self, timeout_seconds: float = 120.0) -> dict[str, int]:
         """Waits for the end of every agent. Returns the statuses by name."""
         return {agent.name: agent.wait(timeout_seconds) for agent in self.agents}
 
