@@ -3,7 +3,7 @@
 //! `cargo bench --bench alarms -- NODES MINUTES`
 //!
 //! Half of the time, twice as many threads as cores compute. Every 45 s, the process of all nodes is stopped for 2 s. Each
-//! change that a node is told of is an alarm, because no node leaves.
+//! announced change is an alarm, because no node leaves.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
