@@ -26,7 +26,6 @@ use std::{
     time::Duration,
 };
 
-use lattice_rdzv::{lifeline, node::Node};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -53,7 +52,15 @@ fn main() {
 
 async fn measure(count: usize, minutes: usize) {
     let (_server, endpoint) = server_process::start().await;
-    let nodes = form(&endpoint, count).await;
+    let settings = |number: usize| {
+        nodes::settings([
+            ("endpoint", &endpoint),
+            ("run_id", "alarms"),
+            ("nnodes", &count.to_string()),
+            ("node_name", &format!("node-{number}")),
+        ])
+    };
+    let nodes = nodes::form((0..count).map(settings).collect(), true).await;
     let alarms = Arc::new(AtomicUsize::new(0));
     let mut following = JoinSet::new();
     for node in &nodes {
@@ -86,25 +93,6 @@ async fn measure(count: usize, minutes: usize) {
         // Events at a rate of r do not occur in a time t with a probability of exp(-r t), which is 5 % for r = 3 / t.
         println!("with a confidence of 95 %, less than one in {:.0} node-minutes", node_minutes / 3.0);
     }
-}
-
-async fn form(endpoint: &str, count: usize) -> Vec<Arc<Node>> {
-    let mut joining = JoinSet::new();
-    for number in 0..count {
-        let settings = nodes::settings([
-            ("endpoint", endpoint),
-            ("run_id", "alarms"),
-            ("nnodes", &count.to_string()),
-            ("node_name", &format!("node-{number}")),
-        ]);
-        joining.spawn(async move {
-            let lifelines = lifeline::open(&settings);
-            let node = Arc::new(nodes::join(settings, lifelines).await);
-            node.next_world(None, None).await.unwrap();
-            node
-        });
-    }
-    joining.join_all().await
 }
 
 /// Starts threads that compute for [`LOAD`] and then pause for as long, until `ended`.

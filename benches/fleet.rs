@@ -26,7 +26,6 @@ use std::{sync::Arc, time::Duration};
 
 use etcd_client::{Client, LeaseGrantOptions, PutOptions};
 use lattice_rdzv::{
-    lifeline,
     node::Node,
     protocol::{
         keys::RunKeys,
@@ -139,18 +138,8 @@ fn settings(endpoint: &str, count: usize, number: usize) -> Settings {
 /// Starts all nodes. Returns them with the time until the last one had its world.
 async fn form(endpoint: &str, count: usize, lifelines: bool) -> (Vec<Arc<Node>>, Duration) {
     let began = Instant::now();
-    let mut joining = JoinSet::new();
-    for number in 0..count {
-        let settings = settings(endpoint, count, number);
-        joining.spawn(async move {
-            let lifelines = if lifelines { lifeline::open(&settings) } else { None };
-            let node = Arc::new(nodes::join(settings, lifelines).await);
-            node.next_world(None, None).await.unwrap();
-            (node, began.elapsed())
-        });
-    }
-    let (nodes, times): (Vec<_>, Vec<_>) = joining.join_all().await.into_iter().unzip();
-    (nodes, times.into_iter().max().unwrap())
+    let all = (0..count).map(|number| settings(endpoint, count, number)).collect();
+    (nodes::form(all, lifelines).await, began.elapsed())
 }
 
 /// The position of the coordinator.

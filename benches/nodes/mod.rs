@@ -1,20 +1,37 @@
 //! Nodes of a benchmark, each of which searches its service and connects by itself, as an agent does.
 
-use std::collections::BTreeMap;
+#![allow(dead_code, reason = "each benchmark uses its own part of this")]
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use lattice_rdzv::{
-    lifeline::Lifelines,
+    lifeline::{self, Lifelines},
     node::{Node, Place, Search},
     protocol::keys::RunKeys,
     run::Entropy,
     settings::{Arguments, Origin, Settings},
 };
+use tokio::task::JoinSet;
 
 /// Settings of a node with these values.
 pub(crate) fn settings<const N: usize>(values: [(&str, &str); N]) -> Settings {
     let values = values.map(|(key, value)| (key.to_owned(), value.to_owned()));
     Settings::resolve(&Arguments { values: values.into(), origin: Origin::Argument }, &BTreeMap::new())
         .unwrap()
+}
+
+/// Starts a node for each of these settings, all at once, and waits until each has its world.
+pub(crate) async fn form(all: Vec<Settings>, lifelines: bool) -> Vec<Arc<Node>> {
+    let mut joining = JoinSet::new();
+    for settings in all {
+        joining.spawn(async move {
+            let lifelines = if lifelines { lifeline::open(&settings) } else { None };
+            let node = Arc::new(join(settings, lifelines).await);
+            node.next_world(None, None).await.unwrap();
+            node
+        });
+    }
+    joining.join_all().await
 }
 
 /// Connects, and joins the run of the settings.

@@ -10,7 +10,7 @@
 //!
 //! The revision alone cannot reveal a setback after other clients have raised it above the highest revision that this
 //! client has seen. It cannot reveal a backup either that was restored with `--bump-revision` under the same cluster
-//! ID. A store that finds one of its own keys at an earlier version reports it ([`Monotonic::report`]).
+//! ID. A store that finds a key that it wrote at an earlier version reports it ([`Monotonic::report`]).
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

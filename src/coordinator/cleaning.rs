@@ -127,7 +127,7 @@ impl Term {
         let keys = &self.context.keys;
         let slots = || Stage::Slots(keys.all_operations().into_bytes());
         if self.roster.finished_here().next().is_some() {
-            // A node that has finished may still wait for its exit barrier, which is in the store of its own round.
+            // A node that has finished may still wait for its exit barrier, which is in the store of its round.
             return Ok((slots(), Written::Skipped));
         }
         let stores = keys.stores_before_round(life, previous);

@@ -53,8 +53,7 @@ impl Resumption {
         let Context { backend, keys, .. } = self.context.as_ref();
         let (txn, control) = ControlGet::first(keys);
         let control = control.control(keys, &backend.txn(txn).await?)?;
-        let is_present = |life: &str, world: &str| (life, world) == (&self.world.life, &self.world.world);
-        let round = control.round.filter(|round| is_present(&round.record.life, &round.record.world));
+        let round = control.round.filter(|round| self.world.is_of(&round.record));
         let Some(round) = round else { return Ok(true) };
         let WorldMembership { life, round: number, .. } = &self.world;
         let record = ResumedRecord { round: *number, after_seconds: self.after.as_secs_f64() };

@@ -40,7 +40,7 @@ pub fn has_unread_plan(round: &RoundRecord, place: Option<&WorldMembership>, rea
 }
 
 /// Why the world that a node was given is about to be replaced, or was replaced, according to the control records that
-/// it reads. `None` for earlier records, because a node may know of its own round before it reads the records of
+/// it reads. `None` for earlier records, because a node may know its round before it reads the records of
 /// earlier ones.
 pub fn change_of(
     world: &WorldMembership,

@@ -164,8 +164,9 @@ impl<'a> States<'a> {
     fn new(scene: &'a Scene) -> Self {
         let cooling = cooling(&scene.roster, &scene.policy, scene.now);
         let is_new = |seen: &Seen<'_>| !seen.is_member && !cooling.contains_key(&seen.id);
-        let newcomers = scene.roster.seekers(&scene.policy).filter(is_new).count();
-        let seekers = scene.roster.seekers(&scene.policy).map(|seen| seen.id).collect();
+        let seekers: Vec<Seen<'_>> = scene.roster.seekers(&scene.policy).collect();
+        let newcomers = seekers.iter().filter(|seen| is_new(seen)).count();
+        let seekers = seekers.iter().map(|seen| seen.id).collect();
         Self { scene, cooling, no_place: no_place(scene, newcomers), seekers }
     }
 

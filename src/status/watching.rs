@@ -235,6 +235,10 @@ impl Watching {
         let keys = &self.reader.keys;
         let key = event.key();
         let is_below = |prefix: String| key.starts_with(prefix.as_bytes());
+        // Keys of other lives are not part of the picture.
+        let is_of_life = |prefix: fn(&RunKeys, &str) -> String| {
+            self.records.life().is_some_and(|life| is_below(prefix(keys, life)))
+        };
         match event {
             Event::Put(item) if is_below(keys.nodes()) => self.records.put_node(item),
             Event::Put(item) if key == keys.clocks().as_bytes() => {
@@ -246,26 +250,11 @@ impl Watching {
                     self.records.put_lost(item);
                 }
             }
-            Event::Put(_) if is_below(keys.all_finished()) => {
-                let life = self.records.life().map(|life| keys.finished_life(life));
-                if life.is_some_and(is_below)
-                    && let Some(id) = RunKeys::node_of(key)
-                {
-                    self.records.finished.insert(id);
-                }
+            Event::Put(_) if is_of_life(RunKeys::finished_life) => {
+                self.records.finished.extend(RunKeys::node_of(key));
             }
-            Event::Put(item) if is_below(keys.all_history()) => {
-                let life = self.records.life().map(|life| keys.history(life));
-                if life.is_some_and(is_below) {
-                    self.records.put_history(item);
-                }
-            }
-            Event::Put(item) if is_below(keys.all_resumed()) => {
-                let life = self.records.life().map(|life| keys.resumed(life));
-                if life.is_some_and(is_below) {
-                    self.records.put_resumed(item);
-                }
-            }
+            Event::Put(item) if is_of_life(RunKeys::history) => self.records.put_history(item),
+            Event::Put(item) if is_of_life(RunKeys::resumed) => self.records.put_resumed(item),
             Event::Put(item) => self.reader.put_control(&mut self.records, item),
             Event::Delete { .. } => {
                 self.records.unreadable.remove(&*String::from_utf8_lossy(key));

@@ -2,10 +2,12 @@
 
 import argparse
 import getpass
+import json
 import os
 import shlex
 import socket
 import sys
+from typing import Any
 
 from lattice_rdzv import _core
 from lattice_rdzv.errors import RendezvousError, SettingsError, UnreachableError
@@ -59,6 +61,15 @@ def failed(error: RendezvousError, *, unreachable: int = UNREACHABLE) -> int:
     if isinstance(error, SettingsError):
         return USAGE
     return unreachable if isinstance(error, UnreachableError) else 1
+
+
+def read_runs(arguments: argparse.Namespace, settings: _core.Settings) -> list[dict[str, Any]] | int:
+    """Reads all runs of the tenant. If the service is not reached, prints the error, and returns the exit status."""
+    try:
+        runs: list[dict[str, Any]] = json.loads(_core.runs(settings, timeout_seconds=arguments.timeout).wait())
+    except UnreachableError as error:
+        return failed(error)
+    return runs
 
 
 def operator() -> str:

@@ -56,10 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def show_runs(arguments: argparse.Namespace, settings: _core.Settings) -> int:
     """Lists the runs, or shows the only one."""
-    try:
-        documents = json.loads(_core.runs(settings, timeout_seconds=arguments.timeout).wait())
-    except UnreachableError as error:
-        return service.failed(error)
+    documents = service.read_runs(arguments, settings)
+    if isinstance(documents, int):
+        return documents
     if len(documents) == 1 and not arguments.all:
         only = service.settings(arguments, run_id=documents[0]["run"]["id"], tenant=arguments.tenant)
         return show_run(arguments, only)

@@ -6,7 +6,7 @@ import json
 import sys
 
 from lattice_rdzv import _core
-from lattice_rdzv.errors import RendezvousError, UnreachableError
+from lattice_rdzv.errors import RendezvousError
 from lattice_rdzv.types import (
     AnnouncedEvent,
     ClosedEvent,
@@ -72,10 +72,9 @@ def chosen(arguments: argparse.Namespace) -> _core.Settings | int:
     settings = service.settings(arguments, run_id=arguments.run_id, tenant=arguments.tenant)
     if settings.run_id != service.NO_RUN:
         return settings
-    try:
-        runs = json.loads(_core.runs(settings, timeout_seconds=arguments.timeout).wait())
-    except UnreachableError as error:
-        return service.failed(error)
+    runs = service.read_runs(arguments, settings)
+    if isinstance(runs, int):
+        return runs
     names = [one["run"]["id"] for one in runs]
     if len(names) == 1:
         return service.settings(arguments, run_id=names[0], tenant=arguments.tenant)

@@ -234,6 +234,8 @@ class Job:
         except Stopped:
             self._leave_after_signal()
         finally:
+            # The state may live longer than the run, which leaves when nothing refers to it any more.
+            state._on_advance = None
             self._restore_signals()
 
     def leave(self, *, timeout_seconds: float | None = None) -> bool:

@@ -57,8 +57,8 @@ class State:
         self._step = 0
         self._samples = 0
         self._valid = True
-        # Called after each completed step. The job sets it.
-        self._on_advance: Callable[[], object] = lambda: None
+        # Called after each completed step. The job sets it while it runs.
+        self._on_advance: Callable[[], object] | None = None
 
     @property
     def step(self) -> int:
@@ -93,7 +93,8 @@ class State:
         if samples < 0 or steps < 0:
             raise ValueError(f"`samples` and `steps` must be 0 or more, but are {samples} and {steps}")
         self._step, self._samples = self._step + steps, self._samples + samples
-        self._on_advance()
+        if self._on_advance is not None:
+            self._on_advance()
 
     def restored(self, *, step: int, samples: int) -> None:
         """Sets the counters and marks the state as valid, after the program has loaded a checkpoint into the parts."""
