@@ -70,7 +70,7 @@ demo: preflight $(stamps)/package $(stamps)/torch ## Run a real elastic job in t
 test: test-rust test-chart test-examples test-python ## Install the tools for the tests and run all tests
 
 test-rust: $(stamps)/tools $(stamps)/etcd ## Run the core's tests: protocol, simulation, conformance on a real etcd
-	$(with_etcd) cargo test --locked
+	$(with_etcd) cargo test --locked -- --test-threads=4
 
 build-tests: $(stamps)/tools ## Compile the core's tests without running them
 	cargo test --locked --no-run

@@ -16,14 +16,16 @@
     reason = "a measurement that cannot be made ends, and it is for a person"
 )]
 
+#[path = "../tests/core/support/etcd.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod etcd;
 mod machine;
 mod nodes;
 mod server_process;
-#[path = "../tests/support/mod.rs"]
-mod support;
 
 use std::{sync::Arc, time::Duration};
 
+use etcd::Etcd;
 use etcd_client::{Client, LeaseGrantOptions, PutOptions};
 use lattice_rdzv::{
     node::Node,
@@ -33,7 +35,6 @@ use lattice_rdzv::{
     },
     settings::Settings,
 };
-use support::Etcd;
 use tokio::{
     sync::Barrier,
     task::JoinSet,

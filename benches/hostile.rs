@@ -5,7 +5,7 @@
 //! completed, many watches and open calls on one connection, and connections that send the preface and nothing else.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that cannot be made ends")]
 
-#[path = "../tests/support/unfinished.rs"]
+#[path = "../tests/core/support/unfinished.rs"]
 mod unfinished;
 
 mod server_process;

@@ -14,10 +14,11 @@
     reason = "a measurement that cannot be made ends, and it is for a person"
 )]
 
+#[path = "../tests/core/support/etcd.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod etcd;
 mod machine;
 mod nodes;
-#[path = "../tests/support/mod.rs"]
-mod support;
 
 use std::{
     io::{Read, Write},
@@ -25,13 +26,13 @@ use std::{
     time::Duration,
 };
 
+use etcd::Etcd;
 use etcd_client::{Client, ConnectOptions};
 use lattice_rdzv::{
     node::{Node, State},
     protocol::policy::Policy,
     settings::Settings,
 };
-use support::Etcd;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},

@@ -1,5 +1,4 @@
 //! Nodes on the memory service, for tests of scenarios.
-#![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

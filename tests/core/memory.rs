@@ -1,5 +1,4 @@
 //! The faults of the service in the process, of which simulations consist.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 use std::{
     sync::{Arc, Mutex},

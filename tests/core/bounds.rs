@@ -1,7 +1,4 @@
 //! What hostile clients can make the embedded server buffer, and what nodes report about an etcd that is full.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,7 +10,6 @@ use lattice_rdzv::{
     run::Entropy,
     settings::{Arguments, Origin, Settings},
 };
-use support::{Etcd, embedded::Embedded, unfinished::Unfinished, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,6 +19,8 @@ use tonic::{
     codegen::{Bytes, Service as _, http},
     transport::{Channel, Endpoint},
 };
+
+use crate::support::{embedded::Embedded, etcd::Etcd, unfinished::Unfinished, within};
 
 const MIB: i64 = 1 << 20;
 /// The minimum share of one connection for large messages, and the total for all connections.

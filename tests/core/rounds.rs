@@ -1,17 +1,5 @@
 //! The life of a run through the public API, on the memory service with paused time.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test ends by a panic, and reports"
-)]
-
-mod support {
-    pub(crate) mod nodes;
-}
-
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
@@ -24,8 +12,9 @@ use lattice_rdzv::{
         records::{ChangeKind, Outcome, Record as _, ResumedRecord, WorldMembership},
     },
 };
-use support::nodes::{Agent, TTL, settings};
 use tokio::time::{Instant, sleep};
+
+use crate::support::nodes::{Agent, TTL, settings};
 
 async fn joined(service: &MemoryService, nnodes: &str, names: &[&str]) -> Vec<Agent> {
     let mut agents = Vec::new();

@@ -1,12 +1,5 @@
 //! Slow joins, slow descriptions, concurrent closings, and what each of them leaves in the service.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
-
-mod support {
-    pub(crate) mod nodes;
-    pub(crate) mod tapped;
-}
-
 use std::{
     sync::{
         Arc, Mutex,
@@ -26,11 +19,12 @@ use lattice_rdzv::{
     protocol::records::{Outcome, Record as _, RoundRecord},
     run::Entropy,
 };
-use support::{
+use tokio::time::{Instant, sleep};
+
+use crate::support::{
     nodes::{Agent, TTL, place, settings},
     tapped::Tapped,
 };
-use tokio::time::{Instant, sleep};
 
 const RUN: &str = "/lattice/rdzv/default/run/";
 

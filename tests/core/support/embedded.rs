@@ -7,6 +7,8 @@ use lattice_rdzv::{
     server::{Contents, Server, ServerOptions, bind},
 };
 
+use super::etcd::free_port;
+
 /// A server that can be stopped and started again with its data.
 pub(crate) struct Embedded {
     address: SocketAddr,
@@ -22,7 +24,7 @@ impl Embedded {
 
     /// A server with these options.
     pub(crate) async fn with(options: ServerOptions) -> Self {
-        let server = Server::start(bind("127.0.0.1", super::free_port()).await.unwrap(), options).unwrap();
+        let server = Server::start(bind("127.0.0.1", free_port()).await.unwrap(), options).unwrap();
         Self { address: server.address(), contents: server.contents(), server: Some(server) }
     }
 

@@ -1,8 +1,5 @@
 //! What only a real etcd can show: endpoints that are dead, unresponsive, or belong to something else, users,
 //! certificates, and clusters that lose members.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::{
     io::{Read, Write},
@@ -25,11 +22,15 @@ use lattice_rdzv::{
     },
     error::Applied,
 };
-use support::{Etcd, PATIENCE, free_port, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
     time::{Instant, sleep},
+};
+
+use crate::support::{
+    etcd::{Etcd, PATIENCE, free_port},
+    within,
 };
 
 /// Options with attempts of half a second.

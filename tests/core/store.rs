@@ -2,9 +2,6 @@
 //! the keys exist, and if the service loses its data, this is reported or the data is restored.
 //!
 //! The faults are those of the memory engine on paused time. Tests that do not need them also use a real etcd.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,11 +18,12 @@ use lattice_rdzv::{
     protocol::{identity::NodeId, keys::RunKeys},
     store::{Slots, Store, StoreContext, StoreView, Takes},
 };
-use support::{Etcd, within};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
+
+use crate::support::{etcd::Etcd, within};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const RUN_LEASE: LeaseId = 4711;

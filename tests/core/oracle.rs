@@ -5,9 +5,6 @@
 //! lease. Other permitted differences are listed in [`EXPLAINED`] with their reasons, and are counted.
 //! `LATTICE_TEST_ETCDS` names further etcd binaries besides `LATTICE_TEST_ETCD`, separated by colons.
 //! `LATTICE_ORACLE_OPERATIONS` sets the number of operations for each etcd.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
@@ -24,9 +21,15 @@ use lattice_rdzv::backend::{
     Event, Revision,
     memory::engine::{Engine, Refusal, Span},
 };
-use support::{Etcd, binaries, choices::Choices, embedded::Embedded, within};
 use tonic::{Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
+
+use crate::support::{
+    choices::Choices,
+    embedded::Embedded,
+    etcd::{Etcd, binaries},
+    within,
+};
 
 /// The number of operations after which the services are emptied.
 const LIFE: usize = 500;
@@ -106,7 +109,7 @@ struct Watch {
 }
 
 impl Choices {
-    fn key(&mut self) -> Vec<u8> {
+    fn raw_key(&mut self) -> Vec<u8> {
         let keys: [&[u8]; 8] = [b"a", b"aa", b"ab", b"b", b"c", b"d/1", b"d/2", &[0xff]];
         if self.one_in(60) { Vec::new() } else { keys[usize::try_from(self.below(8)).unwrap()].to_vec() }
     }
@@ -114,7 +117,7 @@ impl Choices {
     fn range_end(&mut self, key: &[u8]) -> Vec<u8> {
         match self.below(6) {
             0 => vec![0],
-            1 => self.key(),
+            1 => self.raw_key(),
             2 => {
                 let mut end = key.to_vec();
                 if let Some(last) = end.last_mut().filter(|last| **last < 0xff) {
@@ -143,7 +146,7 @@ impl Choices {
     }
 
     fn range(&mut self, newest: Revision) -> PbRangeRequest {
-        let key = self.key();
+        let key = self.raw_key();
         let range_end = self.range_end(&key);
         let sorted = self.one_in(3);
         // There are three valid orders.
@@ -169,7 +172,7 @@ impl Choices {
         let ignore_value = self.one_in(6);
         let ignore_lease = self.one_in(6);
         PbPutRequest {
-            key: self.key(),
+            key: self.raw_key(),
             value: if ignore_value && !self.one_in(8) { Vec::new() } else { self.value() },
             lease: if ignore_lease && !self.one_in(8) { 0 } else { self.lease() },
             prev_kv: self.one_in(2),
@@ -179,15 +182,15 @@ impl Choices {
     }
 
     fn delete(&mut self) -> PbDeleteRequest {
-        let key = self.key();
+        let key = self.raw_key();
         PbDeleteRequest { range_end: self.range_end(&key), key, prev_kv: self.one_in(2) }
     }
 
-    fn compare(&mut self, newest: Revision) -> PbCompare {
+    fn raw_compare(&mut self, newest: Revision) -> PbCompare {
         let revision = newest - self.number(8);
         let target = self.below(5);
         let union = if self.one_in(20) { self.below(5) } else { target };
-        let key = self.key();
+        let key = self.raw_key();
         PbCompare {
             result: i32::try_from(self.below(4)).unwrap(),
             target: i32::try_from(target).unwrap(),
@@ -203,7 +206,7 @@ impl Choices {
         }
     }
 
-    fn operation(&mut self, newest: Revision, depth: u64) -> PbTxnRequestOp {
+    fn request_op(&mut self, newest: Revision, depth: u64) -> PbTxnRequestOp {
         let request = match self.below(if depth > 0 { 12 } else { 10 }) {
             // An invalid order is requested alone. If one service rejected the whole transaction and the other did not,
             // nothing after it could be compared.
@@ -214,21 +217,21 @@ impl Choices {
             }
             3..=4 => PbTxnOpRequest::RequestDeleteRange(self.delete()),
             5..=9 => PbTxnOpRequest::RequestPut(self.put()),
-            _ => PbTxnOpRequest::RequestTxn(self.txn(newest, depth - 1)),
+            _ => PbTxnOpRequest::RequestTxn(self.txn_request(newest, depth - 1)),
         };
         PbTxnRequestOp { request: (!self.one_in(200)).then_some(request) }
     }
 
-    fn txn(&mut self, newest: Revision, depth: u64) -> PbTxnRequest {
+    fn txn_request(&mut self, newest: Revision, depth: u64) -> PbTxnRequest {
         let most = if depth > 0 && self.one_in(150) { 140 } else { 4 };
         let operations =
-            |choices: &mut Self| (0..choices.below(most)).map(|_| choices.operation(newest, depth)).collect();
+            |choices: &mut Self| (0..choices.below(most)).map(|_| choices.request_op(newest, depth)).collect();
         let (success, failure) = (operations(self), operations(self));
-        PbTxnRequest { compare: (0..self.below(3)).map(|_| self.compare(newest)).collect(), success, failure }
+        PbTxnRequest { compare: (0..self.below(3)).map(|_| self.raw_compare(newest)).collect(), success, failure }
     }
 
     fn watch(&mut self, newest: Revision) -> Watch {
-        let key = self.key();
+        let key = self.raw_key();
         Watch {
             range_end: self.range_end(&key),
             key,
@@ -260,7 +263,7 @@ impl Choices {
             16..=23 => Step::Put(self.put()),
             24..=26 => Step::Delete(self.delete()),
             _ => loop {
-                let txn = self.txn(newest, 2);
+                let txn = self.txn_request(newest, 2);
                 if !is_deadly(&txn) {
                     break Step::Txn(txn);
                 }

@@ -1,12 +1,6 @@
 //! What a node does when a lifeline ends: when it asks the accused member, and what the service may hold for it to report
 //! a death. The lifelines are scripted; nodes, coordinator and service are real.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
-
-mod support {
-    pub(crate) mod nodes;
-}
-
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
@@ -33,11 +27,12 @@ use lattice_rdzv::{
     },
     run::Entropy,
 };
-use support::nodes::{place, settings};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
+
+use crate::support::nodes::{place, settings};
 
 /// The TTL of all leases. No lease expires while a test looks at the service.
 const TTL: Duration = Duration::from_secs(30);

@@ -1,12 +1,5 @@
 //! Scenarios in which single messages are lost, refused, or late, and how the run reacts.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
-
-mod support {
-    pub(crate) mod nodes;
-    pub(crate) mod tapped;
-}
-
 use std::{
     collections::BTreeSet,
     sync::{
@@ -27,11 +20,12 @@ use lattice_rdzv::{
     protocol::records::{ChangeKind, Outcome},
     run::Entropy,
 };
-use support::{
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::{
     nodes::{Agent, TTL, place, settings},
     tapped::Tapped,
 };
-use tokio::time::{Instant, sleep, timeout};
 
 fn away() -> Error {
     Error::Unavailable { endpoint: "memory".into(), cause: "a test".into(), applied: Applied::No }

@@ -1,12 +1,5 @@
 //! What a coordinator's decisions are based on, and what it deletes after a round has formed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
-
-mod support {
-    pub(crate) mod nodes;
-    pub(crate) mod tapped;
-}
-
 use std::{
     sync::{
         Arc,
@@ -27,11 +20,12 @@ use lattice_rdzv::{
     protocol::records::ChangeKind,
     run::Entropy,
 };
-use support::{
+use tokio::time::{Instant, sleep};
+
+use crate::support::{
     nodes::{Agent, TTL, place, settings},
     tapped::Tapped,
 };
-use tokio::time::{Instant, sleep};
 
 const RUN: &str = "/lattice/rdzv/default/run/";
 

@@ -1,14 +1,5 @@
 //! The behavior of a backend, defined once and checked for each: the engine in the process, the engine as a server, and
 //! a real etcd. If all pass, a simulation on the first is also valid for the last.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test fails by panicking"
-)]
-
-mod support;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,8 +14,14 @@ use lattice_rdzv::{
     },
     error::Applied,
 };
-use support::{Etcd, choices::Choices, embedded::Embedded, within};
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::{
+    choices::Choices,
+    embedded::Embedded,
+    etcd::{Etcd, PATIENCE},
+    within,
+};
 
 /// A service under test.
 enum Service {
@@ -750,7 +747,7 @@ async fn watcher_can_be_cancelled_at_any_time(service: Service) {
     let mut seen = Vec::new();
     let began = Instant::now();
     while seen.len() < WRITES {
-        assert!(began.elapsed() < support::PATIENCE, "saw only {}", seen.len());
+        assert!(began.elapsed() < PATIENCE, "saw only {}", seen.len());
         if let Ok(Ok(Watched::Changes(changes))) = timeout(Duration::from_micros(700), watcher.next()).await {
             seen.extend(told(&changes.events));
         }

@@ -1,8 +1,5 @@
 //! Passwords and TLS of a real etcd, and of the embedded server: what `etcdctl` accepts is accepted, a login is only
 //! paid for once, and files that cannot be used are named.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::{
     ffi::OsStr,
@@ -24,8 +21,13 @@ use lattice_rdzv::{
     },
     server::{Server, ServerOptions, ServerTls, bind},
 };
-use support::{Etcd, PATIENCE, embedded::Embedded, free_port, within};
 use tokio::time::{Instant, sleep};
+
+use crate::support::{
+    embedded::Embedded,
+    etcd::{Etcd, PATIENCE, free_port},
+    within,
+};
 
 const PASSWORD: &str = "the node's password";
 

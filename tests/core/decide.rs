@@ -1,8 +1,6 @@
 //! Properties of `decide` that hold whatever happened before, tested with random rosters, where every decision is
 //! carried out.
 
-#![allow(clippy::unwrap_used, reason = "a test ends by a panic")]
-
 use std::{collections::BTreeSet, time::Duration};
 
 use lattice_rdzv::{

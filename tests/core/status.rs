@@ -1,11 +1,6 @@
 //! Reads and follows large runs on a real etcd. The times are printed and not judged, because a machine under load is
 //! slow.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by a panic")]
-#![allow(clippy::print_stdout, reason = "the figures are for people")]
-
-mod support;
-
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lattice_rdzv::{
@@ -20,8 +15,9 @@ use lattice_rdzv::{
     settings::RunName,
     status::{Reader, Watching, picture::NodeState, picture::State},
 };
-use support::Etcd;
 use tokio::time::Instant;
+
+use crate::support::etcd::Etcd;
 
 const NODES: u32 = 10_000;
 const MISSING: u32 = 4_711;

@@ -2,23 +2,8 @@
 //! form a round, form another one after a node has left, close the run, and leave. The test fails if a number for each
 //! node grows with the number of nodes. Nothing here is timed.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and reports"
-)]
-
-#[path = "support/census.rs"]
-mod census;
-#[path = "support/nodes.rs"]
-mod nodes;
-mod support;
-
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use census::{Counted, Counts};
 use futures_util::future::join_all;
 use lattice_rdzv::{
     backend::{
@@ -31,9 +16,13 @@ use lattice_rdzv::{
     protocol::records::Outcome,
     run::Entropy,
 };
-use nodes::{place, settings};
-use support::Etcd;
 use tokio::time::sleep;
+
+use crate::support::{
+    census::{Counted, Counts},
+    etcd::Etcd,
+    nodes::{place, settings},
+};
 
 /// A TTL that is long enough that a busy machine delays no renewal, and no attempt of a call is given up.
 const TTL: &str = "60";

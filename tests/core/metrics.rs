@@ -1,7 +1,4 @@
 //! The metrics of the embedded server: their port, and whether metrics with etcd's names match those of etcd.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,11 +14,12 @@ use lattice_rdzv::{
     dashboard::{Dashboard, DashboardOptions, RunSource},
     server::{Server, ServerOptions, bind},
 };
-use support::{embedded::Embedded, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use crate::support::{embedded::Embedded, etcd::Etcd, within};
 
 /// Sends one request, and returns the status and the body of the response.
 async fn request(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
@@ -104,7 +102,7 @@ async fn metrics_port_serves_pages_and_no_calls() {
 
 #[tokio::test]
 async fn metrics_with_etcds_names_have_etcds_types_and_values() {
-    let Some(etcd) = support::Etcd::start().await else { return };
+    let Some(etcd) = Etcd::start().await else { return };
     let server = Embedded::start().await;
     for backend in [etcd.backend(), server.backend()] {
         for key in ["a", "b", "a"] {

@@ -1,5 +1,4 @@
 //! A client of the memory service with which a test observes and changes the traffic.
-#![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::{
     collections::VecDeque,

@@ -2,11 +2,6 @@
 //!
 //! The binary is that of `LATTICE_TEST_ETCD`, or otherwise `etcd` on the path. Without an etcd, a test prints a line
 //! that says so, and passes. If `CI` is set, a missing etcd is a failure.
-#![allow(dead_code, reason = "each test crate uses its own part of this")]
-
-pub(crate) mod choices;
-pub(crate) mod embedded;
-pub(crate) mod unfinished;
 
 use std::{
     net::TcpListener,
@@ -333,9 +328,4 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// Waits for a future, and fails with a description of what was awaited.
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }

@@ -1,16 +1,5 @@
 //! What happens to a run's data when its service is restored from an older backup or loses all data: in memory with
 //! paused time, and on a real etcd.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/nodes.rs"]
-mod nodes;
-mod support;
 
 use std::{
     sync::{
@@ -34,11 +23,15 @@ use lattice_rdzv::{
     run::Entropy,
     store::Store,
 };
-use nodes::{Agent, TTL, place, settings};
-use support::{Etcd, within};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
+};
+
+use crate::support::{
+    etcd::Etcd,
+    nodes::{Agent, TTL, place, settings},
+    within,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);

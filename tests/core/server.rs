@@ -1,8 +1,5 @@
 //! The embedded server beyond what a backend requires: other parts of etcd's API, authentication, pages over HTTP, and
 //! clients that are stuck or silent or send invalid data.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
@@ -25,11 +22,12 @@ use lattice_rdzv::{
     server::{Bounds, Credentials, Server, ServerOptions, ServerTls, bind},
     settings::{Arguments, Origin, Settings},
 };
-use support::{embedded::Embedded, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use crate::support::{embedded::Embedded, etcd::Etcd, within};
 
 async fn client(server: &Embedded) -> Client {
     Client::connect([server.endpoint()], None).await.unwrap()
@@ -315,7 +313,7 @@ async fn told_without_asking_on(endpoint: &str, writes: &EtcdBackend) {
 async fn watch_continues_after_its_client_has_closed_its_side() {
     let server = Embedded::start().await;
     told_without_asking_on(&server.endpoint(), &server.backend()).await;
-    let Some(etcd) = support::Etcd::start().await else { return };
+    let Some(etcd) = Etcd::start().await else { return };
     told_without_asking_on(etcd.endpoint(), &etcd.backend()).await;
 }
 

@@ -1,9 +1,6 @@
 //! Other clients of the embedded server: the `etcdctl` beside each etcd to test with, and etcd's Go client with its
 //! recipes, which is built from `tests/clients`. Without an etcd or without Go, a test prints a line that says so, and
 //! passes.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
-
-mod support;
 
 use std::{
     path::{Path, PathBuf},
@@ -11,8 +8,9 @@ use std::{
 };
 
 use lattice_rdzv::server::{Credentials, ServerOptions};
-use support::{binaries, embedded::Embedded, within};
 use tokio::{io::AsyncReadExt, process::Command};
+
+use crate::support::{embedded::Embedded, etcd::binaries, within};
 
 struct Etcdctl {
     program: PathBuf,

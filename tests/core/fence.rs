@@ -1,13 +1,6 @@
 //! A coordinator that was replaced changes nothing, however late its write arrives, and even if the service lost its
 //! data since.
 
-#![allow(clippy::expect_used, reason = "a test ends by a panic")]
-
-mod support {
-    pub(crate) mod nodes;
-    pub(crate) mod tapped;
-}
-
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -29,11 +22,12 @@ use lattice_rdzv::{
     },
     run::{Context, Entropy},
 };
-use support::{
+use tokio::time::sleep;
+
+use crate::support::{
     nodes::{Agent, TTL, place, settings},
     tapped::Tapped,
 };
-use tokio::time::sleep;
 
 /// The keys of a coordinator and of a round, written by `nonce` as the first keys of a service without data.
 async fn term(

@@ -1,7 +1,5 @@
 //! Lifelines between nodes, with real connections: which ends are evidence of a death, and which are not.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by a panic")]
-
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
