@@ -296,7 +296,7 @@ def training_config(namespace: str) -> Object:
     }
 
 
-def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str, conf: str) -> Object:
+def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str, conf: str, gloo: bool) -> Object:
     """Returns the example's Job with another script, whose workers train until `UNTIL` exists."""
     job = example_job()
     job["metadata"]["namespace"] = namespace
@@ -307,7 +307,7 @@ def torchrun_job(cluster: Cluster, namespace: str, *, nodes: int, nnodes: str, c
     one["image"] = cluster.agent_image
     torchrun = [f"--nnodes={nnodes}" if argument.startswith("--nnodes=") else argument for argument in one["args"][:-1]]
     torchrun += [f"--rdzv-conf={conf}"] if conf else []
-    options = ["--called=$(POD_HOST)", "--out=/dev/stdout", f"--until={UNTIL}"]
+    options = ["--called=$(POD_HOST)", "--out=/dev/stdout", f"--until={UNTIL}", *(["--gloo"] if gloo else [])]
     one["args"] = [*torchrun, "/job/train.py", *options]
     index = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-completion-index']"}}
     one["env"] += [{"name": "INDEX", "valueFrom": index}, {"name": "POD_HOST", "value": "train-$(INDEX)"}]

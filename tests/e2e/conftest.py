@@ -189,13 +189,19 @@ def _jobs(cluster: Cluster, request: pytest.FixtureRequest, folder: Path) -> Ite
     logs: list[Logs] = []
 
     def make(
-        namespace: str, *, nodes: int, nnodes: str, conf: str = "", change: Callable[[Object], None] = lambda job: None
+        namespace: str,
+        *,
+        nodes: int,
+        nnodes: str,
+        conf: str = "",
+        gloo: bool = True,
+        change: Callable[[Object], None] = lambda job: None,
     ) -> Job:
         logs.append(Logs(cluster.kubernetes, namespace, folder))
         request.session.stash[_LOGS].append(logs[-1])
         volume = torch_volume(cluster, namespace)
         cluster.kubernetes.apply(training_config(namespace), *volume)
-        manifest = torchrun_job(cluster, namespace, nodes=nodes, nnodes=nnodes, conf=conf)
+        manifest = torchrun_job(cluster, namespace, nodes=nodes, nnodes=nnodes, conf=conf, gloo=gloo)
         change(manifest)
         return Job(cluster.kubernetes, logs[-1], manifest)
 

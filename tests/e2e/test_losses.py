@@ -37,7 +37,7 @@ def test_each_loss_is_reported_with_its_evidence(
     if cluster.no_faults:
         pytest.skip(cluster.no_faults)
     chart.install()
-    one = job(chart.namespace, nodes=3, nnodes="2:3", conf="last_call_timeout=3", change=guarantee)
+    one = job(chart.namespace, nodes=3, nnodes="2:3", conf="last_call_timeout=3", gloo=False, change=guarantee)
     one.world(3)
 
     with lost(one, "train-1", "out of memory", LOST.format(node="train-1"), say) as pod:

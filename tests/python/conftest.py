@@ -180,10 +180,11 @@ def job(tmp_path: Path, service: Service, run_id: str) -> Iterator[MakeJob]:
         endpoint: str = service.endpoint,
         run_id: str = run_id,
         environment: dict[str, str] | None = None,
+        gloo: bool = False,
     ) -> Job:
         folder = tmp_path / f"job-{len(jobs)}"
         folder.mkdir()
-        jobs.append(Job(folder, endpoint, run_id, nnodes=nnodes, environment=environment))
+        jobs.append(Job(folder, endpoint, run_id, nnodes=nnodes, environment=environment, gloo=gloo))
         return jobs[-1]
 
     yield make

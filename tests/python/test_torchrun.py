@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(500)
 
 
 def test_two_nodes_fixed(job: MakeJob) -> None:
-    run = job(nnodes="2")
+    run = job(nnodes="2", gloo=True)
     run.start("node-1", workers=2)
     run.start("node-2", workers=2)
     run.wait_trains("node-1", "node-2")
@@ -52,7 +52,7 @@ def test_ranks_follow_the_node_index_and_not_arrival(job: MakeJob) -> None:
 
 @once
 def test_growing_while_training(job: MakeJob) -> None:
-    run = job(nnodes="2:4")
+    run = job(nnodes="2:4", gloo=True)
     run.start("node-1")
     run.start("node-2")
     two = ranks(run.wait_trains("node-1", "node-2"))

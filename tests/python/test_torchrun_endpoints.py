@@ -105,6 +105,7 @@ def test_host_whose_name_is_a_loopback_publishes_an_address_that_others_reach(
     make_job: MakeJob, debian: list[Machine]
 ) -> None:
     job = make_job(debian[0].host_name)
+    job.gloo = True
     host = start(debian[0], job, address="")
     start(debian[1], job)
     job.wait_trains(*NAMES)

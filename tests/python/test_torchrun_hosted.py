@@ -53,6 +53,7 @@ def start(job: Job, three: list[Machine]) -> Start:
 
 
 def test_it_forms_grows_loses_members_and_finishes(job: Job, start: Start) -> None:
+    job.gloo = True
     host, second = start(0), start(1, linger_seconds=3)
     before = {name: line.group_rank for name, line in job.wait_trains("node-0", "node-1").items()}
     third = start(2)

@@ -89,8 +89,17 @@ class Job:
     """A run of real agents, and the file that their workers write."""
 
     def __init__(
-        self, folder: Path, endpoint: str, run_id: str, *, nnodes: str, environment: dict[str, str] | None = None
+        self,
+        folder: Path,
+        endpoint: str,
+        run_id: str,
+        *,
+        nnodes: str,
+        environment: dict[str, str] | None = None,
+        gloo: bool = False,
     ) -> None:
+        """`gloo`: the workers communicate, see `train.py`."""
+        self.gloo = gloo
         self.folder = folder
         self.endpoint = endpoint
         self.run_id = run_id
@@ -138,6 +147,7 @@ class Job:
             "--called", name,
             "--linger-seconds", str(linger_seconds),
             "--stubborn-seconds", str(stubborn_seconds),
+            *(["--gloo"] if self.gloo else []),
         ]  # fmt: skip
         log_file = self.folder / f"{name}-{len(self.agents)}.log"
         # A killed torchrun leaves files, which are deleted with the test's folder.

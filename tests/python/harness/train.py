@@ -1,7 +1,8 @@
-"""The program of the agents in tests: a loop of all_reduce over gloo that writes a JSON line for each step to a file.
+"""The program of the agents in tests: a loop of steps that writes a JSON line for the first step of each world to a file.
 
-It ends when the file `--until` appears, which all workers agree upon in one step. It fails when the file `<until>.fail-<node>`
-appears. Therefore the test decides when this happens, independently of time.
+It ends when the file `--until` appears, and fails when the file `<until>.fail-<node>` appears. Therefore the test decides when
+this happens, independently of time. With `--gloo`, each step is an all_reduce of all workers, which then end in the same step.
+Without it, a worker does not import torch, which takes seconds of a core for each worker at each restart.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -19,6 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--until", type=Path, required=True)
     parser.add_argument("--called", required=True)
+    parser.add_argument("--gloo", action="store_true")
     # The delay with which this node's workers end after the others.
     parser.add_argument("--linger-seconds", type=float, default=0.0)
     # The time that this node's workers continue after SIGTERM, as workers that write a checkpoint do.
@@ -52,21 +55,11 @@ def main() -> None:
 
     # Before the import of torch, which takes longer than the times that the tests measure.
     report("started")
-    import torch
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo")
-    report("connected")
+    is_over, leave = _together(arguments.until) if arguments.gloo else (arguments.until.exists, lambda: None)
     is_reported = False
     step = 0
     while True:
-        stop = torch.tensor([1.0 if arguments.until.exists() else 0.0])
-        try:
-            dist.all_reduce(stop)
-        except RuntimeError:
-            # The worker of a peer was stopped. This worker's agent is about to stop it, too, so it must not fail before that.
-            time.sleep(60)
-            raise
+        stop = is_over()
         step += 1
         if Path(f"{arguments.until}.fail-{arguments.called}").exists():
             report("failing", step=step)
@@ -75,12 +68,32 @@ def main() -> None:
         if not is_reported:
             is_reported = True
             report("step", step=step)
-        if stop.item() > 0:
+        if stop:
             break
         time.sleep(0.05)
     report("done", step=step)
-    dist.destroy_process_group()
+    leave()
     time.sleep(arguments.linger_seconds)
+
+
+def _together(until: Path) -> tuple[Callable[[], bool], Callable[[], None]]:
+    """Joins the process group. Returns a step of all workers, which says whether any of them knows the end, and what leaves."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+
+    def is_over() -> bool:
+        stop = torch.tensor([1.0 if until.exists() else 0.0])
+        try:
+            dist.all_reduce(stop)
+        except RuntimeError:
+            # The worker of a peer was stopped. This worker's agent is about to stop it, too, so it must not fail before that.
+            time.sleep(60)
+            raise
+        return bool(stop.item() > 0)
+
+    return is_over, dist.destroy_process_group
 
 
 if __name__ == "__main__":
