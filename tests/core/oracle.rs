@@ -224,10 +224,15 @@ impl Choices {
 
     fn txn_request(&mut self, newest: Revision, depth: u64) -> PbTxnRequest {
         let most = if depth > 0 && self.one_in(150) { 140 } else { 4 };
-        let operations =
-            |choices: &mut Self| (0..choices.below(most)).map(|_| choices.request_op(newest, depth)).collect();
+        let operations = |choices: &mut Self| {
+            (0..choices.below(most)).map(|_| choices.request_op(newest, depth)).collect()
+        };
         let (success, failure) = (operations(self), operations(self));
-        PbTxnRequest { compare: (0..self.below(3)).map(|_| self.raw_compare(newest)).collect(), success, failure }
+        PbTxnRequest {
+            compare: (0..self.below(3)).map(|_| self.raw_compare(newest)).collect(),
+            success,
+            failure,
+        }
     }
 
     fn watch(&mut self, newest: Revision) -> Watch {

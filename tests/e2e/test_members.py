@@ -47,8 +47,7 @@ def whole(training: Training) -> Iterator[Training]:
     training.whole()
 
 
-@pytest.mark.addresses
-@pytest.mark.parametrize("which", ["leader", "follower"])
+@pytest.mark.parametrize("which", [pytest.param("leader", marks=pytest.mark.addresses), "follower"])
 def test_members_pod_is_deleted(whole: Training, which: str) -> None:
     victim = victim_of(whole, which)
     whole.cluster.kubernetes("delete", "pod", victim, f"--namespace={whole.chart.namespace}")

@@ -36,7 +36,6 @@ def helm_test(chart: Chart) -> str:
     return chart.helm("test", "rdzv", "--timeout=240s")
 
 
-@pytest.mark.addresses
 def test_helm_test_holds_a_rendezvous_in_a_restricted_namespace_with_a_quota(cluster: Cluster, chart: Chart) -> None:
     """Every namespace of these scenarios is restricted. This one also limits the number and the size of its pods."""
     labels = cluster.kubernetes.get("namespace", chart.namespace)["metadata"]["labels"]
