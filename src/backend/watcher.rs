@@ -13,7 +13,10 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     Backend, Changes, Keys, Revision, WatchStream,
@@ -44,6 +47,8 @@ pub struct Watcher {
     stream: Option<Box<dyn WatchStream>>,
     /// No stream is opened before this time. It is a field and not a local sleep, so that `next` may be canceled.
     not_before: Option<Instant>,
+    /// Notified when the stream broke or could not be opened.
+    interrupted: Option<Arc<Notify>>,
 }
 
 impl Watcher {
@@ -67,7 +72,14 @@ impl Watcher {
             next_revision: start,
             stream: None,
             not_before: None,
+            interrupted: None,
         }
+    }
+
+    /// Notifies this each time the stream broke, or could not be opened, and will be opened again.
+    #[must_use]
+    pub fn notifying(self, interrupted: Arc<Notify>) -> Self {
+        Self { interrupted: Some(interrupted), ..self }
     }
 
     /// The number of the connection that the present stream was opened on, or 0 if there is none. See
@@ -152,6 +164,9 @@ impl Watcher {
         let delay = self.backoff.next_delay();
         tracing::debug!(%error, ?delay, "the watch will be opened again");
         self.not_before = Some(Instant::now() + delay);
+        if let Some(interrupted) = &self.interrupted {
+            interrupted.notify_one();
+        }
         Ok(())
     }
 }

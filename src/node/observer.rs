@@ -46,8 +46,12 @@ pub(super) enum Settled {
     },
     /// There is no consequence, for this reason.
     Dropped(&'static str),
-    /// Another world has formed. If this node is in it, it examines the suspicion again.
-    OtherWorld,
+    /// Another world has formed than the one in which it was examined, which has this number. If this node is in the other
+    /// one, it examines the suspicion again.
+    OtherWorld { examined: Option<u64> },
+    /// This node has lost its lease, so its renewals no longer show whether it may trust itself. It examines the suspicion
+    /// again with its next one.
+    LeaseReplaced,
 }
 
 /// One observer, for one member that it suspects.
@@ -92,6 +96,10 @@ impl Observer {
             accused,
             own: Some(self.own),
         };
+        // Its sender ends with the lease.
+        if self.lease.has_changed().is_err() {
+            return Ok(Some(Settled::LeaseReplaced));
+        }
         let (own_state, reading) = tokio::join!(self.own_state(), by.read(Some(&self.place)));
         if let Err(why) = may_trust_itself(&own_state) {
             // If a timer is late, the question is postponed. It is never dropped for that reason.
@@ -101,7 +109,7 @@ impl Observer {
         let before = match reading? {
             Reading::Confirm(before) => before,
             Reading::Drop(why) => return Ok(Some(Settled::Dropped(why))),
-            Reading::OtherWorld => return Ok(Some(Settled::OtherWorld)),
+            Reading::OtherWorld => return Ok(Some(Settled::OtherWorld { examined: self.place.number() })),
             Reading::Later => return Ok(None),
         };
         let is_alone = self.place.size <= 2;

@@ -45,7 +45,7 @@ pub enum Accusation {
     Drop(&'static str),
     /// Nothing in this world. The accused may be in the world that has formed since, which this node reads.
     OtherWorld,
-    /// Ask again later: members of a world that is being restored may be returning.
+    /// Ask again later: the service has lost the run, or members of a world that is being restored may be returning.
     Later,
     /// If the accused is found dead, write this.
     Confirm(Deed),
@@ -66,7 +66,8 @@ pub enum Deed {
 /// Decides for an observer whose lifeline belonged to `world`.
 pub fn accuse(accused: NodeId, world: &WorldMembership, found: &Found<'_>) -> Accusation {
     let Some(round) = found.round else {
-        return Accusation::Drop("the service has lost the run");
+        // Its nodes restore it.
+        return Accusation::Later;
     };
     if found.is_closed {
         return Accusation::Drop("the run is closed");
@@ -164,7 +165,7 @@ mod tests {
                 Accusation::Drop("another node has reported its death"),
             ),
             (Found { round: Some(&restoring), ..base }, Accusation::Later),
-            (Found { round: None, ..base }, Accusation::Drop("the service has lost the run")),
+            (Found { round: None, ..base }, Accusation::Later),
             (Found { is_closed: true, ..base }, Accusation::Drop("the run is closed")),
             (Found { round: Some(&later), ..base }, Accusation::OtherWorld),
             (Found { accused: Accused::Finished, ..base }, Accusation::Drop("it has finished")),

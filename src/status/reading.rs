@@ -177,12 +177,11 @@ async fn names_below(backend: &dyn Backend, all: &str) -> Result<Vec<String>> {
         let range = Range { limit: 1, keys_only: true, ..Range::new(Keys::Span(from.clone(), end.clone())) };
         let found = backend.range(range).await?;
         let Some(item) = found.items.first() else { return Ok(names) };
-        let key = String::from_utf8_lossy(&item.key).into_owned();
-        let Some(part) = key.strip_prefix(all).and_then(|rest| rest.split('/').next()) else {
-            return Ok(names);
-        };
-        from = format!("{all}{part}0").into_bytes();
-        if let Ok(name) = percent_encoding::percent_decode_str(part).decode_utf8() {
+        // As bytes, because a key of someone else need not be UTF-8.
+        let Some(rest) = item.key.strip_prefix(all.as_bytes()) else { return Ok(names) };
+        let part = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
+        from = [all.as_bytes(), part, b"0"].concat();
+        if let Ok(name) = percent_encoding::percent_decode(part).decode_utf8() {
             names.push(name.into_owned());
         }
     }

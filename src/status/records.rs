@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A node's record.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenNode {
     /// The record.
     pub record: NodeRecord,
@@ -36,7 +36,7 @@ pub struct SeenNode {
 }
 
 /// The records of a run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunRecords {
     /// `ctl/coordinator`, with its lease.
     pub coordinator: Option<(CoordinatorRecord, LeaseId)>,

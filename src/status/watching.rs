@@ -2,7 +2,7 @@
 //!
 //! It also requests the state of the service every few seconds, because a watch does not show whether the service still
 //! responds, and the watch of a service that restarted without its data stays silent. It reads everything again if the
-//! data were replaced, and when the service responds again.
+//! data were replaced, when the service responds again, and about once a minute, because etcd has lost events of watches.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +28,9 @@ const GATHER: Duration = Duration::from_millis(20);
 /// How often the state of the service is requested.
 const SERVICE_INTERVAL: Duration = Duration::from_secs(3);
 
+/// The average time between two reads of everything.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How long the leases of suspects are read.
 const LAST_SEEN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,10 @@ pub struct Watching {
     /// The newest data that was seen. An older response shows that the data were replaced.
     newest: Header,
     trouble: Option<String>,
+    /// Events may be missing from the records, so everything must be read again.
+    is_stale: bool,
+    /// When everything is read again although nothing shows that an event is missing. etcd has lost events of watches.
+    check_due: Instant,
     shown: bool,
 }
 
@@ -74,6 +81,7 @@ impl Watching {
         let mut service = ServiceStatus { latency_seconds: Some(latency), ..reader.observation().service };
         reader.ask_service(&mut service).await;
         let service_due = Instant::now() + SERVICE_INTERVAL;
+        let check_due = next_check(&reader);
         Ok(Self {
             reader,
             watchers,
@@ -83,6 +91,8 @@ impl Watching {
             service_due,
             newest,
             trouble: None,
+            is_stale: false,
+            check_due,
             shown: false,
         })
     }
@@ -145,7 +155,6 @@ impl Watching {
 
     async fn check_service(&mut self) -> Result<bool> {
         let before = (self.trouble.is_some(), self.service.has_leader, self.service.errors.clone());
-        let was_away = self.trouble.is_some();
         let asked = async {
             let status = match self.reader.backend.status().await {
                 Err(error) if error.is_transient() => return Err(error),
@@ -161,17 +170,20 @@ impl Watching {
                 let is_another =
                     header.cluster_id != self.newest.cluster_id || header.revision < self.newest.revision;
                 self.newest = header;
+                self.is_stale |= is_another;
                 if let Some(status) = status {
                     self.service.describe(status);
                 }
                 if self.service.has_leader == Some(false) {
                     Some("it has no leader, so it has no quorum".to_owned())
-                } else if was_away || is_another {
-                    let read = self.read_again().await;
-                    is_read = read.is_ok();
-                    match read {
+                } else if self.is_stale || Instant::now() >= self.check_due {
+                    match self.read_again().await {
                         Err(error) if !error.is_transient() => return Err(error),
-                        read => read.err().map(|error| error.to_string()),
+                        Err(error) => Some(error.to_string()),
+                        Ok(differs) => {
+                            is_read = differs;
+                            None
+                        }
                     }
                 } else {
                     None
@@ -181,33 +193,36 @@ impl Watching {
             Ok(Err(error)) => return Err(error),
             Err(_) => Some(format!("no response within {} s", SERVICE_INTERVAL.as_secs())),
         };
+        self.is_stale |= self.trouble.is_some();
         self.service.endpoint = self.reader.backend.endpoint();
         self.service_due = Instant::now() + SERVICE_INTERVAL;
         let now = (self.trouble.is_some(), self.service.has_leader, self.service.errors.clone());
         Ok(is_read || before != now)
     }
 
-    /// Reads everything again, and continues all watches from there.
-    async fn read_again(&mut self) -> Result<()> {
+    /// Reads everything again, and continues all watches from there. Returns whether that was not known.
+    async fn read_again(&mut self) -> Result<bool> {
         let began = Instant::now();
         let (records, revision) = self.reader.records().await?;
+        let differs = self.records != records;
         (self.records, self.revision) = (records, revision);
+        self.is_stale = false;
+        self.check_due = next_check(&self.reader);
         self.service.latency_seconds = Some(began.elapsed().as_secs_f64());
         for watcher in &mut self.watchers {
             watcher.restart(revision + 1);
         }
-        Ok(())
+        Ok(differs)
     }
 
     /// Applies a report. Returns whether a key of the run changed.
     async fn apply(&mut self, index: usize, watched: Watched) -> Result<bool> {
         let Watched::Changes(changes) = watched else {
-            let (records, revision) = self.reader.records().await?;
-            (self.records, self.revision) = (records, revision);
             if let Some(watcher) = self.watchers.get_mut(index) {
-                watcher.restart(revision + 1);
+                watcher.restart(0);
             }
-            return Ok(true);
+            self.must_read_again();
+            return Ok(false);
         };
         self.trouble = None;
         self.newest.revision = self.newest.revision.max(changes.revision);
@@ -219,10 +234,23 @@ impl Watching {
             any = true;
         }
         if self.world() != before {
-            let revision = changes.revision.max(self.revision);
-            self.reader.read_life(&mut self.records, revision).await?;
+            // At the newest revision, because other watches may have reported later changes already.
+            let revision = self.newest.revision.max(self.revision);
+            match self.reader.read_life(&mut self.records, revision).await {
+                Err(error) if error.is_transient() => {
+                    self.trouble = Some(error.to_string());
+                    self.must_read_again();
+                }
+                read => read?,
+            }
         }
         Ok(any)
+    }
+
+    /// Has everything read again at once, or as soon as the service responds.
+    fn must_read_again(&mut self) {
+        self.is_stale = true;
+        self.service_due = Instant::now();
     }
 
     /// What the plan belongs to.
@@ -278,6 +306,11 @@ impl Watching {
             }
         }
     }
+}
+
+/// When to read everything again. It is random, so that the readers of a run do not read at the same time.
+fn next_check(reader: &Reader) -> Instant {
+    Instant::now() + CHECK_INTERVAL / 2 + reader.entropy.part_of(CHECK_INTERVAL)
 }
 
 /// The header of a read of the run.

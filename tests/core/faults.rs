@@ -12,14 +12,18 @@ use futures_util::future::join_all;
 use lattice_rdzv::{
     Error,
     backend::{
-        Backend as _, Event, Keys, Range, Txn,
+        Backend as _, Event, Keys, Operation, Range, Txn,
         memory::{Call, Fate, MemoryBackend, MemoryService},
     },
+    error::Applied,
     node::Node,
-    protocol::records::{Outcome, Record as _, RoundRecord},
+    protocol::{
+        keys::RunKeys,
+        records::{DrainRecord, Outcome, Record as _, RoundRecord},
+    },
     run::Entropy,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
     nodes::{Agent, TTL, place, settings},
@@ -282,6 +286,51 @@ async fn lost_events_of_the_run_are_noticed_by_members_and_by_nodes_that_wait() 
     let worlds = join_all([&first, &second, &third].map(|node| node.next_world(None, limit))).await;
     let sizes: Vec<_> = worlds.into_iter().map(|world| world.unwrap().place.size).collect();
     assert_eq!(sizes, [3, 3, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_to_leave_is_noticed_although_its_event_is_lost() {
+    let service = MemoryService::new();
+    let (node, link) = tapped(&service, "a", "1", &[]).await;
+    node.next_world(None, None).await.expect("a world");
+    lose_events(&link, "/drain/", Duration::from_secs(100_000));
+    let key = RunKeys::new("default", "run").drain(node.id().expect("an id"));
+    let request = DrainRecord { by: "operator".into(), why: String::new() };
+    service.connect().txn(Txn::new(Operation::put(key, request.encode(), 0))).await.expect("written");
+    let mut seen = node.subscribe();
+    let noticed = timeout(Duration::from_secs(100), seen.wait_for(|seen| seen.drained.is_some())).await;
+    assert!(noticed.is_ok_and(|seen| seen.is_ok()));
+}
+
+/// Another member has closed the run, and the next job has begun with its id, while the closing of this node was delayed.
+#[tokio::test(start_paused = true)]
+async fn closing_that_the_next_job_has_moved_away_counts() {
+    let service = MemoryService::new();
+    let (one, two) = ([("submission", "one")], [("submission", "two")]);
+    let (first, link) = tapped(&service, "a", "2", &one).await;
+    let (second, _) = tapped(&service, "b", "2", &one).await;
+    let worlds = tokio::join!(first.next_world(None, None), second.next_world(None, None));
+    assert!(worlds.0.is_ok() && worlds.1.is_ok());
+    let (third, _) = tapped(&service, "c", "2", &two).await;
+    let (fourth, _) = tapped(&service, "d", "2", &two).await;
+    // Only a closing has three conditions here.
+    link.tap().refuses = Some(Box::new(|txn: &Txn| {
+        (txn.conditions().len() == 3).then(|| Error::Unavailable {
+            endpoint: "memory".into(),
+            cause: "cut off".into(),
+            applied: Applied::No,
+        })
+    }));
+    let close = async {
+        sleep(Duration::from_millis(10)).await;
+        second.close(Outcome::Succeeded, "done", None).await;
+        let next = tokio::join!(third.next_world(None, None), fourth.next_world(None, None));
+        assert!(next.0.is_ok() && next.1.is_ok());
+    };
+    let limit = Duration::from_secs(10);
+    let closed = tokio::join!(timeout(limit, first.close(Outcome::Succeeded, "done", None)), close).0;
+    assert_eq!(closed, Ok(true));
+    assert_eq!(timeout(limit, first.leave(None)).await, Ok(true), "the closing does not delay the departure");
 }
 
 #[tokio::test(start_paused = true)]

@@ -309,6 +309,21 @@ async fn observer_whose_own_lease_was_not_renewed_asks_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn observer_whose_lease_was_replaced_asks_with_its_next_one() {
+    let (scene, _third) = Scene::with_all().await;
+    scene.observer.lose_renewals();
+    sleep(TTL * 11 / 20).await;
+    scene.suspect(&[Verdict::Dead]);
+    sleep(SOON).await;
+    assert_eq!(scene.asked(), 0);
+    // All nodes take other leases.
+    scene.service.wipe();
+    scene.observer.link.interfere(None);
+    sleep(3 * TTL).await;
+    assert_ne!(scene.asked(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn observer_whose_other_lifelines_ended_first_looks_whether_anybody_greets() {
     for nobody_greets in [true, false] {
         let scene = Scene::new().await;

@@ -1,10 +1,13 @@
-//! Reads and follows large runs on a real etcd. The times are printed and not judged, because a machine under load is
-//! slow.
+//! Reads and follows runs, among them a large one on a real etcd. Its times are printed and not judged, because a machine
+//! under load is slow.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use lattice_rdzv::{
-    backend::{Backend, Operation, Txn},
+    Error,
+    backend::{Backend, Keys, Operation, Range, Txn, memory::MemoryService},
+    error::Applied,
     protocol::{
         identity::NodeId,
         keys::RunKeys,
@@ -13,11 +16,19 @@ use lattice_rdzv::{
     },
     run::Entropy,
     settings::RunName,
-    status::{Reader, Watching, picture::NodeState, picture::State},
+    status::{
+        Reader, Watching,
+        picture::{NodeState, State},
+        reading::list_tenants,
+    },
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::support::etcd::Etcd;
+use crate::support::{
+    etcd::Etcd,
+    nodes::{Agent, settings},
+    tapped::Tapped,
+};
 
 const NODES: u32 = 10_000;
 const MISSING: u32 = 4_711;
@@ -95,14 +106,65 @@ fn reader(backend: &Arc<dyn Backend>, keys: &RunKeys) -> Reader {
     }
 }
 
+/// The rest of the round is read again, although etcd could not be read at first.
+#[tokio::test(start_paused = true)]
+async fn followed_status_is_complete_after_a_read_that_failed() {
+    let service = MemoryService::new();
+    let mut agents = Vec::new();
+    for (seed, name) in (1..).zip(["a", "b"]) {
+        agents.push(Agent::join(&service, settings(name, "2:3", &[]), seed).await.unwrap());
+    }
+    join_all(agents.iter().map(|agent| agent.node.next_world(None, None))).await;
+    let link = Tapped::new(service.connect());
+    let backend: Arc<dyn Backend> = Arc::new(link.clone());
+    let mut watching = Watching::begin(reader(&backend, &RunKeys::new("default", "run"))).await.unwrap();
+    let limit = Duration::from_secs(5);
+    assert_eq!(watching.next(limit).await.unwrap().0.rounds.len(), 1);
+
+    let mut failures = 2;
+    link.tap().fails = Some(Box::new(move |range: &Range| {
+        let (Keys::One(start) | Keys::Prefix(start) | Keys::Span(start, _)) = &range.keys;
+        let fails = failures > 0 && String::from_utf8_lossy(start).contains("/history/");
+        failures -= u32::from(fails);
+        fails.then(|| Error::Unavailable {
+            endpoint: "memory".into(),
+            cause: "cut off".into(),
+            applied: Applied::No,
+        })
+    }));
+    agents.push(Agent::join(&service, settings("c", "2:3", &[]), 3).await.unwrap());
+    agents[0].node.wait_change(None).await.unwrap();
+    join_all(agents.iter().map(|agent| agent.node.next_world(None, None))).await;
+    let complete = async {
+        loop {
+            let (status, _) = watching.next(limit).await.unwrap();
+            if status.rounds.len() == 2 && status.verdict.state == State::Formed {
+                return;
+            }
+        }
+    };
+    timeout(4 * limit, complete).await.unwrap();
+}
+
+/// Each client that may write to the service can write such a key.
+#[tokio::test(start_paused = true)]
+async fn listing_passes_over_a_key_that_is_not_text() {
+    let backend = MemoryService::new().connect();
+    let keys =
+        [b"/lattice/rdzv/a/run/nodes/1".as_slice(), b"/lattice/rdzv/\xff", b"/lattice/rdzv/\xf0\x9f/b"];
+    for key in keys {
+        backend.txn(Txn::new(Operation::put(key, "", 0))).await.unwrap();
+    }
+    assert_eq!(list_tenants(&backend).await.unwrap(), ["a"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn run_of_ten_thousand_nodes_is_read_and_each_change_is_seen() {
     let Some(etcd) = Etcd::start().await else { return };
     let backend: Arc<dyn Backend> = Arc::new(etcd.backend());
     let keys = RunKeys::new("default", "large");
     write_run(backend.as_ref(), &keys).await;
-    let before =
-        backend.range(lattice_rdzv::backend::Range::new(keys.control())).await.unwrap().header.revision;
+    let before = backend.range(Range::new(keys.control())).await.unwrap().header.revision;
 
     let began = Instant::now();
     let status = reader(&backend, &keys).status(&[]).await.unwrap();
@@ -135,7 +197,6 @@ async fn run_of_ten_thousand_nodes_is_read_and_each_change_is_seen() {
     assert_eq!((second.verdict.state, second.verdict.waits_for.len()), (State::Formed, 0));
     assert_eq!(second.counts.get(&NodeState::Member), Some(&(NODES as usize)));
 
-    let after =
-        backend.range(lattice_rdzv::backend::Range::new(keys.control())).await.unwrap().header.revision;
+    let after = backend.range(Range::new(keys.control())).await.unwrap().header.revision;
     assert_eq!(after, before + 1, "only the test has written");
 }

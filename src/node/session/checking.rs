@@ -22,12 +22,16 @@ impl Session {
     pub(super) async fn check_control(&mut self) -> Result<()> {
         let Stage::In(membership) = &mut self.stage else { return Ok(()) };
         membership.check_at = next_check(&self.context);
-        let (txn, control) = ControlGet::first(&self.context.keys);
+        let (mut txn, control) = ControlGet::first(&self.context.keys);
+        let drain = txn.get(self.context.keys.drain(membership.id));
         let answer = self.context.backend.txn(txn).await?;
         let found = control.control(&self.context.keys, &answer).map(|found| found.revisions());
         if found.ok() != Some(self.known.control.revisions()) {
             tracing::debug!("the watch on `ctl/` has not reported a change");
             membership.needs_resync = true;
+        }
+        if let Some(request) = drain.item(&answer) {
+            self.handle_drain(request);
         }
         Ok(())
     }

@@ -16,6 +16,11 @@ impl Session {
     /// Closes the life that this node is in, if that is still the life of the run.
     pub(super) async fn close(&mut self) -> Result<()> {
         let Some(closing) = &mut self.owner.closing else { return Ok(()) };
+        if matches!(self.stage, Stage::Closed(_)) {
+            // What this node has read since the last attempt shows that the run is closed.
+            self.owner.answer_closing(true);
+            return Ok(());
+        }
         let Some(membership) = self.stage.membership_mut() else {
             self.owner.answer_closing(false);
             return Ok(());
@@ -47,6 +52,10 @@ impl Session {
             // The next life has begun and has moved the closing record there. Each attempt of this node compares that
             // `ctl/round` belongs to this life, so none can be applied any more.
             self.revoke_unused(own_lease, moved.lease);
+            let record = ClosedRecord::decode(&keys.closed_life(&life), &moved.value);
+            self.owner.answer_closing(record.is_ok());
+            self.handle_run_closed(record?, 0);
+            return Ok(());
         }
         let Some(membership) = self.stage.membership_mut() else { return Ok(()) };
         let round = control.round_record().filter(|round| round.life == life);

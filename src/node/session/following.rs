@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::{Session, membership::MembershipEvent, stage::Stage};
 use crate::{
-    backend::{Event, LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
+    backend::{Event, KeyValue, LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
     error::{Error, Result},
     node::shared::HostLost,
     protocol::records::{ChangeKind, DrainRecord, Record as _, after_colon},
@@ -90,7 +90,9 @@ impl Session {
             Ok(Watched::Changes(changes)) => {
                 self.known.clear_watch_trouble();
                 for event in &changes.events {
-                    self.handle_drain(event);
+                    if let Event::Put(item) = event {
+                        self.handle_drain(item);
+                    }
                     match self.known.apply(&self.context, event) {
                         Ok(true) => self.reconcile(),
                         Ok(false) => {}
@@ -119,14 +121,13 @@ impl Session {
             Err(error) => {
                 self.known.log_watch_trouble(&error);
                 self.known.pause_watch(LONGEST_BACKOFF);
-                self.question_host();
             }
         }
     }
 
-    /// An operator requests that this node leaves.
-    fn handle_drain(&mut self, event: &Event) {
-        let (Some(membership), Event::Put(item)) = (self.stage.membership(), event) else { return };
+    /// An operator may have requested by this record that this node leaves.
+    pub(super) fn handle_drain(&mut self, item: &KeyValue) {
+        let Some(membership) = self.stage.membership() else { return };
         let key = self.context.keys.drain(membership.id);
         if item.key != key.as_bytes() || self.owner.drained.is_some() {
             return;

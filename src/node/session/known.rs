@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     backend::{
@@ -29,6 +32,8 @@ struct Watch {
 pub(super) struct Known {
     pub(super) control: Control,
     watch: Option<Watch>,
+    /// Notified when the watch is interrupted.
+    interrupted: Arc<Notify>,
     /// The revision of the last read. Events up to it are older than what is known.
     read_revision: Revision,
     /// The coordinator that was logged last.
@@ -56,7 +61,8 @@ impl Known {
         } else {
             let (policy, seed) = (RetryPolicy::default(), context.entropy.bits());
             let backend = Arc::clone(&context.backend);
-            let watcher = Watcher::with_policy(backend, context.keys.control(), revision, policy, seed);
+            let watcher = Watcher::with_policy(backend, context.keys.control(), revision, policy, seed)
+                .notifying(Arc::clone(&self.interrupted));
             self.watch = Some(Watch { watcher, not_before: now, trouble: None });
         }
     }
@@ -86,6 +92,11 @@ impl Known {
     /// The connection of the open watch. 0 if there is none.
     pub(super) fn watch_connection(&self) -> u64 {
         self.watch.as_ref().map_or(0, |watch| watch.watcher.resumed_on())
+    }
+
+    /// Notified when the watch is interrupted, which its reports do not show.
+    pub(super) fn interrupted(&self) -> Arc<Notify> {
+        Arc::clone(&self.interrupted)
     }
 
     /// The next report of the watch. Never returns if there is none. Cancel-safe.

@@ -38,7 +38,7 @@ pub(super) struct Watching {
     observers: JoinSet<LifelineEvent>,
     /// The members that are under observation.
     observed: BTreeSet<NodeId>,
-    /// Suspicions of an earlier world that were not settled in it.
+    /// Suspicions that were not settled in an earlier world, or before this node took another lease.
     unsettled: Vec<Suspicion>,
     /// The requests of the coordinator's task of this node.
     inquiries: (Inquiries, mpsc::UnboundedReceiver<Inquiry>),
@@ -46,6 +46,8 @@ pub(super) struct Watching {
     greeted: Arc<BTreeMap<NodeId, SocketAddr>>,
     /// The greeting of members that is in progress.
     greeting: Option<AbortHandle>,
+    /// Whether the address of the service is being checked.
+    asks_host: bool,
 }
 
 /// How often this node was reported dead although it was alive.
@@ -99,6 +101,7 @@ impl Watching {
             inquiries: mpsc::unbounded_channel(),
             greeted: Arc::default(),
             greeting: None,
+            asks_host: false,
         }
     }
 
@@ -137,6 +140,12 @@ impl Session {
         let Some(world) = membership.place().and_then(WorldMembership::number) else { return };
         watching.lifelines.enter(membership.id, world);
         watching.neighbors = Some(neighbors);
+        self.observe_unsettled();
+    }
+
+    /// Examines again what could not be settled with the previous world or lease of this node.
+    pub(super) fn observe_unsettled(&mut self) {
+        let Some(watching) = &mut self.watching else { return };
         for suspicion in std::mem::take(&mut watching.unsettled) {
             self.observe(suspicion);
         }
@@ -168,6 +177,9 @@ impl Session {
             }
             LifelineEvent::Settled(suspicion, settled) => self.handle_settled(suspicion, settled),
             LifelineEvent::HostAsked { is_refused } => {
+                if let Some(watching) = &mut self.watching {
+                    watching.asks_host = false;
+                }
                 if is_refused {
                     let endpoint = self.context.backend.endpoint();
                     self.lose_host(format!("its connection ended, then `{endpoint}` refused"));
@@ -232,13 +244,14 @@ impl Session {
         })
     }
 
-    /// The connection to the service has ended. If a node hosts it, checks the address of that node.
+    /// The watch was interrupted. If a node hosts the service, checks the address of that node. Each failure to open the watch
+    /// again calls this again, because a process may still accept connections for a moment while it ends.
     pub(super) fn question_host(&mut self) {
         let (Stage::In(membership), Some(watching)) = (&self.stage, &mut self.watching) else { return };
         let address = membership.world.as_ref().and_then(|world| world.host_address.clone());
-        let Some(address) = address.filter(|_| !self.context.hosts && self.lost.host.is_none()) else {
-            return;
-        };
+        let is_due = !self.context.hosts && self.lost.host.is_none() && !watching.asks_host;
+        let Some(address) = address.filter(|_| is_due) else { return };
+        watching.asks_host = true;
         let endpoint = self.context.backend.endpoint();
         let service =
             endpoint.rsplit_once("://").map_or(endpoint.as_str(), |(_, service)| service).to_owned();
@@ -259,11 +272,19 @@ impl Session {
                 }
             }
             Settled::Dead { was_coordinator: false } | Settled::Dropped(_) => {}
-            Settled::OtherWorld => {
+            Settled::OtherWorld { examined } => {
                 let place = self.stage.membership().and_then(|membership| membership.place());
                 let world = place.and_then(WorldMembership::number);
                 // If this node is in a later world already, the observer did not know it.
-                if world.is_some_and(|world| world != suspicion.world) {
+                if world.is_some() && world != examined {
+                    self.observe(suspicion);
+                } else {
+                    watching.unsettled.push(suspicion);
+                }
+            }
+            Settled::LeaseReplaced => {
+                let membership = self.stage.membership();
+                if membership.is_some_and(|membership| membership.lease.is_kept()) {
                     self.observe(suspicion);
                 } else {
                     watching.unsettled.push(suspicion);

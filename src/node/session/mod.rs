@@ -250,6 +250,7 @@ impl Session {
     }
 
     async fn wait_for_event(&mut self, until: Instant) {
+        let interrupted = self.known.interrupted();
         tokio::select! {
             biased;
             command = self.commands.recv() => match command {
@@ -261,6 +262,7 @@ impl Session {
             () = self.context.record_missing.notified() => self.handle_missing_record(),
             event = next_membership_event(&mut self.stage) => self.handle_membership_event(event),
             event = next_lifeline_event(&mut self.watching) => self.handle_lifeline_event(event),
+            () = interrupted.notified() => self.question_host(),
             () = sleep_until(until) => {}
             report = self.known.next_report() => self.handle_watch_report(report),
         }

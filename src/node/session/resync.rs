@@ -29,6 +29,8 @@ impl Session {
         let keys = &self.context.keys;
         let (mut txn, control) = ControlGet::first(keys);
         let own = txn.get(keys.node(membership.id));
+        // The watch may have been closed with the event of this key.
+        let drain = txn.get(keys.drain(membership.id));
         let life_key = membership.life.name.as_ref().map(|life| keys.closed_life(life));
         let closed_life = life_key.map(|key| RecordGet::<ClosedRecord>::next(&mut txn, key));
         let lost_key =
@@ -59,6 +61,9 @@ impl Session {
         let before = membership.before(self.context.monotonic.judged() < setbacks);
         if is_earlier_data(&before, &found) {
             return self.discard(&control).await;
+        }
+        if let Some(request) = drain.item(&answer) {
+            self.handle_drain(request);
         }
         let next = plan_recovery(&before, &found);
         tracing::debug!(?next, "after an interruption");
@@ -184,6 +189,7 @@ impl Session {
         tracing::warn!(
             "the lease had expired, but no loss was announced; this node is back in round {world}"
         );
+        self.observe_unsettled();
         self.follow_from(read, header);
         Ok(())
     }
