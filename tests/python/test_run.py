@@ -135,6 +135,66 @@ def test_launcher_forwards_signals(launched: list[Launched], tmp_path: Path) -> 
     assert job.wait() == 130
 
 
+def test_signal_of_the_launcher_does_not_reach_children_which_end_with_their_process(
+    launched: list[Launched], tmp_path: Path
+) -> None:
+    """torch ends a program whose data loader was ended by a signal."""
+    trap = "trap 'kill -0 $child && echo it lives; exit 0' TERM"
+    program = ["sh", "-c", f"sleep 600 & child=$!; echo child $child.; {trap}; while :; do sleep 0.05; done"]
+    job = Launched(tmp_path, program=program)
+    launched.append(job)
+    found = wait_for("the child", lambda: re.search(r"child (\d+)\.", job.log))
+    job.process.terminate()
+    assert job.wait() == 128 + signal.SIGTERM
+    assert "[0] it lives" in job.log
+    stat = Path(f"/proc/{found[1]}/stat")
+    wait_for("its end", lambda: not stat.exists() or stat.read_text().rpartition(") ")[2].startswith("Z"))
+
+
+def test_process_that_has_left_as_requested_is_not_started_again(launched: list[Launched], tmp_path: Path) -> None:
+    program = ["sh", "-c", 'if [ "$LOCAL_RANK" = 1 ]; then exit 143; fi; sleep 2']
+    job = Launched(tmp_path, "--nproc-per-node", "2", program=program)
+    launched.append(job)
+    assert job.wait() == 0, job.log
+    assert "rank 1 has left the run as requested, and is not started again" in job.log
+
+
+def test_machine_whose_processes_have_all_left_did_not_succeed(launched: list[Launched], tmp_path: Path) -> None:
+    job = Launched(tmp_path, program=["sh", "-c", "exit 143"])
+    launched.append(job)
+    assert job.wait() == 143, job.log
+
+
+def test_process_that_fails_after_the_success_of_another_is_not_started_again(
+    launched: list[Launched], tmp_path: Path
+) -> None:
+    """It would begin the next run of the id, alone."""
+    program = ["sh", "-c", 'if [ "$LOCAL_RANK" = 1 ]; then sleep 1; exit 3; fi']
+    job = Launched(tmp_path, "--nproc-per-node", "2", program=program)
+    launched.append(job)
+    assert job.wait() == 1, job.log
+    assert "rank 1 ended with status 3; it is not started again, because others have ended with status 0" in job.log
+
+
+def test_states_of_a_progress_bar_are_lines(launched: list[Launched], tmp_path: Path) -> None:
+    job = Launched(tmp_path, program=["printf", "1%%\\r2%%\\r\\nnext\\nrest"])
+    launched.append(job)
+    assert job.wait() == 0, job.log
+    lines = [line for line in job.log.splitlines() if line.startswith("[0]")]
+    assert lines == ["[0] 1%", "[0] 2%", "[0] next", "[0] rest"]
+
+
+def test_server_runs_where_it_was_requested_whatever_the_environment_names(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lattice_rdzv.cli", "run", "--listen", "127.0.0.1:0"]
+    environment = {**os.environ, "KUBERNETES_SERVICE_HOST": "10.96.0.1", "LATTICE_RDZV_ENDPOINTS": "elsewhere:2379"}
+    program = ["sh", "-c", "echo endpoint $LATTICE_RDZV_ENDPOINTS"]
+    result = subprocess.run([*command, "--", *program], capture_output=True, text=True, env=environment)
+    assert re.search(r"^\[0\] endpoint (http://)?127\.0\.0\.1:\d+$", result.stdout, re.MULTILINE), result
+    result = subprocess.run([*command, "--endpoint", "a:1", "--", *program], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "`--listen` runs a server and `--endpoint` uses another one" in result.stderr
+
+
 @pytest.mark.parametrize(("restarts", "seconds"), [(0, 1.0), (1, 2.0), (5, 32.0), (6, 60.0), (60, 60.0)])
 def test_pause_before_a_start_doubles_up_to_a_minute(restarts: int, seconds: float) -> None:
     assert run.pause_seconds(restarts) == seconds

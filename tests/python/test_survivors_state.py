@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from harness.service import Service
@@ -16,8 +18,8 @@ from harness.service import Service
 from lattice_rdzv.torch.elastic import State, sockets
 from lattice_rdzv.torch.elastic.backend import backend_of
 from lattice_rdzv.torch.elastic.hashing import hash_tensor
-from lattice_rdzv.torch.elastic.job import Place, _place
-from lattice_rdzv.torch.elastic.state import decode, describe, encode
+from lattice_rdzv.torch.elastic.job import Failures, Place, _place
+from lattice_rdzv.torch.elastic.state import _take, decode, describe, encode
 from lattice_rdzv.torch.elastic.transfer import Plan, Row, plan
 
 
@@ -163,6 +165,21 @@ def test_connection_that_is_closed_while_it_is_recorded_is_passed_over(monkeypat
         own[0].close()
 
 
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+def test_value_of_a_subclass_is_sent_as_a_plain_one() -> None:
+    """A scheduler that computes with NumPy has such values. The receiver creates no objects of other classes."""
+    taken = _take({"lr": numpy.float64(0.5), "level": Level.HIGH, "is_last": True, "none": None}, "scheduler", [])
+    assert decode(encode(taken)) == {"lr": 0.5, "level": 3, "is_last": True, "none": None}
+
+
+def test_failure_of_the_group_that_repeats_without_a_step_is_the_programs() -> None:
+    failures = Failures()
+    assert [failures.repeats(step) for step in (1, 1, 2, 2, 2, 2, 2)] == [False] * 6 + [True]
+
+
 def test_forked_child_holds_no_connection_of_the_group() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         group = sockets.GroupSockets()
@@ -197,6 +214,21 @@ ALONE = """
     job = elastic.join({run_id!r}, nnodes=1, endpoint={endpoint!r}, local_address="127.0.0.1")
     build = lambda world: world.ddp(model)
 """
+
+
+def test_forked_child_of_a_step_ends_on_sigterm(etcd: Service, run_id: str, tmp_path: Path) -> None:
+    source = """
+    import multiprocessing, time
+    def train(world, ddp):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+        child.start()
+        child.terminate()
+        child.join(30)
+        print("ended with", child.exitcode)
+        child.kill()
+    job.run(state, train, build=build)
+    """
+    assert "ended with -15" in run_alone(etcd, run_id, source, tmp_path)
 
 
 def run_alone(service: Service, run_id: str, source: str, folder: Path) -> str:

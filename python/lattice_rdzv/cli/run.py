@@ -8,6 +8,7 @@ training process that hosted it could not be lost.
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import socket
@@ -32,6 +33,12 @@ LONGEST_PAUSE_SECONDS = 60.0
 POLL_SECONDS = 0.05
 # How long a process has for its step and its departure after the first signal.
 GRACE_SECONDS = 30.0
+# Of a process that has completed its step and left after SIGTERM, which `lattice-rdzv drain` also sends.
+LEFT_STATUS = 128 + signal.SIGTERM
+# Longer lines of output are copied in pieces.
+LONGEST_LINE_BYTES = 1 << 16
+# A line of output. A progress bar ends each of its states with a carriage return. One at the end may belong to a line feed.
+_LINE_END = re.compile(rb"\r?\n|\r(?=.)", re.DOTALL)
 ENDPOINT_VARIABLES = ("LATTICE_RDZV_ENDPOINTS", "KUBERNETES_SERVICE_HOST")
 # Variables of torchrun and of this command that mean something else in a process of this launcher.
 _FOREIGN = ("RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -57,9 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--listen",
-        default="127.0.0.1:0",
+        default="",
         metavar="HOST:PORT",
-        help="address of the embedded server if there is no service (default: 127.0.0.1, any port)",
+        help="address of the embedded server, which this command then runs (default: 127.0.0.1, any port, without a service)",
     )
     parser.add_argument(
         "--run-id", default=os.environ.get("LATTICE_RDZV_ID", ""), help="name of the run (default: LATTICE_RDZV_ID)"
@@ -75,19 +82,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Returns 0 if the last start of every process ended with 0, 128 and the number of a signal that was passed on, or 1."""
+    """Returns 0 if each process has ended with 0, or has left while another one ended with 0; 128 and the number of a signal
+    that was passed on, or that made all processes leave; 1 otherwise; 2 if the options are wrong.
+    """
     program = arguments.program[1:] if arguments.program[:1] == ["--"] else arguments.program
     if not program:
         print("the program is missing; pass it after `--`, as in: lattice-rdzv run -- python train.py", file=sys.stderr)
         return 2
+    if arguments.endpoint and arguments.listen:
+        print("`--listen` runs a server and `--endpoint` uses another one; pass one of them", file=sys.stderr)
+        return 2
     environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
     with ExitStack() as stack:
         endpoint = arguments.endpoint
-        if not endpoint and not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
+        if arguments.listen or not (endpoint or any(os.environ.get(name) for name in ENDPOINT_VARIABLES)):
             from .listen import address
 
             try:
-                server = stack.enter_context(serve(*address(arguments.listen)))
+                server = stack.enter_context(serve(*address(arguments.listen or "127.0.0.1:0")))
             except (RendezvousError, argparse.ArgumentTypeError) as error:
                 print(error, file=sys.stderr)
                 return 1
@@ -97,6 +109,10 @@ def run(arguments: argparse.Namespace) -> int:
             environment["LATTICE_RDZV_ENDPOINTS"] = endpoint
             say(f"to see its state: {shlex.join(['lattice-rdzv', 'status', run_id, '--endpoint', endpoint])}")
         environment["LATTICE_RDZV_ID"] = run_id
+        # Python buffers the output to a pipe, and what it holds is lost with the process.
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+        # What `job.run` waits for.
+        environment.setdefault("LATTICE_RDZV_LOG", "info")
         environment["LATTICE_NNODES"] = arguments.nnodes or f"1:{arguments.nproc_per_node}"
         launcher = Launcher(program, environment, arguments.nproc_per_node, max_restarts=arguments.max_restarts)
         stack.enter_context(launcher.passing_signals())
@@ -121,7 +137,17 @@ class Process:
     @property
     def is_done(self) -> bool:
         """Whether the process has ended and is not restarted."""
-        return self.popen is None and (self.given_up or self.statuses[-1:] == [0])
+        return self.popen is None and (self.given_up or self.has_succeeded or self.has_left)
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether its last start ended with 0."""
+        return self.statuses[-1:] == [0]
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it left the run because it was asked to."""
+        return self.statuses[-1:] == [LEFT_STATUS]
 
 
 class Launcher:
@@ -152,7 +178,9 @@ class Launcher:
                     process.output.join(timeout=1.0)
         if self._signal is not None:
             return 128 + self._signal
-        return 0 if all(one.statuses[-1:] == [0] for one in self._processes) else 1
+        if all(one.has_left for one in self._processes):
+            return LEFT_STATUS
+        return 0 if all(one.has_succeeded or one.has_left for one in self._processes) else 1
 
     def report(self) -> str:
         """Returns a table of the processes and how they have ended. Pure."""
@@ -179,29 +207,42 @@ class Launcher:
     def _send(self, number: int) -> None:
         for process in self._processes:
             if process.popen is not None:
+                # Not to its children: torch ends a program whose data loader was ended by a signal.
+                send = os.killpg if number == signal.SIGKILL else os.kill
                 with suppress(ProcessLookupError):
-                    os.killpg(process.popen.pid, number)
+                    send(process.popen.pid, number)
 
     def _look_after(self, process: Process, now: float) -> None:
         if process.popen is not None:
-            status = process.popen.poll()
-            if status is None:
+            pid = process.popen.pid
+            # Its group has its id, which belongs to no other process until it is reaped.
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return
-            self._ended(process, status, now)
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            self._ended(process, process.popen.wait(), now)
         elif not process.is_done and now >= process.start_at:
             self._start(process)
 
     def _ended(self, process: Process, status: int, now: float) -> None:
         process.popen = None
         process.statuses.append(status)
-        if status == 0:
+        if process.has_succeeded:
             return
         if self._signal is not None:
             process.given_up = True
             return
+        if process.has_left:
+            say(f"rank {process.local_rank} has left the run as requested, and is not started again")
+            return
         while process.restarts and now - process.restarts[0] > HOUR_SECONDS:
             process.restarts.popleft()
         what = f"rank {process.local_rank} ended with {describe_status(status)}"
+        if any(one.has_succeeded for one in self._processes):
+            # A process that joined now would begin the next run of this id, alone.
+            process.given_up = True
+            say(f"{what}; it is not started again, because others have ended with status 0")
+            return
         if len(process.restarts) >= self._max_restarts:
             process.given_up = True
             say(
@@ -234,7 +275,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                # So that a signal also reaches the children of the process.
+                # So that its children can be killed with it.
                 start_new_session=True,
             )
         except OSError as error:
@@ -249,10 +290,20 @@ class Launcher:
 def copy_output(popen: "subprocess.Popen[bytes]", local_rank: int) -> None:
     """Copies the lines of a process to stdout, each with its rank, in one write."""
     assert popen.stdout is not None
-    for line in popen.stdout:
-        whole = line if line.endswith(b"\n") else line + b"\n"
-        with suppress(OSError):
-            os.write(1, b"[%d] %s" % (local_rank, whole))
+    pending = b""
+    while chunk := popen.stdout.read1(LONGEST_LINE_BYTES):  # type: ignore[attr-defined]
+        *lines, pending = _LINE_END.split(pending + chunk)
+        if len(pending) > LONGEST_LINE_BYTES:
+            lines, pending = [*lines, pending], b""
+        for line in lines:
+            _copy_line(line, local_rank)
+    if pending:
+        _copy_line(pending.removesuffix(b"\r"), local_rank)
+
+
+def _copy_line(line: bytes, local_rank: int) -> None:
+    with suppress(OSError):
+        os.write(1, b"[%d] %s\n" % (local_rank, line))
 
 
 def pause_seconds(restarts: int) -> float:

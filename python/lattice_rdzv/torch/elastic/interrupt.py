@@ -235,6 +235,13 @@ class Interrupt:
             if self._over.wait(_AGAIN_SECONDS):
                 return
         why = self._fired.why if self._fired is not None else ""
+        try:
+            self._report_stuck(why)
+        finally:
+            # Also if the program has replaced stderr by something that cannot be written to.
+            os._exit(STUCK_STATUS)
+
+    def _report_stuck(self, why: str) -> None:
         sys.stderr.write(
             f"lattice-rdzv: this process did not return from its step within {self._limit_seconds:g} s "
             f"(`step_timeout_seconds`) after its world ended ({why}), so it ends with status {STUCK_STATUS}; the other "
@@ -242,7 +249,6 @@ class Interrupt:
         )
         sys.stderr.flush()
         faulthandler.dump_traceback(all_threads=True)
-        os._exit(STUCK_STATUS)
 
 
 def _once(call: Callable[[Any], None]) -> Callable[[Any], None]:

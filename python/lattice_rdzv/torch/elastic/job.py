@@ -47,8 +47,12 @@ FORM_TIMEOUT_SECONDS = 10.0
 STEP_TIMEOUT_SECONDS = 60.0
 # All members that are left request the next round within milliseconds, and no new one can be as fast.
 SETTLE_SECONDS = 0.05
+# How often in a row the group may fail without a loss and without progress, before that is the program's own error.
+MOST_FAILURES = 5
 # The default of torch for gloo.
 COLLECTIVE_TIMEOUT_SECONDS = 1800.0
+# The longest time for which the core waits.
+UNLIMITED_SECONDS = 365 * 24 * 3600.0
 # The variables of `lattice-rdzv run` and of torchrun. `RANK` and `WORLD_SIZE` mean nothing here: the run gives the ranks.
 _LOCAL_RANK = "LOCAL_RANK"
 _LOCAL_SIZE = "LOCAL_WORLD_SIZE"
@@ -164,6 +168,20 @@ def _place(environment: Any, host: str) -> Place:
     return Place(f"{host}/{local}", host, index)
 
 
+class Failures:
+    """Counts failures of the group that no loss explains."""
+
+    def __init__(self) -> None:
+        self._step = -1
+        self._count = 0
+
+    def repeats(self, step: int) -> bool:
+        """Counts one that came after this step. Returns whether the same has happened too often."""
+        self._count = self._count + 1 if step == self._step else 1
+        self._step = step
+        return self._count >= MOST_FAILURES
+
+
 class _Kept(NamedTuple):
     """A dropped group, whose parts must live until its collectives have ended."""
 
@@ -179,6 +197,8 @@ class Job:
         self._backend = backend
         self._limits = limits
         self._kept: list[_Kept] = []
+        self._failures = Failures()
+        self._pid = os.getpid()
         self._stop_requested = False
         self._in_step = False
         self._earlier_handler: Any = None
@@ -215,20 +235,24 @@ class Job:
         Raises:
             StateLost: No member has a valid state. Load a checkpoint, call `State.restored`, and then `run` again.
             ClosedError: The run was closed without success.
-            JoinTimeoutError: No world included this process within `join_timeout`. The message says what was missing.
+            JoinTimeoutError: No first world included this process within `join_timeout`. The message says what was missing. For
+                later worlds there is no limit, because the processes that are left have the state.
             UnreachableError: The rendezvous service does not respond any more.
-            RuntimeError: What `build` or `train` raised, unless the world has ended. So does every other exception.
+            RuntimeError: What `build` or `train` raised, unless the world has ended. Also an error of the process group that
+                repeats five times in a row without a loss and without a step. Every other exception is raised at once.
         """
         self._follow_signals()
         state._on_advance = self._plain.report_resumed
+        limit_seconds: float | None = None
         try:
             while True:
                 try:
-                    world = self._plain.next_world()
+                    world = self._plain.next_world(timeout_seconds=limit_seconds)
                 except ClosedError as error:
                     if error.outcome == "succeeded":
                         return
                     raise
+                limit_seconds = UNLIMITED_SECONDS
                 if self._train_in(world, state, train, build, on_equal):
                     return
         except Stopped:
@@ -280,7 +304,7 @@ class Job:
         except WorldChanged as error:
             change = error.change
         except RuntimeError as error:
-            change = self._explain(error, interrupt, world)
+            change = self._explain(error, interrupt, world, state)
         finally:
             self._in_step = False
             interrupt.close()
@@ -306,7 +330,7 @@ class Job:
             world.round, world.size, (time.monotonic() - began) * 1000, world.rank, world.why,
         )  # fmt: skip
 
-    def _explain(self, error: RuntimeError, interrupt: Interrupt, world: plain.World) -> _core.Change:
+    def _explain(self, error: RuntimeError, interrupt: Interrupt, world: plain.World, state: State) -> _core.Change:
         """Returns the change that an error of torch is about. Raises the error if it is about the program.
 
         This is the one place where a broken connection becomes evidence of a death.
@@ -314,8 +338,9 @@ class Job:
         fired = interrupt.fired
         if fired is not None:
             return fired
-        if not self._backend.is_group_failure(error):
+        if not self._backend.is_group_failure(error) or self._failures.repeats(state.step):
             raise error
+        logger.warning("round %d: a collective failed, and no loss is known yet: %s", world.round, error)
         # The lost member may not be known yet. This process requests the next round, which announces the change.
         return _core.Change(world.round, "seeking", f"a collective failed: {str(error).splitlines()[0][:200]}", [])
 
@@ -357,6 +382,11 @@ class Job:
             self._earlier_handler = None
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A forked child has this handler, too, but no step to complete.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         if self._stop_requested or not self._in_step:
             raise SystemExit(128 + number)
         self._stop_requested = True

@@ -15,7 +15,7 @@ import torch
 from lattice_rdzv.torch.elastic.hashing import hash_state
 
 _TENSOR = "__tensor__"
-_PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype)
+_NUMBERS_AND_TEXTS = (bool, int, float, str, bytes)
 
 
 class Stateful(Protocol):
@@ -210,7 +210,12 @@ def _take(part: Any, path: str, tensors: list[torch.Tensor]) -> Any:
     if isinstance(part, (list, tuple)):
         inside = [_take(value, f"{path}[{number}]", tensors) for number, value in enumerate(part)]
         return tuple(inside) if isinstance(part, tuple) else inside
-    if isinstance(part, _PLAIN):
+    kind: Any
+    for kind in _NUMBERS_AND_TEXTS:
+        if isinstance(part, kind):
+            # Of a subclass, such as NumPy's float64, the receiver would refuse the class.
+            return kind(part)
+    if part is None or isinstance(part, torch.dtype):
         return part
     raise TypeError(
         f"`{path}` cannot be sent to other members: it must consist of tensors, numbers, texts, lists and dictionaries, but "
