@@ -4,9 +4,10 @@
 //!
 //! - *form*: all nodes start at once, until each has its world. Floor: each client connects, grants a lease, writes a key,
 //!   reads one, and opens a watch.
-//! - *told*: a node dies, until the last other node knows. Floor: one write, and a second one by a client that watches the
-//!   first, until the last client has the event of the second.
-//! - *re-formed*: from the death until the last other node has its next world. The others request it at once.
+//! - *told*: a node dies, until the last other node knows. No node requests the next world before that, because the nodes share
+//!   the cores of one machine. Floor: one write, and a second one by a client that watches the first, until the last client has
+//!   the event of the second.
+//! - *re-formed*: from another death until the last other node has its next world. Each requests it as soon as it knows.
 //!
 //! Nodes and service share the cores of one machine.
 #![allow(
@@ -88,19 +89,23 @@ async fn measure(service: &str, endpoint: &str, count: usize, kills: usize) {
     let floor = told_floor(endpoint, count, kills).await;
     let (mut told, mut formed) = (Vec::new(), Vec::new());
     for _ in 0..kills {
-        let coordinator = coordinator(endpoint, &nodes).await;
-        let victim = if coordinator + 1 == nodes.len() { 0 } else { nodes.len() - 1 };
-        let (one, other) = lose(&mut nodes, &[victim]).await;
-        told.push(one);
-        formed.push(other);
+        for next in [Next::AfterAll, Next::AtOnce] {
+            let coordinator = coordinator(endpoint, &nodes).await;
+            let victim = if coordinator + 1 == nodes.len() { 0 } else { nodes.len() - 1 };
+            let (one, other) = lose(&mut nodes, &[victim], next).await;
+            match next {
+                Next::AfterAll => told.push(one),
+                Next::AtOnce => formed.push(other),
+            }
+        }
     }
     series("told of the death of one node", &mut told, Some(floor));
     series("re-formed after it", &mut formed, None);
     let coordinator = coordinator(endpoint, &nodes).await;
-    let (told, formed) = lose(&mut nodes, &[coordinator]).await;
+    let (told, formed) = lose(&mut nodes, &[coordinator], Next::AtOnce).await;
     println!("  the coordinator dies: told after {}, re-formed after {}", text(told), text(formed));
     let tenth: Vec<usize> = (0..nodes.len() / 10).collect();
-    let (told, formed) = lose(&mut nodes, &tenth).await;
+    let (told, formed) = lose(&mut nodes, &tenth, Next::AtOnce).await;
     println!(
         "  {} nodes die at once: told after {}, re-formed after {}",
         tenth.len(),
@@ -158,21 +163,33 @@ async fn coordinator(endpoint: &str, nodes: &[Arc<Node>]) -> usize {
     }
 }
 
+/// When a node that knows of a death requests the next world.
+#[derive(Clone, Copy)]
+enum Next {
+    /// When all know.
+    AfterAll,
+    AtOnce,
+}
+
 /// Kills these nodes at once. Returns when the last other node knew, and when it had its next world.
-async fn lose(nodes: &mut Vec<Arc<Node>>, victims: &[usize]) -> (Duration, Duration) {
+async fn lose(nodes: &mut Vec<Arc<Node>>, victims: &[usize], next: Next) -> (Duration, Duration) {
     sleep(QUIET).await;
     let (mut dead, mut rest) = (Vec::new(), Vec::new());
     for (number, node) in nodes.drain(..).enumerate() {
         if victims.contains(&number) { dead.push(node) } else { rest.push(node) }
     }
     let ready = Arc::new(Barrier::new(rest.len() + 1));
+    let all_know = Arc::new(Barrier::new(rest.len()));
     let mut waiting = JoinSet::new();
     for node in &rest {
-        let (node, ready) = (Arc::clone(node), Arc::clone(&ready));
+        let (node, ready, all_know) = (Arc::clone(node), Arc::clone(&ready), Arc::clone(&all_know));
         waiting.spawn(async move {
             ready.wait().await;
             node.wait_change(None).await;
             let told = Instant::now();
+            if matches!(next, Next::AfterAll) {
+                all_know.wait().await;
+            }
             node.next_world(None, None).await.unwrap();
             (told, Instant::now())
         });
