@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import tempfile
@@ -35,17 +36,7 @@ class Renderer:
 
     def text(self, values: Values | None = None, *files: Path) -> str:
         """Returns Helm's output, or raises `Refused` with its error."""
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as own:
-            json.dump(values or {}, own)
-            own.flush()
-            command = [str(helm(self.helm_version)), "template", self.release, str(self.chart)]
-            command += ["--namespace", self.namespace, "--kube-version", self.kubernetes, *self.arguments]
-            for file in (*files, own.name):
-                command += ["--values", str(file)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise Refused(done.stderr)
-        return done.stdout
+        return _render(self, json.dumps(values or {}), files)
 
     def objects(self, values: Values | None = None, *files: Path) -> Objects:
         """Returns the objects that are installed."""
@@ -54,6 +45,22 @@ class Renderer:
     def hooks(self, values: Values | None = None, *files: Path) -> Objects:
         """Returns the pods of `helm test`."""
         return Objects([one for one in parse(self.text(values, *files)) if is_hook(one)])
+
+
+# Most tests render the default values, too.
+@functools.cache
+def _render(renderer: Renderer, values: str, files: tuple[Path, ...]) -> str:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as own:
+        own.write(values)
+        own.flush()
+        command = [str(helm(renderer.helm_version)), "template", renderer.release, str(renderer.chart)]
+        command += ["--namespace", renderer.namespace, "--kube-version", renderer.kubernetes, *renderer.arguments]
+        for file in (*files, own.name):
+            command += ["--values", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Refused(done.stderr)
+    return done.stdout
 
 
 def parse(text: str) -> list[Object]:

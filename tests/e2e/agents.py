@@ -190,7 +190,7 @@ class Job:
             self.pods()
             return condition()
 
-        return wait_for(what, look, timeout_seconds=timeout_seconds, detail=self.describe, every_seconds=0.5)
+        return wait_for(what, look, timeout_seconds=timeout_seconds, detail=self.describe)
 
     def world(self, size: int, *, besides: frozenset[Worker] = frozenset()) -> list[Line]:
         """Waits until `size` workers step together, none of them one of `besides`. Returns their lines."""

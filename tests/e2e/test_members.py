@@ -47,9 +47,9 @@ def whole(training: Training) -> Iterator[Training]:
     training.whole()
 
 
-@pytest.mark.parametrize("which", [pytest.param("leader", marks=pytest.mark.addresses), "follower"])
-def test_members_pod_is_deleted(whole: Training, which: str) -> None:
-    victim = victim_of(whole, which)
+@pytest.mark.addresses
+def test_leaders_pod_is_deleted(whole: Training) -> None:
+    victim = victim_of(whole, "leader")
     whole.cluster.kubernetes("delete", "pod", victim, f"--namespace={whole.chart.namespace}")
     whole.whole()
     whole.undisturbed()
@@ -76,7 +76,7 @@ def test_second_eviction_is_refused(whole: Training) -> None:
 # due meanwhile. etcd 3.5.13 ignores most of these requests, but not those that it sends before it learns of the new leader.
 @pytest.mark.parametrize(
     ("which", "loss"),
-    [("leader", "cut off"), ("follower", "cut off"), ("leader", "lost"), ("follower", "paused")],
+    [("leader", "cut off"), ("leader", "lost"), ("follower", "paused")],
 )
 def test_members_machine(whole: Training, which: str, loss: str) -> None:
     """The Kubernetes node of a member fails for longer than the TTL of a lease, until the controllers have detected it."""
