@@ -53,6 +53,8 @@ with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LAT
 
 # Tests wait more than they compute. PYTEST="--numprocesses=0" runs them one after the other, as a debugger needs it.
 at_once := --numprocesses=4 --dist=worksteal
+# They use all cores, which would delay the tests beside them that measure real times.
+simulations := simulation:: network::
 
 .PHONY: help demo test test-rust build-tests test-python test-chart test-examples chart chart-golden chart-readme lint format docs bench wheel \
     image develop e2e release-check \
@@ -70,7 +72,8 @@ demo: preflight $(stamps)/package $(stamps)/torch ## Run a real elastic job in t
 test: test-rust test-chart test-examples test-python ## Install the tools for the tests and run all tests
 
 test-rust: $(stamps)/tools $(stamps)/etcd ## Run the core's tests: protocol, simulation, conformance on a real etcd
-	$(with_etcd) cargo test --locked -- --test-threads=4
+	$(with_etcd) cargo test --locked -- --test-threads=4 $(addprefix --skip ,$(simulations))
+	cargo test --locked --test core -- $(simulations)
 
 build-tests: $(stamps)/tools ## Compile the core's tests without running them
 	cargo test --locked --no-run
