@@ -394,7 +394,8 @@ def test_waiting_node_replaces_its_line_on_a_terminal(etcd: Service, run_id: str
     # Narrower than the line, which therefore has several rows.
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     waiting = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(source + "    run.next_world()\n    run.close()\n")],
+        # It stays until it is killed, because a closed run would have no world for the other node.
+        [sys.executable, "-c", textwrap.dedent(source + "    run.next_world()\n    run.wait_change()\n")],
         stderr=slave,
         env={**os.environ, "LATTICE_RDZV_LOG": "info", "TERM": "xterm"},
     )

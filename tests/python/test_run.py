@@ -140,7 +140,7 @@ def test_signal_of_the_launcher_does_not_reach_children_which_end_with_their_pro
 ) -> None:
     """torch ends a program whose data loader was ended by a signal."""
     trap = "trap 'kill -0 $child && echo it lives; exit 0' TERM"
-    program = ["sh", "-c", f"sleep 600 & child=$!; echo child $child.; {trap}; while :; do sleep 0.05; done"]
+    program = ["sh", "-c", f"sleep 600 & child=$!; {trap}; echo child $child.; while :; do sleep 0.05; done"]
     job = Launched(tmp_path, program=program)
     launched.append(job)
     found = wait_for("the child", lambda: re.search(r"child (\d+)\.", job.log))
