@@ -68,6 +68,11 @@ impl Entropy {
         }
     }
 
+    /// A random time from half of a duration to one and a half times of it, so that not all who wait do so for the same time.
+    pub fn about(&self, average: Duration) -> Duration {
+        average / 2 + self.part_of(average)
+    }
+
     /// A random part of a duration.
     pub fn part_of(&self, whole: Duration) -> Duration {
         let thousandths = u32::try_from(self.bits() % 1000).unwrap_or(0);

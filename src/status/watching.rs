@@ -29,7 +29,7 @@ const GATHER: Duration = Duration::from_millis(20);
 const SERVICE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The average time between two reads of everything.
-const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+const READ_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long the leases of suspects are read.
 const LAST_SEEN_LIMIT: Duration = Duration::from_secs(1);
@@ -46,10 +46,8 @@ pub struct Watching {
     /// The newest data that was seen. An older response shows that the data were replaced.
     newest: Header,
     trouble: Option<String>,
-    /// Events may be missing from the records, so everything must be read again.
-    is_stale: bool,
-    /// When everything is read again although nothing shows that an event is missing. etcd has lost events of watches.
-    check_due: Instant,
+    /// When everything is read again: now, if events may be missing from the records.
+    read_due: Instant,
     shown: bool,
 }
 
@@ -81,7 +79,7 @@ impl Watching {
         let mut service = ServiceStatus { latency_seconds: Some(latency), ..reader.observation().service };
         reader.ask_service(&mut service).await;
         let service_due = Instant::now() + SERVICE_INTERVAL;
-        let check_due = next_check(&reader);
+        let read_due = Instant::now() + reader.entropy.about(READ_INTERVAL);
         Ok(Self {
             reader,
             watchers,
@@ -91,8 +89,7 @@ impl Watching {
             service_due,
             newest,
             trouble: None,
-            is_stale: false,
-            check_due,
+            read_due,
             shown: false,
         })
     }
@@ -170,13 +167,15 @@ impl Watching {
                 let is_another =
                     header.cluster_id != self.newest.cluster_id || header.revision < self.newest.revision;
                 self.newest = header;
-                self.is_stale |= is_another;
+                if is_another {
+                    self.read_due = Instant::now();
+                }
                 if let Some(status) = status {
                     self.service.describe(status);
                 }
                 if self.service.has_leader == Some(false) {
                     Some("it has no leader, so it has no quorum".to_owned())
-                } else if self.is_stale || Instant::now() >= self.check_due {
+                } else if Instant::now() >= self.read_due {
                     match self.read_again().await {
                         Err(error) if !error.is_transient() => return Err(error),
                         Err(error) => Some(error.to_string()),
@@ -193,7 +192,9 @@ impl Watching {
             Ok(Err(error)) => return Err(error),
             Err(_) => Some(format!("no response within {} s", SERVICE_INTERVAL.as_secs())),
         };
-        self.is_stale |= self.trouble.is_some();
+        if self.trouble.is_some() {
+            self.read_due = Instant::now();
+        }
         self.service.endpoint = self.reader.backend.endpoint();
         self.service_due = Instant::now() + SERVICE_INTERVAL;
         let now = (self.trouble.is_some(), self.service.has_leader, self.service.errors.clone());
@@ -206,8 +207,7 @@ impl Watching {
         let (records, revision) = self.reader.records().await?;
         let differs = self.records != records;
         (self.records, self.revision) = (records, revision);
-        self.is_stale = false;
-        self.check_due = next_check(&self.reader);
+        self.read_due = Instant::now() + self.reader.entropy.about(READ_INTERVAL);
         self.service.latency_seconds = Some(began.elapsed().as_secs_f64());
         for watcher in &mut self.watchers {
             watcher.restart(revision + 1);
@@ -249,8 +249,8 @@ impl Watching {
 
     /// Has everything read again at once, or as soon as the service responds.
     fn must_read_again(&mut self) {
-        self.is_stale = true;
-        self.service_due = Instant::now();
+        self.read_due = Instant::now();
+        self.service_due = self.read_due;
     }
 
     /// What the plan belongs to.
@@ -306,11 +306,6 @@ impl Watching {
             }
         }
     }
-}
-
-/// When to read everything again. It is random, so that the readers of a run do not read at the same time.
-fn next_check(reader: &Reader) -> Instant {
-    Instant::now() + CHECK_INTERVAL / 2 + reader.entropy.part_of(CHECK_INTERVAL)
 }
 
 /// The header of a read of the run.

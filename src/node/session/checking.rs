@@ -13,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// When to check next. It is random, so that the nodes of a run do not check at the same time.
 pub(super) fn next_check(context: &Context) -> Instant {
-    Instant::now() + INTERVAL / 2 + context.entropy.part_of(INTERVAL)
+    Instant::now() + context.entropy.about(INTERVAL)
 }
 
 impl Session {

@@ -52,10 +52,6 @@ impl Session {
             // The next life has begun and has moved the closing record there. Each attempt of this node compares that
             // `ctl/round` belongs to this life, so none can be applied any more.
             self.revoke_unused(own_lease, moved.lease);
-            let record = ClosedRecord::decode(&keys.closed_life(&life), &moved.value);
-            self.owner.answer_closing(record.is_ok());
-            self.handle_run_closed(record?, 0);
-            return Ok(());
         }
         let Some(membership) = self.stage.membership_mut() else { return Ok(()) };
         let round = control.round_record().filter(|round| round.life == life);

@@ -284,7 +284,7 @@ impl Session {
             }
             Settled::LeaseReplaced => {
                 let membership = self.stage.membership();
-                if membership.is_some_and(|membership| membership.lease.is_kept()) {
+                if membership.is_some_and(|membership| membership.lease.state().alive) {
                     self.observe(suspicion);
                 } else {
                     watching.unsettled.push(suspicion);

@@ -36,11 +36,6 @@ pub(super) struct HeldLease {
 }
 
 impl HeldLease {
-    /// Whether the lease is still renewed, as far as this node knows.
-    pub(super) fn is_kept(&self) -> bool {
-        self.keeper.state().has_changed().is_ok()
-    }
-
     /// Keeps a lease alive whose grant was sent at `sent`.
     pub(super) fn start(context: &Arc<Context>, lease: LeaseId, ttl: Duration, sent: Instant) -> Self {
         let keeper = Keeper::start(context, lease, ttl, sent);

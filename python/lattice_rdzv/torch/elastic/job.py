@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import signal
 import socket
@@ -51,8 +52,6 @@ SETTLE_SECONDS = 0.05
 MOST_FAILURES = 5
 # The default of torch for gloo.
 COLLECTIVE_TIMEOUT_SECONDS = 1800.0
-# The longest time for which the core waits.
-UNLIMITED_SECONDS = 365 * 24 * 3600.0
 # The variables of `lattice-rdzv run` and of torchrun. `RANK` and `WORLD_SIZE` mean nothing here: the run gives the ranks.
 _LOCAL_RANK = "LOCAL_RANK"
 _LOCAL_SIZE = "LOCAL_WORLD_SIZE"
@@ -252,7 +251,7 @@ class Job:
                     if error.outcome == "succeeded":
                         return
                     raise
-                limit_seconds = UNLIMITED_SECONDS
+                limit_seconds = math.inf
                 if self._train_in(world, state, train, build, on_equal):
                     return
         except Stopped:
