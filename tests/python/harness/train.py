@@ -82,9 +82,12 @@ def _together(until: Path) -> tuple[Callable[[], bool], Callable[[], None]]:
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
+    # One tensor for all steps. In torch 2.6, the process hangs at its end if a thread of gloo is the last owner of a tensor: the
+    # destructor of the group waits for that thread, which waits for the GIL.
+    stop = torch.zeros(1)
 
     def is_over() -> bool:
-        stop = torch.tensor([1.0 if until.exists() else 0.0])
+        stop.fill_(1.0 if until.exists() else 0.0)
         try:
             dist.all_reduce(stop)
         except RuntimeError:
