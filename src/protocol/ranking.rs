@@ -2,45 +2,53 @@
 //! has the name of a node that is gone takes its rank. Then topology decides which node gets a free rank. New nodes are
 //! ordered by their index, if they have one, and otherwise by arrival.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+};
 
 use super::{identity::NodeId, records::PlanEntry};
 use crate::backend::Revision;
 
 /// A node that waits for the round and was not in the last world.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Newcomer {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newcomer<'a> {
     /// The node.
     pub id: NodeId,
     /// The name that it gives itself.
-    pub name: String,
+    pub name: &'a str,
     /// Its topology label.
-    pub label: Option<String>,
+    pub label: Option<&'a str>,
     /// Its index among the nodes of the job.
     pub index: Option<u32>,
     /// When it arrived: the create revision of its record.
     pub arrived: Revision,
 }
 
-impl Newcomer {
+impl Newcomer<'_> {
     /// New nodes with an index get the lower ranks, in the order of their indices. Nodes with equal indices and nodes
     /// without an index keep the order of arrival.
     fn order(&self) -> (bool, Option<u32>, Revision, NodeId) {
         (self.index.is_none(), self.index, self.arrived, self.id)
+    }
+
+    fn entry(&self, name: String, rank: u32) -> PlanEntry {
+        PlanEntry { id: self.id, name, label: self.label.map(str::to_owned), rank }
     }
 }
 
 /// The next world, by rank: the members of the `last` world that are `seeking`, then new nodes, at most `max_nodes`
 /// together. Arrival decides which new nodes get a place, and their indices decide their ranks. The time is
 /// proportional to the number of nodes, except for sorting.
-pub fn rank<'entry>(
-    last: impl IntoIterator<Item = &'entry PlanEntry>,
+pub fn rank<'a>(
+    last: impl IntoIterator<Item = &'a PlanEntry>,
     seeking: &BTreeSet<NodeId>,
-    mut newcomers: Vec<Newcomer>,
+    mut newcomers: Vec<Newcomer<'a>>,
     max_nodes: u32,
 ) -> Vec<PlanEntry> {
     let (members, mut gone): (Vec<&PlanEntry>, Vec<&PlanEntry>) =
         last.into_iter().partition(|entry| seeking.contains(&entry.id));
+    let mut names = Names::of(&members);
     gone.sort_by_key(|entry| entry.rank);
     newcomers.sort_by_key(|newcomer| (newcomer.arrived, newcomer.id));
     newcomers.truncate((max_nodes as usize).saturating_sub(members.len()));
@@ -48,14 +56,13 @@ pub fn rank<'entry>(
 
     let mut places = vec![None; members.len() + newcomers.len()];
     let displaced = keep(&mut places, members);
-    let mut names = Names::of(places.iter().flatten().chain(displaced.iter().copied()));
     let unplaced = inherit(&mut places, &mut names, &gone, newcomers);
     fill(&mut places, &mut names, &gone, displaced, unplaced);
     places.into_iter().flatten().collect()
 }
 
 /// Gives each member the rank that it had. Returns, by rank, the members whose ranks are too high now.
-fn keep<'entry>(places: &mut [Option<PlanEntry>], members: Vec<&'entry PlanEntry>) -> Vec<&'entry PlanEntry> {
+fn keep<'a>(places: &mut [Option<PlanEntry>], members: Vec<&'a PlanEntry>) -> Vec<&'a PlanEntry> {
     let mut displaced = Vec::new();
     for member in members {
         match places.get_mut(member.rank as usize) {
@@ -68,25 +75,24 @@ fn keep<'entry>(places: &mut [Option<PlanEntry>], members: Vec<&'entry PlanEntry
 }
 
 /// Gives new nodes the ranks of nodes of their names that are gone. Returns the other new nodes.
-fn inherit(
+fn inherit<'a>(
     places: &mut [Option<PlanEntry>],
-    names: &mut Names,
-    gone: &[&PlanEntry],
-    newcomers: Vec<Newcomer>,
-) -> Vec<Newcomer> {
+    names: &mut Names<'a>,
+    gone: &[&'a PlanEntry],
+    newcomers: Vec<Newcomer<'a>>,
+) -> Vec<Newcomer<'a>> {
     let mut heirs: BTreeMap<&str, VecDeque<&PlanEntry>> = BTreeMap::new();
     for entry in gone {
         heirs.entry(base_name(&entry.name)).or_default().push_back(entry);
     }
     let mut unplaced = Vec::new();
     for newcomer in newcomers {
-        let former = heirs.get_mut(base_name(&newcomer.name)).and_then(VecDeque::pop_front);
+        let former = heirs.get_mut(base_name(newcomer.name)).and_then(VecDeque::pop_front);
         let place = former.and_then(|former| Some((former, places.get_mut(former.rank as usize)?)));
         match place {
             Some((former, place @ None)) => {
                 let name = names.take(&former.name);
-                let Newcomer { id, label, .. } = newcomer;
-                *place = Some(PlanEntry { id, name, label, rank: former.rank });
+                *place = Some(newcomer.entry(name, former.rank));
             }
             _ => unplaced.push(newcomer),
         }
@@ -96,18 +102,18 @@ fn inherit(
 
 /// Fills the free ranks: with a new node of the label of the node that had the rank, else with a displaced member of
 /// that label, else with the displaced member of the highest rank, else with the first new node.
-fn fill(
+fn fill<'a>(
     places: &mut [Option<PlanEntry>],
-    names: &mut Names,
+    names: &mut Names<'a>,
     gone: &[&PlanEntry],
     displaced: Vec<&PlanEntry>,
-    unplaced: Vec<Newcomer>,
+    unplaced: Vec<Newcomer<'a>>,
 ) {
     let former_label: BTreeMap<u32, &str> =
         gone.iter().filter_map(|entry| Some((entry.rank, entry.label.as_deref()?))).collect();
     // The displaced member of the highest rank comes first.
     let mut displaced = Queue::of(displaced.into_iter().rev(), |entry| entry.label.as_deref());
-    let mut unplaced = Queue::of(side_by_side(unplaced).into_iter(), |newcomer| newcomer.label.as_deref());
+    let mut unplaced = Queue::of(side_by_side(unplaced).into_iter(), |newcomer| newcomer.label);
     for (rank, place) in (0u32..).zip(places).filter(|(_, place)| place.is_none()) {
         let label = former_label.get(&rank).copied();
         let alike = label.and_then(|label| unplaced.take_with_label(label));
@@ -123,26 +129,26 @@ fn fill(
                 }
             }
         };
-        if let Some(Newcomer { id, name, label, .. }) = newcomer {
-            *place = Some(PlanEntry { id, name: names.take(base_name(&name)), label, rank });
+        if let Some(newcomer) = newcomer {
+            *place = Some(newcomer.entry(names.take(base_name(newcomer.name)), rank));
         }
     }
 }
 
 /// Nodes in order. The first is taken, either of all nodes or of those with a given label.
-struct Queue<T> {
+struct Queue<'a, T> {
     nodes: Vec<Option<T>>,
     first: usize,
-    by_label: BTreeMap<String, VecDeque<usize>>,
+    by_label: HashMap<&'a str, VecDeque<usize>>,
 }
 
-impl<T> Queue<T> {
-    fn of(nodes: impl Iterator<Item = T>, label: impl Fn(&T) -> Option<&str>) -> Self {
+impl<'a, T> Queue<'a, T> {
+    fn of(nodes: impl Iterator<Item = T>, label: impl Fn(&T) -> Option<&'a str>) -> Self {
         let nodes: Vec<Option<T>> = nodes.map(Some).collect();
-        let mut by_label: BTreeMap<String, VecDeque<usize>> = BTreeMap::new();
+        let mut by_label: HashMap<&str, VecDeque<usize>> = HashMap::new();
         for (index, node) in nodes.iter().flatten().enumerate() {
             if let Some(label) = label(node) {
-                by_label.entry(label.to_owned()).or_default().push_back(index);
+                by_label.entry(label).or_default().push_back(index);
             }
         }
         Self { nodes, first: 0, by_label }
@@ -181,29 +187,30 @@ pub fn base_name(name: &str) -> &str {
 }
 
 /// The names that are taken.
-struct Names {
-    taken: HashSet<String>,
+struct Names<'a> {
+    taken: HashSet<Cow<'a, str>>,
     /// The number to try next for a name whose lower numbers are all taken.
-    next: BTreeMap<String, u64>,
+    next: HashMap<&'a str, u64>,
 }
 
-impl Names {
-    fn of<'entry>(entries: impl Iterator<Item = &'entry PlanEntry>) -> Self {
-        Self { taken: entries.map(|entry| entry.name.clone()).collect(), next: BTreeMap::new() }
+impl<'a> Names<'a> {
+    fn of(entries: &[&'a PlanEntry]) -> Self {
+        let taken = entries.iter().map(|entry| Cow::Borrowed(entry.name.as_str())).collect();
+        Self { taken, next: HashMap::new() }
     }
 
-    fn take(&mut self, wanted: &str) -> String {
+    fn take(&mut self, wanted: &'a str) -> String {
         let base = base_name(wanted);
         for name in [wanted, base] {
-            if self.taken.insert(name.to_owned()) {
+            if self.taken.insert(Cow::Borrowed(name)) {
                 return name.to_owned();
             }
         }
-        let number = self.next.entry(base.to_owned()).or_insert(2);
+        let number = self.next.entry(base).or_insert(2);
         loop {
             let name = format!("{base}#{number}");
             *number += 1;
-            if self.taken.insert(name.clone()) {
+            if self.taken.insert(Cow::Owned(name.clone())) {
                 return name;
             }
         }
@@ -211,14 +218,13 @@ impl Names {
 }
 
 /// New nodes with equal labels next to each other, both labels and nodes in the order of the list.
-fn side_by_side(newcomers: Vec<Newcomer>) -> Vec<Newcomer> {
-    let mut order: BTreeMap<Option<String>, usize> = BTreeMap::new();
+fn side_by_side(mut newcomers: Vec<Newcomer<'_>>) -> Vec<Newcomer<'_>> {
+    let mut order: HashMap<Option<&str>, usize> = HashMap::new();
     for newcomer in &newcomers {
         let next = order.len();
-        order.entry(newcomer.label.clone()).or_insert(next);
+        order.entry(newcomer.label).or_insert(next);
     }
-    let mut newcomers = newcomers;
-    newcomers.sort_by_key(|newcomer| order.get(&newcomer.label).copied());
+    newcomers.sort_by_cached_key(|newcomer| order.get(&newcomer.label).copied());
     newcomers
 }
 
@@ -236,14 +242,8 @@ mod tests {
         PlanEntry { id: id(number), name: name.into(), label: label.map(Into::into), rank }
     }
 
-    fn newcomer(number: u64, name: &str, label: Option<&str>) -> Newcomer {
-        Newcomer {
-            id: id(number),
-            name: name.into(),
-            label: label.map(Into::into),
-            index: None,
-            arrived: i64::try_from(number).unwrap(),
-        }
+    fn newcomer<'a>(number: u64, name: &'a str, label: Option<&'a str>) -> Newcomer<'a> {
+        Newcomer { id: id(number), name, label, index: None, arrived: i64::try_from(number).unwrap() }
     }
 
     fn names(world: &[PlanEntry]) -> Vec<&str> {
@@ -276,8 +276,8 @@ mod tests {
         assert_eq!(next[0].id, id(3));
     }
 
-    fn indexed(number: u64, index: u32, label: Option<&str>) -> Newcomer {
-        Newcomer { index: Some(index), ..newcomer(number, &format!("i{index}"), label) }
+    fn indexed(number: u64, index: u32, label: Option<&str>) -> Newcomer<'_> {
+        Newcomer { index: Some(index), ..newcomer(number, format!("i{index}").leak(), label) }
     }
 
     #[test]
@@ -351,7 +351,7 @@ mod tests {
         // All nodes have one name, like containers that are all called `localhost`, or each node has a different name.
         for name in [|_: u64| "localhost".to_owned(), |number: u64| format!("n{number}")] {
             let joining = |numbers: std::ops::Range<u64>| {
-                numbers.map(|number| newcomer(number, &name(number), Some("rack"))).collect::<Vec<_>>()
+                numbers.map(|number| newcomer(number, name(number).leak(), Some("rack"))).collect::<Vec<_>>()
             };
             let all = u32::try_from(SIZE).unwrap();
             let first = rank(&[], &BTreeSet::new(), joining(1..SIZE + 1), all);
@@ -381,7 +381,7 @@ mod tests {
             let come: Vec<_> =
                 (0..coming).zip(&indices).map(|(number, index)| Newcomer {
                     index: *index,
-                    ..newcomer(100 + number, &format!("n{}", number * 2), label(number))
+                    ..newcomer(100 + number, format!("n{}", number * 2).leak(), label(number))
                 }).collect();
             let world = rank(&last, &seeking, come.clone(), max);
             prop_assert_eq!(world.len(), (seeking.len() + come.len()).min(max as usize));

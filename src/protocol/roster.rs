@@ -33,11 +33,11 @@ pub struct Present {
 
 impl Present {
     /// The node as a candidate for a world.
-    pub fn newcomer(&self, id: NodeId) -> Newcomer {
+    pub fn newcomer(&self, id: NodeId) -> Newcomer<'_> {
         Newcomer {
             id,
-            name: self.record.name.clone(),
-            label: self.record.topology.clone(),
+            name: &self.record.name,
+            label: self.record.topology.as_deref(),
             index: self.record.index,
             arrived: self.created,
         }

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{identity::NodeId, ranking::Newcomer};
 
 /// Chooses so many of these nodes.
-pub fn select(members: Vec<Newcomer>, newcomers: Vec<Newcomer>, size: usize) -> BTreeSet<NodeId> {
-    let mut chosen: Vec<Newcomer> = Vec::new();
+pub fn select(members: Vec<Newcomer<'_>>, newcomers: Vec<Newcomer<'_>>, size: usize) -> BTreeSet<NodeId> {
+    let mut chosen: Vec<Newcomer<'_>> = Vec::new();
     for pool in [members, newcomers] {
-        let labels = chosen.iter().filter_map(|node| node.label.clone()).collect();
+        let labels = chosen.iter().filter_map(|node| node.label).collect();
         let room = size.saturating_sub(chosen.len());
         chosen.extend(fill(pool, &labels, room));
     }
@@ -20,14 +20,14 @@ pub fn select(members: Vec<Newcomer>, newcomers: Vec<Newcomer>, size: usize) -> 
 }
 
 /// Chooses so many nodes of a pool for a world that has nodes of these labels.
-fn fill(pool: Vec<Newcomer>, labels: &BTreeSet<String>, mut room: usize) -> Vec<Newcomer> {
-    let label = |group: &[Newcomer]| group.first().and_then(|node| node.label.clone());
-    let is_new = |group: &[Newcomer]| label(group).is_none_or(|label| !labels.contains(&label));
-    let first = |group: &[Newcomer]| group.first().map(|node| (node.arrived, node.id));
+fn fill<'a>(pool: Vec<Newcomer<'a>>, labels: &BTreeSet<&str>, mut room: usize) -> Vec<Newcomer<'a>> {
+    let label = |group: &[Newcomer<'a>]| group.first().and_then(|node| node.label);
+    let is_new = |group: &[Newcomer<'a>]| label(group).is_none_or(|label| !labels.contains(label));
+    let first = |group: &[Newcomer<'_>]| group.first().map(|node| (node.arrived, node.id));
     let mut groups = groups(pool);
     groups.sort_by_key(|group| (is_new(group), std::cmp::Reverse(group.len()), first(group)));
     let mut chosen = Vec::new();
-    let mut broken: Vec<Vec<Newcomer>> = Vec::new();
+    let mut broken: Vec<Vec<Newcomer<'_>>> = Vec::new();
     for group in groups {
         if group.len() <= room {
             room -= group.len();
@@ -43,12 +43,12 @@ fn fill(pool: Vec<Newcomer>, labels: &BTreeSet<String>, mut room: usize) -> Vec<
 }
 
 /// The nodes of each label, and each node without a label, by arrival.
-fn groups(mut pool: Vec<Newcomer>) -> Vec<Vec<Newcomer>> {
+fn groups(mut pool: Vec<Newcomer<'_>>) -> Vec<Vec<Newcomer<'_>>> {
     pool.sort_by_key(|node| (node.arrived, node.id));
-    let mut labeled: BTreeMap<String, Vec<Newcomer>> = BTreeMap::new();
+    let mut labeled: BTreeMap<&str, Vec<Newcomer<'_>>> = BTreeMap::new();
     let mut groups = Vec::new();
     for node in pool {
-        match node.label.clone() {
+        match node.label {
             Some(label) => labeled.entry(label).or_default().push(node),
             None => groups.push(vec![node]),
         }
@@ -62,18 +62,18 @@ mod tests {
     use super::*;
 
     /// Nodes such as `3x`: the third to arrive, with the label `x`. `3-` has none.
-    fn nodes(text: &str) -> Vec<Newcomer> {
-        let node = |word: &str| {
+    fn nodes(text: &str) -> Vec<Newcomer<'_>> {
+        fn node(word: &str) -> Newcomer<'_> {
             let (number, label) = word.split_at(word.len() - 1);
             let number: u64 = number.parse().unwrap();
             Newcomer {
                 id: NodeId::from_random(number << 1),
-                name: word.into(),
-                label: Some(label.to_owned()).filter(|label| label != "-"),
+                name: word,
+                label: Some(label).filter(|label| *label != "-"),
                 index: None,
                 arrived: i64::try_from(number).unwrap(),
             }
-        };
+        }
         text.split_whitespace().map(node).collect()
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Facts<'a> {
     /// The members among the nodes that the next world can be made of.
     pub(super) kept: BTreeSet<NodeId>,
     /// The new nodes that the next world can be made of, in the order of their IDs.
-    pub(super) newcomers: Vec<Newcomer>,
+    pub(super) newcomers: Vec<Newcomer<'a>>,
     /// Whether one of all these nodes names a submission.
     pub(super) names_submission: bool,
     /// The members that are present and request the next round.
@@ -103,16 +103,21 @@ impl<'a> Facts<'a> {
     /// finished, or is dead by evidence; and each other node that could be in the next world requests it, too.
     pub(super) fn is_complete(&self) -> bool {
         let roster = self.roster;
+        if self.kept.is_empty() {
+            return false;
+        }
         let is_gone = |id: &NodeId| {
             let announced = roster.absences.get(id).is_some_and(|absence| absence.announced);
             let leaving = roster.nodes.get(id).is_some_and(|node| node.record.leaving);
             announced || leaving || roster.finished.contains(id) || roster.lost.contains_key(id)
         };
-        let seeks = |id: &NodeId| self.kept.contains(id) || self.cooling.contains_key(id);
-        let is_new = |id: &NodeId| self.newcomers.binary_search_by_key(id, |newcomer| newcomer.id).is_ok();
-        let members = roster.world.keys().all(|id| is_gone(id) || seeks(id));
-        let mut others = roster.nodes.keys().filter(|id| !roster.world.contains_key(id));
-        !self.kept.is_empty() && members && others.all(|id| is_gone(id) || seeks(id) || is_new(id))
+        // Both are in the order of the IDs, like the world and the nodes.
+        let (mut kept, mut newcomers) = (self.kept.iter().peekable(), self.newcomers.iter().peekable());
+        let mut members = roster.world.keys().filter(|id| kept.next_if_eq(id).is_none());
+        let mut others = roster
+            .present()
+            .filter(|seen| !seen.is_member && newcomers.next_if(|newcomer| newcomer.id == seen.id).is_none());
+        members.all(is_gone) && others.all(|seen| self.cooling.contains_key(&seen.id) || is_gone(&seen.id))
     }
 
     /// The first names of these nodes, for a record.

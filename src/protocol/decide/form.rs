@@ -1,7 +1,7 @@
 //! Rules for the next world, while there is none or a change of the present one was announced. Each rule waits for one
 //! condition. When all of them hold, the world forms.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use super::{Action, Decision, Form, WaitsFor, facts::Facts};
 use crate::protocol::{
@@ -106,11 +106,11 @@ fn wait_for_nodes(facts: &Facts<'_>) -> Option<Decision> {
 fn commit_world(facts: &Facts<'_>) -> Decision {
     let Facts { roster, round, now, .. } = *facts;
     let size = facts.size().unwrap_or(0);
-    let (mut kept, mut newcomers) = (facts.kept.clone(), facts.newcomers.clone());
+    let (mut kept, mut newcomers) = (Cow::Borrowed(&facts.kept), facts.newcomers.clone());
     if facts.candidates() > size as usize {
         let members = kept.iter().filter_map(|id| Some(roster.nodes.get(id)?.newcomer(*id))).collect();
         let chosen = selection::select(members, newcomers.clone(), size as usize);
-        kept.retain(|id| chosen.contains(id));
+        kept.to_mut().retain(|id| chosen.contains(id));
         newcomers.retain(|newcomer| chosen.contains(&newcomer.id));
     }
     let members = ranking::rank(roster.world.values(), &kept, newcomers, size);

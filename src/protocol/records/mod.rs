@@ -18,7 +18,7 @@ pub use self::{
     lost::LostRecord,
     names::{NAMES, names_of, nodes_text, some_names},
     node::{NodeRecord, WorldMembership},
-    record::{LONGEST_REASON_BYTES, LONGEST_RECORD_BYTES, LONGEST_TEXT_BYTES, Record, VERSION},
+    record::{LONGEST_REASON_BYTES, LONGEST_RECORD_BYTES, LONGEST_TEXT_BYTES, Record, VERSION, json_bytes},
     resumed::ResumedRecord,
     round::{
         ChangeKind, ChangeRecord, CoordinatorRecord, HistoryRecord, LossRecord, Neighbor, Phase, PlanEntry,

@@ -25,18 +25,9 @@ pub const LONGEST_REASON_BYTES: usize = 16 * 1024;
 pub trait Record: Serialize + DeserializeOwned {
     /// The JSON of the record, including the version.
     fn encode(&self) -> Vec<u8> {
-        let mut value = serde_json::to_value(self).unwrap_or_default();
-        texts(&mut value, "", &mut |field, text| {
-            if field == "why" {
-                let ends = (0..=LONGEST_REASON_BYTES.min(text.len())).rev();
-                let end = ends.into_iter().find(|end| text.is_char_boundary(*end));
-                text.truncate(end.unwrap_or(0));
-            }
-        });
-        if let Some(fields) = value.as_object_mut() {
-            fields.insert("version".to_owned(), VERSION.into());
-        }
-        value.to_string().into_bytes()
+        let bytes = json(&Versioned { version: VERSION, record: self });
+        // Only then can a reason in it be too long.
+        if bytes.len() > LONGEST_REASON_BYTES { with_short_reasons(&bytes) } else { bytes }
     }
 
     /// Decodes the record at `key`.
@@ -79,6 +70,34 @@ pub trait Record: Serialize + DeserializeOwned {
         }
         serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
     }
+}
+
+#[derive(Serialize)]
+struct Versioned<'record, R> {
+    version: u32,
+    #[serde(flatten)]
+    record: &'record R,
+}
+
+/// How many bytes the JSON of this part of a record has.
+pub fn json_bytes(part: &impl Serialize) -> usize {
+    json(part).len()
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn with_short_reasons(record: &[u8]) -> Vec<u8> {
+    let mut value: serde_json::Value = serde_json::from_slice(record).unwrap_or_default();
+    texts(&mut value, "", &mut |field, text| {
+        if field == "why" {
+            let ends = (0..=LONGEST_REASON_BYTES.min(text.len())).rev();
+            let end = ends.into_iter().find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or(0));
+        }
+    });
+    json(&value)
 }
 
 /// Visits each text in a record, with the name of the field that it is in. A record is JSON of a bounded depth.
