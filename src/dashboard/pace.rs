@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use crate::status::RunStatus;
+use crate::status::{
+    RunStatus,
+    picture::{NodeStatus, ServiceStatus},
+};
 
 /// How long the first wait for a change takes. A verdict also depends on the time, so it is computed again after each
 /// wait.
@@ -41,24 +44,31 @@ fn per_byte(bytes: usize, each: Duration) -> Duration {
 
 /// Whether a status must be sent, because it differs, or because its signs of life are old.
 pub(super) fn is_due(shown: &RunStatus, bytes: usize, status: &RunStatus) -> bool {
-    status.at - shown.at >= refresh(bytes).as_secs_f64() || without_clocks(shown) != without_clocks(status)
+    let same_node = |(one, other): (&NodeStatus, &NodeStatus)| {
+        one == other || without_last_seen(one) == without_last_seen(other)
+    };
+    status.at - shown.at >= refresh(bytes).as_secs_f64()
+        || without_clocks(shown) != without_clocks(status)
+        || shown.nodes.len() != status.nodes.len()
+        || !shown.nodes.iter().zip(&status.nodes).all(same_node)
 }
 
-/// A status without the parts that differ each time that it is read.
-fn without_clocks(status: &RunStatus) -> RunStatus {
-    let mut status = status.clone();
-    status.at = 0.0;
-    status.service.latency_seconds = None;
-    if let Some(coordinator) = &mut status.run.coordinator {
+/// A status without its nodes and without the parts that differ each time that it is read.
+fn without_clocks(status: &RunStatus) -> impl PartialEq + use<> {
+    let RunStatus { schema, verdict, at: _, service, run, counts, nodes: _, rounds, unreadable } = status;
+    let service = ServiceStatus { latency_seconds: None, ..service.clone() };
+    let (mut run, mut verdict) = (run.clone(), verdict.clone());
+    if let Some(coordinator) = &mut run.coordinator {
         coordinator.last_seen = None;
     }
-    for node in &mut status.nodes {
+    for node in &mut verdict.waits_for {
         node.last_seen = None;
     }
-    for node in &mut status.verdict.waits_for {
-        node.last_seen = None;
-    }
-    status
+    (*schema, verdict, service, run, counts.clone(), rounds.clone(), unreadable.clone())
+}
+
+fn without_last_seen(node: &NodeStatus) -> NodeStatus {
+    NodeStatus { last_seen: None, ..node.clone() }
 }
 
 /// Failures in a row.
@@ -81,7 +91,10 @@ impl Failures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::verdict::{Observation, unreachable};
+    use crate::status::{
+        picture::NodeState,
+        verdict::{Observation, unreachable},
+    };
 
     fn status(at: f64) -> RunStatus {
         let mut status = unreachable(&Observation::default(), "why");
@@ -118,6 +131,25 @@ mod tests {
         assert!(!is_due(&shown, 1_000, &other));
         other.verdict.notes.push("news".to_owned());
         assert!(is_due(&shown, 1_000, &other));
+        let node = |last_seen, state| NodeStatus {
+            name: "n".into(),
+            id: "1".into(),
+            rank: Some(0),
+            state,
+            why: None,
+            since: None,
+            address: String::new(),
+            port: 0,
+            topology: None,
+            index: None,
+            last_seen,
+            false_alarms: 0,
+        };
+        let of = |node| RunStatus { nodes: vec![node], ..status(100.0) };
+        let shown = of(node(Some(1.0), NodeState::Told));
+        assert!(!is_due(&shown, 1_000, &of(node(Some(2.0), NodeState::Told))));
+        assert!(is_due(&shown, 1_000, &of(node(Some(1.0), NodeState::Waiting))));
+        assert!(is_due(&shown, 1_000, &status(100.0)), "a node is gone");
     }
 
     #[test]

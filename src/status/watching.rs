@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Changes that arrive within this time are combined in one status.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(10);
 /// How often the state of the service is requested.
 const SERVICE_INTERVAL: Duration = Duration::from_secs(3);
 
