@@ -39,7 +39,7 @@ def serve(
 
     Args:
         host: The address to listen on. `*` means every address of the machine. If other machines can reach the address, pass
-            certificates or a user.
+            a certificate and a user, or a certificate and `client_ca`.
         port: The port to listen on. 0 selects a free port.
         cert: File with the server's certificate. Enables TLS and requires `key`.
         key: File with the private key of the certificate.

@@ -159,7 +159,7 @@ impl Term {
         let (why, number) = (change.why.clone(), round.round);
         let written = self.amend(RoundRecord { change: Some(change), ..round }).await?;
         if matches!(written, Written::Done(_)) {
-            tracing::info!("round {number} is over: {why}");
+            tracing::info!("round {number} is about to be replaced: {why}");
         }
         Ok(written)
     }
@@ -236,7 +236,7 @@ impl Term {
         if matches!(written, Written::Done(_)) {
             self.roster.committed = true;
             for cooldown in cooldowns {
-                tracing::warn!("{cooldown}; each time a round ended with it");
+                tracing::warn!("{cooldown}; each of these failures ended a round");
             }
             self.plan_cleaning(Some(previous));
             self.greet_members();

@@ -49,7 +49,7 @@ impl Report {
             .then(|| format!("nnodes {}, but the run has {}", record.sizes(), policy.sizes()));
         if is_new {
             if let Some(why) = &other {
-                tracing::info!("{} was turned away: {why}", record.name);
+                tracing::info!("{} was rejected: {why}", record.name);
             }
             self.notes.note_arrival(now, &record.name, other);
         }

@@ -73,7 +73,9 @@ impl Login {
         match self.credentials.password.read() {
             Ok(password) => *known = Some((Instant::now(), password)),
             Err(error) => {
-                tracing::warn!("the password of the dashboard that was read last still counts: {error}");
+                tracing::warn!(
+                    "the password file of the dashboard cannot be read, so the previous password stays valid: {error}"
+                );
             }
         }
         known.as_ref().map(|(_, password)| password.clone())

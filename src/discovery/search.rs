@@ -98,8 +98,7 @@ impl Search<'_> {
     fn wrong(&self, name: &str, expected: &str, why: &str, text: &str) -> Error {
         Error::Setting {
             message: format!(
-                "{name} must be {expected}, but {why}; correct it, or leave it unset to have the next source \
-                 looked at ({}): `{}`",
+                "{name} must be {expected}, but {why}; correct it, or unset it to use the next source ({}): `{}`",
                 describe(&self.looked_at),
                 shown(text)
             ),

@@ -99,7 +99,9 @@ pub(crate) fn parse_list(text: &str, required: Option<&RequiredScheme>) -> Resul
             && scheme != required.scheme
         {
             let RequiredScheme { scheme: demanded, because } = required;
-            return Err(at(format!("it says `{scheme}://` where {because}, which needs `{demanded}://`")));
+            return Err(at(format!(
+                "its scheme is `{scheme}://`, but {because}, which requires `{demanded}://`"
+            )));
         }
         without_port = written.port.is_none();
         let endpoint = written.with_default(required.map_or(Scheme::Http, |required| required.scheme));

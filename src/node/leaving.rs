@@ -55,7 +55,7 @@ impl Node {
             self.session.abort();
             self.shared.end(Error::Left);
             tracing::warn!(
-                "leaving was not acknowledged within {:.0} s; the lease lapses",
+                "the service did not acknowledge the departure within {:.0} s; this node's record remains until its lease expires",
                 limit.as_secs_f64()
             );
         }

@@ -34,7 +34,10 @@ impl Node {
     pub async fn members(&self, world: &WorldFacts, limit: Duration) -> Result<Vec<PlanEntry>> {
         self.plan_of(world, limit).await?.ok_or_else(|| Error::Rejected {
             endpoint: self.context.backend.endpoint(),
-            cause: format!("the plan of round {} is gone: the run has moved on", world.place.round),
+            cause: format!(
+                "the plan of round {} was deleted, because a later round has formed",
+                world.place.round
+            ),
         })
     }
 

@@ -13,7 +13,7 @@ pub(super) fn warning(source: &Source, max_nodes: u32, passed_as: &str) -> Optio
     let why = if source.named_by == NamedBy::Default {
         format!("no endpoint is passed or set, so this node uses `{endpoints}`")
     } else {
-        format!("{} is `{endpoints}`, which is the local machine on every machine", source.name)
+        format!("{} is `{endpoints}`, which refers to each node's own machine", source.name)
     };
     Some(format!(
         "{why}: only agents on this machine can join this run, which takes up to {max_nodes} nodes; pass an address \

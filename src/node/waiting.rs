@@ -47,12 +47,11 @@ pub(super) async fn describe(context: &Context) -> String {
     let WaitingRecord { here, names, left_out, mut reasons, .. } = waiting;
     let count = if more { format!("more than {here}") } else { here.to_string() };
     let who = names_of(&names, here);
-    let missing = match (min as usize).checked_sub(here) {
-        Some(missing) if missing > 0 => format!("{missing} missing of at least {min}"),
-        _ => match settings.sizes().describe(here) {
-            Some(sizes) => sizes,
-            None => format!("at least {min} needed, at most {max} taken"),
-        },
+    let joined = if here < min as usize {
+        format!("{count} of at least {min} nodes joined ({who})")
+    } else {
+        let sizes = settings.sizes().describe(here).map_or_else(String::new, |sizes| format!(", {sizes}"));
+        format!("{count} of at most {max} nodes joined ({who}){sizes}")
     };
     if reasons.len() == NAMES && left_out > NAMES {
         reasons.push(format!("and {} more", left_out - NAMES));
@@ -65,7 +64,7 @@ pub(super) async fn describe(context: &Context) -> String {
         ""
     };
     let refused = context.refusals.describe();
-    format!("{count} here ({who}), {missing}{start}{left_out}{hint}{refused}")
+    format!("{joined}{start}{left_out}{hint}{refused}")
 }
 
 /// The condition that the coordinator waits for, or the start of the round. `end` is the end of the wait and the
@@ -199,10 +198,10 @@ mod tests {
             ("", Some((40_000, 61_500)), None, ", the round starts in 0 s"),
             ("", None, Some(4), ""),
             (
-                "waiting for n3 to seek again",
+                "waiting for n3 to request the next round",
                 Some((90_000, 1_000)),
                 Some(4),
-                "; waiting for n3 to seek again, for at most 89 s more",
+                "; waiting for n3 to request the next round, for at most 89 s more",
             ),
             (
                 "waiting for `a`, which hosts the service",

@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// When a wait ends, and the setting or the argument that limits it.
+type Deadline = (Instant, &'static str);
+
 /// The target of the lines of a waiting node, each of which replaces the line before it.
 const WAITING: &str = "lattice_rdzv::waiting";
 
@@ -89,7 +92,7 @@ impl Node {
             tokio::select! {
                 biased;
                 changed = snapshot.changed() => changed.map_err(|_| Error::Left)?,
-                () = sleep_until(deadline.unwrap_or(never)) => {
+                () = sleep_until(deadline.map_or(never, |(at, _)| at)) => {
                     tokio::select! {
                         biased;
                         // If a world has formed in the meantime, it is returned instead of an error.
@@ -107,26 +110,21 @@ impl Node {
     }
 
     /// Logs which nodes wait or prevent this node from joining, as far as the service responds.
-    async fn log_waiting(&self, seen: Snapshot, spare: bool, deadline: Option<Instant>) {
+    async fn log_waiting(&self, seen: Snapshot, spare: bool, deadline: Option<Deadline>) {
         let until = || match deadline {
-            Some(deadline) => {
-                format!(
-                    "for another {:.0} s",
-                    deadline.saturating_duration_since(Instant::now()).as_secs_f64()
-                )
+            Some((at, by)) => {
+                let seconds = at.saturating_duration_since(Instant::now()).as_secs_f64();
+                format!("waiting up to {seconds:.0} s more ({by})")
             }
-            None => "without limit".to_owned(),
+            None => "waiting without limit".to_owned(),
         };
         if let Some(round) = seen.round.as_ref().filter(|_| spare) {
             let full = waiting::describe_full(&self.context, round).await;
-            tracing::warn!(target: WAITING, "{full}; waiting {}", until());
+            tracing::warn!(target: WAITING, "{full}; {}", until());
         } else {
             let who = waiting::describe(&self.context).await;
             let cooldown = self.cooldown(&seen);
-            tracing::info!(
-                target: WAITING,
-                "waiting for a world in run `{}` {}: {who}{cooldown}", self.run_id(), until()
-            );
+            tracing::info!(target: WAITING, "run `{}`: {who}{cooldown}; {}", self.run_id(), until());
         }
     }
 
@@ -138,17 +136,16 @@ impl Node {
         newer && seen.excluded.is_none() && seen.closed.is_none() && !has_left
     }
 
-    fn deadline(&self, seen: &Snapshot, began: Instant, limit: Option<Duration>) -> Option<Instant> {
+    fn deadline(&self, seen: &Snapshot, began: Instant, limit: Option<Duration>) -> Option<Deadline> {
         let settings = &self.context.settings;
-        let limit = limit.or(match seen.state {
-            State::Spare => settings.spare_timeout,
-            _ => Some(settings.join_timeout),
-        });
-        let deadline = limit.map(|limit| began + limit);
-        match seen.gives_up_at(settings.host_timeout) {
-            Some(given_up) => Some(deadline.map_or(given_up, |deadline| deadline.min(given_up))),
-            None => deadline,
-        }
+        let (limit, by) = match (limit, seen.state) {
+            (Some(limit), _) => (Some(limit), "the time limit of this call"),
+            (None, State::Spare) => (settings.spare_timeout, "spare_timeout"),
+            (None, _) => (Some(settings.join_timeout), "join_timeout"),
+        };
+        let deadline = limit.map(|limit| (began + limit, by));
+        let given_up = seen.gives_up_at(settings.host_timeout).map(|at| (at, "host_timeout"));
+        deadline.into_iter().chain(given_up).min()
     }
 
     /// The message that this node waits because it has failed before.
@@ -162,8 +159,8 @@ impl Node {
         let cooldown = self.cooldown(&seen);
         if let Some(HostLost { host, .. }) = seen.lost_host() {
             let cause = format!(
-                "`{host}`, which hosted it, is lost and has not returned within {:.0} s (`host_timeout`); an etcd, or \
-                 `lattice-rdzv serve` on a machine that stays, outlives any node",
+                "`{host}`, which hosted it, is lost and has not returned within {:.0} s (`host_timeout`); to survive \
+                 the loss of any node, use etcd, or `lattice-rdzv serve` on a machine outside the job",
                 self.context.settings.host_timeout.as_secs_f64()
             );
             return Error::Unavailable { endpoint: self.endpoint(), cause, applied: Applied::No };

@@ -100,7 +100,7 @@ pub fn plan_recovery(before: &Before, found: &Found) -> Recovery {
         return Recovery::Continue;
     }
     if found.closed.is_some() {
-        return Recovery::Rejoin("another life has come and gone");
+        return Recovery::Rejoin("another job has used this run id and was closed");
     }
     // A record that is gone was deleted with its lease, whatever a renewal reported: no other node deletes it, and etcd
     // before 3.4.38 and 3.5.23 acknowledged renewals of leases that it had revoked.

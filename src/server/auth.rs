@@ -102,7 +102,9 @@ impl Authenticator {
                 *known = Some(Known { password: now, token: token() });
             }
             // The file can be missing while it is replaced. The password that was read last then stays valid.
-            Err(error) => tracing::warn!("the password that was read last still counts: {error}"),
+            Err(error) => tracing::warn!(
+                "the password file cannot be read, so the previous password stays valid: {error}"
+            ),
         }
         if let Some(Known { password: expected, token }) = &*known {
             let right = same(name.as_bytes(), lock.credentials.user.as_bytes())

@@ -201,7 +201,7 @@ impl Server {
         let scheme = if tls.is_some() { "https" } else { "http" };
         if !address.ip().is_loopback() && tls.is_none() && user.is_none() {
             tracing::warn!(
-                "every program that reaches this address can read and change every run: there is neither TLS nor a password; give certificates or a user, or listen on 127.0.0.1: {address}"
+                "every program that reaches this address can read and change every run: there is neither TLS nor a password; pass certificates and a user, or a CA of clients, or listen on 127.0.0.1: {address}"
             );
         }
         let contents = match contents {

@@ -82,9 +82,8 @@ pub(super) enum Foreign {
 }
 
 // torch documents these keys, and its handler takes both numbers from `--nnodes`.
-const WORKERS: Foreign =
-    Foreign::NoEffect("how many nodes there are is `--nnodes`, as for torch's own handler");
-const LEASES: Foreign = Foreign::Number("how soon a silent node counts as lost is `lease_ttl`");
+const WORKERS: Foreign = Foreign::NoEffect("`--nnodes` sets the number of nodes, as for torch's own handler");
+const LEASES: Foreign = Foreign::Number("`lease_ttl` sets how soon a silent node counts as lost");
 
 /// The keys of torch's own backends that this package does not have, from `c10d_rendezvous_backend.py`,
 /// `dynamic_rendezvous.py`, `etcd_rendezvous_backend.py` and `etcd_rendezvous.py` of torch 2.15. Common keys have the
@@ -95,7 +94,12 @@ pub(super) const FOREIGN: &[(&str, Foreign)] = &[
         "store_type",
         Foreign::Word(&[("tcp", ()), ("file", ())], "the run's store is in the rendezvous service"),
     ),
-    ("read_timeout", Foreign::Number("every call has its own timeout, a first connection `connect_timeout`")),
+    (
+        "read_timeout",
+        Foreign::Number(
+            "`connect_timeout` limits the first connection, and each other call has a separate limit",
+        ),
+    ),
     ("ssl_cert", Foreign::Is("cert")),
     ("ssl_cert_key", Foreign::Is("key")),
     ("ca_cert", Foreign::Is("cacert")),

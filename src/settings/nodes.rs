@@ -44,8 +44,7 @@ impl Input<'_> {
                 Err(from.wrong("passed together with the smallest number of nodes", "pass `min_nodes`, too"))
             }
             (None, None) => Err(setting(format!(
-                "how many nodes the run has is not said (`nnodes`); {}, `4` for a fixed size or `2:4` for an elastic \
-                 one",
+                "the number of nodes is not set (`nnodes`); {}, `4` for a fixed size or `2:4` for an elastic one",
                 self.ways("nnodes")
             ))),
         }
@@ -65,11 +64,9 @@ impl Input<'_> {
         if let Some(given) = sizes.as_ref().or(unit.as_ref()).filter(|_| allowed.next_above(0).is_none()) {
             let expected = match sizing.node_unit {
                 Some(_) => {
-                    format!("a number with a multiple from {min} to {max}, the numbers of nodes of the run")
+                    format!("a number that has a multiple from {min} to {max} (`nnodes`)")
                 }
-                None => format!(
-                    "sizes of which one at least is from {min} to {max}, the numbers of nodes of the run"
-                ),
+                None => format!("sizes of which at least one is from {min} to {max} (`nnodes`)"),
             };
             return Err(given.wrong(&expected, "change it or `nnodes`"));
         }
@@ -163,7 +160,7 @@ mod tests {
         for (key, value, form) in [
             ("sizes", "2:four", "`2:4:8`"),
             ("sizes", "0:2", "1 or more"),
-            ("sizes", "8:16", "one at least is from 2 to 4"),
+            ("sizes", "8:16", "at least one is from 2 to 4"),
             ("node_unit", "0", "1 or more"),
             ("node_unit", "5", "a multiple from 2 to 4"),
             ("node_unit", "two", "a number"),

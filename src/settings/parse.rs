@@ -78,7 +78,7 @@ pub(super) fn word<T: Copy>(given: &Given, words: &[(&str, T)]) -> Result<T> {
 pub(super) fn positive_whole_number(given: &Given) -> Result<u64> {
     let number = given.value.trim().parse().ok().filter(|number| *number > 0);
     number.ok_or_else(|| {
-        given.wrong("a positive whole number, as for torch's own backends", "correct it or leave it out")
+        given.wrong("a positive whole number, as for torch's own backends", "correct it or omit it")
     })
 }
 
@@ -124,7 +124,7 @@ fn number_of_nodes(text: &str) -> Option<u32> {
 /// Parses a port for the workers' store.
 pub(super) fn port(given: &Given) -> Result<u16> {
     parse_port(given.value.trim())
-        .map_err(|_| given.wrong("a port from 1 to 65535", "leave it out to have any free port taken"))
+        .map_err(|_| given.wrong("a port from 1 to 65535", "omit it to use any free port"))
 }
 
 /// Parses the index of a node.
@@ -132,10 +132,7 @@ pub(super) fn index(given: &Given) -> Result<u32> {
     let text = given.value.trim();
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits).ok_or_else(|| {
-        given.wrong(
-            &format!("a whole number from 0 to {}", u32::MAX),
-            "leave it out to have nodes ordered by arrival",
-        )
+        given.wrong(&format!("a whole number from 0 to {}", u32::MAX), "omit it to order nodes by arrival")
     })
 }
 
@@ -160,7 +157,7 @@ pub(super) fn name(given: &Given, longest: usize) -> Result<String> {
     if *value != printable(value) {
         return Err(given.wrong(
             "text without control characters",
-            "take them out (a line's end is one, and so is a change of direction)",
+            "remove them (line breaks and text-direction marks are control characters)",
         ));
     }
     if value.len() > longest {
@@ -187,7 +184,7 @@ pub(super) fn address(given: &Given) -> Result<String> {
 
 fn one_address(given: &Given, text: &str) -> Result<Host> {
     let host = Host::parse(text).map_err(|why| {
-        given.wrong("an address or a host name without a port", &format!("{why}, correct it or leave it out"))
+        given.wrong("an address or a host name without a port", &format!("{why}, correct it or omit it"))
     })?;
     let unspecified = match &host {
         Host::V4(address) => address.is_unspecified(),
@@ -197,7 +194,7 @@ fn one_address(given: &Given, text: &str) -> Result<Host> {
     if unspecified {
         return Err(given.wrong(
             "an address that other nodes can connect to",
-            "leave it out to have the one taken that leads to the service",
+            "omit it to use the address from which this node reaches the service",
         ));
     }
     Ok(host)

@@ -21,7 +21,7 @@ impl Input<'_> {
         parse::duration(&given, &(0.0..=LONGEST_SECONDS)).map(Some).map_err(|_| {
             given.wrong(
                 &format!("`off`, or seconds as a decimal number from 0 to {LONGEST_SECONDS}"),
-                "`off` has a spare wait as long as the run lasts",
+                "with `off`, a spare waits as long as the run lasts",
             )
         })
     }

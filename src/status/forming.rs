@@ -141,8 +141,8 @@ impl Judge<'_> {
         let mut verdict = Verdict::new(
             State::Forming,
             format!(
-                "waiting for {} more: {} of at least {} here{names}",
-                nodes_text(missing),
+                "waiting for {missing} more {}: {} of at least {} here{names}",
+                if missing == 1 { "node" } else { "nodes" },
                 here.len(),
                 sizes.smallest()
             ),

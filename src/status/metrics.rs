@@ -153,7 +153,8 @@ impl Runs<'_> {
         self.family("lattice_run_standstill_seconds_total", "counter", help, |series, _, counters| {
             series.add(&[], counters.standstill_seconds);
         });
-        let help = "Reports that a node was dead which was alive, since this process saw the run for the first time.";
+        let help =
+            "How often a live node was reported dead, since this process saw the run for the first time.";
         self.family("lattice_run_false_alarms_total", "counter", help, |series, _, counters| {
             series.add(&[], counters.false_alarms);
         });

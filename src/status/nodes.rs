@@ -195,10 +195,7 @@ impl<'a> States<'a> {
         }
         if let Some(cooling) = self.cooling.get(&id) {
             let left = cooling.until.saturating_sub(self.scene.now).as_secs();
-            return (
-                NodeState::Waiting,
-                Some(format!("{}, {left} s of which are left", cooling.failure.message())),
-            );
+            return (NodeState::Waiting, Some(format!("{}; {left} s remain", cooling.failure.message())));
         }
         match &self.no_place {
             Some(why) => (NodeState::Spare, Some(why.clone())),

@@ -190,8 +190,8 @@ impl Judge<'_> {
                          after `reuse_delay`, or at once with another submission"
                     }
                     Outcome::Failed | Outcome::Ended => {
-                        "a node that starts now waits for `reuse_delay`, or begins at once with another submission; then \
-                         a new job begins under this run id"
+                        "a node that starts now begins a new job under this run id: at once if its submission differs, \
+                         otherwise after `reuse_delay`"
                     }
                 },
                 None,
@@ -224,7 +224,7 @@ impl Judge<'_> {
             verdict.state = State::Stuck;
             let name = self.coordinator_name();
             verdict.notes.push(format!(
-                "this has been due for more than {} s, but coordinator {name} has not done so",
+                "coordinator {name} should have done this more than {} s ago",
                 OVERDUE.as_secs()
             ));
             if self.records.coordinator.is_some() {
@@ -349,7 +349,9 @@ impl Judge<'_> {
         if self.records.closed.is_some() {
             let waiting = self.in_state(NodeState::Excluded).count();
             if waiting > 0 {
-                verdict.notes.push(format!("{} of no round of the closed job", nodes_text(waiting)));
+                verdict
+                    .notes
+                    .push(format!("not in the last round of the closed job: {}", nodes_text(waiting)));
             }
             return;
         }
@@ -369,7 +371,7 @@ impl Judge<'_> {
         }
         for turned in self.records.clocks.iter().flat_map(|clocks| &clocks.turned_away) {
             let ago = self.observation.now.saturating_sub(Duration::from_millis(turned.at_ms)).as_secs();
-            verdict.notes.push(format!("{} was turned away {ago} s ago: {}", turned.name, turned.why));
+            verdict.notes.push(format!("{} was rejected {ago} s ago: {}", turned.name, turned.why));
         }
         if let Some(latency) = self.observation.service.latency_seconds.filter(|latency| *latency >= SLOW) {
             let endpoint = &self.observation.service.endpoint;

@@ -150,7 +150,7 @@ impl Store {
             let lease = match self.until_over(self.add_again(&place, amount, &progress)).await {
                 Ok(written) => under(written),
                 Err(error @ Error::Argument { .. }) => {
-                    tracing::warn!(%error, key = name, "the key has become something else: not added to again");
+                    tracing::warn!(%error, key = name, "the key no longer holds a counter, so this node's amount is not restored");
                     lease
                 }
                 Err(error) => return Err(error),

@@ -128,7 +128,7 @@ def test_run_is_shown_from_its_first_node_to_its_end(
     seen.check()
     first = join("a", nnodes="2:3")
     seen.wait("#badge", "Forming")
-    seen.wait("#sentence", "waiting for 1 node more: 1 of at least 2 here (a)")
+    seen.wait("#sentence", "waiting for 1 more node: 1 of at least 2 here (a)")
     seen.wait("#waits", "not known by name")
     seen.wait("#act", "lattice-rdzv doctor")
     seen.check()
@@ -192,7 +192,7 @@ def test_stuck_run_names_the_culprits_and_what_to_do(
         assert "gpu-00017" in seen.text("#waits")
         # The nodes that have joined are not listed.
         assert seen.text("#sentence") == "waiting for 1 node more: 59 of at least 60 here"
-        assert "Time alone does not lead there." in seen.text("#next")
+        assert "This does not happen by itself." in seen.text("#next")
         assert "again, or as many other nodes, with the same run id" in seen.text("#act")
         assert "no node has arrived for more than 60 s" in seen.text("#notes")
         assert "59" in seen.text("#legend [data-state=waiting]")
@@ -347,7 +347,7 @@ def test_service_that_does_not_respond_is_shown_and_its_return_too(
         other = visit(at_run(dashboard, "steady"))
         other.wait("#badge", "Unreachable")
         listed = visit(dashboard.url)
-        listed.wait("#lost", "The runs cannot be read since")
+        listed.wait("#lost", "The runs have been unreadable since")
         listed.check()
         own_etcd.start()
         for page in (seen, other):

@@ -81,7 +81,7 @@ def test_password_that_the_service_does_not_check_is_only_warned_of(
 
 
 def test_no_place_in_time(join: JoinNode) -> None:
-    with pytest.raises(errors.JoinTimeoutError, match="1 missing of at least 2"):
+    with pytest.raises(errors.JoinTimeoutError, match="1 of at least 2 nodes joined"):
         join("node-1").next_world(timeout_seconds=0.2)
 
 

@@ -203,7 +203,7 @@ def test_watch_prints_one_line_for_each_change_in_a_pipe(
 ) -> None:
     first = join("a", nnodes="2:3")
     watch = Watch(tmp_path / "out", run_id, "--endpoint", etcd.endpoint)
-    watch.wait("waiting for 1 node more: 1 of at least 2 here (a)")
+    watch.wait("waiting for 1 more node: 1 of at least 2 here (a)")
     join("b", nnodes="2:3")
     watch.wait("round 1 runs with 2 nodes")
     join("c", nnodes="2:3")

@@ -79,7 +79,7 @@ def test_too_few_nodes_is_stuck_a_minute_after_the_last_arrival(
         "the node is seen, with times", run_id, etcd.endpoint, lambda status: status.verdict.since is not None
     )
     assert (exit_status, forming.verdict.state) == (3, "forming")
-    assert forming.verdict.sentence == "waiting for 2 nodes more: 1 of at least 3 here (node-1)"
+    assert forming.verdict.sentence == "waiting for 2 more nodes: 1 of at least 3 here (node-1)"
     exit_status, stuck = wait_for_status(
         "the run is stuck", run_id, etcd.endpoint, lambda status: status.verdict.state == "stuck", timeout_seconds=150
     )
@@ -111,9 +111,9 @@ def test_node_with_another_nnodes_is_named_after_it_has_left(
     present = validated_timeline(command("timeline", run_id, "--endpoint", etcd.endpoint, "--json").stdout)[-1]
     assert present["event"] == "forming"
     (note,) = (note for note in status.verdict.notes if "node-2" in note)
-    assert note.startswith("node-2 was turned away")
+    assert note.startswith("node-2 was rejected")
     assert note.endswith("nnodes 4:4, but the run has 2:2")
-    wait_for_output(first, "node-2 was turned away: nnodes 4:4, but the run has 2:2")
+    wait_for_output(first, "node-2 was rejected: nnodes 4:4, but the run has 2:2")
     say(command("status", run_id, "--endpoint", etcd.endpoint).stdout)
 
 
@@ -411,7 +411,7 @@ def test_waiting_node_logs_when_the_round_starts(etcd: Service, run_id: str, tmp
         )
         for name in ("node-1", "node-2")
     ]
-    line = r"2 here \(.*\), at least 2 needed, at most 3 taken, the round starts in 1\d\d s, or as soon as 3 nodes"
+    line = r"2 of at most 3 nodes joined \(.*\), the round starts in 1\d\d s, or as soon as 3 nodes"
     try:
         # The first line of a node may not have counted the other node yet. The next one comes 30 s later.
         for one in nodes:

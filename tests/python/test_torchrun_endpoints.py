@@ -184,7 +184,7 @@ def test_node_at_a_loopback_endpoint_says_at_once_that_no_other_machine_can_join
     host = start(two[0], job, endpoint=f"localhost:{PORT}")
     other = start(two[1], job, conf={"connect_timeout": "3"})
     job.wait_log(host, f"{ONLY_HERE} 2 nodes")
-    assert f"`--rdzv-endpoint` is `http://localhost:{PORT}`, which is the local machine on every machine" in host.log
+    assert f"`--rdzv-endpoint` is `http://localhost:{PORT}`, which refers to each node's own machine" in host.log
     ends_with(other, "RendezvousConnectionError")
 
 

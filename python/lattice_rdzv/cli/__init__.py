@@ -42,7 +42,7 @@ COMMANDS = {
         completion.EXAMPLES,
     ),
     "dashboard": Command(
-        "Show runs as a page in a browser: what each waits for, who is missing, and what happens next.",
+        "Show the runs in a browser: what each waits for, which nodes are missing, and what happens next.",
         dashboard.add_arguments,
         dashboard.run,
         dashboard.EXAMPLES,
@@ -81,7 +81,7 @@ COMMANDS = {
         serve.run,
     ),
     "status": Command(
-        "Show what a run does or waits for, who is missing, and what happens next.",
+        "Show what a run does or waits for, which nodes are missing, and what happens next.",
         status.add_arguments,
         status.run,
         status.EXAMPLES,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 EXAMPLES = """\
 examples:
   source <(lattice-rdzv completion bash)
-  lattice-rdzv completion zsh > ~/.zsh/completions/_lattice-rdzv
+  mkdir -p ~/.zsh/completions && lattice-rdzv completion zsh > ~/.zsh/completions/_lattice-rdzv
 """
 
 _BASH = """\

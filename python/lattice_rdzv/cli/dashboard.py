@@ -15,8 +15,8 @@ The page only reads. On an address that other machines reach, it requires --cert
 examples:
   lattice-rdzv dashboard                                  the runs at the endpoint that an agent would use here
   lattice-rdzv dashboard --endpoint etcd-1:2379 --tenant vision
-  lattice-rdzv dashboard --listen *:8089 --host dash.example.com --cert tls.crt --key tls.key --user ops --password-file pw
-  lattice-rdzv dashboard --listen-metrics *:9090          also /metrics, /livez and /readyz, without a login
+  lattice-rdzv dashboard --listen '*:8089' --host dash.example.com --cert tls.crt --key tls.key --user ops --password-file pw
+  lattice-rdzv dashboard --listen-metrics '*:9090'        also /metrics, /livez and /readyz, without a login
 """
 
 

@@ -16,7 +16,7 @@ The process of the node announces that it leaves and receives SIGTERM, so it doe
 saving a checkpoint. The other nodes form the next round without it, and a spare takes its place.
 
 exit status:
-  0 the node was asked to leave; with --wait, it has left
+  0 the node was asked to leave; with --wait, it has left, and the next round has formed or waits for nodes that are missing
   1 no such node, the node has not left in time, or another error
   5 no such run, 8 service unreachable, 2 wrong usage
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node", help="name or id of the node")
     parser.add_argument("--why", default="", metavar="TEXT", help="reason, which the node logs")
     parser.add_argument(
-        "--wait", action="store_true", help="wait until the node has left and the next round has formed"
+        "--wait", action="store_true", help="wait until the node has left, and the next round has formed or waits for nodes that are missing"
     )
     parser.add_argument(
         "--wait-timeout", type=float, default=120.0, metavar="SECONDS", help="time limit of --wait (default: 120)"
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def wait_until_gone(settings: _core.Settings, node: NodeStatus, arguments: argparse.Namespace) -> int:
-    """Follows the run until the node is gone and the others are in a round, or wait for nodes that are missing."""
+    """Follows the run until the node is gone, and the others are in a round or wait for nodes that are not there."""
     watch = _core.StatusWatch(settings, timeout_seconds=arguments.timeout)
     deadline = time.monotonic() + arguments.wait_timeout
     while True:
@@ -67,7 +67,9 @@ def wait_until_gone(settings: _core.Settings, node: NodeStatus, arguments: argpa
         text, _ = watch.next(timeout_seconds=max(0.05, min(left, 5.0))).wait()
         status = RunStatus.from_json(json.loads(text))
         ids = {each.id for each in status.nodes if each.state != "missing"}
-        forms = status.verdict.state == "forming" and status.verdict.waits_for_count == 0
+        # A member that knows of the change is about to request the round, or the round forms without it.
+        is_due = status.verdict.waits_for_count == 0 or any(each.state == "told" for each in status.nodes)
+        forms = status.verdict.state == "forming" and is_due
         if node.id not in ids and not forms:
             print(f"node `{node.name}` has left; {status.verdict.sentence}")
             return 0

@@ -138,7 +138,7 @@ def judge_reach(endpoints: str, source: str, *, only_this_machine: bool, max_nod
         Finding(
             "nodes on other machines",
             "warn" if max_nodes is None else "fail",
-            f"{endpoints} (from {source}) means the local machine on every machine, so no other machine can join"
+            f"{endpoints} (from {source}) refers to each node's own machine, so no other machine can join"
             + ("" if max_nodes is None else f" this job, which has up to {max_nodes} nodes"),
             "pass one address to all nodes in `--rdzv-endpoint`: that of a node or of an etcd that all nodes can reach; or set "
             "LATTICE_RDZV_ENDPOINTS; no action is needed if all nodes run on this machine",
@@ -169,7 +169,7 @@ def judge_lifelines(absence: str | None) -> Finding:
     """Judges whether a node on this machine can have lifelines, by the reason why not. Pure."""
     if absence is None:
         return Finding("lifelines", "ok", "a node on this machine can have them; other nodes must reach its port")
-    return Finding("lifelines", "warn", f"none: {absence}", "otherwise, a death is reported when the node's lease ends")
+    return Finding("lifelines", "warn", f"none: {absence}", "without lifelines, other nodes notice the death of this node when its lease expires")
 
 
 def judge_service(probe: Probe, *, hosted_at: str = "") -> list[Finding]:
@@ -205,7 +205,7 @@ def judge_service(probe: Probe, *, hosted_at: str = "") -> list[Finding]:
                 "permission to write",
                 "fail",
                 "; ".join(probe.errors) or "a test key could not be written",
-                "give the user a role that can read and write under /lattice/rdzv/; if an alarm is active, run "
+                "give the user a role that can read and write under /lattice/rdzv/<tenant>/; if an alarm is active, run "
                 "`etcdctl alarm list` and see etcd's maintenance guide",
             )
         )
@@ -221,7 +221,7 @@ def judge_etcd(version: str) -> Finding:
     check = "etcd's release"
     if "+lattice-rdzv" in version:
         # The part before the plus is the release whose API the server implements. It does not have the bugs of that release.
-        return Finding(check, "ok", f"none, because this is the embedded server: {version}")
+        return Finding(check, "ok", f"none: this is the embedded server, which implements the API of etcd {version}")
     parsed = etcd_versions.parse(version)
     if parsed is None:
         return Finding(check, "warn", f"unknown version: {version or '(none)'}", "expected a version such as 3.5.33")

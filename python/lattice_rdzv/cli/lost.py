@@ -9,8 +9,7 @@ from lattice_rdzv.errors import RendezvousError
 from . import nodes, service
 
 EXAMPLES = """\
-The coordinator of the run connects to the node. If the address at which the node greeted before refuses the connection,
-the node is dead: the coordinator deletes its record, and the other nodes form the next round. Otherwise nothing changes.
+The coordinator of the run connects to the node. If the address of its lifelines refuses the connection, the node is dead: the coordinator deletes its record, and the other nodes form the next round. Otherwise nothing changes.
 With --force, the coordinator does not connect to the node. A node that is alive then learns that it was reported lost,
 and joins again.
 

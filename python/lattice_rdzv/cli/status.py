@@ -20,7 +20,7 @@ exit status:
   0 formed, 3 forming, 4 stuck, 5 no such run, 6 closed as succeeded, 7 closed as failed or ended,
   8 service unreachable, 2 wrong usage, 1 other errors; a list of runs exits with 0
 
-A run is stuck if only an act from outside helps, or if a limit that it states has passed.
+A run is stuck if nothing will change without outside intervention, or if a limit that the status shows has passed.
 
 examples:
   lattice-rdzv status                       the only run of the tenant, or a list of all runs

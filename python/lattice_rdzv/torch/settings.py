@@ -55,7 +55,7 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
     if node_rank is not None and not arguments.get("node_index"):
         if node_rank < 0:
             raise ValueError(
-                f"`--node-rank` must be 0 or more, but is `{node_rank}`; leave it out to rank nodes by arrival"
+                f"`--node-rank` must be 0 or more, but is `{node_rank}`; omit it to rank nodes by arrival"
             )
         arguments["node_index"] = str(node_rank)
     arguments["host_name"] = socket.gethostname()

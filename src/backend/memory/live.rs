@@ -143,7 +143,11 @@ impl Live {
             if lost > HEARTBEAT * 2 {
                 let leases = state.engine.give_back(now, lost);
                 if leases > 0 {
-                    tracing::warn!(leases, "was paused; leases get that time back: {} ms", lost.as_millis());
+                    tracing::warn!(
+                        leases,
+                        "the server was paused, so it extends its leases by that time: {} ms",
+                        lost.as_millis()
+                    );
                 }
             }
             state.alive = now;

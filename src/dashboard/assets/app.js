@@ -103,7 +103,7 @@ function showLost() {
   by("lost").hidden = !isGone && !problem;
   document.body.toggleAttribute("data-stale", (isGone || problem !== null) && hasData);
   if (problem && !isGone) {
-    set(by("lost-title"), `The runs cannot be read since ${clock(problem.since, feed.now())}.`);
+    set(by("lost-title"), `The runs have been unreadable since ${clock(problem.since, feed.now())}.`);
     set(by("lost-text"), problem.message);
   } else if (isGone) {
     const at = clock(page.lostSince + feed.offset, feed.now());

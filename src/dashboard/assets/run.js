@@ -126,7 +126,7 @@ function showNext({ next, state }) {
   update(by("next-body"), [next, state], () => next && [
     next.at === null ? null : element("p", { class: "countdown" }, live("countdown", next.at, ["in ", ""])),
     element("p", {}, shortened(next.what), next.limit ? element("span", { class: "quiet" }, ` (${next.limit})`) : null),
-    next.at === null && state !== "closed" ? element("p", { class: "quiet" }, "Time alone does not lead there.") : null,
+    next.at === null && state !== "closed" ? element("p", { class: "quiet" }, "This does not happen by itself.") : null,
   ]);
 }
 

@@ -29,7 +29,7 @@ fn wait_for_members(facts: &Facts<'_>) -> Option<Decision> {
         return None;
     }
     let due = facts.roster.change_told.unwrap_or(facts.now) + facts.policy.rejoin_time(facts.round.size);
-    let waiting = || format!("waiting for {} to seek again", facts.list(&facts.staying));
+    let waiting = || format!("waiting for {} to request the next round", facts.list(&facts.staying));
     (facts.now < due).then(|| Decision::wait_for(WaitsFor::Members, waiting(), Some(due)))
 }
 
@@ -51,7 +51,7 @@ fn end_finished_run(facts: &Facts<'_>) -> Option<Decision> {
         sizes if sizes.is_restricted() => format!("the smallest size, {}", sizes.smallest()),
         sizes => format!("min_nodes = {}", sizes.min),
     };
-    let why = || format!("{finished} nodes have finished, and the {left} left are fewer than {min}");
+    let why = || format!("{finished} nodes have finished, and {left} remain, fewer than {min}");
     (!enough).then(|| Decision::act(Action::Close, why()))
 }
 

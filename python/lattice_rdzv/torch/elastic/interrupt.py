@@ -5,7 +5,7 @@ Design: a thread for each world waits for the run's change. It ends all waits of
 an exception, and those inside torch by breaking the group's connections. Each world has a separate interrupt, so a late
 interrupt cannot affect the next world. New nodes alone end no wait: the program lets them in at its next step. If the
 program does not return to `Job.run` within the limit after that, the thread ends the process with an explanation, because
-the other members go on without it.
+the other members continue without it.
 """
 
 from __future__ import annotations

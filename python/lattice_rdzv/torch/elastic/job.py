@@ -220,7 +220,7 @@ class Job:
         Calls `build` and `train` anew in each world. Before, the default process group of torch is formed, and the state is
         made equal on all members. Returns without a call if the run has succeeded without this process.
 
-        On SIGTERM, the process completes its step, leaves, and ends with status 143; the other members go on. A second
+        On SIGTERM, the process completes its step, leaves, and ends with status 143; the other members continue. A second
         SIGTERM ends it at once. This needs the main thread and the default handler of SIGTERM.
 
         Args:
@@ -262,7 +262,7 @@ class Job:
             self._restore_signals()
 
     def leave(self, *, timeout_seconds: float | None = None) -> bool:
-        """Leaves the run. The other members go on. Idempotent.
+        """Leaves the run. The other members continue. Idempotent.
 
         Args:
             timeout_seconds: Time limit. Default: `close_timeout` (30 s).

@@ -65,7 +65,7 @@ class World:
 
     def begin_step(self) -> None:
         """Ends this world here if it has to end: to let new nodes in, because a member is gone, or because this process was
-        asked to end. Costs one read of memory otherwise. Call it at the begin of each step, or of every tenth step, and only
+        asked to end. Costs one read of memory otherwise. Call it at the beginning of each step, or of every tenth step, and only
         where the progress is counted and nothing is half done.
 
         Raises:
