@@ -95,12 +95,21 @@ def path_of(folder: Path, name: str) -> Path:
 
 
 @pytest.fixture
-def run(image: str) -> Iterator[Callable[..., str]]:
-    """Runs a command in a container of the image."""
+def run(image: str, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Runs a command in a container of the image, and returns its output.
+
+    The output goes through a file, because `buildah run` with this isolation sometimes loses it on a busy machine.
+    """
     container = buildah("from", image).stdout.strip()
+    # The user of the image writes into it.
+    tmp_path.chmod(0o777)
 
     def inside(*command: str) -> str:
-        return buildah("run", "--isolation", "chroot", container, "--", *command).stdout
+        to_file = ("sh", "-c", 'exec "$@" > /output/text', "sh")
+        buildah(
+            "run", "--isolation", "chroot", "--volume", f"{tmp_path}:/output", container, "--", *to_file, *command
+        )
+        return (tmp_path / "text").read_text()
 
     yield inside
     buildah("rm", container)
