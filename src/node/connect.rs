@@ -37,6 +37,9 @@ const LOGIN_SPACING: Duration = Duration::from_millis(50);
 
 /// A service that has not responded by then is examined more closely, so that the error can name the cause.
 const SUSPICIOUS: Duration = Duration::from_millis(500);
+/// The additional time for each node of the run. The connections of all of them may keep the service busy, and each
+/// examination opens two more.
+const SUSPICIOUS_PER_NODE: Duration = Duration::from_millis(1);
 
 /// A service that was found.
 #[derive(Debug)]
@@ -210,7 +213,7 @@ impl<'a> Search<'a> {
         tokio::pin!(asked);
         let [endpoint] = source.endpoints.as_slice() else { return asked.await };
         let looked = async {
-            sleep(SUSPICIOUS).await;
+            sleep(SUSPICIOUS + SUSPICIOUS_PER_NODE * self.max_nodes).await;
             Holder::find(endpoint).await
         };
         let holder = tokio::select! {

@@ -180,7 +180,10 @@ fn last_call_names_the_time_at_which_the_round_starts() {
     );
     let verdict = judged(&records, 46).verdict;
     assert_eq!(verdict.state, State::Stuck, "{verdict:?}");
-    assert!(verdict.notes.iter().any(|note| note.starts_with("coordinator n1 should have done this")), "{verdict:?}");
+    assert!(
+        verdict.notes.iter().any(|note| note.starts_with("coordinator n1 should have done this")),
+        "{verdict:?}"
+    );
     assert_eq!(verdict.command.as_deref(), Some("end the process of n1; another node becomes coordinator"));
 }
 
