@@ -201,7 +201,7 @@ struct Times {
 
 impl Times {
     fn formed_from_first(&self) -> Duration {
-        self.formed - self.told_first
+        self.formed.saturating_sub(self.told_first)
     }
 }
 

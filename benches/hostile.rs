@@ -34,6 +34,8 @@ use tonic::{
 };
 use unfinished::Unfinished;
 
+/// The cost of a connection besides its calls: the buffers of sockets and frames, and what was sent and is not read.
+const CONNECTION_BYTES: usize = 128 * 1024;
 const SECONDS: u64 = 60;
 /// The keys that the server keeps for the attack on responses.
 const KEPT_KEYS: usize = 50;
@@ -193,7 +195,8 @@ async fn attack(time: Duration) {
         writes += 1;
         slowest = slowest.max(wrote.elapsed());
         most_buffered = most_buffered.max(metric(&endpoint, "buffered_bytes").await);
-        bound = bound.max(metric(&endpoint, "buffered_bytes_limit").await);
+        let connections = metric(&endpoint, "connections").await;
+        bound = bound.max(metric(&endpoint, "buffered_bytes_limit").await + connections * CONNECTION_BYTES);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let kept = metric(&endpoint, "live_bytes").await + metric(&endpoint, "history_bytes").await;

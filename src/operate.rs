@@ -75,7 +75,8 @@ impl Operator {
                 Err(_) => sleep(backoff.next_delay()).await,
             }
         };
-        if granted && !matches!(end, Ok(Closing::Closed(_))) {
+        // After an error, an attempt whose answer was lost may still be applied, and revoking its lease would undo the closing.
+        if granted && matches!(end, Ok(Closing::Already(_) | Closing::Absent)) {
             // If this fails, the lease expires.
             let _ = self.backend.lease_revoke(lease).await;
         }

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use crate::server::{Counted, PAGE_BYTES, PATIENCE, Renewed, Tcp, accept, serve_until_stopped};
+use crate::server::{Counted, Heard, PAGE_BYTES, PATIENCE, Renewed, Tcp, accept, serve_unless_silent};
 
 /// The maximum number of connections. Further connections are closed.
 const MOST_CONNECTIONS: usize = 256;
@@ -66,11 +66,11 @@ async fn connection(
     router: Router,
     stopping: watch::Receiver<bool>,
 ) {
-    let stream = Taken { stream, stalled: None };
+    let (stream, heard) = Heard::new(Taken { stream, stalled: None });
     match tls {
-        None => converse(stream, router, stopping).await,
+        None => converse(stream, router, stopping, &heard).await,
         Some(tls) => match tls.accept(stream).await {
-            Ok(stream) => converse(stream, router, stopping).await,
+            Ok(stream) => converse(stream, router, stopping, &heard).await,
             Err(error) => tracing::debug!("a TLS handshake with a browser failed: {error}"),
         },
     }
@@ -80,6 +80,7 @@ async fn converse(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     stopping: watch::Receiver<bool>,
+    heard: &AtomicUsize,
 ) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -98,7 +99,7 @@ async fn converse(
         .max_concurrent_streams(MOST_REQUESTS);
     let service = service_fn(move |request| router.clone().oneshot(request));
     let connection = builder.serve_connection(TokioIo::new(io), service);
-    if let Err(error) = serve_until_stopped(connection, stopping).await {
+    if let Err(error) = serve_unless_silent(connection, stopping, heard).await {
         tracing::debug!("a connection to the dashboard ended: {error}");
     }
 }
@@ -170,6 +171,15 @@ mod tests {
     use tokio::{io::AsyncWriteExt, time::Instant};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn client_that_sends_nothing_is_disconnected() {
+        let (near, _far) = tokio::io::duplex(1024);
+        let (_stop, stopping) = watch::channel(false);
+        let began = Instant::now();
+        connection(near, None, Router::new(), stopping).await;
+        assert_eq!(began.elapsed(), PATIENCE);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn client_that_takes_nothing_is_disconnected() {

@@ -1,21 +1,16 @@
 //! The login of the dashboard: HTTP Basic with one user, whose password is in a file.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use axum::http::{HeaderMap, header};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep},
-};
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::access::is_login;
-use crate::server::Credentials;
+use crate::server::{Credentials, PAUSE, pause};
 
-/// The delay of the answer to a wrong login, which limits guesses.
-const PAUSE: Duration = Duration::from_secs(1);
 /// Wrong logins that wait at once. More are refused as too many.
 const MOST_WAITING: usize = 16;
 /// How long a password that was read is used before the file is read again.
@@ -35,7 +30,7 @@ pub(super) enum Answer {
 pub(super) struct Login {
     credentials: Credentials,
     known: Mutex<Option<(Instant, String)>>,
-    waiting: Semaphore,
+    waiting: Arc<Semaphore>,
     logged: Mutex<Option<Instant>>,
 }
 
@@ -44,7 +39,7 @@ impl Login {
         Self {
             credentials,
             known: Mutex::default(),
-            waiting: Semaphore::new(MOST_WAITING),
+            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
             logged: Mutex::default(),
         }
     }
@@ -58,9 +53,9 @@ impl Login {
         if right {
             return Answer::Right;
         }
-        let Ok(_turn) = self.waiting.try_acquire() else { return Answer::TooMany };
+        let Ok(turn) = Arc::clone(&self.waiting).try_acquire_owned() else { return Answer::TooMany };
         self.log();
-        sleep(PAUSE).await;
+        pause(turn).await;
         Answer::Required
     }
 

@@ -10,7 +10,7 @@
 
 use std::{
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use super::api::Api;
 use crate::{backend::etcd::Credentials, run::Entropy};
 
 /// The delay of the response to a wrong login, and the interval between two log lines about wrong logins.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 
 fn token() -> String {
     let entropy = Entropy::from_system();
@@ -139,16 +139,26 @@ impl fmt::Debug for Authenticator {
 /// Performs a login after the connection's previous logins have been answered. The response to a failed login is
 /// delayed.
 pub(super) async fn in_turn(
-    turn: &tokio::sync::Mutex<()>,
+    turn: &Arc<tokio::sync::Mutex<()>>,
     login: impl Future<Output = http::Response<Body>>,
 ) -> http::Response<Body> {
-    let _turn = turn.lock().await;
+    let turn = Arc::clone(turn).lock_owned().await;
     let reply = login.await;
     // A response that consists only of a status has it in the header.
     if reply.headers().contains_key("grpc-status") {
-        sleep(PAUSE).await;
+        pause(turn).await;
     }
     reply
+}
+
+/// Waits for [`PAUSE`], and then releases this. A client that cancels its request does not shorten that.
+pub(crate) async fn pause(held: impl Send + 'static) {
+    let pause = tokio::spawn(async move {
+        sleep(PAUSE).await;
+        drop(held);
+    });
+    // It ends with an error only if the runtime ends.
+    let _ = pause.await;
 }
 
 /// Compares in constant time, so that the duration does not reveal the position of the first difference.
@@ -184,12 +194,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn connection_guesses_once_a_second_and_the_right_password_does_not_wait() {
-        let turn = tokio::sync::Mutex::default();
+        let turn = Arc::default();
         let began = Instant::now();
         let wrong = || in_turn(&turn, async { Status::invalid_argument("wrong").into_http() });
         tokio::join!(wrong(), wrong(), wrong());
         assert_eq!(began.elapsed(), PAUSE * 3);
         in_turn(&turn, async { http::Response::new(Body::empty()) }).await;
         assert_eq!(began.elapsed(), PAUSE * 3);
+        // The client cancels its request, and sends the next one.
+        let _ = tokio::time::timeout(PAUSE / 10, wrong()).await;
+        wrong().await;
+        assert_eq!(began.elapsed(), PAUSE * 5);
     }
 }

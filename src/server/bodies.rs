@@ -74,11 +74,19 @@ pub(super) struct Request<B = Incoming> {
     permit: Option<Permit>,
     charged: usize,
     limit: Option<Pin<Box<Sleep>>>,
+    /// Whether the end of the request must follow its first message.
+    unary: bool,
 }
 
 impl<B> Request<B> {
     pub(super) fn new(body: B, share: Arc<Share>) -> Self {
-        Self { body, share, messages: Messages::default(), permit: None, charged: 0, limit: None }
+        let messages = Messages::default();
+        Self { body, share, messages, permit: None, charged: 0, limit: None, unary: false }
+    }
+
+    /// Expects the end of the request after its first message.
+    pub(super) fn expect_end(&mut self) {
+        self.unary = true;
     }
 
     fn charge(&mut self, bytes: &[u8]) -> Result<(), Status> {
@@ -118,7 +126,7 @@ where
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(Box::new(error))))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending if self.messages.owes() => {
+            Poll::Pending if self.unary || self.messages.owes() => {
                 let limit = self.limit.get_or_insert_with(|| Box::pin(sleep(MESSAGE_LIMIT)));
                 if limit.as_mut().poll(context).is_pending() {
                     return Poll::Pending;

@@ -53,8 +53,8 @@ impl Kind {
     }
 }
 
-/// The maximum that clients can make a server buffer, in addition to its data and
-/// [`super::connections::CONNECTION_BYTES`] for each connection.
+/// The maximum that clients can make a server buffer, in addition to its data and 128 KiB for each connection: the buffers of
+/// sockets and frames, and what a client has sent and is not read.
 pub(super) const MOST_BYTES: usize = {
     let (mut sum, mut index) = (0, 0);
     while index < Kind::ALL.len() {
@@ -78,7 +78,7 @@ impl Budget {
     /// Returns the share of one connection.
     pub(super) fn share(self: &Arc<Self>) -> Arc<Share> {
         let own = Kind::ALL.map(|kind| Arc::new(Semaphore::new(kind.bounds().1)));
-        Arc::new(Share { total: Arc::clone(self), own, login: tokio::sync::Mutex::default() })
+        Arc::new(Share { total: Arc::clone(self), own, login: Arc::default() })
     }
 
     /// Bytes in use.
@@ -94,7 +94,7 @@ pub(super) struct Share {
     total: Arc<Budget>,
     own: [Arc<Semaphore>; 4],
     /// One login at a time.
-    pub(super) login: tokio::sync::Mutex<()>,
+    pub(super) login: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Bytes that are in use until the permit is dropped.

@@ -57,9 +57,6 @@ const SEND_BYTES: usize = 64 * 1024;
 pub(crate) const PAGE_BYTES: usize = 16 * 1024;
 /// The maximum number of connections, which is more than a run of 10,000 nodes has. Further connections are closed.
 const MOST_CONNECTIONS: usize = 16_384;
-/// The cost of a connection besides its calls: the buffers of sockets and frames, and [`WINDOW_BYTES`] that a client
-/// has sent and that are not read.
-pub(super) const CONNECTION_BYTES: usize = 128 * 1024;
 
 /// Serves clients until the server stops.
 pub(super) async fn serve(api: Arc<Api>, listener: impl Listener, tls: Option<Renewed>) {
@@ -130,8 +127,7 @@ async fn connection<S>(api: Arc<Api>, stream: S, tls: Option<Renewed>, _counted:
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let heard = Arc::new(AtomicUsize::new(0));
-    let stream = Heard { stream, bytes: Arc::clone(&heard) };
+    let (stream, heard) = Heard::new(stream);
     match tls {
         None => converse(api, stream, &heard).await,
         Some(tls) => match tls.accept(stream).await {
@@ -161,33 +157,41 @@ async fn converse(
         .max_send_buf_size(SEND_BYTES)
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
     let stopping = api.stopping.clone();
-    let before = heard.load(Ordering::Relaxed);
     let share = api.budget.share();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let request = request.map(|body| Request::new(body, Arc::clone(&share)));
         dispatch(Arc::clone(&api), Arc::clone(&share), request)
     });
     let connection = builder.serve_connection(TokioIo::new(io), service);
+    if let Err(error) = serve_unless_silent(connection, stopping, heard).await {
+        tracing::debug!("a connection broke: {error}");
+    }
+}
+
+/// Serves a connection until it ends, or until [`PATIENCE`] has passed and its client has not sent its first bytes.
+pub(crate) async fn serve_unless_silent<C: GracefulConnection>(
+    connection: C,
+    stopping: watch::Receiver<bool>,
+    heard: &AtomicUsize,
+) -> Result<(), C::Error> {
+    let before = heard.load(Ordering::Relaxed);
     let mut served = pin!(serve_until_stopped(connection, stopping));
-    let end = tokio::select! {
+    tokio::select! {
         biased;
         end = served.as_mut() => end,
         () = sleep(PATIENCE) => {
             if heard.load(Ordering::Relaxed) < before + PREFACE_BYTES {
                 tracing::debug!("closing a connection: its client sent no request within {PATIENCE:?}");
-                return;
+                return Ok(());
             }
             served.await
         }
-    };
-    if let Err(error) = end {
-        tracing::debug!("a connection broke: {error}");
     }
 }
 
 /// Serves a connection until it ends. If the server stops, the connection ends after the responses that are in
 /// progress.
-pub(crate) async fn serve_until_stopped<C: GracefulConnection>(
+pub(super) async fn serve_until_stopped<C: GracefulConnection>(
     connection: C,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), C::Error> {
@@ -201,9 +205,17 @@ pub(crate) async fn serve_until_stopped<C: GracefulConnection>(
 }
 
 /// A connection that counts what is read.
-struct Heard<S> {
+pub(crate) struct Heard<S> {
     stream: S,
     bytes: Arc<AtomicUsize>,
+}
+
+impl<S> Heard<S> {
+    /// The connection, and the number of bytes that were read from it.
+    pub(crate) fn new(stream: S) -> (Self, Arc<AtomicUsize>) {
+        let bytes = Arc::new(AtomicUsize::new(0));
+        (Self { stream, bytes: Arc::clone(&bytes) }, bytes)
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {

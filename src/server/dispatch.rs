@@ -61,7 +61,7 @@ pub(super) async fn dispatch(
     Ok(reply.map(|body| bodies::Answer::new(body, meter, permit)))
 }
 
-async fn reply(api: Arc<Api>, meter: &Meter, request: Incoming) -> Reply {
+async fn reply(api: Arc<Api>, meter: &Meter, mut request: Incoming) -> Reply {
     let path = request.uri().path();
     let Some(call) = Call::of_path(path) else {
         return pages::page(&api, &request).unwrap_or_else(|| unserved(path).into_http());
@@ -70,6 +70,9 @@ async fn reply(api: Arc<Api>, meter: &Meter, request: Incoming) -> Reply {
         return status.into_http();
     }
     api.counters.count(call);
+    if !call.streams() {
+        request.body_mut().expect_end();
+    }
     let most_bytes = if is_of_anybody(call) { MOST_BYTES_OF_ANYBODY } else { MOST_MESSAGE_BYTES };
     let asked = Asked { api, request, most_bytes, meter: meter.clone() };
     match call {

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{api::Api, budget::MOST_BYTES, connections::CONNECTION_BYTES, process, requests::Call};
+use super::{api::Api, budget::MOST_BYTES, process, requests::Call};
 use crate::exposition::Page;
 
 /// Returns the present value of every metric.
@@ -78,7 +78,7 @@ fn own(api: &Api, page: &mut Page) {
     page.gauge(
         "lattice_rdzv_buffered_bytes_limit",
         "Bytes beyond which requests are refused and watches wait.",
-        MOST_BYTES + connections * CONNECTION_BYTES,
+        MOST_BYTES,
     );
     page.gauge("lattice_rdzv_up_seconds", "Seconds since the server started.", api.began.elapsed().as_secs());
 }

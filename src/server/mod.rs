@@ -54,8 +54,8 @@ pub use self::{
 };
 pub(crate) use self::{
     api::{Counted, stopped},
-    auth::same,
-    connections::{PAGE_BYTES, PATIENCE, accept, serve_until_stopped},
+    auth::{PAUSE, pause, same},
+    connections::{Heard, PAGE_BYTES, PATIENCE, accept, serve_unless_silent},
     tls::Renewed,
 };
 pub use crate::backend::{etcd::Credentials, memory::engine::Bounds};

@@ -268,21 +268,12 @@ impl Reader {
         let backend = self.backend.as_ref();
         let clocks = Range { revision, ..Range::new(Keys::one(self.keys.clocks())) };
         let listing = |prefix: String, keys_only| read_pages(backend, prefix, revision, keys_only, page);
-        let (clocks, nodes, closed) = tokio::try_join!(
-            backend.range(clocks),
-            listing(self.keys.nodes(), false),
-            listing(self.keys.closed_lives(), true),
-        )?;
+        let (clocks, nodes) = tokio::try_join!(backend.range(clocks), listing(self.keys.nodes(), false))?;
         for item in &clocks.items {
             records.clocks = records.decode::<ClocksRecord>(item);
         }
         for item in &nodes.0 {
             records.put_node(item);
-        }
-        for item in closed.0 {
-            if let Some(life) = String::from_utf8_lossy(&item.key).rsplit('/').next() {
-                records.past_lives.insert(life.to_owned(), item.create_revision);
-            }
         }
         self.read_life(&mut records, revision).await?;
         Ok((records, revision))
@@ -301,12 +292,17 @@ impl Reader {
         }
     }
 
-    /// Reads what belongs to the life of the run: plan, finished nodes, history, reports of training.
+    /// Reads which lives have ended, and what belongs to the life of the run: plan, finished nodes, history, reports of
+    /// training.
     pub(super) async fn read_life(&self, records: &mut RunRecords, revision: Revision) -> Result<()> {
-        let Some(life) = records.life().map(str::to_owned) else { return Ok(()) };
         let backend = self.backend.as_ref();
         let page = Limits::default().page;
         let listing = |prefix: String, keys_only| read_pages(backend, prefix, revision, keys_only, page);
+        let past = listing(self.keys.closed_lives(), true);
+        let Some(life) = records.life().map(str::to_owned) else {
+            records.put_past_lives(&past.await?.0);
+            return Ok(());
+        };
         let plan = records.round.as_ref().filter(|round| round.has_world());
         let plan = plan.map(|round| self.keys.plan(&life, round.round, &round.attempt));
         let world = async {
@@ -322,13 +318,15 @@ impl Reader {
                 None => Ok(Vec::new()),
             }
         };
-        let (shards, lost, finished, history, resumed) = tokio::try_join!(
+        let (past, shards, lost, finished, history, resumed) = tokio::try_join!(
+            past,
             world,
             lost,
             listing(self.keys.finished_life(&life), true),
             listing(self.keys.history(&life), false),
             listing(self.keys.resumed(&life), false),
         )?;
+        records.put_past_lives(&past.0);
         records.world = shards
             .iter()
             .filter_map(|item| records.decode::<PlanShard>(item))

@@ -96,6 +96,13 @@ impl RunRecords {
         }
     }
 
+    /// Takes over which lives have ended, by the keys of their closings.
+    pub(super) fn put_past_lives(&mut self, closings: &[KeyValue]) {
+        let life = |item: &KeyValue| Some(String::from_utf8_lossy(&item.key).rsplit('/').next()?.to_owned());
+        self.past_lives =
+            closings.iter().filter_map(|item| Some((life(item)?, item.create_revision))).collect();
+    }
+
     /// Takes in the record of a round that was formed.
     pub(super) fn put_history(&mut self, item: &KeyValue) {
         if let Some(record) = self.decode::<HistoryRecord>(item) {

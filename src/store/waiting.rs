@@ -188,6 +188,11 @@ impl Inner {
             let mut page = match self.context.backend.range(range.clone()).await {
                 // The revision was compacted between two pages. Another attempt starts with the first page.
                 Err(Error::Compacted { .. }) => return Err(Error::FutureRevision),
+                // The values of so many keys may be larger than a response.
+                Err(Error::Rejected { .. }) if !keys_only && range.limit > 1 => {
+                    range.limit /= 2;
+                    continue;
+                }
                 page => page?,
             };
             if range.revision == 0 {

@@ -328,7 +328,7 @@ async fn full_service_is_logged_once_with_its_own_text_and_named_to_waiting_node
     let limit = Some(TTL * 20);
     let waited = tokio::join!(first.next_world(None, limit), second.node.next_world(None, limit));
     let error = waited.0.unwrap_err().to_string();
-    assert!(error.contains("2 here") && error.contains(WORDS), "{error}");
+    assert!(error.contains("2 of at most 2 nodes") && error.contains(WORDS), "{error}");
     assert_eq!(said.1.load(Ordering::Relaxed), 1);
     full.store(false, Ordering::Relaxed);
     let worlds = tokio::join!(first.next_world(None, limit), second.node.next_world(None, limit));

@@ -191,7 +191,7 @@ def test_stuck_run_names_the_culprits_and_what_to_do(
         assert "All of them are in rack-1." in seen.text("#waits")
         assert "gpu-00017" in seen.text("#waits")
         # The nodes that have joined are not listed.
-        assert seen.text("#sentence") == "waiting for 1 node more: 59 of at least 60 here"
+        assert seen.text("#sentence") == "waiting for 1 more node: 59 of at least 60 here"
         assert "This does not happen by itself." in seen.text("#next")
         assert "again, or as many other nodes, with the same run id" in seen.text("#act")
         assert "no node has arrived for more than 60 s" in seen.text("#notes")

@@ -69,9 +69,9 @@ const ETCD_TEXTS: &[(&str, Kind, Condition)] = &[
     // Refused before they are proposed to raft.
     ("too many requests", REFUSED, Condition::Sound),
     ("etcdserver: no leader", REFUSED, Condition::Leaderless),
-    ("database space exceeded", REFUSED, Condition::Sound),
     ("not supported for learner", REFUSED, Condition::Broken),
-    // May have been proposed.
+    // May have been proposed. The request that fills the database is applied, and answered like those that are refused afterwards.
+    ("database space exceeded", UNKNOWN, Condition::Sound),
     ("etcdserver: request timed out", UNKNOWN, Condition::Leaderless),
     ("leader changed", UNKNOWN, Condition::Leaderless),
     ("server stopped", UNKNOWN, Condition::Broken),
@@ -263,7 +263,7 @@ mod tests {
                 Kind::Rejected,
                 Condition::Sound,
             ),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", REFUSED, Condition::Sound),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", UNKNOWN, Condition::Sound),
             (Code::Unimplemented, "unknown service etcdserverpb.KV", Kind::NotEtcd, Condition::Broken),
             (Code::Internal, "something new", UNKNOWN, Condition::Broken),
         ];

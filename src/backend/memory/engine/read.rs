@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, sync::Arc};
 
-use super::{Answer, Engine, Found, Order, Read, SortBy, Span, Within, check, history::at};
+use super::{Answer, Engine, Found, Order, Read, SortBy, Span, check, history::at};
 use crate::backend::{KeyValue, Revision};
 
 impl Engine {
@@ -39,10 +39,7 @@ impl Engine {
             found.count = items.count();
             return found;
         }
-        // As in etcd: if no order was requested, only the items within the limit are sorted.
-        let selects = read.order != Order::Unsaid || read.within != Within::default();
-        let most = if selects || read.limit == 0 { usize::MAX } else { read.limit.saturating_add(1) };
-        let mut taken: Vec<_> = items.by_ref().take(most).collect();
+        let mut taken: Vec<_> = items.by_ref().take(read.most()).collect();
         found.count = taken.len() + items.count();
         taken.retain(|item| read.within.contains(item));
         sort(&mut taken, read.sort_by, read.order);

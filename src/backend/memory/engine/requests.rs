@@ -81,6 +81,13 @@ pub struct Read {
 }
 
 impl Read {
+    /// How many keys are looked at, of which the answer has at most `limit`. As in etcd: if no order was requested, only the
+    /// keys within the limit are sorted.
+    pub(super) fn most(&self) -> usize {
+        let selects = self.order != Order::Unsaid || self.within != Within::default();
+        if selects || self.limit == 0 { usize::MAX } else { self.limit.saturating_add(1) }
+    }
+
     /// Reads all of these keys at the latest revision.
     pub fn all(span: Span) -> Self {
         Self {

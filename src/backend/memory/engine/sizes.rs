@@ -15,7 +15,7 @@ impl Engine {
         }
         let revision = if read.revision > 0 { read.revision } else { Revision::MAX };
         let (mut sum, mut largest, mut count) = (0, 0, 0);
-        for item in self.items(&read.span, revision) {
+        for item in self.items(&read.span, revision).take(read.most()) {
             let bytes = ITEM_BYTES + item.key.len() + if read.keys_only { 0 } else { item.value.len() };
             sum += bytes;
             largest = largest.max(bytes);
