@@ -104,8 +104,12 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "external.endpoints": (["http://etcd-1:2379"], {}, "LATTICE_RDZV_ENDPOINTS: http://etcd-1:2379"),
     "etcd.version": ("3.6.4", {}, "path: /livez"),
     "etcd.enableV2": (False, {}, ""),
-    "etcd.autoCompactionMode": ("revision", {}, "--auto-compaction-mode=revision"),
-    "etcd.autoCompactionRetention": (1000, {}, "--auto-compaction-retention=1000"),
+    "etcd.autoCompactionMode": (
+        "revision",
+        {"etcd": {"autoCompactionRetention": 100}},
+        "--auto-compaction-mode=revision",
+    ),
+    "etcd.autoCompactionRetention": ("90m", {}, "--auto-compaction-retention=90m"),
     # Larger than what a float of six digits shows.
     "etcd.quotaBackendBytes": (8589934592, {}, "--quota-backend-bytes=8589934592"),
     "etcd.maxRequestBytes": (10485760, {}, "--max-request-bytes=10485760"),

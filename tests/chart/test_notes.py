@@ -72,7 +72,20 @@ def test_production_install_has_no_warnings(notes: Any) -> None:
         (merged(EMBEDDED, {"auth": AUTH["auth"]}), "served over plain HTTP, with a password."),
         (merged(MTLS, {"tls": {"client": {"requireClientCert": False}}}), "served over TLS."),
         (merged(MEMBERS, AUTH), "with users and roles"),
-        (AUTH, "a Secret of their namespace with the key `lattice` mounted at /etc/lattice-rdzv/auth"),
+        (
+            AUTH,
+            "a Secret of their namespace, mounted at /etc/lattice-rdzv/auth, with the key\n  `lattice` in lattice\n",
+        ),
+        (
+            merged(
+                AUTH,
+                {
+                    "auth": {"users": [{"name": "all"}, {"name": "jobs"}]},
+                    "agents": {"namespaces": [{"name": "team", "user": "jobs"}]},
+                },
+            ),
+            "with the key\n  `all` in lattice\n  `jobs` in team\n",
+        ),
         (PAGE, "kubectl -n lattice port-forward service/lattice-rdzv-dashboard 8089"),
         ({"agents": {"namespaces": ["team-a"]}}, "Agents in lattice, team-a need"),
         ({"external": {"endpoints": ["http://etcd-1:2379"]}}, "uses your own etcd: http://etcd-1:2379"),

@@ -43,3 +43,7 @@ def test_each_namespace_gets_its_user_and_tenant() -> None:
     assert read("plain") == ("all", None, f"{folder}/all")
     assert read("team-a") == ("a-jobs", "a", f"{folder}/a-jobs")
     assert read("team-b") == ("all", "b", f"{folder}/all")
+    # A user of one tenant can access no other.
+    values = {"auth": {"users": users}, "agents": {"namespaces": namespaces, "tenant": "everybody"}}
+    objects = Renderer().objects(merged(AUTH, values))
+    assert [read(name)[1] for name in ("lattice", "plain", "team-a", "team-b")] == ["everybody", "everybody", "a", "b"]

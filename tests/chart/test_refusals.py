@@ -39,6 +39,17 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     "no-fsync-on-disk": [
         ({"etcd": {"unsafeNoFsync": True}}, ["`etcd.unsafeNoFsync`", "--set ephemeral.medium=Memory"], NOW)
     ],
+    "revisions-that-are-a-time": [
+        (
+            {"etcd": {"autoCompactionMode": "revision"}},
+            ["`etcd.autoCompactionRetention` is `1h`", "autoCompactionRetention=10000"],
+            NOW,
+        )
+    ],
+    "time-without-unit": [
+        ({"etcd": {"autoCompactionRetention": 10000}}, ["is `10000`", "`90m`", "up to 720"], NOW),
+        ({"etcd": {"autoCompactionRetention": "1.5"}}, ["is `1.5`", "autoCompactionMode=revision"], NOW),
+    ],
     "memory-limit-below-data": [
         (
             {"ephemeral": {"medium": "Memory"}, "resources": {"limits": {"memory": "1.5Gi"}}},
@@ -196,6 +207,19 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
         (
             merged(AUTH, {"auth": {"users": [{"name": "jobs"}, {"name": "jobs", "tenant": "a"}]}}),
             ["must name each user once", "`jobs`"],
+            NOW,
+        )
+    ],
+    "tenant-of-namespace-without-right": [
+        (
+            merged(
+                AUTH,
+                {
+                    "auth": {"users": [{"name": "all"}, {"name": "jobs", "tenant": "vision"}]},
+                    "agents": {"namespaces": [{"name": "team", "user": "jobs", "tenant": "speech"}]},
+                },
+            ),
+            ["must be the tenant of the user there", "`team`"],
             NOW,
         )
     ],

@@ -106,9 +106,7 @@ def run(image: str, tmp_path: Path) -> Iterator[Callable[..., str]]:
 
     def inside(*command: str) -> str:
         to_file = ("sh", "-c", 'exec "$@" > /output/text', "sh")
-        buildah(
-            "run", "--isolation", "chroot", "--volume", f"{tmp_path}:/output", container, "--", *to_file, *command
-        )
+        buildah("run", "--isolation", "chroot", "--volume", f"{tmp_path}:/output", container, "--", *to_file, *command)
         return (tmp_path / "text").read_text()
 
     yield inside

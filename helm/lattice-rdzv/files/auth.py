@@ -225,9 +225,9 @@ def read_wanted(users_file: Path, secrets: Path) -> Wanted:
 
 
 def password_of(secrets: Path, key: str) -> str:
-    """Returns the password under a key of the Secret, without a trailing line feed, which is often added by mistake."""
+    """Returns the password under a key of the Secret, without a line break at its end, which is often added by mistake."""
     try:
-        password = (secrets / key).read_text(encoding="utf-8").rstrip("\n")
+        password = (secrets / key).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
         raise Refused(
             f"the Secret of `auth.existingSecret` cannot be read ({error.strerror}); it needs the key: `{key}`"

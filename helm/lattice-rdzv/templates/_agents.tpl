@@ -5,7 +5,7 @@ ConfigMap would override them.
 
 {{/*
 The namespaces of agents, the release's own first: a list of `name`, `user`, and `tenant`. A namespace without its own user gets the first of
-`auth.users`, or `external.user`. A namespace without its own tenant gets `agents.tenant`, or the one tenant of its user.
+`auth.users`, or `external.user`. A namespace without its own tenant gets the one tenant of its user, or `agents.tenant`.
 */}}
 {{- define "lattice.agentNamespaces" -}}
 {{- $tenants := dict -}}
@@ -22,7 +22,7 @@ The namespaces of agents, the release's own first: a list of `name`, `user`, and
 {{- $user := default $first $one.user }}
 - name: {{ $one.name }}
   user: {{ $user | quote }}
-  tenant: {{ default (default (default "" (get $tenants $user)) $.Values.agents.tenant) $one.tenant | quote }}
+  tenant: {{ default (default $.Values.agents.tenant (get $tenants $user)) $one.tenant | quote }}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -102,6 +102,18 @@ no-fsync-on-disk:
   text: >-
     `etcd.unsafeNoFsync` is `true`, but the data is on a disk: after a reboot etcd could not read its log. Set it to `auto`, or add --set
     ephemeral.medium=Memory
+revisions-that-are-a-time:
+  {{- $retention := include "lattice.wholeNumber" $values.etcd.autoCompactionRetention }}
+  {{- $isNumber := regexMatch "^[0-9]+$" $retention }}
+  when: {{ and (eq $values.etcd.autoCompactionMode "revision") (not $isNumber) }}
+  text: >-
+    `etcd.autoCompactionMode` is `revision`, but `etcd.autoCompactionRetention` is `{{ $retention }}`, which etcd takes for so many revisions that it would
+    never compact. Set a number of revisions. Example: --set etcd.autoCompactionRetention=10000
+time-without-unit:
+  when: {{ and (eq $values.etcd.autoCompactionMode "periodic") (or (regexMatch "^[0-9]+[.][0-9]+$" $retention) (and $isNumber (gt (atoi $retention) 720))) }}
+  text: >-
+    `etcd.autoCompactionMode` is `periodic`, but `etcd.autoCompactionRetention` is `{{ $retention }}`; set a duration such as `90m`, or a whole number of
+    hours up to 720, or add --set etcd.autoCompactionMode=revision
 memory-limit-below-data:
   {{- $limit := (default dict (default dict $values.resources).limits).memory }}
   {{- $needed := include "lattice.ephemeralSize" . | default "0" }}
@@ -243,6 +255,20 @@ tenant-of-another-user:
   text: >-
     agents use the first of `auth.users`, which can access only the tenant `{{ $first.tenant }}`, but `agents.tenant` is `{{ $values.agents.tenant }}`; make
     the two equal, or put another user first
+tenant-of-namespace-without-right:
+  {{- $tenants := dict }}
+  {{- $denied := list }}
+  {{- range $auth.users }}{{ $_ := set $tenants .name (default "" .tenant) }}{{ end }}
+  {{- range $values.agents.namespaces }}
+  {{- if kindIs "map" . }}
+  {{- $right := get $tenants (default $first.name .user) }}
+  {{- if and $right .tenant (ne $right .tenant) }}{{ $denied = append $denied .name }}{{ end }}
+  {{- end }}
+  {{- end }}
+  when: {{ and $auth.enabled (gt (len $denied) 0) }}
+  text: >-
+    a `tenant` in `agents.namespaces` must be the tenant of the user there, who can access no other. Remove `tenant`, or name another `user`, for: `{{ join
+    "`, `" $denied }}`
 unknown-user-of-namespace:
   {{- $known := list }}
   {{- $unknown := list }}
@@ -325,7 +351,7 @@ policy-without-ip-blocks:
   when: {{ and $values.networkPolicy.enabled (or (ne $values.clientService.type "ClusterIP") (ne $values.serverService.type "ClusterIP")) (not $values.networkPolicy.ipBlocks) }}
   text: >-
     `networkPolicy.enabled` blocks all clients from outside of the cluster, but a Service of type `NodePort` or `LoadBalancer` is meant for them; set
-    `networkPolicy.ipBlocks` to their addresses. Example: --set networkPolicy.ipBlocks[0].cidr=10.0.0.0/8
+    `networkPolicy.ipBlocks` to their addresses, and `externalTrafficPolicy` to `Local`, or the policy sees the addresses of Kubernetes nodes. Example: --set networkPolicy.ipBlocks[0].cidr=10.0.0.0/8
 {{- end -}}
 
 {{/*

@@ -35,7 +35,7 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* A container that runs etcdctl: (dict "root" . "name" "by-name" "endpoints" "http://host:2379" "command" (list "endpoint" "health")), and a "user" of `name` and `key` */}}
+{{/* A container that runs etcdctl: (dict "root" . "name" "by-name" "endpoints" "http://host:2379" "command" (list "endpoint" "health")), a "user" of `name` and `key`, and a "timeout" */}}
 {{- define "lattice.etcdctl" -}}
 {{- $root := .root -}}
 {{- $user := default (dict "name" (first $root.Values.auth.users).name "key" (first $root.Values.auth.users).name) .user -}}
@@ -44,7 +44,7 @@ tolerations:
   imagePullPolicy: {{ $root.Values.imagePullPolicy }}
   command: ["etcdctl"]
   args:
-    {{- concat .command (list (printf "--endpoints=%s" .endpoints) "--dial-timeout=20s" "--command-timeout=30s") | toYaml | nindent 4 }}
+    {{- concat .command (list (printf "--endpoints=%s" .endpoints) "--dial-timeout=20s" (printf "--command-timeout=%s" (default "30s" .timeout))) | toYaml | nindent 4 }}
   {{- if or $root.Values.tls.client.enabled $root.Values.auth.enabled }}
   env:
     {{- if $root.Values.tls.client.enabled }}

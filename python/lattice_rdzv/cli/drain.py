@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node", help="name or id of the node")
     parser.add_argument("--why", default="", metavar="TEXT", help="reason, which the node logs")
     parser.add_argument(
-        "--wait", action="store_true", help="wait until the node has left, and the next round has formed or waits for nodes that are missing"
+        "--wait",
+        action="store_true",
+        help="wait until the node has left, and the next round has formed or waits for nodes that are missing",
     )
     parser.add_argument(
         "--wait-timeout", type=float, default=120.0, metavar="SECONDS", help="time limit of --wait (default: 120)"

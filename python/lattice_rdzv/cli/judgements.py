@@ -169,7 +169,12 @@ def judge_lifelines(absence: str | None) -> Finding:
     """Judges whether a node on this machine can have lifelines, by the reason why not. Pure."""
     if absence is None:
         return Finding("lifelines", "ok", "a node on this machine can have them; other nodes must reach its port")
-    return Finding("lifelines", "warn", f"none: {absence}", "without lifelines, other nodes notice the death of this node when its lease expires")
+    return Finding(
+        "lifelines",
+        "warn",
+        f"none: {absence}",
+        "without lifelines, other nodes notice the death of this node when its lease expires",
+    )
 
 
 def judge_service(probe: Probe, *, hosted_at: str = "") -> list[Finding]:

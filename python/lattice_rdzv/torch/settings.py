@@ -54,9 +54,7 @@ def from_parameters(parameters: RendezvousParameters) -> _core.Settings:
     node_rank = launcher.node_rank()
     if node_rank is not None and not arguments.get("node_index"):
         if node_rank < 0:
-            raise ValueError(
-                f"`--node-rank` must be 0 or more, but is `{node_rank}`; omit it to rank nodes by arrival"
-            )
+            raise ValueError(f"`--node-rank` must be 0 or more, but is `{node_rank}`; omit it to rank nodes by arrival")
         arguments["node_index"] = str(node_rank)
     arguments["host_name"] = socket.gethostname()
     try:
