@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::body::Bytes;
+use futures_util::{StreamExt as _, stream};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
@@ -21,6 +22,7 @@ use super::{
     pace::Failures,
 };
 use crate::{
+    backend::Revision,
     error::{Error, Result},
     server::stopped,
     settings::RunName,
@@ -31,6 +33,8 @@ use crate::{
 pub(super) const MOST_LIVE: usize = 100;
 /// The largest number of closed runs that are shown. They do not change.
 const MOST_CLOSED: usize = 100;
+/// How many closed runs are read at the same time.
+const READ_AT_ONCE: usize = 16;
 /// The shortest time between two listings.
 const LIST_INTERVAL: Duration = Duration::from_secs(2);
 const LONGEST_LIST_INTERVAL: Duration = Duration::from_secs(30);
@@ -124,7 +128,7 @@ impl Overview {
 
     async fn keep_listing(&self) {
         let mut followed: BTreeMap<RunName, watch::Receiver<Shown>> = BTreeMap::new();
-        let mut closed: BTreeMap<RunName, Arc<Status>> = BTreeMap::new();
+        let mut closed = BTreeMap::new();
         let mut changes = self.live.changes();
         let mut failures = Failures::default();
         let mut summaries = Summaries::default();
@@ -162,7 +166,7 @@ impl Overview {
     async fn list(
         &self,
         followed: &mut BTreeMap<RunName, watch::Receiver<Shown>>,
-        closed: &mut BTreeMap<RunName, Arc<Status>>,
+        closed: &mut ClosedRuns,
     ) -> Result<NotShown> {
         let limit = self.live.source.limit().max(LONGEST_LIST_INTERVAL);
         let listed = timeout(limit, self.live.source.list()).await.unwrap_or_else(|_| {
@@ -170,32 +174,46 @@ impl Overview {
         })?;
         let shown = Selection::of(&listed);
         followed.retain(|run, _| shown.live.contains(run));
-        closed.retain(|run, _| shown.closed.contains(run));
+        closed.retain(|run, (revision, _)| shown.closed.get(run) == Some(revision));
         for run in shown.live {
             followed.entry(run.clone()).or_insert_with(|| self.live.follow(run));
         }
-        for run in shown.closed {
+        let mut unread = Vec::new();
+        for (run, revision) in shown.closed {
             if !closed.contains_key(run) {
-                let mut status = self.live.source.reader(run).await?.status(&[]).await?;
-                self.live.source.label(&mut status.service);
-                let event = frames::summary(&status);
-                closed.insert(run.clone(), Arc::new(Status { run: status, event }));
+                unread.push((run.clone(), revision));
             }
         }
+        let read = unread.into_iter().map(|(run, revision)| async move {
+            let status = self.read(&run).await?;
+            Some((run, (revision, status)))
+        });
+        let read: Vec<_> = stream::iter(read).buffer_unordered(READ_AT_ONCE).collect().await;
+        closed.extend(read.into_iter().flatten());
         Ok(shown.not_shown)
+    }
+
+    /// The status of a closed run. If it cannot be read, the next listing tries again.
+    async fn read(&self, run: &RunName) -> Option<Arc<Status>> {
+        let status = async { self.live.source.reader(run).await?.status(&[]).await };
+        let mut status =
+            status.await.inspect_err(|error| tracing::debug!("a closed run is not read: {error}")).ok()?;
+        self.live.source.label(&mut status.service);
+        let event = frames::summary(&status);
+        Some(Arc::new(Status { run: status, event }))
     }
 
     fn publish(
         &self,
         followed: &BTreeMap<RunName, watch::Receiver<Shown>>,
-        closed: &BTreeMap<RunName, Arc<Status>>,
+        closed: &ClosedRuns,
         not_shown: NotShown,
         mut problem: Option<Bytes>,
         summaries: &mut Summaries,
     ) {
         let mut runs: BTreeMap<RunName, Bytes> =
-            closed.iter().map(|(run, status)| (run.clone(), status.event.clone())).collect();
-        let mut known: Vec<Arc<Status>> = closed.values().cloned().collect();
+            closed.iter().map(|(run, (_, status))| (run.clone(), status.event.clone())).collect();
+        let mut known: Vec<Arc<Status>> = closed.values().map(|(_, status)| Arc::clone(status)).collect();
         for (run, shown) in followed {
             let shown = shown.borrow();
             if let Some(status) = &shown.status {
@@ -223,6 +241,9 @@ impl Overview {
         is_over
     }
 }
+
+/// The closed runs that were read, each with the revision of its closing. Another job can use a run id again.
+type ClosedRuns = BTreeMap<RunName, (Revision, Arc<Status>)>;
 
 /// The events of the runs' newest statuses, made once for each status.
 #[derive(Debug, Default)]
@@ -252,18 +273,17 @@ struct NotShown {
 #[derive(Debug, PartialEq, Eq)]
 struct Selection<'a> {
     live: BTreeSet<&'a RunName>,
-    closed: BTreeSet<&'a RunName>,
+    closed: BTreeMap<&'a RunName, Revision>,
     not_shown: NotShown,
 }
 
 impl<'a> Selection<'a> {
     fn of(listed: &'a [(RunName, ListedRun)]) -> Self {
-        let names = |is_closed, most| {
-            let runs = listed.iter().filter(move |(_, run)| run.is_closed == is_closed);
-            runs.map(|(name, _)| name).take(most).collect::<BTreeSet<_>>()
-        };
-        let (live, closed) = (names(false, MOST_LIVE), names(true, MOST_CLOSED));
-        let all_live = listed.iter().filter(|(_, run)| !run.is_closed).count();
+        let live_runs = || listed.iter().filter(|(_, run)| run.closed.is_none()).map(|(name, _)| name);
+        let live: BTreeSet<_> = live_runs().take(MOST_LIVE).collect();
+        let closed = listed.iter().filter_map(|(name, run)| Some((name, run.closed?)));
+        let closed: BTreeMap<_, _> = closed.take(MOST_CLOSED).collect();
+        let all_live = live_runs().count();
         let not_shown =
             NotShown { live: all_live - live.len(), closed: listed.len() - all_live - closed.len() };
         Self { live, closed, not_shown }
@@ -280,7 +300,7 @@ mod tests {
             .map(|number| {
                 let run_id = format!("run-{number:03}");
                 let name = RunName { tenant: "t".into(), run_id: run_id.clone() };
-                (name, ListedRun { run_id, is_closed: number < 200 })
+                (name, ListedRun { run_id, closed: (number < 200).then_some(number) })
             })
             .collect();
         let shown = Selection::of(&listed);

@@ -126,8 +126,8 @@ impl Source {
 pub struct ListedRun {
     /// Its id.
     pub run_id: String,
-    /// Whether it is closed.
-    pub is_closed: bool,
+    /// The revision of its closing. None if it is not closed.
+    pub closed: Option<Revision>,
 }
 
 /// The ids of all runs of a tenant that have a record below `ctl/` or a node. It reads three keys for each run.
@@ -154,8 +154,8 @@ pub async fn list_runs(backend: &dyn Backend, tenant: &str) -> Result<Vec<Listed
         if control.is_none() && backend.range(nodes).await?.items.is_empty() {
             continue;
         }
-        let is_closed = control.is_some_and(|item| item.key == keys.closed().as_bytes());
-        listed.push(ListedRun { run_id, is_closed });
+        let closed = control.filter(|item| item.key == keys.closed().as_bytes());
+        listed.push(ListedRun { run_id, closed: closed.map(|item| item.mod_revision) });
     }
     Ok(listed)
 }

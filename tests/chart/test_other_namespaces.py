@@ -44,6 +44,6 @@ def test_each_namespace_gets_its_user_and_tenant() -> None:
     assert read("team-a") == ("a-jobs", "a", f"{folder}/a-jobs")
     assert read("team-b") == ("all", "b", f"{folder}/all")
     # A user of one tenant can access no other.
-    values = {"auth": {"users": users}, "agents": {"namespaces": namespaces, "tenant": "everybody"}}
+    values = {"auth": {"users": users}, "agents": {"namespaces": namespaces, "tenant": "shared"}}
     objects = Renderer().objects(merged(AUTH, values))
-    assert [read(name)[1] for name in ("lattice", "plain", "team-a", "team-b")] == ["everybody", "everybody", "a", "b"]
+    assert [read(name)[1] for name in ("lattice", "plain", "team-a", "team-b")] == ["shared", "shared", "a", "b"]

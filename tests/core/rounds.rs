@@ -424,7 +424,10 @@ async fn spare_whose_world_is_gone_waits_as_long_as_for_a_first_place() {
     let end = spare.node.next_world(None, None);
     let error =
         tokio::time::timeout(TTL * 3 + Duration::from_secs(61), end).await.expect("an end").unwrap_err();
-    assert!(matches!(&error, Error::Timeout { .. }) && error.to_string().contains("1 of at least 2 nodes"), "{error}");
+    assert!(
+        matches!(&error, Error::Timeout { .. }) && error.to_string().contains("1 of at least 2 nodes"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
