@@ -55,7 +55,12 @@ impl Operator {
     pub async fn connect(source: &Source, run: &RunName, by: String) -> Result<Self> {
         let keys = RunKeys::new(&run.tenant, &run.run_id);
         let backend = source.connect(&keys).await?;
-        Ok(Self { backend, keys, by, entropy: source.entropy.clone() })
+        Ok(Self::over(backend, keys, by, source.entropy.clone()))
+    }
+
+    /// An operator of the run with these keys, over a connection that exists.
+    pub fn over(backend: Arc<dyn Backend>, keys: RunKeys, by: String, entropy: Entropy) -> Self {
+        Self { backend, keys, by, entropy }
     }
 
     /// Closes the run for good.

@@ -8,11 +8,14 @@ use lattice_rdzv::{
     Error,
     backend::{Backend, Keys, Operation, Range, Txn, memory::MemoryService},
     error::Applied,
+    operate::Operator,
     protocol::{
         identity::NodeId,
         keys::RunKeys,
         plan::shards,
-        records::{HistoryRecord, NodeRecord, Phase, PlanEntry, Record, RoundRecord},
+        records::{
+            HistoryRecord, NodeRecord, Outcome, Phase, PlanEntry, Record, RoundRecord, WorldMembership,
+        },
     },
     run::Entropy,
     settings::RunName,
@@ -104,6 +107,68 @@ fn reader(backend: &Arc<dyn Backend>, keys: &RunKeys) -> Reader {
         run: RunName { run_id: "large".into(), tenant: "default".into() },
         entropy: Entropy::from_system(),
     }
+}
+
+/// The nodes of a closed job may still be stopping when another one uses its run id.
+#[tokio::test(start_paused = true)]
+async fn followed_status_counts_no_node_of_a_closed_job() {
+    let service = MemoryService::new();
+    let backend: Arc<dyn Backend> = Arc::new(service.connect());
+    let keys = RunKeys::new("default", "run");
+    backend.lease_grant(1, Duration::from_secs(600)).await.unwrap();
+    let round = |life: &str| RoundRecord::forming(life.into(), 2, NODES, "attempt".into());
+    let of = |life: &str| {
+        let world = "world".into();
+        Some(WorldMembership { life: life.into(), round: 7, world, rank: 0, size: 2 })
+    };
+    let old = NodeRecord { world: of("old"), ..node(1, 8) };
+    let txn = Txn::new(Operation::put(keys.round(), round("old").encode(), 1)).then([Operation::put(
+        keys.node(id(1)),
+        old.encode(),
+        1,
+    )]);
+    backend.txn(txn).await.unwrap();
+    let mut watching = Watching::begin(reader(&backend, &keys)).await.unwrap();
+    let limit = Duration::from_secs(5);
+    watching.next(limit).await.unwrap();
+
+    let begins = Txn::new(Operation::put(keys.closed_life("old"), b"{}".to_vec(), 1)).then([
+        Operation::put(keys.round(), round("new").encode(), 1),
+        Operation::put(keys.node(id(2)), node(2, 1).encode(), 1),
+    ]);
+    backend.txn(begins).await.unwrap();
+    let (followed, _) = watching.next(limit).await.unwrap();
+    let read = reader(&backend, &keys).status(&[]).await.unwrap();
+    assert_eq!(followed.verdict.sentence, read.verdict.sentence);
+    assert_eq!(followed.counts, read.counts);
+    assert_eq!(followed.counts.get(&NodeState::Excluded), Some(&1), "{:?}", followed.nodes);
+}
+
+/// A closing whose answer was lost may be applied later.
+#[tokio::test(start_paused = true)]
+async fn operator_does_not_undo_a_closing_whose_answer_is_lost() {
+    let service = MemoryService::new();
+    let mut agents = Vec::new();
+    for (seed, name) in (1..).zip(["a", "b"]) {
+        agents.push(Agent::join(&service, settings(name, "2", &[]), seed).await.unwrap());
+    }
+    join_all(agents.iter().map(|agent| agent.node.next_world(None, None))).await;
+    let link = Tapped::new(service.connect());
+    link.tap().refuses = Some(Box::new(|txn| {
+        txn.operations().iter().any(|operation| matches!(operation, Operation::Put { .. })).then(|| {
+            Error::Unavailable {
+                endpoint: "memory".into(),
+                cause: "no answer".into(),
+                applied: Applied::Unknown,
+            }
+        })
+    }));
+    let keys = RunKeys::new("default", "run");
+    let operator = Operator::over(Arc::new(link.clone()), keys, "me".into(), Entropy::seeded(3));
+    let end = operator.close(Outcome::Failed, "test", Duration::from_secs(5)).await;
+    assert!(matches!(end, Err(Error::Unavailable { applied: Applied::Unknown, .. })), "{end:?}");
+    let lease = link.tap().granted[0];
+    assert!(link.inner.lease_life(lease).await.unwrap().is_some(), "the closing would end with its lease");
 }
 
 /// The rest of the round is read again, although etcd could not be read at first.
