@@ -97,7 +97,9 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         """Returns whether the stream is a terminal on which a line can be replaced."""
         if logging.getLogger().handlers or isinstance(self.formatter, JsonFormatter):
             return False
-        return self.stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        # A program may have replaced the stream by something that only writes, or have closed it.
+        isatty = getattr(self.stream, "isatty", None)
+        return isatty is not None and isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
     def emit(self, record: logging.LogRecord) -> None:
         if logging.getLogger().handlers:
@@ -106,7 +108,9 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
             text = self.format(record)
             erase = "\r" + "\x1b[A" * (self._rows - 1) + "\x1b[J" if self._rows else ""
             is_replaced = record.name == _WAITING and self.redraws()
-            self._rows = -(-len(text) // os.get_terminal_size(self.stream.fileno()).columns) if is_replaced else 0
+            # A terminal that nobody has attached to, such as that of a container, has no size.
+            columns = (os.get_terminal_size(self.stream.fileno()).columns or 80) if is_replaced else 80
+            self._rows = -(-len(text) // columns) if is_replaced else 0
             self.stream.write(erase + text + ("" if is_replaced else "\n"))
             self.flush()
         except Exception:

@@ -71,9 +71,7 @@ async def join(
     )
     with run._membership.joining() as call:
         run._membership.joined(await _result(call))
-    # trio gives a handler no way to end its tasks in order, so the signal stays the program's.
-    if not _is_trio():
-        run._follow_signals()
+    run._follow_signals()
     return run
 
 
@@ -131,11 +129,16 @@ class Run(_run.Part):
     `leave_on_signal` is false. `asyncio.run` then cancels all tasks, and the `async with` blocks leave. A task that does
     not return to the loop delays this, but not the announcement.
 
-    Under trio, `join` handles no signal. A program that handles SIGTERM itself, for example by
+    Under trio, no signal is handled. A program that handles SIGTERM itself, for example by
     `trio.open_signal_receiver`, calls `leave`, or leaves the `async with` block.
     """
 
     _on_signal = staticmethod(_end_loop)
+
+    def _follow_signals(self) -> None:
+        # trio gives a handler no way to end its tasks in order, so the signal stays the program's.
+        if not _is_trio():
+            super()._follow_signals()
 
     async def next_world(
         self, *, port: int | None = None, hold_port: bool = False, timeout_seconds: float | None = None

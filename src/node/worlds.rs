@@ -17,6 +17,7 @@ use crate::{
         cooldown::wait_of,
         records::{ChangeRecord, WorldMembership},
     },
+    settings::LONGEST_SECONDS,
 };
 
 /// When a wait ends, and the setting or the argument that limits it.
@@ -114,17 +115,17 @@ impl Node {
         let until = || match deadline {
             Some((at, by)) => {
                 let seconds = at.saturating_duration_since(Instant::now()).as_secs_f64();
-                format!("waiting up to {seconds:.0} s more ({by})")
+                format!("; waiting up to {seconds:.0} s more ({by})")
             }
-            None => "waiting without limit".to_owned(),
+            None => "; waiting without limit".to_owned(),
         };
         if let Some(round) = seen.round.as_ref().filter(|_| spare) {
             let full = waiting::describe_full(&self.context, round).await;
-            tracing::warn!(target: WAITING, "{full}; {}", until());
+            tracing::warn!(target: WAITING, "{full}{}", until());
         } else {
             let who = waiting::describe(&self.context).await;
             let cooldown = self.cooldown(&seen);
-            tracing::info!(target: WAITING, "run `{}`: {who}{cooldown}; {}", self.run_id(), until());
+            tracing::info!(target: WAITING, "run `{}`: {who}{cooldown}{}", self.run_id(), until());
         }
     }
 
@@ -143,6 +144,7 @@ impl Node {
             (None, State::Spare) => (settings.spare_timeout, "spare_timeout"),
             (None, _) => (Some(settings.join_timeout), "join_timeout"),
         };
+        let limit = limit.filter(|limit| limit.as_secs_f64() < LONGEST_SECONDS);
         let deadline = limit.map(|limit| (began + limit, by));
         let given_up = seen.gives_up_at(settings.host_timeout).map(|at| (at, "host_timeout"));
         deadline.into_iter().chain(given_up).min()

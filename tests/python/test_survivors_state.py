@@ -219,9 +219,16 @@ ALONE = """
 def test_forked_child_of_a_step_ends_on_sigterm(etcd: Service, run_id: str, tmp_path: Path) -> None:
     source = """
     import multiprocessing, time
+    def load(ready):
+        ready.set()
+        time.sleep(600)
     def train(world, ddp):
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+        fork = multiprocessing.get_context("fork")
+        ready = fork.Event()
+        child = fork.Process(target=load, args=(ready,), daemon=True)
         child.start()
+        # Python discards a signal that arrives while the child is being forked.
+        ready.wait()
         child.terminate()
         child.join(30)
         print("ended with", child.exitcode)

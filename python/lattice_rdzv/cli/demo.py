@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ from lattice_rdzv import _core
 from lattice_rdzv._serve import serve
 from lattice_rdzv.types import RoundStatus, RunStatus
 
+from . import stops
 from .demo_agents import NNODES, RUN_ID, ScenarioError, name, say, training
 from .demo_survivors import PROCESSES, surviving
 from .local_etcd import LocalEtcdError, serving_etcd
@@ -52,7 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="lattice-demo-"))
     keep = arguments.keep
     try:
-        run_scenario(folder, Path(etcd).absolute() if etcd else None)
+        with stops.raised():
+            run_scenario(folder, Path(etcd).absolute() if etcd else None)
+    except stops.StopRequested as stop:
+        return 128 + signal.Signals[str(stop)]
     except (ScenarioError, LocalEtcdError) as error:
         keep = True
         print(coloured(f"\nThe demo failed: {error}", "red"), file=sys.stderr)

@@ -96,14 +96,17 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         endpoint = arguments.endpoint
         if arguments.listen or not (endpoint or any(os.environ.get(name) for name in ENDPOINT_VARIABLES)):
-            from .listen import address
+            from .listen import address, loopback_warning
 
             try:
-                server = stack.enter_context(serve(*address(arguments.listen or "127.0.0.1:0")))
+                host, port = address(arguments.listen or "127.0.0.1:0")
+                server = stack.enter_context(serve(host, port))
             except (RendezvousError, argparse.ArgumentTypeError) as error:
                 print(error, file=sys.stderr)
                 return 1
             endpoint = server.endpoint
+            if warning := loopback_warning(host, endpoint):
+                say(warning)
         run_id = arguments.run_id or f"run-{socket.gethostname()}-{os.getpid()}"
         if endpoint:
             environment["LATTICE_RDZV_ENDPOINTS"] = endpoint
@@ -117,7 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
         launcher = Launcher(program, environment, arguments.nproc_per_node, max_restarts=arguments.max_restarts)
         stack.enter_context(launcher.passing_signals())
         status = launcher.run()
-    print(launcher.report(), file=sys.stderr)
+    with suppress(OSError, ValueError):
+        print(launcher.report(), file=sys.stderr)
     return status
 
 
@@ -194,7 +198,9 @@ class Launcher:
         """Passes signals on to the processes until the returned context ends."""
         stack = ExitStack()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-            stack.callback(signal.signal, number, signal.signal(number, self._pass_on))
+            # `nohup` has SIGHUP ignored, by the processes as well.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                stack.callback(signal.signal, number, signal.signal(number, self._pass_on))
         return stack
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
@@ -229,7 +235,7 @@ class Launcher:
         process.statuses.append(status)
         if process.has_succeeded:
             return
-        if self._signal is not None:
+        if self._is_stopping():
             process.given_up = True
             return
         if process.has_left:
@@ -254,9 +260,16 @@ class Launcher:
         process.start_at = now + pause
         say(f"{what}; starting it again in {pause:g} s; the other processes continue")
 
+    def _is_stopping(self) -> bool:
+        return self._signal is not None
+
     def _start(self, process: Process) -> None:
-        if self._signal is not None:
+        if self._is_stopping():
             process.given_up = True
+            return
+        if any(one.has_succeeded for one in self._processes):
+            process.given_up = True
+            say(f"rank {process.local_rank} is not started again, because others have ended with status 0 meanwhile")
             return
         environment = {
             **self._environment,
@@ -283,6 +296,9 @@ class Launcher:
             process.statuses.append(127)
             process.given_up = True
             return
+        if self._is_stopping():
+            # The signal arrived during the start, when there was no process to send it to.
+            process.popen.terminate()
         process.output = threading.Thread(target=copy_output, args=(process.popen, process.local_rank), daemon=True)
         process.output.start()
 
@@ -323,7 +339,9 @@ def describe_status(status: int) -> str:
 
 def say(text: str) -> None:
     """Writes one line about the processes."""
-    print(f"lattice-rdzv run: {text}", file=sys.stderr, flush=True)
+    # The terminal may be gone, which must not end the processes.
+    with suppress(OSError, ValueError):
+        print(f"lattice-rdzv run: {text}", file=sys.stderr, flush=True)
 
 
 def _count(text: str) -> int:

@@ -49,11 +49,15 @@ class GlooGroup:
         self._store = store
         _world().group_count = 0
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout / _CONNECT_ATTEMPTS)
-        self.formed(timeout)
+        self._sockets.find()
+        self._set_limit(timeout)
 
     def formed(self, timeout: timedelta) -> None:
         """Sets the time limit of all groups, and records the connections of those that the program has made."""
-        self._sockets.find()
+        self._sockets.freeze()
+        self._set_limit(timeout)
+
+    def _set_limit(self, timeout: timedelta) -> None:
         # The name up to torch 2.14 or so; later versions warn about it.
         set_timeout: Any = getattr(distributed_c10d, "set_timeout", None) or distributed_c10d._set_pg_timeout
         for group in list(_world().pg_map):

@@ -196,6 +196,8 @@ class Job:
         self._backend = backend
         self._limits = limits
         self._kept: list[_Kept] = []
+        # Of the last world.
+        self._size = 0
         self._failures = Failures()
         self._pid = os.getpid()
         self._stop_requested = False
@@ -252,6 +254,10 @@ class Job:
                         return
                     raise
                 limit_seconds = math.inf
+                if world.size < self._size:
+                    # What failed before was a loss.
+                    self._failures = Failures()
+                self._size = world.size
                 if self._train_in(world, state, train, build, on_equal):
                     return
         except Stopped:

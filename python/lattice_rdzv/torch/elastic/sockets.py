@@ -25,12 +25,13 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 
 class GroupSockets:
-    """The connections that appear between the creation of this object and the last `find`."""
+    """The connections that appear between the creation of this object and `freeze`."""
 
     def __init__(self) -> None:
         # By inode: a descriptor number is reused, the inode of an open socket is not.
         self._earlier = {inode for _, inode in _sockets()}
         self._found: dict[int, int] = {}
+        self._frozen = False
         _groups.add(self)
 
     def find(self) -> int:
@@ -39,7 +40,8 @@ class GroupSockets:
         self._found = {
             inode: descriptor
             for descriptor, inode in _sockets()
-            if inode in recorded or (inode not in self._earlier and _is_inherited_connection(descriptor))
+            if inode in recorded
+            or (not self._frozen and inode not in self._earlier and _is_inherited_connection(descriptor))
         }
         for inode in self._found.keys() - recorded.keys():
             descriptor = self._found[inode]
@@ -50,8 +52,13 @@ class GroupSockets:
                     fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         return len(self._found)
 
+    def freeze(self) -> None:
+        """Records the connections for the last time: the group is complete, and later ones are those of the program."""
+        self.find()
+        self._frozen = True
+
     def shut_down(self) -> int:
-        """Shuts down the connections, also those that have appeared since the last `find`, and returns how many."""
+        """Shuts down the connections, and returns how many. Until `freeze`, these include those since the last `find`."""
         self.find()
         count = 0
         for inode, descriptor in self._found.items():

@@ -43,8 +43,12 @@ class WorldStore(LatticeStore):
 
     @raises_store_errors
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
-        """Waits until all of the keys exist, for at most `timeout` (default: the store's)."""
-        self._wait(list(keys), self._timeout_seconds() if timeout is None else timeout.total_seconds())
+        """Waits until all of the keys exist, for at most the longer one of `timeout` and the store's own.
+
+        gloo passes the limit of one attempt to connect, but a member may be late with its address.
+        """
+        given_seconds = 0.0 if timeout is None else timeout.total_seconds()
+        self._wait(list(keys), max(self._timeout_seconds(), given_seconds))
 
     def _wait(self, keys: list[str], limit_seconds: float) -> list[bytes]:
         deadline = time.monotonic() + limit_seconds
