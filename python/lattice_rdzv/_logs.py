@@ -108,7 +108,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
             text = self.format(record)
             erase = "\r" + "\x1b[A" * (self._rows - 1) + "\x1b[J" if self._rows else ""
             is_replaced = record.name == _WAITING and self.redraws()
-            # A terminal that nobody has attached to, such as that of a container, has no size.
+            # The terminal of a container has no size while no client is attached to it.
             columns = (os.get_terminal_size(self.stream.fileno()).columns or 80) if is_replaced else 80
             self._rows = -(-len(text) // columns) if is_replaced else 0
             self.stream.write(erase + text + ("" if is_replaced else "\n"))
