@@ -30,22 +30,13 @@ use tokio::{
 
 use crate::support::{
     etcd::Etcd,
-    nodes::{Agent, TTL, place, settings},
+    nodes::{Agent, TTL, joined, place, settings},
     within,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Longer than anything that restoring a run waits for.
 const RESTORED: Duration = Duration::from_secs(15);
-
-async fn joined(service: &MemoryService, nnodes: &str, names: &[&str]) -> Vec<Agent> {
-    let mut agents = Vec::new();
-    for (name, seed) in names.iter().zip(1u64..) {
-        let settings = settings(name, nnodes, &[("last_call_timeout", "2")]);
-        agents.push(Agent::join(service, settings, seed).await.unwrap());
-    }
-    agents
-}
 
 async fn stores<'node>(nodes: impl IntoIterator<Item = &'node Node>, put_back: bool) -> Vec<Arc<Store>> {
     let store = async |node: &'node Node| {

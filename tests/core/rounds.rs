@@ -14,16 +14,7 @@ use lattice_rdzv::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::support::nodes::{Agent, TTL, settings};
-
-async fn joined(service: &MemoryService, nnodes: &str, names: &[&str]) -> Vec<Agent> {
-    let mut agents = Vec::new();
-    for (name, seed) in names.iter().zip(1u64..) {
-        let settings = settings(name, nnodes, &[("last_call_timeout", "2")]);
-        agents.push(Agent::join(service, settings, seed).await.expect("joined"));
-    }
-    agents
-}
+use crate::support::nodes::{Agent, TTL, joined, settings};
 
 async fn world(agent: &Agent) -> Arc<WorldFacts> {
     agent.node.next_world(Some(29500), None).await.expect("a world")

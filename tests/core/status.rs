@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::{
     etcd::Etcd,
-    nodes::{Agent, settings},
+    nodes::{Agent, joined, settings},
     tapped::Tapped,
 };
 
@@ -148,10 +148,7 @@ async fn followed_status_counts_no_node_of_a_closed_job() {
 #[tokio::test(start_paused = true)]
 async fn operator_does_not_undo_a_closing_whose_answer_is_lost() {
     let service = MemoryService::new();
-    let mut agents = Vec::new();
-    for (seed, name) in (1..).zip(["a", "b"]) {
-        agents.push(Agent::join(&service, settings(name, "2", &[]), seed).await.unwrap());
-    }
+    let agents = joined(&service, "2", &["a", "b"]).await;
     join_all(agents.iter().map(|agent| agent.node.next_world(None, None))).await;
     let link = Tapped::new(service.connect());
     link.tap().refuses = Some(Box::new(|txn| {
@@ -175,10 +172,7 @@ async fn operator_does_not_undo_a_closing_whose_answer_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn followed_status_is_complete_after_a_read_that_failed() {
     let service = MemoryService::new();
-    let mut agents = Vec::new();
-    for (seed, name) in (1..).zip(["a", "b"]) {
-        agents.push(Agent::join(&service, settings(name, "2:3", &[]), seed).await.unwrap());
-    }
+    let mut agents = joined(&service, "2:3", &["a", "b"]).await;
     join_all(agents.iter().map(|agent| agent.node.next_world(None, None))).await;
     let link = Tapped::new(service.connect());
     let backend: Arc<dyn Backend> = Arc::new(link.clone());

@@ -3,6 +3,13 @@ The variables that agents read. `LATTICE_RDZV_CLIENT_SERVICE_HOST` and `_PORT` a
 ConfigMap would override them.
 */}}
 
+{{/* The tenant of each of `auth.users`, by name. Empty if the user can access all. */}}
+{{- define "lattice.tenants" -}}
+{{- range .Values.auth.users }}
+{{ .name | quote }}: {{ default "" .tenant | quote }}
+{{- end }}
+{{- end -}}
+
 {{/*
 The namespaces of agents, the release's own first: a list of `name`, `user`, and `tenant`. A namespace without its own user gets the first of
 `auth.users`, or `external.user`. A namespace without its own tenant gets the one tenant of its user, or `agents.tenant`.
@@ -12,7 +19,7 @@ The namespaces of agents, the release's own first: a list of `name`, `user`, and
 {{- $first := .Values.external.user -}}
 {{- if .Values.auth.enabled -}}
 {{- $first = (first .Values.auth.users).name -}}
-{{- range .Values.auth.users -}}{{- $_ := set $tenants .name (default "" .tenant) -}}{{- end -}}
+{{- $tenants = include "lattice.tenants" . | fromYaml -}}
 {{- end -}}
 {{- $seen := list -}}
 {{- range prepend (default list .Values.agents.namespaces) .Release.Namespace -}}

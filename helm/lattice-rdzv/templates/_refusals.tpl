@@ -256,9 +256,8 @@ tenant-of-another-user:
     agents use the first of `auth.users`, which can access only the tenant `{{ $first.tenant }}`, but `agents.tenant` is `{{ $values.agents.tenant }}`; make
     the two equal, or put another user first
 tenant-of-namespace-without-right:
-  {{- $tenants := dict }}
+  {{- $tenants := include "lattice.tenants" . | fromYaml }}
   {{- $denied := list }}
-  {{- range $auth.users }}{{ $_ := set $tenants .name (default "" .tenant) }}{{ end }}
   {{- range $values.agents.namespaces }}
   {{- if kindIs "map" . }}
   {{- $right := get $tenants (default $first.name .user) }}

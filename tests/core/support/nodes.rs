@@ -51,3 +51,13 @@ impl Agent {
         Ok(Self { link, node })
     }
 }
+
+/// Nodes of these names, which join one after the other.
+pub(crate) async fn joined(service: &MemoryService, nnodes: &str, names: &[&str]) -> Vec<Agent> {
+    let mut agents = Vec::new();
+    for (name, seed) in names.iter().zip(1u64..) {
+        let settings = settings(name, nnodes, &[("last_call_timeout", "2")]);
+        agents.push(Agent::join(service, settings, seed).await.expect("joined"));
+    }
+    agents
+}
