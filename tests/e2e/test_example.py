@@ -17,7 +17,7 @@ from e2e.agents import START_SECONDS, mount_torch, torch_volume
 from e2e.chart import Chart
 from e2e.cluster import ROOT, Cluster
 from e2e.conftest import MakeNamespace, MakePod, skip
-from e2e.kubernetes import Kubernetes, run
+from e2e.kubernetes import Kubernetes, Object, run, takes_pods
 from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
@@ -58,28 +58,58 @@ def test_ranks_follow_a_label_of_the_kubernetes_node(cluster: Cluster, documente
     folder = copied(cluster, tmp_path, "topology-from-node")
     label = folder / "label.yaml"
     label.write_text(label.read_text().replace(ZONE, MACHINE))
-    follow_page(cluster, folder, only="apply")
     kubernetes = documented.kubernetes
     try:
-        kubernetes.wait("job/train", "jsonpath={.status.ready}=4", NAMESPACE, timeout_seconds=START_SECONDS)
-        pods = {one["metadata"]["name"]: one for one in kubernetes.list("pods", NAMESPACE, selector="app=train")}
-        machines = {name.rpartition("-")[0]: str(one["spec"]["nodeName"]) for name, one in pods.items()}
-        # A container runs for a moment before its agent has joined.
-        topology = partial(topology_of, kubernetes, next(iter(pods)))
-        wait_for(
-            "the run has the labels of all four nodes",
-            lambda: topology() == machines,
-            timeout_seconds=START_SECONDS,
-            detail=lambda: f"{topology()} instead of {machines}",
+        check_topology(
+            cluster, folder, {one["metadata"]["name"]: one["metadata"]["name"] for one in workers(kubernetes)}
         )
-        kubernetes.wait("job/train", "condition=Complete", NAMESPACE, timeout_seconds=START_SECONDS)
-        said = kubernetes("logs", "--selector=app=train", f"--namespace={NAMESPACE}", "--container=agent", "--tail=-1")
-        ranked = dict(re.findall(r"^rank (\d) of 4 on (train-\d): starts", said, re.MULTILINE))
-        in_rank_order = [machines[node] for _, node in sorted(ranked.items())]
-        assert len(in_rank_order) == 4
-        assert len(list(groupby(in_rank_order))) == len(set(in_rank_order)), f"neighbors are apart: {in_rank_order}"
     finally:
         kubernetes("delete", "clusterrolebinding,clusterrole", "lattice-train-node-labels")
+
+
+def test_ranks_follow_the_zone_of_the_kubernetes_node(
+    cluster: Cluster, documented: Chart, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Since 1.35, Kubernetes copies the label to the pod. With an older release, the job runs without a topology."""
+    kubernetes = documented.kubernetes
+    zones = {one["metadata"]["name"]: one["metadata"]["labels"].get(ZONE, "") for one in workers(kubernetes)}
+    for index, node in enumerate(node for node, zone in zones.items() if not zone):
+        zones[node] = f"zone-{index % 2}"
+        kubernetes("label", "node", node, f"{ZONE}={zones[node]}")
+        request.addfinalizer(partial(kubernetes, "label", "node", node, f"{ZONE}-"))
+    server = json.loads(kubernetes("version", "--output=json"))["serverVersion"]
+    copies_labels = (int(server["major"]), int(server["minor"].rstrip("+"))) >= (1, 35)
+    print(f"\nKubernetes {server['gitVersion']} {'copies' if copies_labels else 'does not copy'} the zone to the pod")
+    check_topology(
+        cluster, copied(cluster, tmp_path, "topology"), {node: zones[node] if copies_labels else "" for node in zones}
+    )
+
+
+def workers(kubernetes: Kubernetes) -> list[Object]:
+    return [one for one in kubernetes.list("nodes", "") if takes_pods(one)]
+
+
+def check_topology(cluster: Cluster, example: Path, labels: dict[str, str]) -> None:
+    """Runs the job, whose nodes must have the labels of their Kubernetes nodes, and equal labels must have adjacent ranks."""
+    kubernetes = cluster.kubernetes
+    follow_page(cluster, example, only="apply")
+    kubernetes.wait("job/train", "jsonpath={.status.ready}=4", NAMESPACE, timeout_seconds=START_SECONDS)
+    pods = {one["metadata"]["name"]: one for one in kubernetes.list("pods", NAMESPACE, selector="app=train")}
+    wanted = {name.rpartition("-")[0]: labels[str(one["spec"]["nodeName"])] for name, one in pods.items()}
+    # A container runs for a moment before its agent has joined.
+    topology = partial(topology_of, kubernetes, next(iter(pods)))
+    wait_for(
+        "the run has the labels of all four nodes",
+        lambda: topology() == wanted,
+        timeout_seconds=START_SECONDS,
+        detail=lambda: f"{topology()} instead of {wanted}",
+    )
+    kubernetes.wait("job/train", "condition=Complete", NAMESPACE, timeout_seconds=START_SECONDS)
+    said = kubernetes("logs", "--selector=app=train", f"--namespace={NAMESPACE}", "--container=agent", "--tail=-1")
+    ranked = dict(re.findall(r"^rank (\d) of 4 on (train-\d): starts", said, re.MULTILINE))
+    in_rank_order = [wanted[node] for _, node in sorted(ranked.items())]
+    assert len(in_rank_order) == 4
+    assert len(list(groupby(in_rank_order))) == len(set(in_rank_order)), f"neighbors are apart: {in_rank_order}"
 
 
 def topology_of(kubernetes: Kubernetes, pod: str) -> dict[str, str]:
@@ -94,6 +124,8 @@ def copied(cluster: Cluster, folder: Path, name: str) -> Path:
     shutil.copytree(ROOT / "examples", folder / "examples")
     example = folder / "examples" / name
     file = example / "kustomization.yaml"
+    if "images" not in yaml.safe_load(file.read_text()):
+        file = folder / "examples" / "job" / "kustomization.yaml"
     kustomization = yaml.safe_load(file.read_text())
     (image,) = kustomization["images"]
     # `kustomize edit set image` writes this, too.
@@ -109,7 +141,7 @@ def copied(cluster: Cluster, folder: Path, name: str) -> Path:
     kustomization["patches"] = [*kustomization.get("patches", []), {"patch": json.dumps(patch)}]
     volumes = torch_volume(cluster, NAMESPACE)
     if volumes:
-        (example / "torch.yaml").write_text(yaml.safe_dump_all(volumes))
+        (file.parent / "torch.yaml").write_text(yaml.safe_dump_all(volumes))
         kustomization["resources"].append("torch.yaml")
     file.write_text(yaml.safe_dump(kustomization))
     return example
