@@ -46,6 +46,7 @@ PAGE = {
         "login": {"existingSecret": "page-login"},
     }
 }
+PAGE_BALANCER = merged(PAGE, {"dashboard": {"service": {"type": "LoadBalancer"}}})
 PAGE_ISSUER = merged(PAGE, {"dashboard": {"tls": {"existingSecret": "", "issuerRef": ISSUER}}})
 
 # For each value: its new value, the other values, and a text that only the changed render has. PLACES has the changed places.
@@ -63,19 +64,23 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "clientService.externalPort": (3379, {}, "port: 3379"),
     "clientService.internalPort": (3379, {}, "http://0.0.0.0:3379"),
     "clientService.nodePort": (30079, BALANCER, "nodePort: 30079"),
-    "clientService.loadBalancerSourceRanges": (["10.9.0.0/16"], BALANCER, "- 10.9.0.0/16"),
     "clientService.annotations": ({"who": "changed"}, {}, "who: changed"),
     "clientService.labels": ({"who": "changed"}, {}, "who: changed"),
     "clientService.appProtocol": ("grpc", {}, "appProtocol: grpc"),
     **{
         f"{service}.{key}": effect
-        for service in ("clientService", "serverService")
+        for service, balancer, plain in (
+            ("clientService", BALANCER, {}),
+            ("serverService", BALANCER, {}),
+            ("dashboard.service", PAGE_BALANCER, PAGE),
+        )
         for key, effect in {
-            "loadBalancerClass": ("example.com/lb", BALANCER, "loadBalancerClass: example.com/lb"),
-            "externalTrafficPolicy": ("Local", BALANCER, "externalTrafficPolicy: Local"),
-            "internalTrafficPolicy": ("Local", {}, "internalTrafficPolicy: Local"),
-            "ipFamilyPolicy": ("PreferDualStack", {}, "ipFamilyPolicy: PreferDualStack"),
-            "ipFamilies": (["IPv6"], {}, "- IPv6"),
+            "loadBalancerSourceRanges": (["10.9.0.0/16"], balancer, "- 10.9.0.0/16"),
+            "loadBalancerClass": ("example.com/lb", balancer, "loadBalancerClass: example.com/lb"),
+            "externalTrafficPolicy": ("Local", balancer, "externalTrafficPolicy: Local"),
+            "internalTrafficPolicy": ("Local", plain, "internalTrafficPolicy: Local"),
+            "ipFamilyPolicy": ("PreferDualStack", plain, "ipFamilyPolicy: PreferDualStack"),
+            "ipFamilies": (["IPv6"], plain, "- IPv6"),
         }.items()
     },
     "serverService.name": ("changed", {}, "http://changed.lattice.svc.cluster.local:2379"),
@@ -86,7 +91,6 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "serverService.serverPort.externalPort": (3380, {}, "port: 3380"),
     "serverService.serverPort.internalPort": (3380, {}, "--listen-peer-urls=http://127.0.0.1:3380"),
     "serverService.serverPort.nodePort": (30080, BALANCER, "nodePort: 30080"),
-    "serverService.loadBalancerSourceRanges": (["10.9.0.0/16"], BALANCER, "- 10.9.0.0/16"),
     "serverService.annotations": ({"who": "changed"}, {}, "who: changed"),
     "serverService.labels": ({"who": "changed"}, {}, "who: changed"),
     "agents.configMap.includeEndpoint": (False, {}, ""),

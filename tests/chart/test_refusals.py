@@ -1,6 +1,7 @@
 """Values that cannot work together fail at render time with a message that names the value to change."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ PERSISTENT = {"persistence": {"enabled": True}}
 PASSWORD = {"auth": AUTH["auth"]}
 EXTERNAL = {"endpoints": ["etcd-1:2379"]}
 NOW = "1.30.0"
+
+SERVICES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "clientService": lambda service: {"clientService": service},
+    "serverService": lambda service: {"serverService": service},
+    "dashboard.service": lambda service: merged(PAGE, {"dashboard": {"service": service}}),
+}
 
 # name in the table of templates/_refusals.tpl: values, what the message must contain, Kubernetes
 REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
@@ -56,6 +63,14 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
             ["`resources.limits.memory` must be above 1610612736 bytes, but is `1.5Gi`", "`etcd.quotaBackendBytes`"],
             NOW,
         )
+    ],
+    "volume-below-quota": [
+        (
+            {**PERSISTENT, "etcd": {"quotaBackendBytes": 8589934592}, "persistence": {"enabled": True, "size": "7Gi"}},
+            ["`persistence.size` must be at least 8589934592 bytes", "`7Gi`", "`etcd.quotaBackendBytes`"],
+            NOW,
+        ),
+        ({"ephemeral": {"sizeLimit": 1000000000}}, ["`ephemeral.sizeLimit`", "2147483648", "`1000000000`"], NOW),
     ],
     "delete-claims-on-old-kubernetes": [
         (
@@ -299,26 +314,26 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
         for service in ("clientService", "serverService")
     },
     **{
-        f"{service}-source-ranges": [
+        f"{key}-source-ranges": [
             (
-                {service: {"loadBalancerSourceRanges": ["10.0.0.0/8"]}},
-                ["has no effect here", f"--set {service}.type=LoadBalancer"],
+                values({"loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+                ["has no effect here", f"--set {key}.type=LoadBalancer"],
                 NOW,
             )
         ]
-        for service in ("clientService", "serverService")
+        for key, values in SERVICES.items()
     },
     **{
-        f"{service}-load-balancer-class": [
-            ({service: {"loadBalancerClass": "example.com/lb"}}, ["`example.com/lb`", f"`{service}.type`"], NOW)
+        f"{key}-load-balancer-class": [
+            (values({"loadBalancerClass": "example.com/lb"}), ["`example.com/lb`", f"`{key}.type`"], NOW)
         ]
-        for service in ("clientService", "serverService")
+        for key, values in SERVICES.items()
     },
     **{
-        f"{service}-external-policy": [
-            ({service: {"externalTrafficPolicy": "Local"}}, [f"`{service}.externalTrafficPolicy`", "`ClusterIP`"], NOW)
+        f"{key}-external-policy": [
+            (values({"externalTrafficPolicy": "Local"}), [f"`{key}.externalTrafficPolicy`", "`ClusterIP`"], NOW)
         ]
-        for service in ("clientService", "serverService")
+        for key, values in SERVICES.items()
     },
     "serverService-plain-peers": [
         (

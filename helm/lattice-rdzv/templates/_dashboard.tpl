@@ -123,6 +123,7 @@ dashboard-user-of-agents:
   text: >-
     `dashboard.etcd.user` must be another user than those of `auth.users`, because it can only read; choose another name. It is:
     `{{ $page.etcd.user }}`
+{{ include "lattice.serviceRefusals" (dict "key" "dashboard.service" "service" $page.service) }}
 dashboard-policy-without-clients:
   when: {{ and $page.enabled .Values.networkPolicy.enabled (ne $page.service.type "ClusterIP") (not $page.networkPolicy.from) }}
   text: >-

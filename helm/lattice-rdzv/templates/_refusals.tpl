@@ -121,6 +121,13 @@ memory-limit-below-data:
   text: >-
     `resources.limits.memory` must be above {{ include "lattice.bytes" $needed }} bytes, but is `{{ $limit }}`: data in memory counts against the limit, so the
     container would be killed before the database is full. Raise it, or lower `etcd.quotaBackendBytes` or `ephemeral.sizeLimit`
+volume-below-quota:
+  {{- $quota := include "lattice.quotaBytes" . }}
+  {{- $volume := ternary (dict "key" "persistence.size" "size" $values.persistence.size) (dict "key" "ephemeral.sizeLimit" "size" $values.ephemeral.sizeLimit) $values.persistence.enabled }}
+  when: {{ and (ne ($volume.size | toString) "") (lt (include "lattice.bytes" ($volume.size | default "0" | include "lattice.quantity") | int64) ($quota | int64)) }}
+  text: >-
+    `{{ $volume.key }}` must be at least {{ $quota }} bytes, but is `{{ include "lattice.quantity" $volume.size }}`: the volume would be full before the database reaches its
+    quota. Use twice the quota plus 512 MiB, for a defragmentation and the logs, or lower `etcd.quotaBackendBytes`
 delete-claims-on-old-kubernetes:
   when: {{ and (eq $values.persistence.whenDeleted "Delete") (semverCompare "<1.27-0" .Capabilities.KubeVersion.Version) }}
   text: >-
@@ -315,21 +322,7 @@ service-names:
   text: >-
     `{{ $key }}.type` is `{{ $service.type }}`, and without TLS it sends passwords unencrypted. Set the type to `ClusterIP`, or add --set
     tls.client.enabled=true with `tls.client.existingSecret`. If no untrusted client can intercept the traffic, add --set {{ $key }}.allowUnauthenticated=true
-{{ $key }}-source-ranges:
-  when: {{ and (gt (len (default list $service.loadBalancerSourceRanges)) 0) (ne $service.type "LoadBalancer") }}
-  text: >-
-    `{{ $key }}.loadBalancerSourceRanges` limits only load balancers, so it has no effect here; add --set {{ $key }}.type=LoadBalancer, or remove it.
-    `{{ $key }}.type` is: `{{ $service.type }}`
-{{ $key }}-load-balancer-class:
-  when: {{ and (ne $service.loadBalancerClass "") (ne $service.type "LoadBalancer") }}
-  text: >-
-    `{{ $key }}.loadBalancerClass` is `{{ $service.loadBalancerClass }}`, but `{{ $key }}.type` is `{{ $service.type }}`; set the type to
-    `LoadBalancer`, or remove the class
-{{ $key }}-external-policy:
-  when: {{ and (ne $service.externalTrafficPolicy "") (eq $service.type "ClusterIP") }}
-  text: >-
-    `{{ $key }}.externalTrafficPolicy` needs a Service of type `NodePort` or `LoadBalancer`, but `{{ $key }}.type` is `{{ $service.type }}`; remove the
-    policy, or change the type
+{{ include "lattice.serviceRefusals" (dict "key" $key "service" $service) }}
 {{ end }}
 
 {{ include "lattice.monitoringRefusals" . }}
