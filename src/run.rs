@@ -1,7 +1,7 @@
 //! What the tasks of one node share: the service, the run's keys, the policy of its decisions, and randomness.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     backend::{Backend, limits::Limits, monotonic::Monotonic, refusals::Refusals},
     error::{Error, Result},
     grant::Granted,
+    lock::lock,
     protocol::{keys::RunKeys, policy::Policy, records::Record, sizing::WorldSizes},
     settings::Settings,
 };
@@ -51,7 +52,7 @@ impl Entropy {
             // `getrandom` cannot fail on a kernel that has it: Linux 3.17 and newer, each macOS.
             Source::System => UnwrapErr(SysRng).next_u64(),
             // A generator is consistent at any time, even after a panic elsewhere.
-            Source::Seeded(generator) => generator.lock().unwrap_or_else(PoisonError::into_inner).next_u64(),
+            Source::Seeded(generator) => lock(generator).next_u64(),
         }
     }
 
@@ -143,7 +144,7 @@ impl Context {
 
     /// Takes the lease that was granted when the node connected. Returns it only once.
     pub fn take_granted(&self) -> Option<Granted> {
-        self.granted.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.granted).take()
     }
 
     /// The TTL of the run's lease, which is longer than any change of coordinator takes.

@@ -111,13 +111,9 @@ class Settings:
     @property
     def node_name(self) -> str: ...
     @property
-    def local_address(self) -> str | None: ...
-    @property
     def port(self) -> int | None: ...
     @property
     def port_range(self) -> tuple[int, int] | None: ...
-    @property
-    def submission(self) -> str | None: ...
     @property
     def lease_ttl_seconds(self) -> float: ...
     @property
@@ -312,8 +308,6 @@ class Node:
         is as that of `report_lost`."""
     def report_resumed(self) -> None:
         """Reports that the program trains in the world that was returned last. Returns at once, and writes in the background."""
-    def mark_leaving(self, *, why: str = "", timeout_seconds: float = 1.0) -> Call[bool]:
-        """Announces that this node is about to leave. Returns whether the service acknowledged it."""
     def leave(self, *, timeout_seconds: float | None = None) -> Call[bool]:
         """Leaves the run and revokes the lease, within `close_timeout` by default. Idempotent; does not raise if the service
         fails. Returns whether the service acknowledged it."""
@@ -334,8 +328,6 @@ class Node:
     def node_id(self) -> str: ...
     @property
     def name(self) -> str: ...
-    @property
-    def address(self) -> str: ...
     @property
     def hosts(self) -> bool:
         """Whether this node hosts the embedded server."""
@@ -441,9 +433,8 @@ class Server:
             dashboard_hosts: Further host names of the dashboard.
 
         Raises:
-            OSError: The server cannot listen there.
-            SettingsError: A file cannot be used, the counterpart of a setting is missing, or the dashboard would be open to other
-                machines without TLS and a login.
+            SettingsError: The address is not one of this machine or is in use, a file cannot be used, the counterpart of a setting
+                is missing, or the dashboard would be open to other machines without TLS and a login.
         """
     @property
     def endpoint(self) -> str:
@@ -495,9 +486,8 @@ class Dashboard:
             timeout_seconds: Time limit for each read.
 
         Raises:
-            OSError: The dashboard cannot listen there.
-            SettingsError: A file cannot be used, the counterpart of a setting is missing, or other machines can reach the address
-                and TLS or the login is missing.
+            SettingsError: The address is not one of this machine or is in use, a file cannot be used, the counterpart of a setting
+                is missing, or other machines can reach the address and TLS or the login is missing.
         """
     @property
     def endpoint(self) -> str:

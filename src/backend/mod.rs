@@ -67,6 +67,24 @@ impl Keys {
     pub fn prefix(prefix: impl Into<Vec<u8>>) -> Self {
         Self::Prefix(prefix.into())
     }
+
+    /// The first key after these keys.
+    pub fn end(&self) -> Vec<u8> {
+        match self {
+            Self::Span(_, to) => to.clone(),
+            Self::One(key) => [key.as_slice(), &[0]].concat(),
+            Self::Prefix(prefix) => {
+                let mut to = prefix.clone();
+                while let Some(last) = to.pop() {
+                    if let Some(next) = last.checked_add(1) {
+                        to.push(next);
+                        break;
+                    }
+                }
+                to
+            }
+        }
+    }
 }
 
 /// A read. Linearizable.

@@ -13,7 +13,7 @@
 //! ID. A store that finds a key that it wrote at an earlier version reports it ([`Monotonic::report`]).
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -24,7 +24,10 @@ use super::{
     Backend, Changes, Header, Keys, LeaseId, LeaseLife, Range, RangeResult, Revision, Status, Txn, TxnResult,
     WatchStream,
 };
-use crate::error::{Applied, Error, Result};
+use crate::{
+    error::{Applied, Error, Result},
+    lock::lock,
+};
 
 /// What has been acknowledged so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,11 +43,6 @@ impl Known {
         self.newest.cluster_id != 0
             && (header.cluster_id != self.newest.cluster_id || header.revision < self.newest.revision)
     }
-}
-
-fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
-    // Plain numbers, replaced as a whole.
-    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A backend that does not return a response that is older than an earlier one.

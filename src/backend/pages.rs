@@ -1,42 +1,31 @@
-//! Reads all keys with a prefix at one revision, page by page, so that no response is larger than a client accepts.
+//! Reads many keys at one revision, page by page, so that no response is larger than a client accepts.
 
 use super::{Backend, KeyValue, Keys, Range, Revision};
 use crate::error::{Error, Result};
 
-/// Reads the keys under `prefix`, which ends in `/`, at a revision (0: the latest). Also returns the revision.
+/// Reads the keys of a range, at most `limit` at a time. Also returns the revision. A page whose values are larger than a
+/// response is read again with half as many keys.
 ///
 /// # Errors
 /// Those of reading. [`Error::FutureRevision`] if the history was compacted between two pages, so that another attempt
 /// must start with the first page.
-pub async fn read_pages(
-    backend: &dyn Backend,
-    prefix: String,
-    revision: Revision,
-    keys_only: bool,
-    page: i64,
-) -> Result<(Vec<KeyValue>, Revision)> {
-    // `0` comes after `/` in ASCII.
-    let end = format!("{}0", prefix.trim_end_matches('/')).into_bytes();
-    let mut from = prefix.into_bytes();
-    let mut at = revision;
+pub async fn read_pages(backend: &dyn Backend, mut range: Range) -> Result<(Vec<KeyValue>, Revision)> {
     let mut items: Vec<KeyValue> = Vec::new();
     loop {
-        let range =
-            Range { keys: Keys::Span(from.clone(), end.clone()), revision: at, limit: page, keys_only };
-        let answer = match backend.range(range).await {
+        let mut page = match backend.range(range.clone()).await {
             Err(Error::Compacted { .. }) => return Err(Error::FutureRevision),
-            answer => answer?,
-        };
-        if at == 0 {
-            at = answer.header.revision;
-        }
-        items.extend(answer.items);
-        match items.last() {
-            Some(last) if answer.more => {
-                from.clone_from(&last.key);
-                from.push(0);
+            Err(Error::Rejected { .. }) if !range.keys_only && range.limit > 1 => {
+                range.limit /= 2;
+                continue;
             }
-            _ => return Ok((items, at)),
+            page => page?,
+        };
+        if range.revision == 0 {
+            range.revision = page.header.revision;
         }
+        items.append(&mut page.items);
+        let Some(last) = items.last().filter(|_| page.more) else { return Ok((items, range.revision)) };
+        let next = [last.key.as_slice(), &[0]].concat();
+        range.keys = Keys::Span(next, range.keys.end());
     }
 }

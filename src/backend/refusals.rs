@@ -5,27 +5,19 @@
 //! with the text of the service, and messages of waiting nodes contain it, too. The same text is logged again only
 //! after the write was accepted once.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
-use crate::error::Error;
+use crate::{error::Error, lock::lock};
 
 /// The writes that are refused at present, each with the text of the service.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<BTreeMap<&'static str, String>>);
 
 impl Refusals {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
-        // The texts are inserted and removed as a whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Records an error of this write, and logs a warning if it is a refusal that was not reported yet.
     pub fn note(&self, write: &'static str, error: &Error) {
         let Some((endpoint, words)) = refusal(error) else { return };
-        let known = self.lock().insert(write, words.to_owned());
+        let known = lock(&self.0).insert(write, words.to_owned());
         if known.as_deref() != Some(words) {
             tracing::warn!(
                 "`{endpoint}` refuses {write}, and the run cannot form a round meanwhile; it is repeated{}: {words}",
@@ -36,12 +28,12 @@ impl Refusals {
 
     /// Records that the write was accepted.
     pub fn clear(&self, write: &'static str) {
-        self.lock().remove(write);
+        lock(&self.0).remove(write);
     }
 
     /// The present refusals, for a message. Empty if there are none.
     pub fn describe(&self) -> String {
-        let refused = self.lock();
+        let refused = lock(&self.0);
         let parts = refused.iter().map(|(write, words)| format!("; the service refuses {write}: {words}"));
         parts.collect()
     }

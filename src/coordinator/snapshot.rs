@@ -144,5 +144,6 @@ async fn pages(
     revision: Revision,
     keys_only: bool,
 ) -> Result<(Vec<KeyValue>, Revision)> {
-    read_pages(context.backend.as_ref(), prefix, revision, keys_only, context.limits.page).await
+    let range = Range { keys: Keys::prefix(prefix), revision, limit: context.limits.page, keys_only };
+    read_pages(context.backend.as_ref(), range).await
 }

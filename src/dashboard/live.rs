@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     error::{Applied, Error, Result},
+    lock::lock,
     server::stopped,
     settings::RunName,
     status::{
@@ -98,7 +99,7 @@ impl Live {
 
     /// Follows a run until the receiver is dropped.
     pub(super) fn follow(self: &Arc<Self>, run: &RunName) -> watch::Receiver<Shown> {
-        let mut runs = self.lock();
+        let mut runs = lock(&self.runs);
         if let Some(followed) = runs.get(run) {
             return followed.shown.subscribe();
         }
@@ -120,17 +121,12 @@ impl Live {
 
     /// How many runs are followed.
     pub(super) fn count(&self) -> usize {
-        self.lock().len()
+        lock(&self.runs).len()
     }
 
     /// A counter that changes with each followed run.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<RunName, Arc<Followed>>> {
-        // Entries are inserted and removed as a whole.
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends when no browser has shown it for [`LINGER`].
@@ -240,7 +236,7 @@ impl Live {
 
     /// Whether no browser has shown it for [`LINGER`]. If so, the run is forgotten.
     fn is_over(&self, run: &RunName, followed: &Followed, unused: &mut Option<Instant>) -> bool {
-        let mut runs = self.lock();
+        let mut runs = lock(&self.runs);
         if followed.shown.receiver_count() > 0 {
             *unused = None;
             return false;

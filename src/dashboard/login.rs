@@ -1,15 +1,12 @@
 //! The login of the dashboard: HTTP Basic with one user, whose password is in a file.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, header};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 
 use super::access::is_login;
-use crate::server::{Credentials, PAUSE, pause};
+use crate::server::{Credentials, User, pause};
 
 /// Wrong logins that wait at once. More are refused as too many.
 const MOST_WAITING: usize = 16;
@@ -25,71 +22,43 @@ pub(super) enum Answer {
     TooMany,
 }
 
-/// The user, and the password that was read last.
+/// The user, and the wrong logins that wait for their answer.
 #[derive(Debug)]
 pub(super) struct Login {
-    credentials: Credentials,
-    known: Mutex<Option<(Instant, String)>>,
+    user: User,
     waiting: Arc<Semaphore>,
-    logged: Mutex<Option<Instant>>,
 }
 
 impl Login {
     pub(super) fn new(credentials: Credentials) -> Self {
         Self {
-            credentials,
-            known: Mutex::default(),
+            user: User::new(credentials, "the dashboard"),
             waiting: Arc::new(Semaphore::new(MOST_WAITING)),
-            logged: Mutex::default(),
         }
     }
 
     /// Checks a request. The answer to a wrong login is delayed.
     pub(super) async fn check(&self, headers: &HeaderMap) -> Answer {
         let Some(shown) = headers.get(header::AUTHORIZATION) else { return Answer::Required };
-        let right = self
-            .password()
-            .is_some_and(|password| is_login(Some(shown.as_bytes()), &self.credentials.user, &password));
-        if right {
+        let password = self.user.password(FRESH).await;
+        if password.is_some_and(|password| is_login(Some(shown.as_bytes()), self.user.name(), &password)) {
             return Answer::Right;
         }
         let Ok(turn) = Arc::clone(&self.waiting).try_acquire_owned() else { return Answer::TooMany };
-        self.log();
+        self.user.deny();
         pause(turn).await;
         Answer::Required
-    }
-
-    /// The password as it is now. While the file cannot be read, for example because it is replaced, the last one counts.
-    fn password(&self) -> Option<String> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, password)) = known.as_ref().filter(|(read, _)| read.elapsed() < FRESH) {
-            return Some(password.clone());
-        }
-        match self.credentials.password.read() {
-            Ok(password) => *known = Some((Instant::now(), password)),
-            Err(error) => {
-                tracing::warn!(
-                    "the password file of the dashboard cannot be read, so the previous password stays valid: {error}"
-                );
-            }
-        }
-        known.as_ref().map(|(_, password)| password.clone())
-    }
-
-    fn log(&self) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.is_none_or(|at| at.elapsed() >= PAUSE) {
-            *logged = Some(Instant::now());
-            tracing::warn!("a login to the dashboard was refused: wrong user or password");
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use tokio::time::Instant;
 
     use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(1);
 
     fn headers(value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))])

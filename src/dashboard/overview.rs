@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     backend::Revision,
     error::{Error, Result},
+    lock::lock,
     server::stopped,
     settings::RunName,
     status::{ListedRun, RunStatus},
@@ -91,7 +92,7 @@ impl Overview {
 
     /// Follows the list until the receiver is dropped.
     pub(super) fn follow(self: &Arc<Self>) -> watch::Receiver<Listed> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let receiver = self.listed.subscribe();
         if !std::mem::replace(&mut state.runs, true) {
             self.listed.send_replace(Listed::default());
@@ -111,7 +112,7 @@ impl Overview {
     /// All runs that are shown, for metrics, and how many live runs are not: at most [`MOST_LIVE`] are read. None if the runs
     /// cannot be listed.
     pub(super) async fn picture(self: &Arc<Self>) -> Option<(Vec<RunStatus>, usize)> {
-        self.lock().kept_until = Some(Instant::now() + KEPT_FOR_METRICS);
+        lock(&self.state).kept_until = Some(Instant::now() + KEPT_FOR_METRICS);
         let mut listed = self.follow();
         let ready = listed.wait_for(|listed| listed.count.is_some() || listed.problem.is_some());
         // If not all runs are read in time, those that were read are counted.
@@ -119,11 +120,6 @@ impl Overview {
         let listed = listed.borrow().clone();
         let runs = listed.known.iter().map(|status| status.run.clone());
         listed.problem.is_none().then(|| (runs.collect(), listed.unread))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Plain values, replaced as a whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn keep_listing(&self) {
@@ -230,7 +226,7 @@ impl Overview {
     }
 
     fn is_over(&self, unused: &mut Option<Instant>) -> bool {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let now = Instant::now();
         if self.listed.receiver_count() > 0 || state.kept_until.is_some_and(|until| now < until) {
             *unused = None;

@@ -1,7 +1,7 @@
 //! The paths of the dashboard. The page and its events need access and, if there is one, the login. The second port for
 //! probes and Prometheus has neither, and serves no events.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use axum::{
     Router,
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     exposition::{CONTENT_TYPE, Page},
+    lock::lock,
     settings::RunName,
     status::{counters::Accumulator, metrics::Picture},
 };
@@ -142,6 +143,6 @@ pub(super) async fn metrics_text(shared: &Shared) -> String {
     page.gauge("lattice_dashboard_runs_followed", "Runs that the dashboard watches.", shared.live.count());
     let picture = read.as_ref().map(|(runs, unread)| Picture { runs, unread: *unread });
     // The counters include only whole pictures.
-    let mut counters = shared.counters.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut counters = lock(&shared.counters);
     page.into_text() + &counters.scrape(picture)
 }

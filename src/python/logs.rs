@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     fmt::{self, Write as _},
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Condvar, Mutex, PoisonError,
         atomic::{AtomicI32, Ordering},
     },
     time::{Duration, Instant},
@@ -26,7 +26,7 @@ use tracing_subscriber::{
 };
 
 use super::runtime::{Process, tick};
-use crate::protocol::printable::printable;
+use crate::{lock::lock, protocol::printable::printable};
 
 /// The maximum number of waiting records, which is sufficient for minutes of a busy node.
 const LONGEST: usize = 4096;
@@ -62,13 +62,8 @@ struct Waiting {
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // The queue is consistent at any time.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn push(&self, entry: Entry) {
-        let mut waiting = self.lock();
+        let mut waiting = lock(&self.waiting);
         if waiting.records.len() >= LONGEST {
             waiting.records.pop_front();
             waiting.dropped += 1;
@@ -80,7 +75,7 @@ impl Queue {
 
     /// Ends all waits for records.
     pub(super) fn end(&self) {
-        self.lock().ended = true;
+        lock(&self.waiting).ended = true;
         self.news.notify_all();
     }
 
@@ -88,7 +83,7 @@ impl Queue {
     /// limit.
     fn fetch(&self, limit: Duration) -> Option<Vec<Entry>> {
         let idle = |waiting: &mut Waiting| waiting.records.is_empty() && !waiting.ended;
-        let waited = self.news.wait_timeout_while(self.lock(), limit, idle);
+        let waited = self.news.wait_timeout_while(lock(&self.waiting), limit, idle);
         let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         if waiting.records.is_empty() && !waiting.ended {
             return None;

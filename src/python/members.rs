@@ -6,7 +6,7 @@
 //! for these tasks and lets the remaining nodes leave at the same time.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use super::{
     node::Joined,
     runtime::{Ongoing, Process, block_on},
 };
+use crate::lock::lock;
 
 /// The nodes of one process.
 #[derive(Debug)]
@@ -33,13 +34,8 @@ impl Default for Members {
 }
 
 impl Members {
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Joined>>> {
-        // A list of pointers is consistent at any time.
-        self.joined.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn add(&self, node: &Arc<Joined>) {
-        let mut joined = self.lock();
+        let mut joined = lock(&self.joined);
         joined.retain(|other| other.strong_count() > 0);
         joined.push(Arc::downgrade(node));
     }
@@ -77,7 +73,8 @@ impl Process {
 pub(super) fn leave_all(py: Python<'_>, limit: Duration) -> PyResult<()> {
     let process = Process::current();
     let members = &process.members;
-    let nodes: Vec<_> = std::mem::take(&mut *members.lock()).iter().filter_map(Weak::upgrade).collect();
+    let nodes: Vec<_> =
+        std::mem::take(&mut *lock(&members.joined)).iter().filter_map(Weak::upgrade).collect();
     let Some(ongoing) = process.enter()? else { return Ok(()) };
     for node in nodes {
         members.leave(node, Some(limit), &ongoing);

@@ -194,19 +194,6 @@ impl Node {
         })
     }
 
-    /// Announces to the other nodes that this node is about to leave, before it leaves. Returns whether that was
-    /// acknowledged.
-    #[pyo3(signature = (*, why = "", timeout_seconds = 1.0))]
-    fn mark_leaving(&self, why: &str, timeout_seconds: f64) -> PyResult<Call> {
-        let limit = duration(timeout_seconds)?;
-        let (joined, why) = (self.joined()?, why.to_owned());
-        let work = async move {
-            say_leaving(&joined.core, &why);
-            joined.core.mark_leaving(limit).await
-        };
-        Ok(Call::write(work, |_, done| Ok(done)))
-    }
-
     /// Leaves the run and revokes the lease.
     #[pyo3(signature = (*, timeout_seconds = None))]
     fn leave(&self, timeout_seconds: Option<f64>) -> PyResult<Call> {
@@ -256,11 +243,6 @@ impl Node {
     #[getter]
     fn name(&self) -> PyResult<String> {
         Ok(self.joined.get()?.core.name())
-    }
-
-    #[getter]
-    fn address(&self) -> PyResult<&str> {
-        Ok(self.joined.get()?.core.address())
     }
 
     /// Whether this node hosts the service for the others.

@@ -19,7 +19,7 @@ use std::{
     cell::Cell,
     pin::pin,
     sync::{
-        Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Condvar, Mutex, OnceLock, PoisonError,
         atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
     },
     thread::{self, ThreadId},
@@ -42,6 +42,7 @@ use super::{
     members::Members,
     signals::Relay,
 };
+use crate::lock::lock;
 
 /// The time between two checks for signals. A person notices 100 ms.
 const TICK: Duration = Duration::from_millis(50);
@@ -183,11 +184,6 @@ impl Process {
         unsafe { &*winner }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every field is consistent at any time.
-        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn begin(&'static self, py: Python<'_>) -> PyResult<Ongoing> {
         self.admit(py)?;
         // Without the GIL, because the first call starts threads.
@@ -201,7 +197,7 @@ impl Process {
 
     /// Whether another thread than this one runs the exit hook.
     fn refuses_this_thread(&self) -> bool {
-        self.lock().exiting.is_some_and(|exiting| exiting != thread::current().id())
+        lock(&self.runtime).exiting.is_some_and(|exiting| exiting != thread::current().id())
     }
 
     /// Refuses a call because the interpreter exits. The thread that runs the exit hook gets an error. Any other thread
@@ -220,7 +216,7 @@ impl Process {
 
     /// Begins a call. `None` if the runtime has ended.
     pub(super) fn enter(&'static self) -> PyResult<Option<Ongoing>> {
-        let mut state = self.lock();
+        let mut state = lock(&self.runtime);
         if matches!(state.phase, Phase::Unused) {
             state.phase = Phase::Running(start()?);
         }
@@ -232,7 +228,7 @@ impl Process {
 
     fn end(&self) {
         let deadline = Instant::now() + SHUTDOWN_LIMIT;
-        let mut state = self.lock();
+        let mut state = lock(&self.runtime);
         state.exiting.get_or_insert_with(|| thread::current().id());
         let phase = std::mem::replace(&mut state.phase, Phase::Ended);
         self.ending.send_replace(());
@@ -312,7 +308,7 @@ impl Ongoing {
 
 impl Drop for Ongoing {
     fn drop(&mut self) {
-        self.process.lock().calls -= 1;
+        lock(&self.process.runtime).calls -= 1;
         self.process.idle.notify_all();
     }
 }
@@ -370,7 +366,7 @@ pub(super) fn in_runtime<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) 
 /// Ends the pending calls of other threads. From now on only this thread, which runs the exit hook, may call.
 pub(super) fn end_calls() {
     let process = Process::current();
-    process.lock().exiting = Some(thread::current().id());
+    lock(&process.runtime).exiting = Some(thread::current().id());
     process.ending.send_replace(());
 }
 

@@ -117,11 +117,6 @@ impl Settings {
     }
 
     #[getter]
-    fn local_address(&self) -> Option<&str> {
-        self.core.local_address.as_deref()
-    }
-
-    #[getter]
     fn port(&self) -> Option<u16> {
         self.core.port
     }
@@ -129,11 +124,6 @@ impl Settings {
     #[getter]
     fn port_range(&self) -> Option<(u16, u16)> {
         self.core.port_range
-    }
-
-    #[getter]
-    fn submission(&self) -> Option<&str> {
-        self.core.submission.as_deref()
     }
 
     #[getter]

@@ -10,19 +10,18 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use etcd_client::proto::{PbAuthenticateRequest, PbAuthenticateResponse};
-use tokio::time::{Instant, sleep};
 use tonic::{Status, body::Body, codegen::http};
 
-use super::api::Api;
-use crate::{backend::etcd::Credentials, run::Entropy};
-
-/// The delay of the response to a wrong login, and the interval between two log lines about wrong logins.
-pub(crate) const PAUSE: Duration = Duration::from_secs(1);
+use super::{
+    api::Api,
+    user::{User, pause, same},
+};
+use crate::{backend::etcd::Credentials, lock::lock, run::Entropy};
 
 fn token() -> String {
     let entropy = Entropy::from_system();
@@ -33,41 +32,24 @@ fn token() -> String {
 pub(super) struct Authenticator(Option<Lock>);
 
 struct Lock {
-    credentials: Credentials,
+    user: User,
     /// None until the first login.
     known: Mutex<Option<Known>>,
-    denials: Mutex<Denials>,
 }
 
-/// The password that was read last, and its token.
+/// The password of the last login, and its token.
 struct Known {
     password: String,
     token: String,
 }
 
-/// Wrong logins that were not logged.
-#[derive(Debug, Default)]
-struct Denials {
-    logged: Option<Instant>,
-    since: u64,
-}
-
-impl Denials {
-    /// Counts a wrong login. Returns the number since the last log line if another line is due.
-    fn add(&mut self, now: Instant) -> Option<u64> {
-        self.since += 1;
-        if self.logged.is_some_and(|logged| now.duration_since(logged) < PAUSE) {
-            return None;
-        }
-        self.logged = Some(now);
-        Some(std::mem::take(&mut self.since))
-    }
-}
-
 impl Authenticator {
     /// Accepts every client, or one user.
     pub(super) fn new(credentials: Option<Credentials>) -> Self {
-        let new = |credentials| Lock { credentials, known: Mutex::default(), denials: Mutex::default() };
+        let new = |credentials| Lock {
+            user: User::new(credentials, "the embedded server"),
+            known: Mutex::default(),
+        };
         Self(credentials.map(new))
     }
 
@@ -76,12 +58,22 @@ impl Authenticator {
         self.0.is_some()
     }
 
+    /// Reads the password again. A new one invalidates the token.
+    pub(super) async fn refresh(&self) {
+        let Some(own) = &self.0 else { return };
+        let Some(password) = own.user.password(Duration::ZERO).await else { return };
+        let mut known = lock(&own.known);
+        if known.as_ref().is_none_or(|known| known.password != password) {
+            *known = Some(Known { password, token: token() });
+        }
+    }
+
     /// Rejects a call without the token.
     pub(super) fn authorize(&self, headers: &http::HeaderMap) -> Result<(), Status> {
-        let Some(lock) = &self.0 else { return Ok(()) };
+        let Some(own) = &self.0 else { return Ok(()) };
         // Clients before 3.3 use the header `authorization`, which etcd still accepts.
         let shown = headers.get("token").or_else(|| headers.get("authorization"));
-        let known = lock.known();
+        let known = lock(&own.known);
         let is_right =
             |shown: &[u8]| known.as_ref().is_some_and(|Known { token, .. }| same(shown, token.as_bytes()));
         match shown {
@@ -92,47 +84,25 @@ impl Authenticator {
     }
 
     fn token(&self, name: &str, password: &str) -> Result<String, Status> {
-        let Some(lock) = &self.0 else {
+        let Some(own) = &self.0 else {
             return Err(Status::failed_precondition("etcdserver: authentication is not enabled"));
         };
-        let mut known = lock.known();
-        match lock.credentials.password.read() {
-            Ok(now) if known.as_ref().is_some_and(|known| known.password == now) => {}
-            Ok(now) => {
-                *known = Some(Known { password: now, token: token() });
-            }
-            // The file can be missing while it is replaced. The password that was read last then stays valid.
-            Err(error) => tracing::warn!(
-                "the password file cannot be read, so the previous password stays valid: {error}"
-            ),
-        }
-        if let Some(Known { password: expected, token }) = &*known {
-            let right = same(name.as_bytes(), lock.credentials.user.as_bytes())
+        if let Some(Known { password: expected, token }) = &*lock(&own.known) {
+            let right = same(name.as_bytes(), own.user.name().as_bytes())
                 & same(password.as_bytes(), expected.as_bytes());
             if right {
                 return Ok(token.clone());
             }
         }
-        // A counter is consistent at any time.
-        let logins = lock.denials.lock().unwrap_or_else(PoisonError::into_inner).add(Instant::now());
-        if let Some(logins) = logins {
-            tracing::warn!(logins, "clients were refused: wrong user or password");
-        }
+        own.user.deny();
         let text = "etcdserver: authentication failed, invalid user ID or password";
         Err(Status::invalid_argument(text))
     }
 }
 
-impl Lock {
-    fn known(&self) -> MutexGuard<'_, Option<Known>> {
-        // The value is always replaced as a whole.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl fmt::Debug for Authenticator {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Authenticator").field(&self.0.as_ref().map(|lock| &lock.credentials)).finish()
+        formatter.debug_tuple("Authenticator").field(&self.0.as_ref().map(|own| &own.user)).finish()
     }
 }
 
@@ -151,22 +121,6 @@ pub(super) async fn in_turn(
     reply
 }
 
-/// Waits for [`PAUSE`], and then releases this. A client that cancels its request does not shorten that.
-pub(crate) async fn pause(held: impl Send + 'static) {
-    let pause = tokio::spawn(async move {
-        sleep(PAUSE).await;
-        drop(held);
-    });
-    // It ends with an error only if the runtime ends.
-    let _ = pause.await;
-}
-
-/// Compares in constant time, so that the duration does not reveal the position of the first difference.
-pub(crate) fn same(shown: &[u8], expected: &[u8]) -> bool {
-    let difference = shown.iter().zip(expected).fold(0, |difference, (a, b)| difference | (a ^ b));
-    shown.len() == expected.len() && difference == 0
-}
-
 impl Api {
     pub(super) fn authenticate(
         &self,
@@ -179,18 +133,9 @@ impl Api {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::time::Instant;
 
-    #[test]
-    fn wrong_logins_are_logged_once_a_second_with_their_number() {
-        let began = Instant::now();
-        let mut denials = Denials::default();
-        let mut add = |milliseconds| denials.add(began + Duration::from_millis(milliseconds));
-        assert_eq!(add(0), Some(1));
-        assert!((1..1000).all(|millisecond| add(millisecond).is_none()));
-        assert_eq!(add(1000), Some(1000));
-        assert_eq!(add(5000), Some(1));
-    }
+    use super::{super::user::PAUSE, *};
 
     #[tokio::test(start_paused = true)]
     async fn connection_guesses_once_a_second_and_the_right_password_does_not_wait() {

@@ -7,7 +7,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body, codegen::Bytes};
 
 use super::budget::{Permit, Share};
+use crate::lock::lock;
 
 /// How long a client may take to complete a message.
 pub(super) const MESSAGE_LIMIT: Duration = Duration::from_secs(60);
@@ -172,12 +173,7 @@ impl Meter {
 
     /// Keeps a permit until the next bytes are sent.
     pub(super) fn hold(&self, permit: Permit) {
-        self.lock().push(permit);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Permit>> {
-        // Permits are pushed and taken as a whole.
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.made).push(permit);
     }
 }
 
@@ -217,7 +213,7 @@ impl HttpBody for Answer {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         frame.map_ok(|frame| {
             frame.map_data(|bytes| {
-                let permits = std::mem::take(&mut *self.meter.lock());
+                let permits = std::mem::take(&mut *lock(&self.meter.made));
                 if permits.is_empty() {
                     return bytes;
                 }

@@ -91,7 +91,11 @@ async fn reply(api: Arc<Api>, meter: &Meter, mut request: Incoming) -> Reply {
         Call::Status => small(asked, |api, _: PbStatusRequest| Ok(api.status())).await,
         Call::Alarm => small(asked, |api, request| api.alarm(&request)).await,
         Call::Authenticate => {
-            auth::in_turn(&meter.share.login, small(asked, |api, request| api.authenticate(&request))).await
+            let login = async {
+                asked.api.authenticator.refresh().await;
+                small(asked, |api, request| api.authenticate(&request)).await
+            };
+            auth::in_turn(&meter.share.login, login).await
         }
     }
 }

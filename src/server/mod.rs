@@ -25,6 +25,7 @@ mod process;
 mod refusals;
 mod requests;
 mod tls;
+mod user;
 mod watch;
 
 use std::{
@@ -54,9 +55,9 @@ pub use self::{
 };
 pub(crate) use self::{
     api::{Counted, stopped},
-    auth::{PAUSE, pause, same},
     connections::{Heard, PAGE_BYTES, PATIENCE, accept, serve_unless_silent},
     tls::Renewed,
+    user::{User, pause, same},
 };
 pub use crate::backend::{etcd::Credentials, memory::engine::Bounds};
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::{
@@ -19,6 +19,7 @@ use tokio_rustls::{
 use super::connections::PATIENCE;
 use crate::{
     error::{Error, Result},
+    lock::lock,
     tls::{Pem, authorities, certified_key, provider},
 };
 
@@ -77,7 +78,7 @@ impl Renewed {
         let files = Arc::clone(&self.files);
         let read = spawn_blocking(move || files.acceptor()).await;
         // The value is always replaced as a whole, so a poisoned lock still protects a valid one.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         match read {
             Ok(Ok(acceptor)) => *last = Last { acceptor, told: false },
             Ok(Err(error)) => {

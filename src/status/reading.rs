@@ -267,7 +267,9 @@ impl Reader {
         }
         let backend = self.backend.as_ref();
         let clocks = Range { revision, ..Range::new(Keys::one(self.keys.clocks())) };
-        let listing = |prefix: String, keys_only| read_pages(backend, prefix, revision, keys_only, page);
+        let listing = |prefix: String, keys_only| {
+            read_pages(backend, Range { keys: Keys::prefix(prefix), revision, limit: page, keys_only })
+        };
         let (clocks, nodes) = tokio::try_join!(backend.range(clocks), listing(self.keys.nodes(), false))?;
         for item in &clocks.items {
             records.clocks = records.decode::<ClocksRecord>(item);
@@ -297,7 +299,9 @@ impl Reader {
     pub(super) async fn read_life(&self, records: &mut RunRecords, revision: Revision) -> Result<()> {
         let backend = self.backend.as_ref();
         let page = Limits::default().page;
-        let listing = |prefix: String, keys_only| read_pages(backend, prefix, revision, keys_only, page);
+        let listing = |prefix: String, keys_only| {
+            read_pages(backend, Range { keys: Keys::prefix(prefix), revision, limit: page, keys_only })
+        };
         let past = listing(self.keys.closed_lives(), true);
         let Some(life) = records.life().map(str::to_owned) else {
             records.put_past_lives(&past.await?.0);

@@ -9,14 +9,11 @@
 //! them. Deletions by other nodes are not repeated: a key that another node deleted exists again when the node that
 //! wrote it restores it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
 use tokio::sync::watch;
 
-use crate::backend::LeaseId;
+use crate::{backend::LeaseId, lock::lock};
 
 /// What was written, by key.
 #[derive(Debug, Default)]
@@ -72,14 +69,9 @@ pub(super) struct Missing {
 }
 
 impl Journal {
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        // Every change is complete before anything can fail.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Records a write that was applied under this lease.
     pub(super) fn record(&self, name: &str, lease: LeaseId, piece: Piece) {
-        let mut entries = self.lock();
+        let mut entries = lock(&self.entries);
         entries.written_under(lease);
         let entry = entries.by_key.entry(name.to_owned()).or_default();
         match piece {
@@ -100,12 +92,12 @@ impl Journal {
 
     /// Forgets a key that this node has deleted.
     pub(super) fn forget(&self, name: &str) {
-        self.lock().by_key.remove(name);
+        lock(&self.entries).by_key.remove(name);
     }
 
     /// Returns what the data under this lease does not contain.
     pub(super) fn missing(&self, lease: LeaseId) -> Vec<Missing> {
-        let entries = self.lock();
+        let entries = lock(&self.entries);
         let missing = entries.by_key.iter().filter(|(_, entry)| entry.misses(lease)).map(|(name, entry)| {
             let content = entry.content.as_ref().filter(|(of, _)| *of != lease);
             Missing {
@@ -127,7 +119,7 @@ impl Journal {
     /// Returns the first of these keys of which something is missing under this lease, or the first of all keys if
     /// `names` is empty.
     pub(super) fn first_missing(&self, names: &[&str], lease: LeaseId) -> Option<String> {
-        let mut entries = self.lock();
+        let mut entries = lock(&self.entries);
         if entries.complete_under == Some(lease) {
             return None;
         }
@@ -187,7 +179,7 @@ impl Journal {
 
     /// Updates the entry of a key that was written again under this lease, and notifies the calls that wait for that.
     fn restore(&self, name: &str, lease: LeaseId, change: impl FnOnce(&mut Entry)) {
-        let mut entries = self.lock();
+        let mut entries = lock(&self.entries);
         if let Some(entry) = entries.by_key.get_mut(name) {
             change(entry);
             entries.written_under(lease);

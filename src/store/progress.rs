@@ -1,11 +1,8 @@
 //! What the error message contains about a call that times out or whose outcome is unknown.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
-use crate::error::Error;
+use crate::{error::Error, lock::lock};
 
 /// What a call is doing, for its error message.
 #[derive(Debug)]
@@ -44,8 +41,4 @@ impl Progress {
     pub(super) fn unknown(&self, why: &str) -> Error {
         Error::OutcomeUnknown { what: self.what.clone(), why: why.to_owned() }
     }
-}
-
-fn lock(text: &Mutex<String>) -> MutexGuard<'_, String> {
-    text.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,10 +6,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
-use crate::backend::LeaseId;
+use crate::{backend::LeaseId, lock::lock};
 
 /// The slots of one node id, shared by all of its stores.
 #[derive(Debug, Default)]
@@ -31,14 +31,9 @@ impl Slots {
         Arc::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Plain numbers, which are consistent at any time.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes a free slot. The keys that were attached to another lease are deleted with it, so those slots are dropped.
     pub(super) fn take(&self, lease: LeaseId) -> Slot {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.free.retain(|_, (_, of)| *of == lease);
         if let Some((number, (version, _))) = state.free.pop_first() {
             return Slot { number, version };
@@ -51,13 +46,13 @@ impl Slots {
     /// Returns a slot whose last operation is known to have ended, under this lease.
     pub(super) fn give_back(&self, slot: &Slot, lease: LeaseId) {
         if slot.version > 0 {
-            self.lock().free.insert(slot.number, (slot.version, lease));
+            lock(&self.state).free.insert(slot.number, (slot.version, lease));
         }
     }
 
     /// A number that this node id has not used yet.
     pub(super) fn unique(&self) -> u64 {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.next_unique += 1;
         state.next_unique
     }

@@ -7,12 +7,15 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    lock::lock,
+};
 
 /// The items of one node, by the prefix of their queue: one pool for all of its stores.
 #[derive(Debug, Default)]
@@ -38,11 +41,6 @@ pub struct Item {
 }
 
 impl Takes {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, VecDeque<Kept>>> {
-        // Each change is one insertion or one removal.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A receiver that is notified of each item that arrives from now on.
     pub(super) fn arrivals(&self) -> watch::Receiver<()> {
         self.arrived.subscribe()
@@ -50,7 +48,7 @@ impl Takes {
 
     /// The oldest item of a queue that was kept.
     pub(super) fn adopt(self: &Arc<Self>, queue: &str) -> Option<Item> {
-        let mut kept = self.lock();
+        let mut kept = lock(&self.kept);
         let items = kept.get_mut(queue)?;
         let first = items.pop_front();
         if items.is_empty() {
@@ -61,16 +59,16 @@ impl Takes {
 
     /// Queues that have kept items.
     pub(super) fn queues(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+        lock(&self.kept).keys().cloned().collect()
     }
 
     /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        lock(&self.kept).is_empty()
     }
 
     fn keep(&self, queue: &str, kept: Kept) {
-        self.lock().entry(queue.to_owned()).or_default().push_front(kept);
+        lock(&self.kept).entry(queue.to_owned()).or_default().push_front(kept);
         self.arrived.send_replace(());
     }
 }

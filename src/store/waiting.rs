@@ -19,7 +19,9 @@ use super::{
     writing::moved_or,
 };
 use crate::{
-    backend::{Changes, Event, KeyValue, Keys, Range, Revision, WatchStream, retry::Backoff},
+    backend::{
+        Changes, Event, KeyValue, Keys, Range, Revision, WatchStream, pages::read_pages, retry::Backoff,
+    },
     error::{Applied, Error, Result},
 };
 
@@ -182,33 +184,13 @@ impl Inner {
     ) -> Result<(Revision, Vec<KeyValue>)> {
         // Before the read: the result belongs to this lease only if `ctl/round` is attached to it afterwards.
         let view = self.known_lease()?;
-        let mut range = Range { limit: self.context.limits.page, keys_only, revision, ..Range::new(keys) };
-        let mut items: Vec<KeyValue> = Vec::new();
-        loop {
-            let mut page = match self.context.backend.range(range.clone()).await {
-                // The revision was compacted between two pages. Another attempt starts with the first page.
-                Err(Error::Compacted { .. }) => return Err(Error::FutureRevision),
-                // The values of so many keys may be larger than a response.
-                Err(Error::Rejected { .. }) if !keys_only && range.limit > 1 => {
-                    range.limit /= 2;
-                    continue;
-                }
-                page => page?,
-            };
-            if range.revision == 0 {
-                range.revision = page.header.revision;
-            }
-            items.append(&mut page.items);
-            let Some(last) = items.last().filter(|_| page.more) else { break };
-            let mut from = last.key.clone();
-            from.push(0);
-            range.keys = Keys::Span(from, after(&range.keys));
-        }
+        let range = Range { limit: self.context.limits.page, keys_only, revision, ..Range::new(keys) };
+        let (items, revision) = read_pages(self.context.backend.as_ref(), range).await?;
         let (txn, _) = self.presence(&view);
         if !self.context.backend.txn(txn).await?.succeeded {
             return Err(self.data_missing());
         }
-        Ok((range.revision, items))
+        Ok((revision, items))
     }
 
     /// The view of the session, once it contains the run's lease.
@@ -392,24 +374,6 @@ impl Inner {
                 moved = view.changed() => moved.map_err(|_| Error::Left)?,
                 () = &mut reread => return Ok(Woken::ReadAgain),
             }
-        }
-    }
-}
-
-/// The first key after these keys.
-fn after(keys: &Keys) -> Vec<u8> {
-    match keys {
-        Keys::Span(_, to) => to.clone(),
-        Keys::One(key) => [key.as_slice(), &[0]].concat(),
-        Keys::Prefix(prefix) => {
-            let mut to = prefix.clone();
-            while let Some(last) = to.pop() {
-                if let Some(next) = last.checked_add(1) {
-                    to.push(next);
-                    break;
-                }
-            }
-            to
         }
     }
 }

@@ -5,10 +5,7 @@
 //! its deadline, drops its stream, so that a late response cannot be taken for that of a later renewal. Renewals at the
 //! same time use separate streams, of which one is kept.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
 use etcd_client::{
     Channel,
@@ -28,7 +25,7 @@ use super::{
     classify::{Failure, classify, classify_reason},
     convert::seconds,
 };
-use crate::backend::LeaseId;
+use crate::{backend::LeaseId, lock::lock};
 
 /// The renewals on one connection.
 pub(super) struct Renewals {
@@ -49,11 +46,6 @@ impl Renewals {
         Self { channel, idle: Mutex::default() }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Option<Stream>> {
-        // The value is replaced as a whole.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Renews a lease once, and returns its TTL. `token` is the token that the channel adds to a new stream.
     pub(super) async fn renew(
         &self,
@@ -61,7 +53,7 @@ impl Renewals {
         token: Option<HeaderValue>,
     ) -> Result<Duration, Failure> {
         let request = Request { id: lease };
-        let kept = self.idle().take().filter(|kept| kept.token == token);
+        let kept = lock(&self.idle).take().filter(|kept| kept.token == token);
         let mut stream = match kept.and_then(Stream::if_open) {
             Some(stream) if stream.requests.try_send(request).is_ok() => stream,
             _ => self.open(request, token).await.map_err(failure)?,
@@ -71,7 +63,7 @@ impl Renewals {
         if response.id != lease {
             return Err(classify_reason("the response to a renewal is about another lease"));
         }
-        *self.idle() = Some(stream);
+        *lock(&self.idle) = Some(stream);
         if response.ttl > 0 {
             Ok(seconds(response.ttl))
         } else {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::pending,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -27,6 +27,7 @@ use crate::{
         WatchStream, whole_seconds,
     },
     error::{Applied, Error, Result},
+    lock::lock,
 };
 
 /// The kind of a call for which a fault is chosen.
@@ -105,12 +106,8 @@ impl LinkState {
 }
 
 impl Link {
-    fn lock(&self) -> MutexGuard<'_, LinkState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn change(&self, change: impl FnOnce(&mut LinkState)) {
-        change(&mut self.lock());
+        change(&mut lock(&self.state));
         self.changes.send_modify(|count| *count += 1);
     }
 
@@ -124,7 +121,7 @@ impl Link {
     }
 
     fn fate(&self, call: Call) -> Fate {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let mut fate = state.interference.as_mut().map_or_else(Fate::default, |interfere| interfere(call));
         if call.writes() && state.lose_answers > 0 {
             state.lose_answers -= 1;
@@ -136,7 +133,7 @@ impl Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.lock();
+        let state = lock(&self.state);
         let mut debug = formatter.debug_struct("Link");
         debug.field("cut", &state.cut).field("connection", &state.connection).finish_non_exhaustive()
     }
@@ -226,7 +223,7 @@ impl MemoryBackend {
         if !fate.answer_delay.is_zero() {
             sleep(fate.answer_delay).await;
             while_cut(&self.link).await;
-            if self.shared.lock().epoch != epoch {
+            if lock(&self.shared.state).epoch != epoch {
                 return Err(unavailable("the connection was broken", call.applied_if_lost()));
             }
         }
@@ -255,7 +252,7 @@ where
 
 async fn while_cut(link: &Link) {
     let mut changes = link.changes.subscribe();
-    while link.lock().cut && changes.changed().await.is_ok() {}
+    while lock(&link.state).cut && changes.changed().await.is_ok() {}
 }
 
 #[async_trait]
@@ -338,7 +335,7 @@ impl Backend for MemoryBackend {
     }
 
     fn connection(&self) -> u64 {
-        self.link.lock().connection
+        lock(&self.link.state).connection
     }
 }
 
@@ -356,14 +353,14 @@ struct MemoryWatch {
 impl MemoryWatch {
     /// The changes that can be reported now, if there are any.
     fn read_changes(&mut self) -> Result<Option<Changes>> {
-        let LinkState { cut, connection, .. } = *self.link.lock();
+        let LinkState { cut, connection, .. } = *lock(&self.link.state);
         if connection != self.connection {
             return Err(unavailable("the connection was given up", Applied::No));
         }
         if cut {
             return Ok(None);
         }
-        let state = self.shared.lock();
+        let state = lock(&self.shared.state);
         if state.epoch != self.epoch {
             drop(state);
             self.link.give_up(self.connection);

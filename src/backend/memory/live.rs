@@ -7,7 +7,7 @@
 use std::{
     fmt,
     future::pending,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use super::{
     engine::{Answer, Batch, Engine, Span},
     watchers::{WatchNotifier, Watchers},
 };
-use crate::backend::Revision;
+use crate::{backend::Revision, lock::lock};
 
 /// How many leases are expired while other callers wait. The remaining leases follow after the other callers.
 const LEASES_AT_ONCE: usize = 500;
@@ -73,18 +73,13 @@ impl Live {
         Self { state: Mutex::new(state), origin: Instant::now(), sooner: Arc::default(), gives_time_back }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No code under the lock can leave a partial change behind, so a poisoned state is still consistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn now(&self) -> Duration {
         self.origin.elapsed()
     }
 
     /// One access of a client. Expired leases are removed before it, and watches are notified after it.
     pub fn access<T>(self: &Arc<Self>, access: impl FnOnce(&mut Engine, Duration) -> T) -> T {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let now = self.now();
         let answer = state.change(|state| {
             self.expire(state, now);
@@ -96,14 +91,14 @@ impl Live {
 
     /// Reads the engine without a change: no lease expires, and no watch is notified.
     pub fn look<T>(&self, look: impl FnOnce(&Engine, Duration) -> T) -> T {
-        let state = self.lock();
+        let state = lock(&self.state);
         look(&state.engine, self.now())
     }
 
     /// Changes the engine itself. No lease expires before the change, and all watches are notified after it. The change
     /// also returns whether the engine is frozen from now on, that is, whether no lease expires by itself.
     pub fn reshape<T>(&self, change: impl FnOnce(&mut Engine, Duration) -> (T, bool)) -> T {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let now = self.now();
         let (answer, frozen) = state.change(|state| change(&mut state.engine, now));
         state.frozen = frozen;
@@ -122,7 +117,7 @@ impl Live {
         notifier: &Arc<WatchNotifier>,
         watch: i64,
     ) -> Watching {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let number = state.watchers.add(&span, Arc::clone(notifier), watch);
         let end = state.engine.revision() + 1;
         drop(state);
@@ -132,7 +127,7 @@ impl Live {
 
     /// The number of watches.
     pub fn watches(&self) -> usize {
-        self.lock().watchers.len()
+        lock(&self.state).watchers.len()
     }
 
     /// Expires leases, a bounded number at a time. Returns whether there may be more.
@@ -173,7 +168,7 @@ impl Live {
 
     /// The step of the expiry task: expires leases. Returns when to check again.
     fn look_at_leases(&self) -> Option<Instant> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let now = self.now();
         let mut next = None;
         if !state.frozen {
@@ -216,7 +211,7 @@ impl Drop for Live {
 
 impl fmt::Debug for Live {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.lock();
+        let state = lock(&self.state);
         let mut debug = formatter.debug_struct("Live");
         debug
             .field("revision", &state.engine.revision())
@@ -282,7 +277,7 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.live.lock().watchers.remove(&self.span, self.number);
+        lock(&self.live.state).watchers.remove(&self.span, self.number);
     }
 }
 

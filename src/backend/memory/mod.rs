@@ -15,7 +15,7 @@ pub mod live;
 pub mod watchers;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -28,7 +28,10 @@ use self::{
     live::Live,
 };
 use super::Revision;
-use crate::error::{Applied, Result};
+use crate::{
+    error::{Applied, Result},
+    lock::lock,
+};
 
 const ENDPOINT: &str = "memory";
 /// The etcd whose semantics the engine has.
@@ -173,14 +176,9 @@ impl MemoryService {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Two plain values, which are consistent at any time.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Changes the service itself. All watches and pending calls are notified.
     fn reshape<T>(&self, change: impl FnOnce(&mut State, &mut Engine, Duration) -> T) -> T {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let mut after = *state;
         let answer = self.live.reshape(|engine, now| {
             let answer = change(&mut after, engine, now);
@@ -194,7 +192,7 @@ impl Shared {
 
     /// One access of a client, with its epoch. `None` while the service is paused.
     fn access<T>(&self, access: impl FnOnce(&mut Engine, Duration) -> T) -> Result<Option<(T, u64)>> {
-        let state = self.lock();
+        let state = lock(&self.state);
         match state.mode {
             Mode::Stopped => Err(unavailable("connection refused", Applied::No)),
             Mode::Paused => Ok(None),

@@ -6,13 +6,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::Notify;
 
 use super::engine::Span;
-use crate::backend::Revision;
+use crate::{backend::Revision, lock::lock};
 
 /// Watches with unread changes, each with the revision of the first.
 pub type News = BTreeMap<i64, Revision>;
@@ -25,20 +25,15 @@ pub struct WatchNotifier {
 }
 
 impl WatchNotifier {
-    fn lock(&self) -> MutexGuard<'_, News> {
-        // A map of plain numbers, which is consistent at any time.
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds a change at this revision for this watch.
     pub fn mark_changed(&self, watch: i64, revision: Revision) {
-        self.lock().entry(watch).or_insert(revision);
+        lock(&self.changed).entry(watch).or_insert(revision);
         self.notify.notify_one();
     }
 
     /// Removes and returns the watches with changes since the last call.
     pub fn take(&self) -> News {
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut *lock(&self.changed))
     }
 
     /// Waits for changes, which may have been taken already. Cancel-safe.

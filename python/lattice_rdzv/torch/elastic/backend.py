@@ -22,7 +22,7 @@ class Group(Protocol):
     def break_waits(self) -> None:
         """Ends the waits inside torch. Called several times, from another thread, also while the group is formed."""
 
-    def form(self, store: Store, *, rank: int, size: int, timeout: timedelta) -> None:
+    def form(self, store: Store, *, rank: int, size: int, timeout: timedelta, pause: timedelta) -> None:
         """Makes this the default process group.
 
         Args:
@@ -30,6 +30,8 @@ class Group(Protocol):
             rank: Rank of this process, from 0 to `size` - 1.
             size: Number of processes.
             timeout: Time limit for forming it, and for its collectives until `formed`.
+            pause: Time limit for its collectives where the backend cannot change a limit later. Longer than any pause of a
+                rank between two collectives.
 
         Raises:
             RuntimeError: The group was not formed within the limit, or its waits were broken.

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from lattice_rdzv.torch.elastic.connecting import connecting, limit_is_fixed
 from lattice_rdzv.torch.elastic.sockets import GroupSockets
 
 if TYPE_CHECKING:
@@ -37,18 +40,23 @@ class GlooGroup:
         self._sockets = GroupSockets()
         self._excepthook = sys.excepthook
         self._store: Store | None = None
+        self._broken = threading.Event()
 
     def break_waits(self) -> None:
         """Shuts down the connections that exist now."""
+        self._broken.set()
         self._sockets.shut_down()
 
-    def form(self, store: Store, *, rank: int, size: int, timeout: timedelta) -> None:
+    def form(self, store: Store, *, rank: int, size: int, timeout: timedelta, pause: timedelta) -> None:
         """Makes this the default process group. `Group.form` describes the arguments."""
         os.environ.pop(_LAZY, None)
         # torch keeps only the C++ part alive.
         self._store = store
         _world().group_count = 0
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout / _CONNECT_ATTEMPTS)
+        is_fixed = limit_is_fixed()
+        limit = pause if is_fixed else timeout / _CONNECT_ATTEMPTS
+        with connecting(self._broken, timeout) if is_fixed else nullcontext():
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
         self._sockets.find()
         self._set_limit(timeout)
 

@@ -328,7 +328,9 @@ class Job:
         store = WorldStore(world, self._plain._node, interrupt)
         store.set_timeout(self._limits.form)
         began = time.monotonic()
-        group.form(store, rank=world.rank, size=world.size, timeout=self._limits.form)
+        # A process that is stuck in a collective for longer ends itself after `step_seconds`.
+        pause = timedelta(seconds=self._limits.step_seconds / 2)
+        group.form(store, rank=world.rank, size=world.size, timeout=self._limits.form, pause=pause)
         interrupt.check()
         logger.info(
             "round %d: formed a group of %d in %.0f ms, this process has rank %d (%s)",
