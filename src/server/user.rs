@@ -3,6 +3,7 @@
 //! A wrong login is answered after [`PAUSE`], and wrong logins are logged at most once per [`PAUSE`], with their number.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -18,7 +19,6 @@ use crate::{backend::etcd::Credentials, lock::lock};
 pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 
 /// A user who logs in with a password.
-#[derive(Debug)]
 pub(crate) struct User {
     credentials: Arc<Credentials>,
     /// What the user logs in to, for log messages.
@@ -62,6 +62,13 @@ impl User {
         if let Some(logins) = lock(&self.denials).add(Instant::now()) {
             tracing::warn!(logins, "logins to {} were refused: wrong user or password", self.place);
         }
+    }
+}
+
+/// Without the password.
+impl fmt::Debug for User {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("User").field("credentials", &self.credentials).finish_non_exhaustive()
     }
 }
 
