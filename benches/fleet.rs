@@ -2,8 +2,9 @@
 //! Each result stands beside its floor: the calls to the service without which it cannot be had, made by the bare client in
 //! the same run. Prints; asserts nothing. `cargo bench --bench fleet -- NODES... [--kills N]`
 //!
-//! - *form*: all nodes start at once, until each has its world. Floor: each client connects, grants a lease, writes a key,
-//!   reads one, and opens a watch.
+//! - *form*: all nodes start at once, until each has its world. Floor: each client connects, grants a lease, opens a watch,
+//!   and writes a key. One client gets an event of each of these keys, and writes another one. Each client gets the event of
+//!   that, and reads the key.
 //! - *told*: a node dies, until the last other node knows. No node requests the next world before that, because the nodes share
 //!   the cores of one machine. Floor: one write, and a second one by a client that watches the first, until the last client has
 //!   the event of the second.
@@ -28,7 +29,7 @@ mod server_process;
 use std::{sync::Arc, time::Duration};
 
 use etcd::Etcd;
-use etcd_client::{Client, LeaseGrantOptions, PutOptions};
+use etcd_client::{Client, LeaseGrantOptions, PutOptions, WatchOptions};
 use lattice_rdzv::{
     node::Node,
     protocol::{
@@ -47,6 +48,9 @@ const NODES: [usize; 1] = [1000];
 const KILLS: usize = 20;
 /// With more nodes, their lifelines alone would need more open files than usual machines allow.
 const MOST_WITH_LIFELINES: usize = 2000;
+/// The sizes of a node's record and of a shard of a plan, in bytes.
+const RECORD: usize = 200;
+const SHARD: usize = 2048;
 /// After this time, all lifelines of a world are open, and its coordinator has greeted all members.
 const QUIET: Duration = Duration::from_secs(4);
 
@@ -259,8 +263,14 @@ where
     }
 }
 
+/// All clients connect, grant a lease, open a watch, and write a key of the size of a record. One of them watches all of these
+/// keys, as the coordinator does. When it has seen them, it writes a key of the size of a shard. Each client gets the event
+/// of that, and reads the key.
 async fn form_floor(endpoint: &str, count: usize) -> Duration {
     let began = Instant::now();
+    let mut coordinator = Client::connect([endpoint], None).await.unwrap();
+    let mut records = coordinator.watch("floor/", Some(WatchOptions::new().with_prefix())).await.unwrap();
+    records.message().await.unwrap().unwrap();
     let mut clients = JoinSet::new();
     for number in 0..count {
         let endpoint = endpoint.to_owned();
@@ -272,17 +282,27 @@ async fn form_floor(endpoint: &str, count: usize) -> Duration {
                 async move { client.lease_grant(600, Some(LeaseGrantOptions::new().with_id(lease))).await }
             })
             .await;
-            patiently(|| {
-                let (mut client, options) = (client.clone(), PutOptions::new().with_lease(lease));
-                async move { client.put(format!("floor/{number}"), "x".repeat(200), Some(options)).await }
-            })
-            .await;
             let mut watch = client.watch("floor-round", None).await.unwrap();
             watch.message().await.unwrap().unwrap();
-            client.get("floor-round", None).await.unwrap();
+            patiently(|| {
+                let (mut client, options) = (client.clone(), PutOptions::new().with_lease(lease));
+                async move { client.put(format!("floor/{number}"), "x".repeat(RECORD), Some(options)).await }
+            })
+            .await;
+            watch.message().await.unwrap().unwrap();
+            patiently(|| {
+                let mut client = client.clone();
+                async move { client.get("floor-round", None).await }
+            })
+            .await;
             (client, watch)
         });
     }
+    let mut seen = 0;
+    while seen < count {
+        seen += records.message().await.unwrap().unwrap().events().len();
+    }
+    coordinator.put("floor-round", "x".repeat(SHARD), None).await.unwrap();
     let clients = clients.join_all().await;
     let took = began.elapsed();
     drop(clients);
