@@ -11,17 +11,15 @@ use crate::{
     },
     error::{Error, Result},
     protocol::{
-        cooldown::FailureRecord,
         decide::Form,
         identity::{NodeId, nonce},
         losses::losses,
         neighbors::neighbors,
         plan,
         records::{
-            ChangeRecord, HistoryRecord, NAMES, Phase, PlanEntry, PlanShard, Record, RoundRecord,
-            WorldMembership, nodes_text, some_names,
+            ChangeRecord, FailureRecord, HistoryRecord, NAMES, Phase, PlanEntry, PlanShard, Record,
+            RefusalRecord, RoundRecord, WorldMembership, nodes_text, some_names,
         },
-        submission::RefusalRecord,
     },
 };
 

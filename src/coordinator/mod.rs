@@ -12,6 +12,7 @@ mod inquiries;
 mod report;
 mod snapshot;
 mod suspects;
+mod suspicious;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,7 +30,7 @@ use self::{
 pub use self::{
     fence::{TermFence, Written},
     inquiries::{Inquiries, Inquiry},
-    suspects::Suspicious,
+    suspicious::Suspicious,
 };
 use crate::{
     backend::{

@@ -69,7 +69,7 @@ async fn connection(
     let (stream, heard) = Heard::new(Taken { stream, stalled: None });
     match tls {
         None => converse(stream, router, stopping, &heard).await,
-        Some(tls) => match tls.accept(stream).await {
+        Some(tls) => match tls.accept(stream, PATIENCE).await {
             Ok(stream) => converse(stream, router, stopping, &heard).await,
             Err(error) => tracing::debug!("a TLS handshake with a browser failed: {error}"),
         },

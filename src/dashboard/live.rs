@@ -25,11 +25,7 @@ use crate::{
     lock::lock,
     server::stopped,
     settings::RunName,
-    status::{
-        RunStatus, Watching,
-        picture::State,
-        verdict::{Observation, unreachable},
-    },
+    status::{RunStatus, Watching, picture::State, records::Observation, verdict::unreachable},
 };
 
 /// How long a run is followed after the last browser has left it, so that a reload does not read the run again.

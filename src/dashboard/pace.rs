@@ -98,10 +98,7 @@ impl Failures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{
-        picture::NodeState,
-        verdict::{Observation, unreachable},
-    };
+    use crate::status::{picture::NodeState, records::Observation, verdict::unreachable};
 
     fn status(at: f64) -> RunStatus {
         let mut status = unreachable(&Observation::default(), "why");

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use crate::{
         dashboard::live::Status,
-        status::verdict::{Observation, unreachable},
+        status::{records::Observation, verdict::unreachable},
     };
 
     fn status(text: &'static str) -> Arc<Status> {

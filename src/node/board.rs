@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::{sync::watch, time::Instant};
 
-use super::shared::{Snapshot, WorldFacts};
+use super::snapshot::{Snapshot, WorldFacts};
 use crate::{
     lock::lock,
     protocol::{

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{
     board::{Board, change_for},
-    shared::Snapshot,
+    snapshot::Snapshot,
 };
 use crate::{
     error::Error,

@@ -16,6 +16,7 @@ mod reach;
 mod resuming;
 mod session;
 mod shared;
+mod snapshot;
 mod stores;
 pub mod suspecting;
 mod waiting;
@@ -37,7 +38,7 @@ pub use self::{
     address::local_address,
     connect::{Found, Search, check_service},
     resuming::Resumption,
-    shared::{HostLost, Snapshot, State, WorldFacts},
+    snapshot::{HostLost, Snapshot, State, WorldFacts},
 };
 use self::{
     session::{Command, Session},

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Node, shared::WorldFacts};
+use super::{Node, snapshot::WorldFacts};
 use crate::{
     backend::retry::RetryPolicy,
     error::{Error, Result},

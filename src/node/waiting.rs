@@ -6,8 +6,7 @@ use crate::{
     backend::{Keys, Range},
     error::Result,
     protocol::{
-        records::{HistoryRecord, NAMES, NodeRecord, Record, RoundRecord, names_of},
-        submission::are_rivals,
+        records::{HistoryRecord, NAMES, NodeRecord, Record, RoundRecord, are_rivals, names_of},
         waiting::WaitingRecord,
     },
     run::{Context, decode_found},

@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 use super::{
     Node,
     session::Command,
-    shared::{HostLost, Snapshot, State, WorldFacts},
+    snapshot::{HostLost, Snapshot, State, WorldFacts},
     waiting,
 };
 use crate::{

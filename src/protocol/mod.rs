@@ -40,6 +40,7 @@ pub mod identity;
 pub mod keys;
 pub mod losses;
 pub mod neighbors;
+mod observing;
 pub mod plan;
 pub mod policy;
 pub mod printable;

@@ -7,11 +7,10 @@ use std::{
 };
 
 use super::{
-    cooldown::{self, FailureRecord},
     identity::NodeId,
     policy::{GATHER_LIMIT, Policy},
     ranking::Newcomer,
-    records::{LostRecord, NodeRecord, Phase, PlanEntry, RoundRecord},
+    records::{FailureRecord, LostRecord, NodeRecord, Phase, PlanEntry, RoundRecord},
 };
 use crate::backend::Revision;
 
@@ -246,29 +245,6 @@ impl Roster {
             let absence = Absence { since: now, confirm_at: now + wait, announced: false, witnessed: false };
             self.absences.entry(id).or_insert(absence);
         }
-    }
-
-    /// Updates the clocks: each starts when its condition begins to hold. Call this after all changes of one moment
-    /// were applied, and before a decision.
-    pub fn observe(&mut self, now: Moment, policy: &Policy) {
-        let since = |clock: &mut Option<Moment>, holds: bool| {
-            *clock = if holds { Some(clock.unwrap_or(now)) } else { None };
-        };
-        self.owner = self.find_owner(now);
-        let contested = self.is_contested();
-        let cooling = cooldown::cooling(self, policy, now);
-        let (mut seekers, mut newcomers) = (0, 0);
-        for seeker in self.seekers(policy) {
-            seekers += 1;
-            newcomers += usize::from(!seeker.is_member && !cooling.contains_key(&seeker.id));
-        }
-        let enough = policy.sizes().largest(seekers).is_some();
-        let grows = self.larger_size(newcomers, now, policy).is_some();
-        let wanted = self.change_told.is_some() || (seekers > 0 && !self.has_world());
-        since(&mut self.contested_since, contested);
-        since(&mut self.enough_since, enough);
-        since(&mut self.newcomers_since, grows);
-        since(&mut self.wanted_since, wanted);
     }
 
     /// Whether a world is committed.

@@ -5,50 +5,11 @@
 //! submitted again while the pods of the first submission still end. So the coordinator refuses these nodes only if
 //! nodes of the first submission are still present after a while. Nodes without a submission are never refused.
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    decide::{Action, Decision},
     identity::NodeId,
-    policy::Policy,
-    records::{NAMES, NodeRecord, Phase, RoundRecord, some_names},
+    records::{NodeRecord, Phase, RoundRecord, are_rivals},
     roster::{Moment, Present, Roster, Seen},
 };
-use crate::backend::Revision;
-
-/// Whether two nodes belong to different submissions.
-pub fn are_rivals(one: Option<&str>, other: Option<&str>) -> bool {
-    matches!((one, other), (Some(one), Some(other)) if one != other)
-}
-
-/// Part of `ctl/round` if nodes of other submissions are refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RefusalRecord {
-    /// The submission that the run belongs to.
-    pub submission: String,
-    /// Nodes whose records were created at this revision or before are refused. Later nodes may wait for their turn.
-    pub until: Revision,
-    /// The first names of the nodes of that submission.
-    pub names: Vec<String>,
-}
-
-impl RefusalRecord {
-    /// Whether it refuses a node of this submission whose record was created at this revision.
-    pub fn refuses(&self, submission: Option<&str>, created: Revision) -> bool {
-        created <= self.until && are_rivals(Some(&self.submission), submission)
-    }
-
-    /// The message for a node of the submission `own` that is refused.
-    pub fn message(&self, run_id: &str, own: &str) -> String {
-        format!(
-            "run `{run_id}` belongs to submission `{}` with the nodes {}, and this node is of submission `{own}`; one run \
-             id serves one job at a time: end the other job, or start this one with another run id (`--rdzv-id`, \
-             `run_id`), or, if both are one job, with the same `submission` (LATTICE_RDZV_SUBMISSION) on all nodes",
-            self.submission,
-            some_names(self.names.iter().map(String::as_str)),
-        )
-    }
-}
 
 impl Roster {
     /// The submission that the run belongs to. A world keeps the run for its own submission as long as a node of that
@@ -82,7 +43,7 @@ impl Roster {
     }
 
     /// The nodes of a submission that mean to stay.
-    fn nodes_of<'a>(&'a self, submission: &'a str) -> impl Iterator<Item = &'a NodeRecord> {
+    pub(super) fn nodes_of<'a>(&'a self, submission: &'a str) -> impl Iterator<Item = &'a NodeRecord> {
         let stays = |node: &&Present| !node.record.leaving && self.is_of_this_life(node);
         let records = self.nodes.values().filter(stays).map(|node| &node.record);
         records.filter(move |record| record.submission.as_deref() == Some(submission))
@@ -102,7 +63,7 @@ impl Roster {
     }
 
     /// The nodes of other submissions that wait and were not refused yet.
-    fn rivals(&self) -> impl Iterator<Item = &Present> {
+    pub(super) fn rivals(&self) -> impl Iterator<Item = &Present> {
         let refused = self.round.as_ref().and_then(|round| round.refused.as_ref());
         let waits = move |Seen { node, is_member, .. }: &Seen<'_>| {
             let submission = node.record.submission.as_deref();
@@ -122,37 +83,11 @@ impl Roster {
     }
 }
 
-/// Refuses nodes of another submission, or returns when to check again.
-///
-/// They are refused after the reconnect window, which is longer than a lease lives. The record of a node that was killed
-/// before they arrived is gone by then.
-pub fn refuse(roster: &Roster, now: Moment, policy: &Policy) -> Result<Decision, Option<Moment>> {
-    let Some(since) = roster.contested_since else {
-        // The run may pass to the waiting nodes when it is certain that no member returns.
-        let waits = roster.rivals().next().is_some();
-        let confirm_at = roster.absences.values().map(|absence| absence.confirm_at).filter(|at| now < *at);
-        return Err(confirm_at.min().filter(|_| waits));
-    };
-    let due = since + policy.return_window;
-    let Some(owner) = roster.owner.as_deref().filter(|_| now >= due) else { return Err(Some(due)) };
-    let until = roster.rivals().map(|node| node.created).max().unwrap_or(0);
-    let rivals = some_names(roster.rivals().map(|node| node.record.name.as_str()));
-    let mut names: Vec<String> = roster.nodes_of(owner).map(|record| record.name.clone()).collect();
-    names.sort_unstable();
-    names.truncate(NAMES);
-    let reason = format!(
-        "refused {rivals}: the run belongs to submission `{owner}` with the nodes {}",
-        some_names(names.iter().map(String::as_str))
-    );
-    let refusal = RefusalRecord { submission: owner.to_owned(), until, names };
-    Ok(Decision::act(Action::Refuse(refusal), reason))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::{
-        decide::decide,
+        decide::{Action, Decision, decide},
         fixtures::{self, id, policy, seconds},
         records::{ChangeKind, ChangeRecord, PlanEntry},
     };

@@ -5,44 +5,26 @@
 
 use std::{
     collections::VecDeque,
-    fmt::{self, Write as _},
-    sync::{
-        Condvar, Mutex, PoisonError,
-        atomic::{AtomicI32, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Condvar, Mutex, PoisonError},
+    time::Duration,
 };
 
-use pyo3::prelude::*;
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span::{Attributes, Id, Record},
-    subscriber::Interest,
-};
-use tracing_subscriber::{
-    layer::{Context, Layer, SubscriberExt as _},
-    registry::{LookupSpan, Registry},
-};
+use pyo3::IntoPyObject;
 
-use super::runtime::{Process, tick};
-use crate::{lock::lock, protocol::printable::printable};
+use crate::lock::lock;
 
 /// The maximum number of waiting records, which is sufficient for minutes of a busy node.
 const LONGEST: usize = 4096;
 
-const CRATE: &str = "lattice_rdzv";
+pub(super) const CRATE: &str = "lattice_rdzv";
 
 /// The level number of Python's `logging`.
-const INFO: i32 = 20;
-const WARNING: i32 = 30;
-
-/// The lowest level that is recorded.
-static LEAST: AtomicI32 = AtomicI32::new(INFO);
+pub(super) const INFO: i32 = 20;
+pub(super) const WARNING: i32 = 30;
 
 /// The run, the node and the round that a record is about, as far as they are known.
 #[derive(Clone, Debug, Default, IntoPyObject)]
-pub(super) struct Origin(Option<String>, Option<String>, Option<u64>);
+pub(super) struct Origin(pub(super) Option<String>, pub(super) Option<String>, pub(super) Option<u64>);
 
 /// Level, target and message, in the form of `logging`, and the origin.
 pub(super) type Entry = (i32, String, String, Origin);
@@ -62,7 +44,7 @@ struct Waiting {
 }
 
 impl Queue {
-    fn push(&self, entry: Entry) {
+    pub(super) fn push(&self, entry: Entry) {
         let mut waiting = lock(&self.waiting);
         if waiting.records.len() >= LONGEST {
             waiting.records.pop_front();
@@ -81,7 +63,7 @@ impl Queue {
 
     /// Returns the queued records. Waits for the first one, and returns `None` if there is none within the time
     /// limit.
-    fn fetch(&self, limit: Duration) -> Option<Vec<Entry>> {
+    pub(super) fn fetch(&self, limit: Duration) -> Option<Vec<Entry>> {
         let idle = |waiting: &mut Waiting| waiting.records.is_empty() && !waiting.ended;
         let waited = self.news.wait_timeout_while(lock(&self.waiting), limit, idle);
         let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -99,144 +81,9 @@ impl Queue {
     }
 }
 
-/// Waits for records.
-pub(super) fn fetch(py: Python<'_>, limit: Duration) -> PyResult<Vec<Entry>> {
-    let queue = &Process::current().logs;
-    let deadline = Instant::now() + limit;
-    let tick = tick().unwrap_or(limit);
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if let Some(records) = py.detach(|| queue.fetch(left.min(tick))) {
-            return Ok(records);
-        }
-        py.check_signals()?;
-        if left <= tick {
-            return Ok(Vec::new());
-        }
-    }
-}
-
-/// Sets the lowest level.
-pub(super) fn set_level(level: i32) {
-    LEAST.store(level, Ordering::Relaxed);
-}
-
-/// Records the core's log events from now on. Only the first call in a process has an effect.
-pub(super) fn record() {
-    // An error means that another subscriber is already installed and receives the events.
-    let _ = tracing::subscriber::set_global_default(Registry::default().with(Recorder));
-}
-
-/// Puts the core's events into the queue.
-struct Recorder;
-
-impl Recorder {
-    fn is_ours(metadata: &Metadata<'_>) -> bool {
-        metadata.target().strip_prefix(CRATE).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
-    }
-}
-
-impl<S> Layer<S> for Recorder
-where
-    S: Subscriber + for<'span> LookupSpan<'span>,
-{
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if let Some(span) = context.span(id) {
-            let mut origin = Origin::default();
-            attributes.record(&mut origin);
-            span.extensions_mut().insert(origin);
-        }
-    }
-
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(origin) = span.extensions_mut().get_mut::<Origin>()
-        {
-            values.record(origin);
-        }
-    }
-
-    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        // "Sometimes", because the lowest level can change.
-        if Self::is_ours(metadata) { Interest::sometimes() } else { Interest::never() }
-    }
-
-    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        Self::is_ours(metadata) && number(*metadata.level()) >= LEAST.load(Ordering::Relaxed)
-    }
-
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let metadata = event.metadata();
-        let mut text = Text::default();
-        event.record(&mut text);
-        // A message may repeat names and keys from other processes.
-        let message = printable(&(text.message + &text.fields)).into_owned();
-        let span = context.event_span(event);
-        let origin = span.and_then(|span| span.extensions().get::<Origin>().cloned()).unwrap_or_default();
-        let entry = (number(*metadata.level()), logger(metadata.target()), message, origin);
-        Process::current().logs.push(entry);
-    }
-}
-
-impl Visit for Origin {
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        if field.name() == "round" {
-            self.2 = Some(value);
-        }
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = || Some(printable(&format!("{value:?}")).into_owned());
-        match field.name() {
-            "run" => self.0 = text(),
-            "node" => self.1 = text(),
-            _ => {}
-        }
-    }
-}
-
-/// Returns the level number of `logging`. Levels below debug get half of its number.
-fn number(level: Level) -> i32 {
-    match level {
-        Level::ERROR => 40,
-        Level::WARN => WARNING,
-        Level::INFO => INFO,
-        Level::DEBUG => 10,
-        Level::TRACE => 5,
-    }
-}
-
-/// Returns the logger's name for a target: the crate and the first module below it.
-fn logger(target: &str) -> String {
-    target.split("::").take(2).collect::<Vec<_>>().join(".")
-}
-
-/// Formats a message with its fields.
-#[derive(Default)]
-struct Text {
-    message: String,
-    fields: String,
-}
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a string does not fail.
-        let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.fields, " {name}={value:?}"),
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn target_becomes_a_loggers_name() {
-        assert_eq!(logger("lattice_rdzv::node::session"), "lattice_rdzv.node");
-        assert_eq!(logger("lattice_rdzv"), "lattice_rdzv");
-    }
 
     #[test]
     fn full_queue_drops_the_oldest_and_says_how_many() {

@@ -10,13 +10,9 @@ use std::{
     time::Duration,
 };
 
-use pyo3::prelude::*;
-use tokio::{sync::watch, time::timeout};
+use tokio::{runtime::Handle, sync::watch};
 
-use super::{
-    node::Joined,
-    runtime::{Ongoing, Process, block_on},
-};
+use super::joined::Joined;
 use crate::lock::lock;
 
 /// The nodes of one process.
@@ -41,48 +37,21 @@ impl Members {
     }
 
     /// Starts a separate task in which a node leaves, and which only the end of the runtime can interrupt.
-    fn leave(&'static self, node: Arc<Joined>, limit: Option<Duration>, ongoing: &Ongoing) {
+    pub(super) fn leave(&'static self, node: Arc<Joined>, limit: Option<Duration>, runtime: &Handle) {
         self.leaving.send_modify(|leaving| *leaving += 1);
-        ongoing.handle.spawn(async move {
+        runtime.spawn(async move {
             node.core.leave(limit).await;
             self.leaving.send_modify(|leaving| *leaving -= 1);
         });
     }
-}
 
-impl Process {
-    /// Lets a node leave in the background, unless it has left, or the runtime has ended.
-    pub(super) fn abandon(&'static self, node: &Arc<Joined>) {
-        if node.core.has_left() {
-            return;
-        }
-        // If the runtime cannot be used, the lease expires.
-        let Ok(Some(ongoing)) = self.enter() else { return };
-        tracing::info!(
-            target: "lattice_rdzv::node",
-            "run `{}`: node `{}` leaves because the program dropped it without leaving",
-            node.core.run_id(),
-            node.core.name()
-        );
-        self.members.leave(Arc::clone(node), None, &ongoing);
+    /// Takes the nodes that exist.
+    pub(super) fn take(&self) -> Vec<Arc<Joined>> {
+        std::mem::take(&mut *lock(&self.joined)).iter().filter_map(Weak::upgrade).collect()
     }
-}
 
-/// Leaves the runs of all nodes of this process, at the same time. If a signal ends the wait, the nodes keep leaving until
-/// the runtime ends, and another call waits for them.
-pub(super) fn leave_all(py: Python<'_>, limit: Duration) -> PyResult<()> {
-    let process = Process::current();
-    let members = &process.members;
-    let nodes: Vec<_> =
-        std::mem::take(&mut *lock(&members.joined)).iter().filter_map(Weak::upgrade).collect();
-    let Some(ongoing) = process.enter()? else { return Ok(()) };
-    for node in nodes {
-        members.leave(node, Some(limit), &ongoing);
+    /// How many are leaving.
+    pub(super) fn leaving(&self) -> watch::Receiver<usize> {
+        self.leaving.subscribe()
     }
-    drop(ongoing);
-    let mut leaving = members.leaving.subscribe();
-    block_on(py, async {
-        // Nodes that have not left by then end with the runtime, and their leases expire.
-        let _ = timeout(limit, leaving.wait_for(|leaving| *leaving == 0)).await;
-    })
 }

@@ -7,10 +7,14 @@
 mod calls;
 mod dashboard;
 mod errors;
+mod joined;
+mod leaving;
 mod logs;
 mod members;
 mod node;
 mod operate;
+mod recorder;
+mod relay;
 mod runtime;
 mod seconds;
 mod served;
@@ -46,7 +50,7 @@ mod _core {
         super::runtime::refuse_subinterpreter(module.py())?;
         super::runtime::watch_forks()?;
         super::runtime::find_main_thread(module.py())?;
-        super::logs::record();
+        super::recorder::record();
         super::errors::resolve(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
@@ -142,7 +146,7 @@ mod _core {
     #[pyfunction]
     #[pyo3(signature = (*, timeout_seconds))]
     fn log_records(py: Python<'_>, timeout_seconds: f64) -> PyResult<Vec<super::logs::Entry>> {
-        super::logs::fetch(py, duration(timeout_seconds)?)
+        super::recorder::fetch(py, duration(timeout_seconds)?)
     }
 
     /// Makes the allocator return each large block to the system when it is freed.
@@ -154,7 +158,7 @@ mod _core {
     /// Sets the lowest level that is recorded.
     #[pyfunction]
     fn log_level(level: i32) {
-        super::logs::set_level(level);
+        super::recorder::set_level(level);
     }
 
     /// A non-blocking descriptor for `signal.set_wakeup_fd`.
@@ -173,7 +177,7 @@ mod _core {
     #[pyfunction]
     #[pyo3(signature = (*, timeout_seconds))]
     fn leave_all(py: Python<'_>, timeout_seconds: f64) -> PyResult<()> {
-        super::members::leave_all(py, duration(timeout_seconds)?)
+        super::leaving::leave_all(py, duration(timeout_seconds)?)
     }
 
     /// Stops the runtime of this process (at most 2 s) and ends pending calls.

@@ -1,10 +1,7 @@
 //! `Node`: one node's session in a run.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,8 +9,8 @@ use pyo3::prelude::*;
 
 use super::{
     calls::Call,
-    errors::RendezvousError,
-    operate,
+    joined::{AwaitsWorld, Joined},
+    leaving, operate,
     runtime::{OfProcess, Process, in_runtime},
     seconds::{duration, optional_duration},
     settings::Settings,
@@ -27,42 +24,12 @@ use crate::{
     discovery::SystemLookup,
     lifeline,
     node::{Node as CoreNode, Place, Search, check_service, local_address},
-    protocol::{keys::RunKeys, records::after_colon},
+    protocol::keys::RunKeys,
     run::Entropy,
 };
 
 /// The minimum time for leaving, if closing used all the time that there was.
 const LEAST_LEAVE: Duration = Duration::from_millis(100);
-
-/// A node, as its worlds and stores share it.
-#[derive(Debug)]
-pub(super) struct Joined {
-    pub(super) core: Arc<CoreNode>,
-    /// Whether a call of `next_world` is in progress.
-    awaits_world: AtomicBool,
-}
-
-/// The single call of `next_world` that is in progress for a node.
-struct AwaitsWorld(Arc<Joined>);
-
-impl AwaitsWorld {
-    fn begin(joined: &Arc<Joined>) -> PyResult<Self> {
-        if joined.awaits_world.swap(true, Ordering::AcqRel) {
-            return Err(RendezvousError::new_err(format!(
-                "another thread or task is waiting in `next_world` of this node; only one may, because the call gives \
-                 up the node's present world: {}",
-                joined.core.name()
-            )));
-        }
-        Ok(Self(Arc::clone(joined)))
-    }
-}
-
-impl Drop for AwaitsWorld {
-    fn drop(&mut self) {
-        self.0.awaits_world.store(false, Ordering::Release);
-    }
-}
 
 /// One node's session in a run.
 #[derive(Debug)]
@@ -94,7 +61,7 @@ impl Node {
             if let Some(interval) = line_interval {
                 core.log_waiting_every(interval);
             }
-            let joined = Arc::new(Joined { core: Arc::new(core), awaits_world: AtomicBool::new(false) });
+            let joined = Arc::new(Joined::new(core));
             Process::current().members.add(&joined);
             signals::follow_drain(&joined.core);
             Ok::<_, Error>(Self { joined: OfProcess::new(joined) })
@@ -220,7 +187,7 @@ impl Node {
     /// Starts to leave, and returns at once. The exit hook waits until the node has left.
     fn abandon(&self) {
         if let Some(joined) = self.joined.in_this_process() {
-            Process::current().abandon(joined);
+            leaving::abandon(Process::current(), joined);
         }
     }
 
@@ -305,11 +272,4 @@ async fn tokio_timeout<T>(
             applied: crate::error::Applied::No,
         })
     })
-}
-
-pub(super) fn say_leaving(core: &CoreNode, why: &str) {
-    tracing::info!(
-        target: "lattice_rdzv::node",
-        "`{}` announces to run `{}` that it is about to leave{}", core.name(), core.run_id(), after_colon(why)
-    );
 }

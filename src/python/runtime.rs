@@ -40,7 +40,7 @@ use super::{
     errors::{LeftError, RendezvousError},
     logs::Queue,
     members::Members,
-    signals::Relay,
+    relay::Relay,
 };
 use crate::lock::lock;
 

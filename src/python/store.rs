@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use pyo3::{prelude::*, types::PyMemoryView};
 use tokio::{sync::OnceCell, time::Instant};
 
-use super::{calls::Call, errors::store_error, node::Joined, runtime::OfProcess, seconds::limit};
+use super::{calls::Call, errors::store_error, joined::Joined, runtime::OfProcess, seconds::limit};
 use crate::{
     error::Result,
     store::{Item, Store as CoreStore},

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::prelude::*;
 
-use super::{calls::Call, node::Joined, runtime::OfProcess, seconds::limit, store::Store, values::Member};
+use super::{calls::Call, joined::Joined, runtime::OfProcess, seconds::limit, store::Store, values::Member};
 use crate::{node::WorldFacts, protocol::records::WorldMembership, store::Store as CoreStore};
 
 /// The nodes of a completed round, as one of them sees it.

@@ -4,23 +4,12 @@
 //! token for each password. The password is read at each login, and a new password invalidates the token of the old
 //! one. Texts and codes are etcd's (`rpctypes/error.go`).
 //!
-//! A connection handles one login at a time, and the response to a wrong login is delayed by [`PAUSE`], which limits
-//! the rate of guesses. Other connections are not delayed, because a correct password is accepted at once. Wrong
-//! logins are logged at most once per [`PAUSE`], with their number.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, sync::Mutex, time::Duration};
 
-use etcd_client::proto::{PbAuthenticateRequest, PbAuthenticateResponse};
-use tonic::{Status, body::Body, codegen::http};
+use tonic::{Status, codegen::http};
 
-use super::{
-    api::Api,
-    user::{User, pause, same},
-};
+use super::user::{User, same};
 use crate::{backend::etcd::Credentials, lock::lock, run::Entropy};
 
 fn token() -> String {
@@ -83,7 +72,7 @@ impl Authenticator {
         }
     }
 
-    fn token(&self, name: &str, password: &str) -> Result<String, Status> {
+    pub(super) fn token(&self, name: &str, password: &str) -> Result<String, Status> {
         let Some(own) = &self.0 else {
             return Err(Status::failed_precondition("etcdserver: authentication is not enabled"));
         };
@@ -103,52 +92,5 @@ impl Authenticator {
 impl fmt::Debug for Authenticator {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_tuple("Authenticator").field(&self.0.as_ref().map(|own| &own.user)).finish()
-    }
-}
-
-/// Performs a login after the connection's previous logins have been answered. The response to a failed login is
-/// delayed.
-pub(super) async fn in_turn(
-    turn: &Arc<tokio::sync::Mutex<()>>,
-    login: impl Future<Output = http::Response<Body>>,
-) -> http::Response<Body> {
-    let turn = Arc::clone(turn).lock_owned().await;
-    let reply = login.await;
-    // A response that consists only of a status has it in the header.
-    if reply.headers().contains_key("grpc-status") {
-        pause(turn).await;
-    }
-    reply
-}
-
-impl Api {
-    pub(super) fn authenticate(
-        &self,
-        request: &PbAuthenticateRequest,
-    ) -> Result<PbAuthenticateResponse, Status> {
-        let token = self.authenticator.token(&request.name, &request.password)?;
-        Ok(PbAuthenticateResponse { header: self.header(), token })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::Instant;
-
-    use super::{super::user::PAUSE, *};
-
-    #[tokio::test(start_paused = true)]
-    async fn connection_guesses_once_a_second_and_the_right_password_does_not_wait() {
-        let turn = Arc::default();
-        let began = Instant::now();
-        let wrong = || in_turn(&turn, async { Status::invalid_argument("wrong").into_http() });
-        tokio::join!(wrong(), wrong(), wrong());
-        assert_eq!(began.elapsed(), PAUSE * 3);
-        in_turn(&turn, async { http::Response::new(Body::empty()) }).await;
-        assert_eq!(began.elapsed(), PAUSE * 3);
-        // The client cancels its request, and sends the next one.
-        let _ = tokio::time::timeout(PAUSE / 10, wrong()).await;
-        wrong().await;
-        assert_eq!(began.elapsed(), PAUSE * 5);
     }
 }

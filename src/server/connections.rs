@@ -130,7 +130,7 @@ where
     let (stream, heard) = Heard::new(stream);
     match tls {
         None => converse(api, stream, &heard).await,
-        Some(tls) => match tls.accept(stream).await {
+        Some(tls) => match tls.accept(stream, PATIENCE).await {
             Ok(stream) => converse(api, stream, &heard).await,
             Err(error) => tracing::debug!("a TLS handshake with a client failed: {error}"),
         },

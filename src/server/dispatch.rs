@@ -26,10 +26,9 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use super::{
     api::Api,
-    auth,
     bodies::{self, Meter},
     budget::Share,
-    pages,
+    logins, pages,
     requests::Call,
 };
 use crate::backend::memory::engine::MAX_REQUEST_BYTES;
@@ -95,7 +94,7 @@ async fn reply(api: Arc<Api>, meter: &Meter, mut request: Incoming) -> Reply {
                 asked.api.authenticator.refresh().await;
                 small(asked, |api, request| api.authenticate(&request)).await
             };
-            auth::in_turn(&meter.share.login, login).await
+            logins::in_turn(&meter.share.login, login).await
         }
     }
 }

@@ -17,6 +17,7 @@ mod heap;
 mod kv;
 mod lease;
 mod listener;
+mod logins;
 mod member;
 mod metrics;
 mod observers;

@@ -3,6 +3,7 @@
 use std::{
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
@@ -16,7 +17,6 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::connections::PATIENCE;
 use crate::{
     error::{Error, Result},
     lock::lock,
@@ -62,14 +62,14 @@ impl Renewed {
         Ok(Self { files: Arc::new(files), last: Arc::new(Mutex::new(last)) })
     }
 
-    /// Performs the handshake with a client, which has [`PATIENCE`] for it.
-    pub(crate) async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    /// Performs the handshake with a client, which has so long for it.
+    pub(crate) async fn accept<S>(&self, stream: S, limit: Duration) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let handshake = async { self.acceptor().await.accept(stream).await };
-        timeout(PATIENCE, handshake).await.unwrap_or_else(|_| {
-            let text = format!("the handshake was not complete within {} s", PATIENCE.as_secs());
+        timeout(limit, handshake).await.unwrap_or_else(|_| {
+            let text = format!("the handshake was not complete within {} s", limit.as_secs());
             Err(io::Error::new(io::ErrorKind::TimedOut, text))
         })
     }

@@ -2,8 +2,8 @@
 
 use super::{
     picture::{CoordinatorFacts, Loss, RoundStatus, RunFacts},
+    records::Observation,
     records::{RunRecords, Scene},
-    verdict::Observation,
 };
 use crate::protocol::records::{HistoryRecord, Phase};
 

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::{
     picture::{RunStatus, ServiceStatus},
     probe::{with_deadline, with_shorter_timeout},
+    records::Observation,
     records::RunRecords,
-    verdict::{Observation, judge, suspects, unreachable},
+    verdict::{judge, suspects, unreachable},
 };
 use crate::{
     backend::{Backend, Keys, Range, Revision, limits::Limits, pages::read_pages},

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::verdict::OVERDUE;
+use super::picture::ServiceStatus;
 use crate::{
     backend::{KeyValue, LeaseId, Revision},
     error::Result,
@@ -23,6 +23,22 @@ use crate::{
     },
     settings::Reaction,
 };
+
+/// A coordinator that has not done what is due for so long is considered stuck.
+pub const OVERDUE: Duration = Duration::from_secs(10);
+
+/// What a reader observed besides the records.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// The run's id.
+    pub run_id: String,
+    /// Its tenant.
+    pub tenant: String,
+    /// The time since 1970.
+    pub now: Duration,
+    /// The service.
+    pub service: ServiceStatus,
+}
 
 /// A node's record.
 #[derive(Clone, Debug, PartialEq, Eq)]

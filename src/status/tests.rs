@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::{
     picture::{NodeState, RunStatus, State},
+    records::Observation,
     records::{RunRecords, SeenNode},
-    verdict::{Observation, judge},
+    verdict::judge,
 };
 use crate::{
     protocol::{

@@ -9,8 +9,9 @@ use super::{
     counters::{Accumulator, Counters, Evidence, MOST_RUNS},
     metrics::{Picture, text},
     picture::{Loss, NodeState, RoundStatus, RunStatus},
+    records::Observation,
     tests::{START, at, changing, forming, judged, running},
-    verdict::{Observation, unreachable},
+    verdict::unreachable,
 };
 use crate::protocol::records::{ChangeKind, ClosedRecord, Outcome};
 

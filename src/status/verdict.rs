@@ -11,10 +11,10 @@ use super::{
     facts::{phase_since, round_status, run_facts},
     nodes,
     picture::{
-        Awaited, Next, NodeState, NodeStatus, RoundStatus, RunFacts, RunStatus, SCHEMA, ServiceStatus, State,
-        Verdict, exit_status,
+        Awaited, Next, NodeState, NodeStatus, RoundStatus, RunFacts, RunStatus, SCHEMA, State, Verdict,
+        exit_status,
     },
-    records::{RunRecords, Scene},
+    records::{OVERDUE, Observation, RunRecords, Scene},
 };
 use crate::{
     protocol::{
@@ -27,27 +27,12 @@ use crate::{
 
 /// A run with too few nodes is stuck after so long without an arrival.
 pub const FORMING_LIMIT: Duration = Duration::from_secs(60);
-/// A coordinator that has not done what is due for so long is considered stuck.
-pub const OVERDUE: Duration = Duration::from_secs(10);
 /// A service that takes longer than this for a read is named as slow.
 const SLOW: f64 = 1.0;
 /// So many rounds in a row that ended because a member requested the next round are a loop.
 const LOOP_ROUNDS: usize = 3;
 /// Rounds that lasted longer are not a loop: torch's default timeout of 30 minutes, and a margin.
 const LOOP_SECONDS: f64 = 35.0 * 60.0;
-
-/// What a reader observed besides the records.
-#[derive(Clone, Debug, Default)]
-pub struct Observation {
-    /// The run's id.
-    pub run_id: String,
-    /// Its tenant.
-    pub tenant: String,
-    /// The time since 1970.
-    pub now: Duration,
-    /// The service.
-    pub service: ServiceStatus,
-}
 
 /// Judges a run. When nodes last renewed their leases is not part of it; see [`suspects`].
 pub fn judge(records: &RunRecords, observation: &Observation) -> RunStatus {

@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{
     picture::{RunStatus, ServiceStatus},
     reading::Reader,
+    records::Observation,
     records::RunRecords,
-    verdict::{Observation, judge, unreachable},
+    verdict::{judge, unreachable},
 };
 use crate::{
     backend::{

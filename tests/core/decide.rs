@@ -8,10 +8,9 @@ use lattice_rdzv::{
         decide::{Action, Form, decide},
         identity::NodeId,
         policy::Policy,
-        records::{NodeRecord, Phase, RoundRecord},
+        records::{NodeRecord, Phase, RefusalRecord, RoundRecord},
         roster::{Moment, Roster},
         sizing::Sizing,
-        submission::RefusalRecord,
     },
     settings::Reaction,
 };

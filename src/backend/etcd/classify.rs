@@ -190,6 +190,13 @@ impl Failure {
     }
 }
 
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub(super) enum Dial {
+    Setting(Error),
+    Failure(Failure),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

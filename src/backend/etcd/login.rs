@@ -23,10 +23,10 @@ use tonic::codegen::http::HeaderValue;
 
 use super::{
     channel::{Pings, Route},
-    classify::{Failure, Kind, classify},
-    connection::{Dial, EtcdOptions},
+    classify::{Dial, Failure, Kind, classify},
     credentials::Credentials,
     health::Condition,
+    options::EtcdOptions,
     trust::TlsFiles,
 };
 use crate::{

@@ -11,6 +11,7 @@ mod convert;
 mod credentials;
 mod health;
 mod login;
+mod options;
 mod renewals;
 mod trust;
 mod watch;
@@ -23,13 +24,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::{
     channel::Channels,
-    connection::EtcdOptions,
     credentials::{Credentials, Password},
+    options::EtcdOptions,
     trust::TlsFiles,
 };
 use self::{
-    classify::{Failure, Kind},
-    connection::{Clients, Connection, Dial, Dialed, Pool},
+    classify::{Dial, Failure, Kind},
+    connection::{Clients, Connection, Dialed, Pool},
     convert::{
         compare, get_options, header, key_value, operation, operation_result,
         puts_what_it_deletes_without_end, seconds,

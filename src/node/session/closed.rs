@@ -1,10 +1,13 @@
-//! The state of a node whose run is closed: it renews the leases of the closed run until it leaves.
+//! What a node does in a closed run: it renews the leases of the run until it leaves.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Session, membership::Membership, stage::Stage};
+use super::{
+    Session,
+    stage::{Closed, Stage},
+};
 use crate::{
     backend::{LeaseId, retry::LONGEST_BACKOFF},
     protocol::records::ClosedRecord,
@@ -17,23 +20,6 @@ const RENEWAL: Duration = Duration::from_secs(20);
 /// once, and nodes that leave soon send none. When the run is closed, the lease of the run has at least half of its
 /// time left.
 const FIRST_RENEWAL: Duration = Duration::from_secs(10);
-
-/// A node in a closed run.
-pub(super) struct Closed {
-    pub(super) record: ClosedRecord,
-    /// The lease of the closing record and that of the run.
-    leases: Vec<LeaseId>,
-    renew_at: Instant,
-    /// `None` if the node was not in the run.
-    pub(super) membership: Option<Box<Membership>>,
-}
-
-impl Closed {
-    /// When to renew the leases.
-    pub(super) fn renew_at(&self) -> Option<Instant> {
-        (!self.leases.is_empty()).then_some(self.renew_at)
-    }
-}
 
 impl Session {
     /// The run is closed by this record, which is attached to this lease (0 if the record is gone). The membership

@@ -6,9 +6,8 @@ use crate::{
     error::{Error, Result},
     node::control::Control,
     protocol::{
-        records::{ClosedRecord, Record},
+        records::{ClosedRecord, Record, are_rivals},
         returning::CLOSED_LIFETIME,
-        submission::are_rivals,
     },
 };
 

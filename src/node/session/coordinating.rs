@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
-use super::{Session, lifelines::Watching, membership::CoordinatorTask, stage::Stage};
+use super::{
+    Session,
+    lifelines::Watching,
+    stage::{CoordinatorTask, Stage, new_term},
+};
 use crate::{
     backend::{Compare, Operation, Txn, retry::LONGEST_BACKOFF},
     coordinator,
@@ -13,24 +17,10 @@ use crate::{
     error::Result,
     node::control::Control,
     protocol::{
-        identity::{NodeId, nonce},
         policy::REJOINS_PER_SECOND,
-        records::{CoordinatorRecord, Outcome, Record},
+        records::{Outcome, Record},
     },
-    run::Context,
 };
-
-/// A new term of a node as coordinator.
-pub(super) fn new_term(context: &Context, node: NodeId) -> CoordinatorRecord {
-    CoordinatorRecord {
-        node,
-        name: context.settings.node_name.clone(),
-        nonce: nonce(context.entropy.bits()),
-        min: context.settings.min_nodes,
-        max: context.settings.max_nodes,
-        sizing: context.settings.sizing.clone(),
-    }
-}
 
 impl Session {
     /// Starts or stops the coordinator's task, or schedules a campaign, as `ctl/coordinator` requires.

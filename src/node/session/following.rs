@@ -3,11 +3,14 @@
 
 use tokio::time::Instant;
 
-use super::{Session, membership::MembershipEvent, stage::Stage};
+use super::{
+    Session,
+    stage::{MembershipEvent, Stage},
+};
 use crate::{
     backend::{Event, KeyValue, LeaseId, retry::LONGEST_BACKOFF, watcher::Watched},
     error::{Error, Result},
-    node::shared::HostLost,
+    node::snapshot::HostLost,
     protocol::records::{ChangeKind, DrainRecord, Record as _, after_colon},
     run::mismatch,
     settings::Settings,

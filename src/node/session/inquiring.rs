@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::lifelines::LifelineEvent;
+use super::lifeline_events::{Greeting, LifelineEvent};
 use crate::{
     backend::Backend,
     coordinator::{Inquiry, Suspicious},
@@ -29,9 +29,6 @@ use crate::{
 /// Members are greeted only after this time, which their world has to begin its work. Those that do not respond are
 /// greeted again after twice the time, and so on.
 const GREETING_DELAY: Duration = Duration::from_secs(1);
-/// The longest of these times.
-const LAST_GREETING_DELAY: Duration = Duration::from_secs(32);
-
 /// How many members are asked at once.
 const AT_ONCE: usize = 64;
 
@@ -51,22 +48,6 @@ pub(super) struct Inquirer {
     /// The addresses at which members have greeted.
     pub(super) greeted: Arc<BTreeMap<NodeId, SocketAddr>>,
     pub(super) backend: Arc<dyn Backend>,
-}
-
-/// A greeting of all members of a world that is due after a delay.
-#[derive(Debug)]
-pub(super) struct Greeting {
-    members: Vec<Neighbor>,
-    delay: Duration,
-}
-
-impl Greeting {
-    /// The next greeting, if members are missing in these addresses and not all delays have passed.
-    fn again(self, greeted: &BTreeMap<NodeId, SocketAddr>) -> Option<Self> {
-        let is_complete = self.members.iter().all(|member| greeted.contains_key(&member.id));
-        let delay = self.delay * 2;
-        (!is_complete && delay <= LAST_GREETING_DELAY).then_some(Self { delay, ..self })
-    }
 }
 
 impl Inquirer {

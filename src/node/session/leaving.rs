@@ -1,6 +1,9 @@
 //! Leaving the run.
 
-use super::{Session, membership::Membership, stage::Stage};
+use super::{
+    Session,
+    stage::{Membership, Stage},
+};
 use crate::{
     backend::{Compare, LeaseId, Operation, Txn},
     error::{Error, Result},

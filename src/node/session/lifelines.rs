@@ -12,18 +12,14 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    Session,
-    inquiring::{Greeting, Inquirer},
-    stage::Stage,
-};
+use super::{Session, inquiring::Inquirer, lifeline_events::LifelineEvent, stage::Stage};
 use crate::{
     coordinator::{Inquiries, Inquiry},
     lifeline::{Lifelines, Suspicion},
     node::observer::{Observer, Settled},
     protocol::{
         identity::NodeId,
-        records::{LostRecord, Neighbor, WorldMembership},
+        records::{Neighbor, WorldMembership},
     },
     settings::Reaction,
 };
@@ -48,46 +44,6 @@ pub(super) struct Watching {
     greeting: Option<AbortHandle>,
     /// Whether the address of the service is being checked.
     asks_host: bool,
-}
-
-/// How often this node was reported dead although it was alive.
-#[derive(Debug, Default)]
-pub(super) struct FalseAlarms {
-    pub(super) count: u64,
-    last: Option<LostRecord>,
-}
-
-impl FalseAlarms {
-    /// Counts a report of this node's death, unless it was counted before.
-    pub(super) fn note(&mut self, evidence: LostRecord) {
-        if self.last.as_ref() != Some(&evidence) {
-            self.count += 1;
-            tracing::warn!("`{}` reported this node dead, but it is alive: {}", evidence.by, evidence.why);
-            self.last = Some(evidence);
-        }
-    }
-}
-
-/// An event of the lifelines.
-#[derive(Debug)]
-pub(super) enum LifelineEvent {
-    /// Lifelines have ended without a goodbye, or members that greeted before refuse.
-    Suspicions(Vec<Suspicion>),
-    /// A request of the coordinator's task of this node.
-    Inquiry(Inquiry),
-    /// Members have greeted at these addresses.
-    Greeted {
-        greeted: BTreeMap<NodeId, SocketAddr>,
-        /// The next greeting, if some have not responded.
-        again: Option<Greeting>,
-    },
-    /// An observer has settled a suspicion.
-    Settled(Suspicion, Settled),
-    /// The service, which a node hosts, was checked for whether it still accepts connections.
-    HostAsked {
-        /// It refuses them at the address of its node.
-        is_refused: bool,
-    },
 }
 
 impl Watching {

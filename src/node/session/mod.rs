@@ -9,15 +9,14 @@ mod checking;
 mod closed;
 mod closing;
 mod coordinating;
+mod ending;
 mod following;
 mod inquiring;
 mod joining;
 mod known;
 mod leaving;
+mod lifeline_events;
 mod lifelines;
-mod membership;
-mod outside;
-mod over;
 mod owner;
 mod resync;
 mod retry;
@@ -35,12 +34,14 @@ pub(super) use self::owner::Command;
 use self::{
     known::Known,
     lifelines::{Watching, next_lifeline_event},
-    membership::{Membership, MembershipEvent},
     owner::Owner,
     retry::Retry,
-    stage::Stage,
+    stage::{Membership, MembershipEvent, Stage},
 };
-use super::shared::{HostLost, Shared, Snapshot, State};
+use super::{
+    shared::Shared,
+    snapshot::{HostLost, Snapshot, State},
+};
 use crate::{
     error::{Error, Result},
     lifeline::Lifelines,

@@ -2,13 +2,11 @@
 
 use tokio::sync::oneshot;
 
-use super::lifelines::FalseAlarms;
-
 use crate::{
     backend::LeaseId,
     protocol::{
         identity::NodeId,
-        records::{DrainRecord, NodeRecord, Outcome, WorldMembership},
+        records::{DrainRecord, LostRecord, NodeRecord, Outcome, WorldMembership},
         work::{Departure, Wants},
     },
     run::Context,
@@ -210,6 +208,24 @@ impl Owner {
     pub(super) fn answer_closing(&mut self, closed: bool) {
         for caller in self.closing.take().into_iter().flat_map(|closing| closing.callers) {
             let _ = caller.send(closed);
+        }
+    }
+}
+
+/// How often this node was reported dead although it was alive.
+#[derive(Debug, Default)]
+pub(super) struct FalseAlarms {
+    pub(super) count: u64,
+    last: Option<LostRecord>,
+}
+
+impl FalseAlarms {
+    /// Counts a report of this node's death, unless it was counted before.
+    pub(super) fn note(&mut self, evidence: LostRecord) {
+        if self.last.as_ref() != Some(&evidence) {
+            self.count += 1;
+            tracing::warn!("`{}` reported this node dead, but it is alive: {}", evidence.by, evidence.why);
+            self.last = Some(evidence);
         }
     }
 }

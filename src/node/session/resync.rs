@@ -6,8 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     RESTORE_PAUSE, Session,
-    membership::{HeldLease, StoredRecord},
-    stage::Stage,
+    stage::{HeldLease, Stage, StoredRecord},
 };
 use crate::{
     backend::{Compare, Header, KeyValue, Operation, Txn},

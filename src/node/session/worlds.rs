@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use super::{LostWorld, Session, membership::StoredRecord, stage::Stage};
+use super::{
+    LostWorld, Session,
+    stage::{Stage, StoredRecord},
+};
 use crate::{
     backend::{Compare, Operation, Txn},
     error::Result,
-    node::shared::WorldFacts,
+    node::snapshot::WorldFacts,
     protocol::{
         cooldown::wait_of,
         reading::RecordGet,

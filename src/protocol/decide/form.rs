@@ -9,8 +9,8 @@ use crate::protocol::{
     identity::NodeId,
     policy::{GATHER_LIMIT, GATHER_QUIET, GATHER_SEEN},
     ranking,
-    records::ChangeKind,
-    selection, submission,
+    records::{ChangeKind, are_rivals},
+    selection,
 };
 
 /// The rules in order.
@@ -120,7 +120,7 @@ fn commit_world(facts: &Facts<'_>) -> Decision {
     let named = named.flatten().map(str::to_owned);
     let submission = named.or_else(|| round.submission.clone().filter(|_| !kept.is_empty()));
     // A world of another submission starts without counts of failures.
-    let same_job = !submission::are_rivals(round.submission.as_deref(), submission.as_deref());
+    let same_job = !are_rivals(round.submission.as_deref(), submission.as_deref());
     let failures = if same_job { cooldown::failures(roster, now) } else { Vec::new() };
     let number = roster.highest_round.max(round.round) + 1;
     let form = Form { round: number, members, submission, failures, newcomers, took };

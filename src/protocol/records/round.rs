@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Record;
+use super::{FailureRecord, Record, RefusalRecord};
 use crate::protocol::{
-    cooldown::FailureRecord,
     identity::NodeId,
     sizing::{Sizing, WorldSizes},
-    submission::RefusalRecord,
 };
 
 /// The coordinator, at `ctl/coordinator`. The record is attached to the lease of its node.

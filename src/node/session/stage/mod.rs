@@ -1,7 +1,19 @@
 //! The states of a node. To leave a state is a move, which drops everything that belongs to it. So no field is reset by
 //! hand.
 
-use super::{closed::Closed, joining::Joining, membership::Membership, outside::Outside, over::Over};
+mod closed;
+mod joining;
+mod membership;
+mod outside;
+mod over;
+
+pub(super) use self::{
+    closed::Closed,
+    joining::{Joined, Joining, new_term, take_lease},
+    membership::{CoordinatorTask, HeldLease, Membership, MembershipEvent, StoredRecord},
+    outside::Outside,
+    over::Over,
+};
 
 /// The state of a node.
 pub(super) enum Stage {

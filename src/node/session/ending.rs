@@ -1,26 +1,16 @@
-//! The state of a node that is outside the run: it has not joined yet, or its membership has ended.
+//! The end of a membership, and of the session.
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
-use super::{Session, membership::Membership, stage::Stage};
+use super::{
+    Session,
+    stage::{Membership, Outside, Over, Stage},
+};
 use crate::{
     backend::LeaseId,
-    protocol::{records::ClosedRecord, submission::are_rivals},
+    error::Error,
+    protocol::records::{ClosedRecord, are_rivals},
 };
-
-/// What a node outside the run remembers.
-#[derive(Default)]
-pub(super) struct Outside {
-    /// The life that it was in. If that is closed meanwhile, this node ends with it.
-    pub(super) past_life: Option<String>,
-    /// The closed life whose run ID it waits for, and since when.
-    pub(super) closed_since: Option<(String, Instant)>,
-    /// The connection of the watch that was opened before `ctl/` was read last, while the node relies on that watch to
-    /// report when the id of a closed run is used again.
-    pub(super) watched_on: Option<u64>,
-}
 
 impl Session {
     /// Moves the membership out of the state. The lease of a node that was joining is revoked.
@@ -85,5 +75,24 @@ impl Session {
         tracing::info!("the run of submission `{other}` is closed; this node begins a new one");
         self.leave_membership();
         self.stage = Stage::default();
+    }
+
+    /// Ends the session with this error.
+    pub(super) fn end_with(&mut self, error: Error) {
+        let membership = self.take_membership();
+        self.stage = Stage::Over(Box::new(Over { error, membership }));
+    }
+
+    /// Ends the session because a record under `ctl/` cannot be read. The node decides nothing any more. A closed run
+    /// remains closed.
+    pub(super) fn end_with_unreadable_record(&mut self, error: Error) {
+        if matches!(self.stage, Stage::Closed(_)) {
+            return;
+        }
+        tracing::error!("{error}");
+        if let Some(membership) = self.stage.membership_mut() {
+            membership.candidacy.stop_coordinator();
+        }
+        self.end_with(error);
     }
 }

@@ -5,12 +5,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use super::owner::Owner;
 use crate::{
     backend::{Header, KeyValue, LeaseId, Revision},
     coordinator::{End, TermFence},
     lease::{Keeper, LeaseState},
-    node::{control::Control, shared::WorldFacts},
+    node::{control::Control, session::owner::Owner, snapshot::WorldFacts},
     protocol::{
         identity::NodeId,
         records::{NodeRecord, Phase, Record, RoundRecord, WorldMembership},
@@ -21,23 +20,28 @@ use crate::{
 };
 
 /// The lease of a node, with what is known under it.
-pub(super) struct HeldLease {
-    pub(super) keeper: Keeper,
+pub(in super::super) struct HeldLease {
+    pub(in super::super) keeper: Keeper,
     state: watch::Receiver<LeaseState>,
     /// The interruptions of the lease that were noticed.
     interruptions: u64,
     /// How long the service was silent in the last interruption, until the node has read what that changed.
-    pub(super) silence: Duration,
+    pub(in super::super) silence: Duration,
     /// Whether a coordinator was observed under this lease. If so, an absent member is not merely returning from an
     /// interruption that would also have ended this lease.
-    pub(super) observed_coordinator: bool,
+    pub(in super::super) observed_coordinator: bool,
     /// Whether it was reported that the lease may have expired.
-    pub(super) uncertain: bool,
+    pub(in super::super) uncertain: bool,
 }
 
 impl HeldLease {
     /// Keeps a lease alive whose grant was sent at `sent`.
-    pub(super) fn start(context: &Arc<Context>, lease: LeaseId, ttl: Duration, sent: Instant) -> Self {
+    pub(in super::super) fn start(
+        context: &Arc<Context>,
+        lease: LeaseId,
+        ttl: Duration,
+        sent: Instant,
+    ) -> Self {
         let keeper = Keeper::start(context, lease, ttl, sent);
         Self {
             state: keeper.state(),
@@ -49,16 +53,16 @@ impl HeldLease {
         }
     }
 
-    pub(super) fn id(&self) -> LeaseId {
+    pub(in super::super) fn id(&self) -> LeaseId {
         self.state.borrow().lease
     }
 
-    pub(super) fn state(&self) -> LeaseState {
+    pub(in super::super) fn state(&self) -> LeaseState {
         self.state.borrow().clone()
     }
 
     /// Waits until the state changes.
-    pub(super) async fn changed(&mut self) {
+    pub(in super::super) async fn changed(&mut self) {
         if self.state.changed().await.is_err() {
             // The keep-alive task has ended, and its last state was read.
             std::future::pending::<()>().await;
@@ -66,7 +70,7 @@ impl HeldLease {
     }
 
     /// Reads a changed state. Returns whether the lease was interrupted or has ended.
-    pub(super) fn update(&mut self) -> (LeaseState, bool) {
+    pub(in super::super) fn update(&mut self) -> (LeaseState, bool) {
         let state = self.state.borrow_and_update().clone();
         let interrupted = !state.alive || state.breaks != self.interruptions;
         if interrupted {
@@ -82,28 +86,28 @@ impl HeldLease {
     }
 
     /// When to report that the lease may have expired, unless that was reported.
-    pub(super) fn uncertain_at(&self) -> Option<Instant> {
+    pub(in super::super) fn uncertain_at(&self) -> Option<Instant> {
         (!self.uncertain).then(|| self.state.borrow().uncertain_at())
     }
 }
 
 /// The record of a node as it is stored in the service.
-pub(super) struct StoredRecord {
-    pub(super) record: NodeRecord,
+pub(in super::super) struct StoredRecord {
+    pub(in super::super) record: NodeRecord,
     /// Each write of the record compares this revision. An earlier attempt may still be applied, and would otherwise
     /// restore an old record.
-    pub(super) revision: Revision,
+    pub(in super::super) revision: Revision,
     /// Whether it must be written even if it does not differ.
-    pub(super) is_stale: bool,
+    pub(in super::super) is_stale: bool,
 }
 
 /// The life of the run that a node is in.
 #[derive(Default)]
-pub(super) struct Life {
+pub(in super::super) struct Life {
     /// Its name. `None` until a `ctl/round` was read.
-    pub(super) name: Option<String>,
+    pub(in super::super) name: Option<String>,
     /// The lease of the run. 0 while it is not known.
-    pub(super) run_lease: LeaseId,
+    pub(in super::super) run_lease: LeaseId,
     /// The leases that the run had before. Each restored world takes a new one.
     past_run_leases: BTreeSet<LeaseId>,
 }
@@ -111,7 +115,7 @@ pub(super) struct Life {
 impl Life {
     /// Sets the lease of the run. Returns whether the run had another lease, so that everything attached to that is
     /// lost.
-    pub(super) fn replace_run_lease(&mut self, lease: LeaseId) -> bool {
+    pub(in super::super) fn replace_run_lease(&mut self, lease: LeaseId) -> bool {
         let replaced = self.run_lease != 0 && self.run_lease != lease;
         if replaced {
             self.past_run_leases.insert(self.run_lease);
@@ -122,11 +126,11 @@ impl Life {
 }
 
 /// A coordinator's task. Dropping it ends the task, but not the term.
-pub(super) struct CoordinatorTask {
-    pub(super) term: TermFence,
-    pub(super) task: JoinHandle<End>,
+pub(in super::super) struct CoordinatorTask {
+    pub(in super::super) term: TermFence,
+    pub(in super::super) task: JoinHandle<End>,
     /// Whether there was a `ctl/round` in this term. If it is deleted, what the task knows is outdated.
-    pub(super) had_round: bool,
+    pub(in super::super) had_round: bool,
 }
 
 impl Drop for CoordinatorTask {
@@ -138,33 +142,33 @@ impl Drop for CoordinatorTask {
 
 /// What a node does as coordinator, or to become coordinator.
 #[derive(Default)]
-pub(super) struct Candidacy {
-    pub(super) task: Option<CoordinatorTask>,
+pub(in super::super) struct Candidacy {
+    pub(in super::super) task: Option<CoordinatorTask>,
     /// The terms of this node that have ended, by their nonces.
     ended_terms: BTreeSet<String>,
     /// When to campaign.
-    pub(super) campaign_at: Option<Instant>,
+    pub(in super::super) campaign_at: Option<Instant>,
 }
 
 impl Candidacy {
-    pub(super) fn campaign_in(&mut self, time: Duration) {
+    pub(in super::super) fn campaign_in(&mut self, time: Duration) {
         self.campaign_at = Some(Instant::now() + time);
     }
 
     /// Ends the coordinator's task, if there is one.
-    pub(super) fn stop_coordinator(&mut self) {
+    pub(in super::super) fn stop_coordinator(&mut self) {
         if let Some(task) = self.task.take() {
             self.ended_terms.insert(task.term.record.nonce.clone());
         }
     }
 
-    pub(super) fn has_ended(&self, term: &TermFence) -> bool {
+    pub(in super::super) fn has_ended(&self, term: &TermFence) -> bool {
         self.ended_terms.contains(&term.record.nonce)
     }
 
     /// There is no `ctl/round`. A term that knew one would wait for changes of a round that was deleted. The next term
     /// restores it.
-    pub(super) fn end_term_of_lost_round(&mut self) {
+    pub(in super::super) fn end_term_of_lost_round(&mut self) {
         if self.task.as_ref().is_some_and(|task| task.had_round) {
             self.stop_coordinator();
         }
@@ -183,7 +187,7 @@ impl Candidacy {
 }
 
 /// An event of a membership.
-pub(super) enum MembershipEvent {
+pub(in super::super) enum MembershipEvent {
     /// The state of the lease has changed.
     Lease,
     /// The coordinator's task has ended.
@@ -191,31 +195,31 @@ pub(super) enum MembershipEvent {
 }
 
 /// A node in the run.
-pub(super) struct Membership {
-    pub(super) id: NodeId,
+pub(in super::super) struct Membership {
+    pub(in super::super) id: NodeId,
     /// The revision at which the record was created.
-    pub(super) created: Revision,
-    pub(super) lease: HeldLease,
-    pub(super) record: StoredRecord,
-    pub(super) life: Life,
+    pub(in super::super) created: Revision,
+    pub(in super::super) lease: HeldLease,
+    pub(in super::super) record: StoredRecord,
+    pub(in super::super) life: Life,
     /// The world that this node is in.
-    pub(super) world: Option<Arc<WorldFacts>>,
+    pub(in super::super) world: Option<Arc<WorldFacts>>,
     /// The attempt whose plan was read last.
-    pub(super) read_attempt: Option<String>,
+    pub(in super::super) read_attempt: Option<String>,
     /// The cluster, and the highest revision of a linearizable response.
     header: Header,
     /// Whether an interruption may have changed something that was not read yet.
-    pub(super) needs_resync: bool,
+    pub(in super::super) needs_resync: bool,
     /// The revision of the `ctl/round` because of which the node has read everything again.
     last_resync_revision: Revision,
-    pub(super) candidacy: Candidacy,
+    pub(in super::super) candidacy: Candidacy,
     /// When to compare what is known of `ctl/` with the service.
-    pub(super) check_at: Instant,
+    pub(in super::super) check_at: Instant,
 }
 
 impl Membership {
     /// A node whose record was written at `revision`, according to a response with this header.
-    pub(super) fn new(
+    pub(in super::super) fn new(
         id: NodeId,
         lease: HeldLease,
         record: NodeRecord,
@@ -242,7 +246,7 @@ impl Membership {
     }
 
     /// Waits for an event. Cancel-safe.
-    pub(super) async fn next_event(&mut self) -> MembershipEvent {
+    pub(in super::super) async fn next_event(&mut self) -> MembershipEvent {
         tokio::select! {
             biased;
             () = self.lease.changed() => MembershipEvent::Lease,
@@ -250,13 +254,18 @@ impl Membership {
         }
     }
 
-    pub(super) fn place(&self) -> Option<&WorldMembership> {
+    pub(in super::super) fn place(&self) -> Option<&WorldMembership> {
         self.world.as_ref().map(|world| &world.place)
     }
 
     /// Whether the stored record must be updated. Its world counts only while the world is restored from the records,
     /// because otherwise no node reads it.
-    pub(super) fn record_needs_update(&self, context: &Context, owner: &Owner, control: &Control) -> bool {
+    pub(in super::super) fn record_needs_update(
+        &self,
+        context: &Context,
+        owner: &Owner,
+        control: &Control,
+    ) -> bool {
         let stored = &self.record.record;
         let restoring = control.round_record().is_some_and(|round| round.phase == Phase::Restoring);
         let world = if restoring { self.place().cloned() } else { stored.world.clone() };
@@ -264,13 +273,13 @@ impl Membership {
     }
 
     /// Whether `ctl/round` names a world whose plan must be read.
-    pub(super) fn has_unread_round(&self, control: &Control) -> bool {
+    pub(in super::super) fn has_unread_round(&self, control: &Control) -> bool {
         let unread = |round| has_unread_plan(round, self.place(), self.read_attempt.as_deref());
         control.round_record().is_some_and(unread)
     }
 
     /// Whether `ctl/round` contradicts the world or the life of this node.
-    pub(super) fn contradicts(&self, round: &RoundRecord) -> bool {
+    pub(in super::super) fn contradicts(&self, round: &RoundRecord) -> bool {
         let same_life = self.life.name.as_ref().is_none_or(|life| *life == round.life);
         self.place().is_some_and(|place| {
             let other_world = round.round == place.round && round.world != place.world;
@@ -279,23 +288,23 @@ impl Membership {
     }
 
     /// Requests a resync because of this `ctl/round`, once for each revision of it.
-    pub(super) fn request_resync(&mut self, revision: Revision) {
+    pub(in super::super) fn request_resync(&mut self, revision: Revision) {
         self.needs_resync |= self.last_resync_revision != revision;
         self.last_resync_revision = revision;
     }
 
     /// Records the header of a linearizable read of `ctl/`.
-    pub(super) fn record_header(&mut self, header: Header) {
+    pub(in super::super) fn record_header(&mut self, header: Header) {
         self.header = header;
     }
 
     /// Raises the highest revision that this node has read.
-    pub(super) fn raise_revision(&mut self, revision: Revision) {
+    pub(in super::super) fn raise_revision(&mut self, revision: Revision) {
         self.header.revision = self.header.revision.max(revision);
     }
 
     /// What this node knew before an interruption.
-    pub(super) fn before(&self, set_back: bool) -> Before {
+    pub(in super::super) fn before(&self, set_back: bool) -> Before {
         Before {
             life: self.life.name.clone(),
             world: self.place().cloned(),
@@ -309,7 +318,7 @@ impl Membership {
     }
 
     /// Adopts the stored record, which an attempt whose response was lost may have written.
-    pub(super) fn adopt_stored_record(&mut self, item: &KeyValue) {
+    pub(in super::super) fn adopt_stored_record(&mut self, item: &KeyValue) {
         self.record.revision = item.mod_revision;
         match NodeRecord::decode(&String::from_utf8_lossy(&item.key), &item.value) {
             Ok(record) => self.record.record = record,
@@ -324,7 +333,10 @@ impl Membership {
 
     /// The term of this node that is still stored although it has ended. Meanwhile no other node can become
     /// coordinator.
-    pub(super) fn term_to_resign<'control>(&self, control: &'control Control) -> Option<&'control TermFence> {
+    pub(in super::super) fn term_to_resign<'control>(
+        &self,
+        control: &'control Control,
+    ) -> Option<&'control TermFence> {
         let term = control.coordinator.as_ref()?;
         (term.record.node == self.id && self.candidacy.has_ended(term)).then_some(term)
     }
