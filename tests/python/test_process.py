@@ -232,11 +232,13 @@ def test_log_line_names_its_module_once(tmp_path: Path, etcd: Service, run_id: s
 def test_redirected_stderr_gets_the_log(tmp_path: Path, etcd: Service, run_id: str) -> None:
     then = """
     import contextlib, io
+    run.next_world()
     with contextlib.redirect_stderr(io.StringIO()) as redirected:
+        # Forms a round, whose log lines can only come now.
         run.next_world()
         run.leave()
         lattice_rdzv._logs.stop(lattice_rdzv._core.shutdown)
-    print("redirected", "round 1" in redirected.getvalue(), flush=True)
+    print("redirected", "round 2" in redirected.getvalue(), flush=True)
 """
     source = JOIN.format(run_id=run_id, nnodes="1", endpoint=etcd.endpoint, name="node-1")
     talking = Program(tmp_path, source + then, LATTICE_RDZV_LOG="info")
