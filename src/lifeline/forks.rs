@@ -14,6 +14,9 @@ use std::{
 
 /// How many sockets of one process are closed in its children. For further sockets, the lease decides.
 const SLOTS: usize = 4096;
+/// How many slots are tried for a socket, from the one of its number on. Open descriptors have small, different numbers, so
+/// the first one is almost always free.
+const TRIES: usize = 64;
 const EMPTY: RawFd = -1;
 
 static OPEN: [AtomicI32; SLOTS] = [const { AtomicI32::new(EMPTY) }; SLOTS];
@@ -41,10 +44,11 @@ impl Slot {
         if !handles_forks() {
             return None;
         }
-        let take = |slot: &AtomicI32| {
-            slot.compare_exchange(EMPTY, descriptor, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let first = usize::try_from(descriptor).ok()?;
+        let take = |slot: &usize| {
+            OPEN[*slot].compare_exchange(EMPTY, descriptor, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
-        OPEN.iter().position(take).map(Self)
+        (first..first + TRIES).map(|slot| slot % SLOTS).find(take).map(Self)
     }
 }
 
