@@ -15,9 +15,10 @@ from harness.service import Service, on_etcd
 from harness.survivors import POINTS, START_SECONDS, MakeSurvivors, Survivors, Trainer
 from harness.wait import wait_for
 
-pytestmark = pytest.mark.timeout(300)
-
 KILLS = int(os.environ.get("LATTICE_TEST_KILLS", "3"))
+
+pytestmark = pytest.mark.timeout(300 + 30 * KILLS)
+
 # `form_timeout_seconds` of these jobs. A loss while a group is formed may cost as much, besides the lease.
 FORM_SECONDS = 10.0
 LEASE_SECONDS = 10.0
