@@ -8,15 +8,20 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
+import torch.distributed as dist
 from harness.service import Service
+from torch._C._distributed_c10d import HashStore
 
 from lattice_rdzv.torch.elastic import State, sockets
 from lattice_rdzv.torch.elastic.backend import backend_of
+from lattice_rdzv.torch.elastic.connecting import connecting
 from lattice_rdzv.torch.elastic.hashing import hash_tensor
 from lattice_rdzv.torch.elastic.job import Failures, Place, _place
 from lattice_rdzv.torch.elastic.state import _take, decode, describe, encode
@@ -167,6 +172,24 @@ def test_connection_that_is_closed_while_it_is_recorded_is_passed_over(monkeypat
 
 class Level(enum.IntEnum):
     HIGH = 3
+
+
+def test_forming_ends_with_the_world_and_the_next_group_forms() -> None:
+    """As before torch 2.9, where gloo would wait for the missing rank until its own limit."""
+    broken = threading.Event()
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=5))
+    threading.Timer(0.2, broken.set).start()
+    with (
+        pytest.raises(RuntimeError, match="gloo has not connected all ranks"),
+        connecting(broken, timedelta(seconds=60)),
+    ):
+        dist.init_process_group("gloo", store=store, rank=0, world_size=2, timeout=timedelta(seconds=5))
+    assert not dist.is_initialized()
+    with connecting(threading.Event(), timedelta(seconds=60)):
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    assert dist.get_backend() == "gloo"
+    dist.destroy_process_group()
 
 
 def test_value_of_a_subclass_is_sent_as_a_plain_one() -> None:
