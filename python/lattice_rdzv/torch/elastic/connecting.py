@@ -25,9 +25,23 @@ def limit_is_fixed() -> bool:
     return not hasattr(distributed_c10d.ProcessGroupGloo, "set_timeout")
 
 
+class Breaker:
+    """Ends waits for the constructor of gloo's groups. It stays set, so that later ones end at once."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.is_set = False
+
+    def set(self) -> None:
+        """Ends the waits."""
+        with self.changed:
+            self.is_set = True
+            self.changed.notify_all()
+
+
 @contextmanager
-def connecting(broken: threading.Event, timeout: timedelta) -> Iterator[None]:
-    """A context in which the constructor of gloo's groups raises `RuntimeError` when this event is set, or after this time."""
+def connecting(broken: Breaker, timeout: timedelta) -> Iterator[None]:
+    """A context in which the constructor of gloo's groups raises `RuntimeError` when this is set, or after this time."""
     gloo: Any = distributed_c10d.ProcessGroupGloo
 
     class Connecting(type):
@@ -48,21 +62,25 @@ def connecting(broken: threading.Event, timeout: timedelta) -> Iterator[None]:
 class _Attempt:
     """One call in a separate thread."""
 
-    def __init__(self, call: Any, broken: threading.Event) -> None:
+    def __init__(self, call: Any, broken: Breaker) -> None:
         self._call = call
-        # The thread sets it, too: then the outcome is there.
         self._broken = broken
+        self._ended = False
         self._result: Any = None
         self._error: Exception | None = None
         threading.Thread(target=self._run, name="lattice-rdzv-connect", daemon=True).start()
 
     def wait(self, timeout: timedelta) -> Any:
         """Returns the result. Raises the error of the call, or `RuntimeError` if it has not ended."""
-        self._broken.wait(timeout.total_seconds())
+        with self._broken.changed:
+            self._broken.changed.wait_for(lambda: self._ended or self._broken.is_set, timeout.total_seconds())
         if self._error is not None:
             raise self._error
         if self._result is None:
-            raise RuntimeError(f"gloo has not connected all ranks: the world has ended, or {timeout} have passed")
+            seconds = timeout.total_seconds()
+            raise RuntimeError(
+                f"gloo did not connect all ranks within {seconds:g} s (`form_timeout_seconds`), or the world ended meanwhile"
+            )
         return self._result
 
     def _run(self) -> None:
@@ -70,4 +88,6 @@ class _Attempt:
             self._result = self._call()
         except Exception as error:
             self._error = error
-        self._broken.set()
+        with self._broken.changed:
+            self._ended = True
+            self._broken.changed.notify_all()

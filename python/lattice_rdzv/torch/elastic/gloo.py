@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from lattice_rdzv.torch.elastic.connecting import connecting, limit_is_fixed
+from lattice_rdzv.torch.elastic.connecting import Breaker, connecting, limit_is_fixed
 from lattice_rdzv.torch.elastic.sockets import GroupSockets
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class GlooGroup:
         self._sockets = GroupSockets()
         self._excepthook = sys.excepthook
         self._store: Store | None = None
-        self._broken = threading.Event()
+        self._broken = Breaker()
 
     def break_waits(self) -> None:
         """Shuts down the connections that exist now."""

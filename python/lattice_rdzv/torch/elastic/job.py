@@ -328,7 +328,7 @@ class Job:
         store = WorldStore(world, self._plain._node, interrupt)
         store.set_timeout(self._limits.form)
         began = time.monotonic()
-        # A process that is stuck in a collective for longer ends itself after `step_seconds`.
+        # The limit of collectives before torch 2.9. A collective must fail before this process ends itself, after `step_seconds`.
         pause = timedelta(seconds=self._limits.step_seconds / 2)
         group.form(store, rank=world.rank, size=world.size, timeout=self._limits.form, pause=pause)
         interrupt.check()
