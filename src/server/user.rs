@@ -25,12 +25,20 @@ pub(crate) struct User {
     place: &'static str,
     /// The password that was read last, and when.
     known: Mutex<Option<(Instant, String)>>,
+    /// Serializes reads, so that an older read does not replace a newer one.
+    reading: tokio::sync::Mutex<()>,
     denials: Mutex<Denials>,
 }
 
 impl User {
     pub(crate) fn new(credentials: Credentials, place: &'static str) -> Self {
-        Self { credentials: Arc::new(credentials), place, known: Mutex::default(), denials: Mutex::default() }
+        Self {
+            credentials: Arc::new(credentials),
+            place,
+            known: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+            denials: Mutex::default(),
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -40,6 +48,7 @@ impl User {
     /// The password, as the file had it at most `age` ago. The file can be missing while it is replaced. The password
     /// that was read last then stays valid.
     pub(crate) async fn password(&self, age: Duration) -> Option<String> {
+        let _turn = self.reading.lock().await;
         let fresh = lock(&self.known).as_ref().filter(|(read, _)| read.elapsed() < age).cloned();
         if let Some((_, password)) = fresh {
             return Some(password);
