@@ -17,7 +17,7 @@ from harness.wait import wait_for
 
 KILLS = int(os.environ.get("LATTICE_TEST_KILLS", "3"))
 
-pytestmark = pytest.mark.timeout(300 + 30 * KILLS)
+pytestmark = pytest.mark.timeout(300)
 
 # `form_timeout_seconds` of these jobs. A loss while a group is formed may cost as much, besides the lease.
 FORM_SECONDS = 10.0
