@@ -1,6 +1,6 @@
-"""Checks that the files of src/ do not import each other in a circle.
+"""Checks that the files of src/ have no import cycle.
 
-    cycles.py    fails and prints each circle, with the names that cause it
+    cycles.py    fails and prints each import that is part of a cycle, with its names
 
 A file and the folder of its submodules are one subject, so imports between a module and its ancestors do not count.
 """
@@ -18,13 +18,15 @@ Name = tuple[str, ...]
 _COMMENT = re.compile(r"//[^\n]*")
 _TESTS = re.compile(r"#\[cfg\(test\)\]\nmod \w+ \{.*", re.DOTALL)
 _USE = re.compile(r"\buse\s+([^;]+);")
+_PATH = re.compile(r"(?<![\w:$])(?:crate|self|super)(?:::\w+)+")
 
 
 def paths_of(tree: str) -> Iterator[Name]:
     """Yields the paths of a `use` tree: `a::{b, c::d}` has `a::b` and `a::c::d`."""
     prefix, brace, rest = tree.partition("{")
     if not brace:
-        yield tuple(part.strip() for part in tree.split(" as ")[0].split("::"))
+        path = tuple(part.strip() for part in tree.split(" as ")[0].split("::"))
+        yield path[:-1] if path[-1] == "self" else path
         return
     head = tuple(part.strip() for part in prefix.split("::") if part.strip())
     depth, item = 0, ""
@@ -55,11 +57,14 @@ def imports() -> dict[Name, dict[Name, set[str]]]:
     files = {path: path.relative_to(SOURCES).with_suffix("").parts for path in SOURCES.rglob("*.rs")}
     modules = {parts[:-1] if parts[-1] in ("mod", "lib") else parts: path for path, parts in files.items()}
     used: dict[Name, set[Name]] = {}
+    inline: dict[Name, set[Name]] = {}
     for module, path in modules.items():
         text = _COMMENT.sub("", _TESTS.sub("", path.read_text()))
         trees = (" ".join(tree.split()) for tree in _USE.findall(text))
         found = (absolute(module, use, modules) for tree in trees for use in paths_of(tree))
         used[module] = {use for use in found if use}
+        found = (absolute(module, tuple(path.split("::")), modules) for path in _PATH.findall(_USE.sub("", text)))
+        inline[module] = {use for use in found if use}
 
     def resolve(use: Name, depth: int = 0) -> Name:
         """Follows a name to the module that defines it."""
@@ -72,7 +77,7 @@ def imports() -> dict[Name, dict[Name, set[str]]]:
 
     graph: dict[Name, dict[Name, set[str]]] = {module: {} for module in modules}
     for module, uses in used.items():
-        for use in uses:
+        for use in uses | inline[module]:
             target = resolve(use)
             related = module[: len(target)] == target or target[: len(module)] == module
             if not related:
@@ -93,7 +98,7 @@ def reachable(graph: dict[Name, dict[Name, set[str]]], start: Name) -> set[Name]
 
 
 def main() -> int:
-    """Prints the circles."""
+    """Prints the imports that are part of a cycle."""
     graph = imports()
     ends = {module: reachable(graph, module) for module in graph}
     failed = False
@@ -101,7 +106,7 @@ def main() -> int:
         for target, names in sorted(graph[module].items()):
             if module in ends[target]:
                 failed = True
-                print(f"{'/'.join(module)} and {'/'.join(target)} are in a circle: {', '.join(sorted(names))}")
+                print(f"import cycle: {'/'.join(module)} imports {', '.join(sorted(names))} of {'/'.join(target)}")
     assert sum(map(len, graph.values())) > 100, "no imports were found"
     return int(failed)
 
