@@ -67,7 +67,7 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     "volume-below-quota": [
         (
             {**PERSISTENT, "etcd": {"quotaBackendBytes": 8589934592}, "persistence": {"enabled": True, "size": "7Gi"}},
-            ["`persistence.size` must be at least 8589934592 bytes", "`7Gi`", "`etcd.quotaBackendBytes`"],
+            ["`persistence.size` is `7Gi`", "8589934592 bytes", "`etcd.quotaBackendBytes`"],
             NOW,
         ),
         ({"ephemeral": {"sizeLimit": 1000000000}}, ["`ephemeral.sizeLimit`", "2147483648", "`1000000000`"], NOW),

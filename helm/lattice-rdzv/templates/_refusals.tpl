@@ -107,8 +107,8 @@ revisions-that-are-a-time:
   {{- $isNumber := regexMatch "^[0-9]+$" $retention }}
   when: {{ and (eq $values.etcd.autoCompactionMode "revision") (not $isNumber) }}
   text: >-
-    `etcd.autoCompactionMode` is `revision`, but `etcd.autoCompactionRetention` is `{{ $retention }}`, which etcd takes for so many revisions that it would
-    never compact. Set a number of revisions. Example: --set etcd.autoCompactionRetention=10000
+    `etcd.autoCompactionMode` is `revision`, but `etcd.autoCompactionRetention` is `{{ $retention }}`, which etcd reads as a number of revisions so large that it
+    would never compact. Set a number of revisions. Example: --set etcd.autoCompactionRetention=10000
 time-without-unit:
   when: {{ and (eq $values.etcd.autoCompactionMode "periodic") (or (regexMatch "^[0-9]+[.][0-9]+$" $retention) (and $isNumber (gt (atoi $retention) 720))) }}
   text: >-
@@ -126,8 +126,8 @@ volume-below-quota:
   {{- $volume := ternary (dict "key" "persistence.size" "size" $values.persistence.size) (dict "key" "ephemeral.sizeLimit" "size" $values.ephemeral.sizeLimit) $values.persistence.enabled }}
   when: {{ and (ne ($volume.size | toString) "") (lt (include "lattice.bytes" ($volume.size | default "0" | include "lattice.quantity") | int64) ($quota | int64)) }}
   text: >-
-    `{{ $volume.key }}` must be at least {{ $quota }} bytes, but is `{{ include "lattice.quantity" $volume.size }}`: the volume would be full before the database reaches its
-    quota. Use twice the quota plus 512 MiB, for a defragmentation and the logs, or lower `etcd.quotaBackendBytes`
+    `{{ $volume.key }}` is `{{ include "lattice.quantity" $volume.size }}`, but the quota of the database is {{ $quota }} bytes, so the volume would be full first. Use at least twice
+    the quota plus 512 MiB, which leaves room for a defragmentation and the logs, or lower `etcd.quotaBackendBytes`
 delete-claims-on-old-kubernetes:
   when: {{ and (eq $values.persistence.whenDeleted "Delete") (semverCompare "<1.27-0" .Capabilities.KubeVersion.Version) }}
   text: >-

@@ -1,4 +1,4 @@
-{{/* What the Services have in common that agents and browsers use. */}}
+{{/* The fields that the client Service and the dashboard's Service share. */}}
 
 {{/* (dict "service" .Values.clientService "selector" (include "lattice.podSelector" .)) */}}
 {{- define "lattice.serviceSpec" -}}
