@@ -10,6 +10,9 @@ use crate::protocol::identity::NodeId;
 /// The pause between two questions. Two refusals are required.
 pub(super) const BETWEEN: Duration = Duration::from_millis(2);
 
+/// How late the end of the pause may be. A process that continues later does not know what happened meanwhile.
+const LATEST: Duration = Duration::from_millis(50);
+
 /// How long questions are repeated while connections are accepted and closed again. The sockets of a dying process
 /// close one after the other, but a proxy behaves like this permanently.
 pub(super) const CLOSING_LIMIT: Duration = Duration::from_millis(50);
@@ -48,6 +51,12 @@ pub(super) struct Confirmation {
 impl Confirmation {
     pub(super) fn of(accused: NodeId) -> Self {
         Self { accused, refused: false }
+    }
+
+    /// The pause after a question has ended, this much later than it was due. If that is too late, the earlier refusal does
+    /// not count any more, and two others are required.
+    pub(super) fn resume(&mut self, late: Duration) {
+        self.refused &= late <= LATEST;
     }
 
     /// Applies an answer that arrived `elapsed` after the first question. `None`: ask again after [`BETWEEN`].
@@ -92,6 +101,22 @@ mod tests {
             }
             assert_eq!(verdict, expected, "{answers:?}");
         }
+    }
+
+    #[test]
+    fn refusal_before_a_pause_that_took_too_long_does_not_count() {
+        for (late, verdict) in [(LATEST, Some(Verdict::Dead)), (LATEST + BETWEEN, None)] {
+            let mut confirmation = Confirmation::of(NodeId::from_random(4));
+            assert_eq!(confirmation.apply(Answer::Refused, Duration::ZERO), None);
+            confirmation.resume(late);
+            assert_eq!(confirmation.apply(Answer::Refused, BETWEEN + late), verdict, "{late:?}");
+        }
+        let mut confirmation = Confirmation::of(NodeId::from_random(4));
+        for late in [LATEST * 2, Duration::ZERO] {
+            assert_eq!(confirmation.apply(Answer::Refused, Duration::ZERO), None);
+            confirmation.resume(late);
+        }
+        assert_eq!(confirmation.apply(Answer::Refused, Duration::ZERO), Some(Verdict::Dead));
     }
 
     #[test]

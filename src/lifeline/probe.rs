@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -43,7 +43,9 @@ pub(super) async fn confirm(address: SocketAddr, question: Frame) -> Verdict {
         if let Some(verdict) = confirmation.apply(answer, began.elapsed()) {
             return verdict;
         }
-        sleep(BETWEEN).await;
+        let due = Instant::now() + BETWEEN;
+        sleep_until(due).await;
+        confirmation.resume(due.elapsed());
     }
 }
 

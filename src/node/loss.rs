@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     backend::{Backend, Compare, LeaseId, Operation, Revision, Txn},
     coordinator::TermFence,
-    error::{Applied, Error, Result},
+    error::Result,
     node::control::ControlGet,
     protocol::{
         accusing::{Accusation, Accused, Deed, Found, accuse},
@@ -125,7 +125,7 @@ impl Accuser<'_> {
     }
 
     /// Reports that the accused is dead, and revokes its lease. `after` is the time since the end of its lifeline.
-    /// Returns false if something has changed since it was read, or if the outcome is unknown.
+    /// Returns false if something has changed since it was read.
     pub(crate) async fn report(
         &self,
         before: &Before,
@@ -161,17 +161,11 @@ impl Accuser<'_> {
                 }
             }
         }
-        let is_written = match self.backend.txn(txn).await {
-            Ok(answer) => answer.succeeded,
-            Err(Error::Unavailable { applied: Applied::Unknown, .. }) => false,
-            Err(error) => return Err(error),
-        };
-        if is_written {
+        let is_written = self.backend.txn(txn).await?.succeeded;
+        if is_written && before.lease != 0 {
             tracing::info!("lost {}: {why}", before.name);
-            if before.lease != 0 {
-                // The lease that the record was attached to, and never a later lease of that node.
-                let _ = self.backend.lease_revoke(before.lease).await;
-            }
+            // The lease that the record was attached to, and never a later lease of that node.
+            let _ = self.backend.lease_revoke(before.lease).await;
         }
         Ok(is_written)
     }

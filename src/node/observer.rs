@@ -4,12 +4,12 @@
 //! compares what was read before the member was asked. So a verdict that is wrong or late causes one node to join
 //! again, and never a second world.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 
 use super::loss::{Accuser, Reading};
@@ -22,16 +22,13 @@ use crate::{
     lease::LeaseState,
     lifeline::{Questions, Suspicion, Verdict},
     protocol::{
-        accusing::{Deed, OwnState, may_trust_itself},
+        accusing::{Deed, may_trust_itself},
         identity::NodeId,
         keys::RunKeys,
         records::{Neighbor, NodeRecord, Record, WorldMembership},
     },
     run::Context,
 };
-
-/// A pause that shows whether the timers of this process are on time.
-const TIMER: Duration = Duration::from_millis(1);
 
 /// How many other members are asked at once, to find out whether this node reaches one of them.
 const ASKED: i64 = 8;
@@ -54,6 +51,15 @@ pub(super) enum Settled {
     LeaseReplaced,
 }
 
+/// The result of one attempt.
+enum Attempt {
+    Settled(Settled),
+    /// The run has changed since this node read it, so another attempt is due at once.
+    Changed,
+    /// This node cannot settle it now.
+    Postponed,
+}
+
 /// One observer, for one member that it suspects.
 #[derive(Clone, Debug)]
 pub(super) struct Observer {
@@ -73,8 +79,9 @@ impl Observer {
         let mut backoff = Backoff::new(RetryPolicy::default(), self.context.entropy.bits());
         let settled = loop {
             match self.examine_once().await {
-                Ok(Some(settled)) => break settled,
-                Ok(None) => {}
+                Ok(Attempt::Settled(settled)) => break settled,
+                Ok(Attempt::Changed) => continue,
+                Ok(Attempt::Postponed) => {}
                 Err(error) if error.is_transient() => {}
                 Err(error) => {
                     tracing::warn!("cannot report the death of a member: {error}");
@@ -87,8 +94,8 @@ impl Observer {
         (self.suspicion, settled)
     }
 
-    /// One attempt: reads, asks, and writes. `None` if it must be repeated.
-    async fn examine_once(&self) -> Result<Option<Settled>> {
+    /// Reads, asks, and writes.
+    async fn examine_once(&self) -> Result<Attempt> {
         let accused = self.suspicion.neighbor.id;
         let by = Accuser {
             backend: self.context.backend.as_ref(),
@@ -98,34 +105,36 @@ impl Observer {
         };
         // Its sender ends with the lease.
         if self.lease.has_changed().is_err() {
-            return Ok(Some(Settled::LeaseReplaced));
+            return Ok(Attempt::Settled(Settled::LeaseReplaced));
         }
-        let (own_state, reading) = tokio::join!(self.own_state(), by.read(Some(&self.place)));
-        if let Err(why) = may_trust_itself(&own_state) {
-            // If a timer is late, the question is postponed. It is never dropped for that reason.
-            tracing::debug!("a lifeline ended, but this node cannot trust its own view: {why}");
-            return Ok(None);
+        if !self.trusts_itself() {
+            return Ok(Attempt::Postponed);
         }
-        let before = match reading? {
+        let before = match by.read(Some(&self.place)).await? {
             Reading::Confirm(before) => before,
-            Reading::Drop(why) => return Ok(Some(Settled::Dropped(why))),
-            Reading::OtherWorld => return Ok(Some(Settled::OtherWorld { examined: self.place.number() })),
-            Reading::Later => return Ok(None),
+            Reading::Drop(why) => return Ok(Attempt::Settled(Settled::Dropped(why))),
+            Reading::OtherWorld => {
+                return Ok(Attempt::Settled(Settled::OtherWorld { examined: self.place.number() }));
+            }
+            Reading::Later => return Ok(Attempt::Postponed),
         };
         let is_alone = self.place.size <= 2;
         if self.questions.others_ended(accused) && !is_alone && !self.reaches_others().await? {
-            return Ok(Some(Settled::Dropped(
+            return Ok(Attempt::Settled(Settled::Dropped(
                 "no other member greets either, so the cause may be this node",
             )));
         }
         match self.questions.confirm(&self.suspicion, self.own).await {
             Verdict::Dead => {}
-            Verdict::Alive => return Ok(Some(Settled::Dropped("the node is alive"))),
+            Verdict::Alive => return Ok(Attempt::Settled(Settled::Dropped("the node is alive"))),
             Verdict::Unknown => {
-                return Ok(Some(Settled::Dropped(
+                return Ok(Attempt::Settled(Settled::Dropped(
                     "its address does not show whether it is dead; its lease decides",
                 )));
             }
+        }
+        if !self.trusts_itself() {
+            return Ok(Attempt::Postponed);
         }
         if !by
             .report(
@@ -136,20 +145,21 @@ impl Observer {
             )
             .await?
         {
-            return Ok(None);
+            return Ok(Attempt::Changed);
         }
         let was_coordinator = matches!(before.deed, Deed::DeleteRecord { with_coordinator: true });
-        Ok(Some(Settled::Dead { was_coordinator }))
+        Ok(Attempt::Settled(Settled::Dead { was_coordinator }))
     }
 
-    /// Whether the lease of this node was renewed in time, and how late a timer is now.
-    async fn own_state(&self) -> OwnState {
-        let due = Instant::now() + TIMER;
-        sleep_until(due).await;
-        let now = Instant::now();
+    /// Whether the lease of this node was renewed recently. If not, the question is postponed, and never dropped.
+    fn trusts_itself(&self) -> bool {
         let lease = self.lease.borrow();
-        let since_renewal = now.saturating_duration_since(lease.acknowledged);
-        OwnState { since_renewal, ttl: lease.ttl, timer_lateness: now.saturating_duration_since(due) }
+        let since_renewal = Instant::now().saturating_duration_since(lease.acknowledged);
+        let trusts = may_trust_itself(since_renewal, lease.ttl);
+        if !trusts {
+            tracing::debug!(?since_renewal, "a lifeline ended, but this node cannot trust its own view");
+        }
+        trusts
     }
 
     fn evidence(&self) -> String {
