@@ -1,5 +1,5 @@
-//! How long the coordinator computes for one decision about so many nodes, without a service. Prints; asserts nothing.
-//! `cargo bench --bench decide -- NODES...`
+//! How long the coordinator computes for one decision about a run of N nodes, without a service. Prints; asserts nothing.
+//! `cargo bench --bench decide -- N...` measures each of these sizes.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

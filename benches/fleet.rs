@@ -3,8 +3,8 @@
 //! the same run. Prints; asserts nothing. `cargo bench --bench fleet -- NODES... [--kills N]`
 //!
 //! - *form*: all nodes start at once, until each has its world. Floor: each client connects, grants a lease, opens a watch,
-//!   and writes a key. One client gets an event of each of these keys, and writes another one. Each client gets the event of
-//!   that, and reads the key.
+//!   and writes a key. One further client gets an event for each of these keys, and then writes another key. Each client
+//!   gets that event, and reads the key.
 //! - *told*: a node dies, until the last other node knows. No node requests the next world before that, because the nodes share
 //!   the cores of one machine. Floor: one write, and a second one by a client that watches the first, until the last client has
 //!   the event of the second.
@@ -263,9 +263,9 @@ where
     }
 }
 
-/// All clients connect, grant a lease, open a watch, and write a key of the size of a record. One of them watches all of these
-/// keys, as the coordinator does. When it has seen them, it writes a key of the size of a shard. Each client gets the event
-/// of that, and reads the key.
+/// All clients connect, grant a lease, open a watch, and write a key of the size of a record. One further client watches these
+/// keys, as the coordinator does. When it has seen all of them, it writes a key of the size of a shard. Each client gets that
+/// event, and reads the key.
 async fn form_floor(endpoint: &str, count: usize) -> Duration {
     let began = Instant::now();
     let mut coordinator = Client::connect([endpoint], None).await.unwrap();

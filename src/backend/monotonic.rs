@@ -75,7 +75,7 @@ impl Monotonic {
         *self.judged.borrow()
     }
 
-    /// Marks the first so many setbacks as judged. Guarded calls succeed again, unless there are more setbacks.
+    /// Marks the first `setbacks` setbacks as judged. Guarded calls succeed again, unless there are more setbacks.
     pub fn judge(&self, setbacks: u64) {
         self.judged.send_if_modified(|judged| {
             let news = *judged < setbacks;

@@ -29,7 +29,7 @@ use crate::server::{Counted, Heard, PAGE_BYTES, PATIENCE, Renewed, Tcp, accept, 
 
 /// The maximum number of connections. Further connections are closed.
 const MOST_CONNECTIONS: usize = 256;
-/// A client that receives nothing for so long while there is something to send is disconnected.
+/// A client that receives nothing for this time, although there is something to send, is disconnected.
 const STALL: Duration = Duration::from_secs(30);
 /// The maximum number of headers of one HTTP/1 request.
 const MOST_HEADERS: usize = 64;

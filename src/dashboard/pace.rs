@@ -22,18 +22,18 @@ const LONGEST_REFRESH: Duration = Duration::from_secs(60);
 /// The longest pause after failures in a row.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
-/// How long to wait for the next change of a run whose status has so many bytes.
+/// How long to wait for the next change of a run whose status has this size.
 pub(super) fn tick(bytes: usize) -> Duration {
     (FIRST_TICK + per_byte(bytes, Duration::from_micros(1))).min(LONGEST_TICK)
 }
 
-/// How long to gather changes after a status of so many bytes. The first change after a quiet time is sent at once,
+/// How long to gather changes after a status of this size was sent. The first change after a quiet time is sent at once,
 /// because the pause is over by then.
 pub(super) fn pause(bytes: usize) -> Duration {
     per_byte(bytes, Duration::from_nanos(100)).min(LONGEST_PAUSE)
 }
 
-/// How long signs of life may be old in a status of so many bytes.
+/// The maximum age of the signs of life in a status of this size.
 fn refresh(bytes: usize) -> Duration {
     (REFRESH + per_byte(bytes, Duration::from_micros(10))).min(LONGEST_REFRESH)
 }

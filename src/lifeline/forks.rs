@@ -14,8 +14,8 @@ use std::{
 
 /// How many sockets of one process are closed in its children. For further sockets, the lease decides.
 const SLOTS: usize = 4096;
-/// How many slots are tried for a socket, from the one of its number on. Open descriptors have small, different numbers, so
-/// the first one is almost always free.
+/// How many slots are tried for a socket, beginning with the slot at its descriptor's number. Open descriptors have small,
+/// different numbers, so the first slot is almost always free.
 const TRIES: usize = 64;
 const EMPTY: RawFd = -1;
 

@@ -18,9 +18,9 @@ use super::{
     roster::{Moment, Roster, Seen},
 };
 
-/// A node that stays in worlds for so long has not failed: its count starts again.
+/// After this time in worlds, a node's count starts again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(300);
-/// At most so many names are counted, those with the most failures.
+/// The maximum number of names that are counted. Those with the most failures are kept.
 const LONGEST_LIST: usize = 64;
 
 /// The warning for a node of this name while it is outside the world of `round`. It waits only if enough other nodes

@@ -9,7 +9,7 @@ use super::{
 
 /// The maximum size of a shard. A node reads one shard in each round, and a shard of this size names some 25 nodes.
 pub const SHARD_BYTES: usize = 2 * 1024;
-/// A plan has at most so many shards, as a power of two.
+/// The maximum number of shards of a plan, as a power of two.
 const MOST_DOUBLINGS: u32 = 20;
 
 /// Divides a world into the fewest shards (a power of two) of at most [`SHARD_BYTES`] each, or of one node each. An

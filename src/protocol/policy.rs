@@ -37,7 +37,7 @@ pub struct Policy {
     pub on_newcomer: Reaction,
 }
 
-/// After a departure, forming waits until there was none for so long. etcd expires the leases of a lost rack one by
+/// After a departure, forming waits until no node has departed for this time. etcd expires the leases of a lost rack one by
 /// one, 750 to 1,000 per second.
 pub const GATHER_QUIET: Duration = Duration::from_millis(200);
 

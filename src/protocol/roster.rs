@@ -276,8 +276,8 @@ impl Roster {
         self.present().filter(is_active).map(|seen| (seen.id, &seen.node.record))
     }
 
-    /// The size to which so many new nodes let the world grow, if that is larger than the number of members that are
-    /// present or may still return from an interruption. A new node does not get the place of a member that returns.
+    /// The size to which the world can grow with this number of new nodes, if that is larger than the number of members
+    /// that are present or may still return from an interruption. A new node does not get the place of a member that returns.
     pub fn larger_size(&self, newcomers: usize, now: Moment, policy: &Policy) -> Option<u32> {
         let returns = |(id, absence): &(&NodeId, &Absence)| {
             let may_return = !absence.announced && now < absence.confirm_at;

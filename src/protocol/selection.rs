@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{identity::NodeId, ranking::Newcomer};
 
-/// Chooses so many of these nodes.
+/// Chooses `size` of these nodes, members first.
 pub fn select(members: Vec<Newcomer<'_>>, newcomers: Vec<Newcomer<'_>>, size: usize) -> BTreeSet<NodeId> {
     let mut chosen: Vec<Newcomer<'_>> = Vec::new();
     for pool in [members, newcomers] {
@@ -19,7 +19,7 @@ pub fn select(members: Vec<Newcomer<'_>>, newcomers: Vec<Newcomer<'_>>, size: us
     chosen.into_iter().map(|node| node.id).collect()
 }
 
-/// Chooses so many nodes of a pool for a world that has nodes of these labels.
+/// Chooses up to `room` nodes of a pool for a world that already has nodes with these labels.
 fn fill<'a>(pool: Vec<Newcomer<'a>>, labels: &BTreeSet<&str>, mut room: usize) -> Vec<Newcomer<'a>> {
     let label = |group: &[Newcomer<'a>]| group.first().and_then(|node| node.label);
     let is_new = |group: &[Newcomer<'a>]| label(group).is_none_or(|label| !labels.contains(label));

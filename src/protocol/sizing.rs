@@ -14,7 +14,7 @@ pub struct Sizing {
     /// The allowed sizes are the multiples of this number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_unit: Option<u32>,
-    /// The first world forms as soon as so many nodes are present.
+    /// The first world forms as soon as this number of nodes is present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<u32>,
 }
@@ -43,7 +43,7 @@ impl WorldSizes<'_> {
         !self.sizing.sizes.is_empty() || self.sizing.node_unit.is_some()
     }
 
-    /// The largest size that so many nodes fill.
+    /// The largest allowed size that this number of nodes can fill.
     pub fn largest(&self, nodes: usize) -> Option<u32> {
         let most = u32::try_from(nodes).unwrap_or(u32::MAX).min(self.max);
         let size = match self.sizing.node_unit {
@@ -70,7 +70,7 @@ impl WorldSizes<'_> {
         self.next_above(0).unwrap_or(self.min)
     }
 
-    /// How many of so many nodes are in a world, and how many nodes the next size needs, if sizes are restricted.
+    /// How many of the present nodes are in a world, and how many nodes the next size needs, if sizes are restricted.
     pub fn describe(&self, here: usize) -> Option<String> {
         if !self.is_restricted() {
             return None;

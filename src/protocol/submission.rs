@@ -1,9 +1,10 @@
-//! Which submission of a job a run belongs to, and which nodes it refuses because they belong to another one.
+//! Which submission of a job a run belongs to, and which nodes belong to another one.
 //!
 //! A run serves one submission at a time. Nodes of another submission never get a place while the run belongs to the
 //! first: they may be a second job that was started with the same run ID by mistake. But they may also be the same job,
-//! submitted again while the pods of the first submission still end. So the coordinator refuses these nodes only if
-//! nodes of the first submission are still present after a while. Nodes without a submission are never refused.
+//! submitted again while the pods of the first submission still end. So the coordinator refuses these nodes
+//! ([`super::decide`]) only if nodes of the first submission are still present after a while. Nodes without a
+//! submission are never refused.
 
 use super::{
     identity::NodeId,

@@ -264,7 +264,7 @@ fn start() -> PyResult<Runtime> {
     std::panic::catch_unwind(build).unwrap_or_else(panicked).map_err(|error| no_threads(&error))
 }
 
-/// Starts so many threads at once and ends them, because tokio does not report a worker that it could not start.
+/// Starts this number of threads at once and ends them, because tokio does not report a worker that it could not start.
 fn reserve_threads(count: usize) -> std::io::Result<()> {
     let ended = std::sync::RwLock::new(());
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Signals of this process: where Python writes their numbers, and the signal that an operator's request becomes.
+//! The relay of this process's signals, and the signal that the process sends to itself when an operator drains its node.
 //!
 //! There is one relay per process. Its descriptor stays open until the process ends, so a late signal is never written to
 //! another file that reuses the number.

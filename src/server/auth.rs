@@ -3,7 +3,6 @@
 //! A client that logs in receives a token and sends it with every other call, as etcd's clients do. There is one
 //! token for each password. The password is read at each login, and a new password invalidates the token of the old
 //! one. Texts and codes are etcd's (`rpctypes/error.go`).
-//!
 
 use std::{fmt, sync::Mutex, time::Duration};
 

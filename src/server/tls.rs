@@ -62,7 +62,7 @@ impl Renewed {
         Ok(Self { files: Arc::new(files), last: Arc::new(Mutex::new(last)) })
     }
 
-    /// Performs the handshake with a client, which has so long for it.
+    /// Performs the handshake with a client within `limit`.
     pub(crate) async fn accept<S>(&self, stream: S, limit: Duration) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,

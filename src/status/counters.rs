@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use super::picture::{Loss, RoundStatus, RunStatus, State};
 use crate::protocol::records::ChangeKind;
 
-/// So many live runs have separate series.
+/// The maximum number of live runs that have separate series.
 pub const MOST_RUNS: usize = 100;
 /// The bounds of the time that a round takes to form, in seconds.
 const FORMATION_SECONDS: &[f64] =
@@ -124,7 +124,7 @@ impl Counters {
         }
     }
 
-    /// Adds a round that formed so many seconds after the accumulator began.
+    /// Adds a round that formed `since_began` seconds after the accumulator began.
     fn add_round(&mut self, round: &RoundStatus, since_began: f64) {
         *self.rounds.entry(round.cause).or_insert(0) += 1;
         self.formation.add(round.took_seconds);

@@ -2,8 +2,7 @@
 
 use super::{
     picture::{CoordinatorFacts, Loss, RoundStatus, RunFacts},
-    records::Observation,
-    records::{RunRecords, Scene},
+    records::{Observation, RunRecords, Scene},
 };
 use crate::protocol::records::{HistoryRecord, Phase};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     picture::{NodeState, NodeStatus},
-    records::{RunRecords, Scene},
+    records::{RunRecords, Scene, SeenNode},
 };
 use crate::{
     protocol::{
@@ -18,7 +18,7 @@ use crate::{
 /// The nodes of a run that has no round: all of them wait.
 pub(super) fn without_round(records: &RunRecords) -> Vec<NodeStatus> {
     let state = |leaving| if leaving { NodeState::Leaving } else { NodeState::Waiting };
-    let node = |(id, node): (&NodeId, &super::records::SeenNode)| {
+    let node = |(id, node): (&NodeId, &SeenNode)| {
         let record = &node.record;
         NodeStatus {
             name: record.name.clone(),

@@ -12,8 +12,7 @@ use tokio::time::Instant;
 use super::{
     picture::{RunStatus, ServiceStatus},
     probe::{with_deadline, with_shorter_timeout},
-    records::Observation,
-    records::RunRecords,
+    records::{Observation, RunRecords},
     verdict::{judge, suspects, unreachable},
 };
 use crate::{

@@ -1,4 +1,5 @@
-//! The records of a run as a reader has them, and the roster that follows from them. Pure. [`super::reading`] fills it.
+//! The records of a run as a reader knows them, and the roster that follows from them. Pure. [`super::reading`] and
+//! [`super::watching`] fill them in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +25,7 @@ use crate::{
     settings::Reaction,
 };
 
-/// A coordinator that has not done what is due for so long is considered stuck.
+/// A coordinator that has not done what is due for this time is considered stuck.
 pub const OVERDUE: Duration = Duration::from_secs(10);
 
 /// What a reader observed besides the records.

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::{
     picture::{NodeState, RunStatus, State},
-    records::Observation,
-    records::{RunRecords, SeenNode},
+    records::{Observation, RunRecords, SeenNode},
     verdict::judge,
 };
 use crate::{

@@ -130,7 +130,7 @@ fn what_was_before_the_accumulator_began_is_not_counted() {
     accumulator.observe(std::slice::from_ref(&run));
     let counters = accumulator.of(&run).unwrap();
     assert_eq!(rounds(counters), 3);
-    // Of the standstills before rounds 50, 51 and 52, so much was after it began.
+    // Of the standstills before rounds 50, 51 and 52, this much was after it began.
     let expected = 0.3 + 1.3 + 2.3;
     assert_near(counters.standstill_seconds, expected, "the standstills");
     // A run that one picture does not have, because it was not read in time, counts as before.

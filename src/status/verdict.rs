@@ -25,11 +25,11 @@ use crate::{
     settings::Reaction,
 };
 
-/// A run with too few nodes is stuck after so long without an arrival.
+/// A run with too few nodes is stuck after this time without an arrival.
 pub const FORMING_LIMIT: Duration = Duration::from_secs(60);
 /// A service that takes longer than this for a read is named as slow.
 const SLOW: f64 = 1.0;
-/// So many rounds in a row that ended because a member requested the next round are a loop.
+/// This number of rounds in a row that ended because a member requested the next round is a loop.
 const LOOP_ROUNDS: usize = 3;
 /// Rounds that lasted longer are not a loop: torch's default timeout of 30 minutes, and a margin.
 const LOOP_SECONDS: f64 = 35.0 * 60.0;

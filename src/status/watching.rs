@@ -11,8 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{
     picture::{RunStatus, ServiceStatus},
     reading::Reader,
-    records::Observation,
-    records::RunRecords,
+    records::{Observation, RunRecords},
     verdict::{judge, unreachable},
 };
 use crate::{

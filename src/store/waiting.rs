@@ -25,7 +25,8 @@ use crate::{
     error::{Applied, Error, Result},
 };
 
-/// Up to so many keys are read one by one in a transaction. More keys are read with one range over their common prefix.
+/// The maximum number of keys that are read one by one in a transaction. More keys are read with one range over their
+/// common prefix.
 const KEYS_READ_SINGLY: usize = 32;
 
 /// The average time after which a wait reads again, because etcd has lost watch events.

@@ -72,7 +72,7 @@ impl Run {
     }
 }
 
-/// A run of so many nodes from the first join to its end.
+/// A run of `size` nodes from the first join to its end.
 async fn census(size: usize, connect: impl Fn(usize) -> Arc<dyn Backend>) -> Costs {
     let links: Vec<Counted> = (0..size).map(|number| Counted::new(connect(number))).collect();
     let mut run = Run { seen: vec![Counts::new(); size], costs: Costs::new(), links };

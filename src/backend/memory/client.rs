@@ -156,7 +156,7 @@ impl MemoryBackend {
         self.link.change(|state| state.cut = false);
     }
 
-    /// Loses the responses of the next so many transactions, grants, and revocations. They are applied, but the caller
+    /// Loses the responses of the next `writes` transactions, grants, and revocations. They are applied, but the caller
     /// receives [`Error::Unavailable`] with [`Applied::Unknown`].
     pub fn lose_answers(&self, writes: usize) {
         self.link.change(|state| state.lose_answers = writes);

@@ -90,7 +90,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    pub(crate) fn act(action: Action, reason: impl Into<String>) -> Self {
+    pub(in crate::protocol) fn act(action: Action, reason: impl Into<String>) -> Self {
         Self { action, reason: reason.into(), wake: None, waits_for: None }
     }
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// So many failures in a row do not cause a wait.
+/// The number of failures in a row that do not cause a wait.
 const FREE_FAILURES: u32 = 2;
 /// The wait after the next failure. Each further failure doubles it.
 const FIRST_COOLDOWN: Duration = Duration::from_secs(10);
 /// The longest wait.
 const LONGEST_COOLDOWN: Duration = Duration::from_secs(300);
+
 /// How often in a row the departure of a node of this name ended a world, in `ctl/round`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRecord {

@@ -28,7 +28,7 @@ use super::{
 /// A machine without faults, from which the run is observed.
 const OBSERVER: &str = "observer";
 const SERVICE: &str = "http://service:2379";
-/// One loss of data in so many comes with an outage that is longer than a closing is kept.
+/// One loss of data in this number comes with an outage that is longer than a closing is kept.
 const LONG_OUTAGES: u64 = 20;
 const OTHERS_WRITES: usize = 500;
 
@@ -115,7 +115,7 @@ impl Cluster {
         client.unwrap().kv_client()
     }
 
-    /// Another run writes so much that no revision distinguishes the new data from the data that was lost.
+    /// Another run writes enough that no revision distinguishes the new data from the data that was lost.
     async fn others_write(&self) {
         let mut keys = self.keys().await;
         for _ in 0..OTHERS_WRITES {

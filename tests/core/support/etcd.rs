@@ -107,7 +107,7 @@ impl Etcd {
         }
     }
 
-    /// Starts a cluster of so many etcd members.
+    /// Starts a cluster of this number of etcd members.
     pub(crate) async fn cluster(members: usize) -> Option<Vec<Self>> {
         let mut cluster = (0..members).map(|_| Self::prepare("http", &[])).collect::<Option<Vec<_>>>()?;
         for (index, etcd) in cluster.iter_mut().enumerate() {

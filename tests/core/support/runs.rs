@@ -17,7 +17,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// The seeds: so many, unless the environment specifies others.
+/// This number of seeds, unless the environment specifies others.
 fn seeds(count: u64) -> Range<u64> {
     if let Some(seed) = number("LATTICE_SIMULATION_SEED") {
         return seed..seed + 1;

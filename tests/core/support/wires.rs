@@ -66,7 +66,7 @@ struct Machine {
     deaf: bool,
     /// A time that is added to every delay.
     slow: Duration,
-    /// One segment in so many is sent again.
+    /// One segment in this number is sent again.
     loses: Option<u64>,
 }
 
@@ -170,7 +170,7 @@ impl Network {
         self.change(machine, |state| state.slow = slow);
     }
 
-    /// Loses one segment in so many of this machine, and sends it again later.
+    /// Loses one of `one_in` segments of this machine, and sends it again later.
     pub(crate) fn lose(&self, machine: &str, one_in: Option<u64>) {
         self.change(machine, |state| state.loses = one_in);
     }

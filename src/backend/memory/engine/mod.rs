@@ -172,7 +172,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Revokes leases that have expired, at most so many. Returns how many.
+    /// Revokes up to `most` of the leases that have expired. Returns how many.
     pub fn expire(&mut self, now: Duration, most: usize) -> usize {
         let mut ended = 0;
         while ended < most

@@ -24,7 +24,7 @@ impl Engine {
         self.transact_within(transaction, |_| Ok(()))
     }
 
-    /// Executes a transaction if there is room for a response of about so many bytes.
+    /// Executes a transaction if `room` accepts the estimated size of its response, in bytes.
     pub fn transact_within(
         &mut self,
         transaction: &Transaction,
