@@ -71,6 +71,7 @@ async fn exchange(address: SocketAddr, question: Frame) -> Answer {
     let mut stream = match connect(address).await {
         Ok(stream) => stream,
         Err(Failure::Refused) => return Answer::Refused,
+        Err(Failure::Ended) => return Answer::Ended,
         Err(Failure::Other) => return Answer::Nothing,
     };
     let mut bytes = [0; FRAME_BYTES];
@@ -93,6 +94,8 @@ pub(super) fn is_end(error: &io::Error) -> bool {
 
 enum Failure {
     Refused,
+    /// The kernel had accepted the connection, and the listening socket was closed.
+    Ended,
     Other,
 }
 
@@ -126,14 +129,43 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
     };
     connected.await.map_err(|error| {
         let by_icmp = || recv(errors.as_raw_fd(), &mut [0; 512], MsgFlags::MSG_ERRQUEUE).is_ok();
-        let is_refused = error.kind() == io::ErrorKind::ConnectionRefused;
-        if is_refused && is_supported() && !by_icmp() { Failure::Refused } else { Failure::Other }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused if is_supported() && !by_icmp() => Failure::Refused,
+            _ if is_end(&error) => Failure::Ended,
+            _ => Failure::Other,
+        }
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
+    use crate::{lifeline::frame::Kind, protocol::identity::NodeId};
+
+    /// As in a process that dies: its kernel closes the listening socket while the question is under way.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn listener_that_is_closed_meanwhile_refuses_or_ends_the_connection() {
+        let node = NodeId::from_random(2);
+        let question = Frame { kind: Kind::Probe, world: 1, from: node, to: node };
+        let (mut ended, mut nothing) = (0, 0);
+        for _ in 0..3_000 {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = listener.local_addr().unwrap();
+            let closing = tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                drop(listener);
+            });
+            let answer = ask(address, question).await;
+            closing.await.unwrap();
+            ended += usize::from(answer == Answer::Ended);
+            nothing += usize::from(answer == Answer::Nothing);
+        }
+        // Very rarely, the kernel drops the first packet of a connection, and the next one would come after a second.
+        assert!(nothing * 100 <= ended, "{nothing} without an answer, {ended} ended");
+        assert!(ended > 0, "no connection was under way");
+    }
 
     #[test]
     fn kernels_that_cannot_distinguish_a_refusal_from_an_icmp_message_are_known_by_release() {
