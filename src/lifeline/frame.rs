@@ -25,8 +25,8 @@ pub(super) struct Frame {
 /// The meaning of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The sender is in this world, and keeps the connection open. The dialer sends it first, and the listener
-    /// responds.
+    /// The sender is in this world, and keeps the connection open. The dialer sends it first in each world, and the
+    /// listener responds.
     Greeting,
     /// The sender asks which node listens here, and keeps nothing open. The response is a greeting.
     Probe,
@@ -60,6 +60,11 @@ impl Frame {
         bytes[16..24].copy_from_slice(&self.from.first_lease().to_be_bytes());
         bytes[24..].copy_from_slice(&self.to.first_lease().to_be_bytes());
         bytes
+    }
+
+    /// The answer of a node to this frame.
+    pub(super) fn answer(&self, from: NodeId, kind: Kind) -> Self {
+        Self { kind, world: self.world, from, to: self.from }
     }
 
     /// The frame in these bytes. `None` if they are of another protocol, or of an unknown version.

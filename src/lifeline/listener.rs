@@ -7,7 +7,12 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
 
 use super::{
     ends::Ends,
@@ -18,6 +23,7 @@ use super::{
     stream::Stream,
     until,
 };
+use crate::protocol::identity::NodeId;
 
 /// How long a connection may take to send its first frame.
 const FIRST_FRAME_LIMIT: Duration = Duration::from_secs(5);
@@ -25,7 +31,7 @@ const FIRST_FRAME_LIMIT: Duration = Duration::from_secs(5);
 /// How long a greeting waits until this node knows its world. Members read a new world at different times.
 pub(super) const HOLD_LIMIT: Duration = Duration::from_secs(10);
 
-/// The maximum number of open connections. A member has four at most, and eight while worlds change. The others are
+/// The maximum number of open connections. A member has two at most, and four while worlds change. The others are
 /// questions, and connections of other programs.
 const MOST_CONNECTIONS: usize = 64;
 
@@ -69,37 +75,65 @@ pub(super) async fn accept(
     }
 }
 
-async fn serve(mut stream: Stream, mut presence: watch::Receiver<Presence>, ends: Arc<Ends>) {
+async fn serve(mut stream: Stream, presence: watch::Receiver<Presence>, ends: Arc<Ends>) {
     let Ok(Ok(Some(first))) = timeout(FIRST_FRAME_LIMIT, stream.receive()).await else { return };
-    let answer = |own, kind| Frame { kind, world: first.world, from: own, to: first.from };
     match first.kind {
         Kind::Goodbye => {}
         Kind::Probe => {
             let own = presence.borrow().own;
             if let Some(own) = own {
                 // The asking node handles the case that it does not arrive.
-                let _ = stream.send(answer(own, Kind::Greeting)).await;
+                let _ = stream.send(first.answer(own, Kind::Greeting)).await;
             }
         }
         Kind::Greeting => {
-            let knows = presence.wait_for(|presence| presence.has_left || presence.is_in(first.world));
-            let Ok(Ok(own)) = timeout(HOLD_LIMIT, async { knows.await.map(|presence| presence.own) }).await
-            else {
-                return;
-            };
-            let Some(own) = own else { return };
-            if stream.send(answer(own, Kind::Greeting)).await.is_err() {
-                return;
+            if let Some(watching) = be_watched(first, stream, presence).await {
+                ends.note(watching);
             }
-            let is_over = |presence: &Presence| presence.has_left || !presence.is_in(first.world);
-            tokio::select! {
-                () = until(&mut presence, is_over) => {
-                    let _ = stream.send(answer(own, Kind::Goodbye)).await;
+        }
+    }
+}
+
+/// Answers the greeting of each world on a lifeline, once this node knows that world. Returns the node at the other end if
+/// its stream ended without a goodbye.
+async fn be_watched(
+    mut asked: Frame,
+    mut stream: Stream,
+    mut presence: watch::Receiver<Presence>,
+) -> Option<NodeId> {
+    // The last world that both sides have named.
+    let mut named = None;
+    let mut limit = Instant::now() + HOLD_LIMIT;
+    loop {
+        let waits = named != Some(asked.world);
+        let is_due = |presence: &Presence| presence.has_left || presence.is_in(asked.world) == waits;
+        tokio::select! {
+            () = until(&mut presence, is_due) => {
+                let (own, has_left) = { let now = presence.borrow(); (now.own?, now.has_left) };
+                let kind = if has_left || !waits { Kind::Goodbye } else { Kind::Greeting };
+                let is_sent = stream.send(asked.answer(own, kind)).await.is_ok();
+                if kind == Kind::Goodbye {
+                    return None;
+                }
+                // If it could not be sent, the stream has ended, which `receive` reports.
+                named = is_sent.then_some(asked.world).or(named);
+            }
+            () = sleep_until(limit), if waits => {
+                // The other side may connect again.
+                let own = presence.borrow().own;
+                if let (Some(world), Some(own)) = (named, own) {
+                    let _ = stream.send(Frame { world, ..asked.answer(own, Kind::Goodbye) }).await;
+                }
+                return None;
+            }
+            received = stream.receive() => match received {
+                Ok(Some(frame)) if frame.kind == Kind::Greeting => {
+                    asked = frame;
+                    limit = Instant::now() + HOLD_LIMIT;
                 }
                 // A goodbye ends the lifeline in an orderly way, and so does an unexpected frame.
-                received = stream.receive() => if received.is_err_and(|error| is_end(&error)) {
-                    ends.note(first.from);
-                }
+                Ok(_) => return None,
+                Err(error) => return (named.is_some() && is_end(&error)).then_some(asked.from),
             }
         }
     }

@@ -14,6 +14,7 @@ mod dialer;
 mod ends;
 mod forks;
 mod frame;
+mod lines;
 mod listener;
 mod open;
 mod presence;
@@ -25,7 +26,6 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -33,7 +33,7 @@ use tokio::{
     net::{TcpListener, lookup_host},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 pub use self::{
@@ -41,22 +41,16 @@ pub use self::{
     open::{Absence, absence, open},
 };
 use self::{
-    dialer::Charge,
     ends::Ends,
     forks::ClosedInChildren,
     frame::{Frame, Kind},
+    lines::Lines,
     presence::Presence,
 };
 use crate::{
     discovery::is_own_address,
     protocol::{identity::NodeId, records::Neighbor},
 };
-
-/// How long the lifelines of the last world stay open while those of the present world cannot be opened.
-const OVERLAP_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long a goodbye may take.
-const GOODBYE_LIMIT: Duration = Duration::from_millis(200);
 
 /// A lifeline that ended without a goodbye.
 #[derive(Clone, Debug)]
@@ -82,8 +76,8 @@ pub trait Lifelines: Debug + Send {
     /// This node is in a world, under this ID. From now on it responds to the nodes that watch it there.
     fn enter(&mut self, own: NodeId, world: u64);
 
-    /// Watches these members of the world that was entered last. The lifelines of the previous world are closed when
-    /// those of this world are open.
+    /// Watches these members of the world that was entered last. The lifelines of the previous world that lead to other
+    /// members are closed when those of this world are open.
     fn watch(&mut self, neighbors: Vec<Neighbor>);
 
     /// The next lifeline that ends without a goodbye. Cancel-safe.
@@ -159,29 +153,9 @@ pub struct TcpLifelines {
     port: u16,
     presence: watch::Sender<Presence>,
     ends: Arc<Ends>,
-    suspicions: (mpsc::UnboundedSender<Suspicion>, mpsc::UnboundedReceiver<Suspicion>),
+    suspicions: mpsc::UnboundedReceiver<Suspicion>,
+    lines: Lines,
     _listener: JoinSet<()>,
-    present: Option<Watched>,
-}
-
-/// The lifelines of one world.
-#[derive(Debug)]
-struct Watched {
-    world: u64,
-    tasks: JoinSet<()>,
-    /// Whether each of them is open.
-    opening: Vec<watch::Receiver<bool>>,
-    /// Set when they must be closed with a goodbye.
-    over: watch::Sender<bool>,
-}
-
-impl Watched {
-    /// Closes them with a goodbye, within a limit.
-    async fn end(mut self) {
-        self.over.send_replace(true);
-        let ended = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = timeout(GOODBYE_LIMIT, ended).await;
-    }
 }
 
 /// Waits until the value is as wanted. Never returns if its sender is gone, because then the owner was dropped, and
@@ -189,14 +163,6 @@ impl Watched {
 async fn until<T>(value: &mut watch::Receiver<T>, is_wanted: impl FnMut(&T) -> bool) {
     if value.wait_for(is_wanted).await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Waits until each of them is open, or can no longer be opened.
-async fn all_open(opening: Vec<watch::Receiver<bool>>) {
-    for mut opened in opening {
-        // An error means that its task has ended.
-        let _ = opened.wait_for(|is_open| *is_open).await;
     }
 }
 
@@ -217,14 +183,14 @@ impl TcpLifelines {
         let ends = Arc::new(Ends::default());
         let mut accepting = JoinSet::new();
         accepting.spawn(listener::accept(listener, seen, Arc::clone(&ends)));
-        let suspicions = mpsc::unbounded_channel();
-        Ok(Self { port, presence, ends, suspicions, _listener: accepting, present: None })
+        let (sender, suspicions) = mpsc::unbounded_channel();
+        let lines = Lines::new(Arc::clone(&ends), sender);
+        Ok(Self { port, presence, ends, suspicions, lines, _listener: accepting })
     }
 
     /// Waits until the lifelines of the present world are open on both sides.
     pub async fn opened(&self) {
-        let opening = self.present.as_ref().map(|watched| watched.opening.clone());
-        all_open(opening.unwrap_or_default()).await;
+        self.lines.opened().await;
     }
 }
 
@@ -239,38 +205,16 @@ impl Lifelines for TcpLifelines {
     }
 
     fn watch(&mut self, neighbors: Vec<Neighbor>) {
-        let Some((own, world)) = self.presence.borrow().present() else { return };
-        if self.present.as_ref().is_some_and(|watched| watched.world == world) {
-            return;
+        let present = self.presence.borrow().present();
+        if let Some((own, world)) = present {
+            self.lines.watch(own, world, neighbors);
         }
-        let (over, is_over) = watch::channel(false);
-        let mut tasks = JoinSet::new();
-        let mut opening = Vec::new();
-        for neighbor in neighbors {
-            let (is_open, opened) = watch::channel(false);
-            opening.push(opened);
-            let charge = Charge { own, world, neighbor };
-            let (suspicions, ends) = (self.suspicions.0.clone(), Arc::clone(&self.ends));
-            tasks.spawn(dialer::watch_over(charge, is_over.clone(), suspicions, ends, is_open));
-        }
-        if let Some(last) = self.present.take() {
-            let opened = all_open(opening.clone());
-            let mut is_over = is_over;
-            tasks.spawn(async move {
-                tokio::select! {
-                    _ = timeout(OVERLAP_LIMIT, opened) => {}
-                    () = until(&mut is_over, |is_over| *is_over) => {}
-                }
-                last.end().await;
-            });
-        }
-        self.present = Some(Watched { world, tasks, opening, over });
     }
 
     async fn suspicion(&mut self) -> Suspicion {
-        match self.suspicions.1.recv().await {
+        match self.suspicions.recv().await {
             Some(suspicion) => suspicion,
-            None => std::future::pending().await, // impossible: `self` holds a sender
+            None => std::future::pending().await, // impossible: `lines` holds a sender
         }
     }
 
@@ -278,10 +222,8 @@ impl Lifelines for TcpLifelines {
         Arc::new(TcpQuestions { ends: Arc::clone(&self.ends) })
     }
 
-    async fn say_goodbye(mut self: Box<Self>) {
+    async fn say_goodbye(self: Box<Self>) {
         self.presence.send_modify(|presence| presence.has_left = true);
-        if let Some(watched) = self.present.take() {
-            watched.end().await;
-        }
+        self.lines.say_goodbye().await;
     }
 }

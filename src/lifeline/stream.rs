@@ -19,7 +19,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// An open lifeline.
 #[derive(Debug)]
 pub(super) struct Stream {
-    stream: ClosedInChildren<TcpStream>,
+    connection: ClosedInChildren<TcpStream>,
+    /// The bytes of the next frame that have arrived.
+    received: ([u8; FRAME_BYTES], usize),
     /// The address of the other end.
     pub(super) address: SocketAddr,
 }
@@ -28,17 +30,24 @@ impl Stream {
     pub(super) fn new(stream: TcpStream, address: SocketAddr) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;
-        Ok(Self { stream: ClosedInChildren::new(stream), address })
+        Ok(Self { connection: ClosedInChildren::new(stream), received: ([0; FRAME_BYTES], 0), address })
     }
 
     pub(super) async fn send(&mut self, frame: Frame) -> io::Result<()> {
-        self.stream.socket.write_all(&frame.encode()).await
+        self.connection.socket.write_all(&frame.encode()).await
     }
 
     /// The next frame. `None` if the bytes are not a frame. The end of the stream is [`io::ErrorKind::UnexpectedEof`].
+    /// Cancel-safe.
     pub(super) async fn receive(&mut self) -> io::Result<Option<Frame>> {
-        let mut bytes = [0; FRAME_BYTES];
-        self.stream.socket.read_exact(&mut bytes).await?;
-        Ok(Frame::decode(&bytes))
+        let (bytes, length) = &mut self.received;
+        while let Some(rest) = bytes.get_mut(*length..).filter(|rest| !rest.is_empty()) {
+            match self.connection.socket.read(rest).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => *length += count,
+            }
+        }
+        *length = 0;
+        Ok(Frame::decode(bytes))
     }
 }

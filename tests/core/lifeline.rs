@@ -112,7 +112,7 @@ async fn greeting_waits_until_the_listener_knows_the_world() {
 }
 
 #[tokio::test]
-async fn lifelines_of_the_last_world_close_with_a_goodbye_once_those_of_the_next_are_open() {
+async fn lifeline_of_a_world_of_long_ago_ends_with_a_goodbye() {
     let mut other = watched();
     let mut observer = observer(other.port());
     until_open(&observer).await;
@@ -124,6 +124,57 @@ async fn lifelines_of_the_last_world_close_with_a_goodbye_once_those_of_the_next
     enter(&mut other, node(2), WORLD + 2, Vec::new());
     enter(&mut other, node(2), WORLD + 3, Vec::new());
     suspects_nobody(&mut observer).await;
+}
+
+#[tokio::test]
+async fn lifeline_to_a_member_of_both_worlds_stays_open_and_belongs_to_the_next_one() {
+    let mut other = watched();
+    // Accepts one connection only.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (port, to) = (listener.local_addr().unwrap().port(), other.port());
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        drop(listener);
+        let mut far = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    });
+    let mut observer = observer(port);
+    until_open(&observer).await;
+    enter(&mut other, node(2), WORLD + 1, Vec::new());
+    // It has another rank there.
+    let same = Neighbor { rank: 0, ..neighbor(2, port) };
+    enter(&mut observer, node(1), WORLD + 1, vec![same]);
+    until_open(&observer).await;
+    drop(other);
+    assert_eq!(suspicion(&mut observer).await.world, WORLD + 1);
+}
+
+#[tokio::test]
+async fn lifeline_to_a_member_that_is_not_watched_in_the_next_world_ends_with_a_goodbye() {
+    let (two, mut three) = (watched(), TcpLifelines::listen(0).unwrap());
+    let mut observer = observer(two.port());
+    until_open(&observer).await;
+    enter(&mut three, node(3), WORLD + 1, Vec::new());
+    enter(&mut observer, node(1), WORLD + 1, vec![neighbor(3, three.port())]);
+    until_open(&observer).await;
+    sleep(NOTHING).await;
+    assert!(!two.questions().others_ended(node(3)));
+    drop(two);
+    suspects_nobody(&mut observer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn member_that_does_not_learn_of_the_next_world_is_not_suspected_and_greeted_again() {
+    let mut other = watched();
+    let mut observer = observer(other.port());
+    until_open(&observer).await;
+    enter(&mut observer, node(1), WORLD + 1, vec![neighbor(2, other.port())]);
+    let opened = timeout(Duration::from_secs(60), observer.opened()).await;
+    assert!(opened.is_err(), "it is still in the world before");
+    suspects_nobody(&mut observer).await;
+    assert!(!other.questions().others_ended(node(3)));
+    enter(&mut other, node(2), WORLD + 1, Vec::new());
+    timeout(Duration::from_secs(60), observer.opened()).await.expect("it opens again");
 }
 
 #[tokio::test]
