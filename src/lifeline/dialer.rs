@@ -77,7 +77,7 @@ impl Dialer {
                     pause = FIRST_PAUSE;
                     self.ends.note(neighbor.id);
                     let (sign, at) = (sign.to_owned(), Instant::now());
-                    // If nobody receives it, the owner is gone, and this task ends with it.
+                    // If this fails, the owner is gone, and this task ends with it.
                     let _ = self.suspicions.send(Suspicion { world, neighbor, address, sign, at });
                 }
             }
