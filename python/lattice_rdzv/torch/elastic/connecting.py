@@ -29,8 +29,8 @@ class Breaker:
     """Ends waits for the constructor of gloo's groups. It stays set, so that later ones end at once."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.is_set = False
+        self.changed: threading.Condition = threading.Condition()
+        self.is_set: bool = False
 
     def set(self) -> None:
         """Ends the waits."""
