@@ -1,13 +1,14 @@
 //! The embedded server for tests, in this process on a free port.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use lattice_rdzv::{
     backend::etcd::{EtcdBackend, EtcdOptions},
     server::{Contents, Server, ServerOptions, bind},
 };
+use tokio::{net::TcpListener, time::sleep};
 
-use super::etcd::free_port;
+use super::{etcd::free_port, within};
 
 /// A server that can be stopped and started again with its data.
 pub(crate) struct Embedded {
@@ -60,9 +61,23 @@ impl Embedded {
     }
 
     async fn serve(&mut self, contents: Option<Contents>) {
-        let listener = bind("127.0.0.1", self.address.port()).await.unwrap();
+        let listener = listener_again(self.address).await;
         let server = Server::start(listener, ServerOptions { contents, ..ServerOptions::default() }).unwrap();
         self.contents = server.contents();
         self.server = Some(server);
     }
+}
+
+/// A listener at an address where another one was closed: a program that another test started meanwhile holds a copy of
+/// that one until its exec(2).
+async fn listener_again(address: SocketAddr) -> TcpListener {
+    within("a listener at the same address", async {
+        loop {
+            match bind("127.0.0.1", address.port()).await {
+                Ok(listener) => return listener,
+                Err(_) => sleep(Duration::from_millis(1)).await,
+            }
+        }
+    })
+    .await
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -21,8 +22,8 @@ def free_port() -> int:
     """
     while True:
         port = _FIRST + next(_steps) % _COUNT
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return port
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            # A listener would not do: a program that another thread starts at this moment holds a copy of it until its exec(2).
+            if probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED:
+                return port
