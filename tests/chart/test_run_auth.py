@@ -198,8 +198,11 @@ MANY = {"auth": {"users": [{"name": f"team-{number}", "tenant": f"team-{number}"
 MANY_PASSWORDS = {"root-password": "of-root", **{f"team-{number}": f"of-{number}" for number in range(20)}}
 
 
-def test_repeated_check_of_users_proposes_nothing(cluster: MakeCluster, tmp_path: Path) -> None:
-    """Every call about users is a proposal that all members must agree on and sync to disk, even a call that only reads."""
+def test_repeated_check_of_users_proposes_nothing(
+    cluster: MakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every call about users is a proposal that all members must agree on and sync to disk, even a call that only reads. A login
+    takes much processor time, too."""
     one = started(cluster(merged(MEMBERS, AUTH, MANY), "3.6.16", secrets={"rdzv-auth": MANY_PASSWORDS}))
     pod = one.pods[0]
     users = tmp_path / "users.json"
@@ -232,6 +235,21 @@ def test_repeated_check_of_users_proposes_nothing(cluster: MakeCluster, tmp_path
         "100 checks propose nothing", lambda: proposals_of_looks(100) == 0, timeout_seconds=120, detail=pod.describe
     )
     print(f"20 users, three members: the first check made {first:g} proposals, later ones make none")
+
+    logins = []
+    call = script["Etcd"].call
+
+    def counted(etcd: Any, method: str, request: dict[str, Any]) -> Any:
+        logins.extend([request["name"]] if method == "auth/authenticate" else [])
+        return call(etcd, method, request)
+
+    monkeypatch.setattr(script["Etcd"], "call", counted)
+    monkeypatch.setitem(call.__globals__, "REVIEW_SECONDS", 0.0)
+    wait_for("a review succeeds", looked, timeout_seconds=60, detail=pod.describe)
+    assert set(logins) == {"root"}, "a review without a change of the Secret checks passwords"
+    (tmp_path / "team-7").write_text("of-tomorrow")
+    wait_for("a check succeeds", looked, timeout_seconds=60, detail=pod.describe)
+    assert set(logins) >= {"root", "team-0", "team-7", "team-19"}, "passwords are not checked after a change of the Secret"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

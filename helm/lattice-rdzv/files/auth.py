@@ -28,7 +28,7 @@ READER = "lattice-rdzv.reader"
 MANAGED = "lattice-rdzv.managed"
 # Time between two checks of etcd.
 PAUSE_SECONDS = 5.0
-# Time after which users and roles are compared although no file changed, because they can be edited in etcd.
+# Time after which the names of users and their roles are compared although no file changed, because they can be edited in etcd.
 REVIEW_SECONDS = 600.0
 # Limit of one call: shorter than a probe's timeout, because a cluster without a leader does not respond.
 TIMEOUT_SECONDS = 4.0
@@ -149,15 +149,15 @@ def provide_role(etcd: Etcd, tenant: str, roles: set[str], *, read_only: bool = 
 
 
 def provide_user(
-    etcd: Etcd, name: str, password: str, role: str, users: set[str], *, closed: bool, only: bool = False
+    etcd: Etcd, name: str, password: str, role: str, users: set[str], *, may_differ: bool, only: bool = False
 ) -> None:
-    """Creates a user if it is missing, and corrects its password and its roles: `role` and `MANAGED`. Takes away the role of another
-    tenant, and with `only` all other roles."""
+    """Creates a user if it is missing, and corrects its roles: `role` and `MANAGED`. Takes away the role of another tenant, and with
+    `only` all other roles. With `may_differ`, corrects its password, too."""
     if name not in users:
         create(etcd, "auth/user/add", {"name": name, "password": password})
         users.add(name)
-    # Without authentication, etcd does not check passwords.
-    elif not closed or sign_in(etcd, name, password) is None:
+    # Without a token there is no authentication yet, and etcd does not check passwords.
+    elif may_differ and (etcd.token is None or sign_in(etcd, name, password) is None):
         etcd.call("auth/user/changepw", {"name": name, "password": password})
         say(f"changed the password of a user to the one in the Secret: `{name}`")
     granted = etcd.call("auth/user/get", {"name": name}).get("roles", [])
@@ -189,9 +189,9 @@ class Wanted:
     passwords: dict[str, str]
 
 
-def provide(etcd: Etcd, wanted: Wanted, *, deletes: bool) -> None:
-    """Creates and corrects users and roles, and with `deletes` deletes those of earlier values. Writes only differences, because each
-    change of users invalidates all tokens."""
+def provide(etcd: Etcd, wanted: Wanted, *, is_new: bool) -> None:
+    """Creates and corrects users and roles. If the values or the Secret are new, checks passwords and deletes the users of earlier
+    values, too. Writes only differences, because each change of users invalidates all tokens."""
     closed = is_closed(etcd)
     root_password = wanted.passwords["root-password"]
     etcd.token = sign_in(etcd, "root", root_password) if closed else None
@@ -201,15 +201,15 @@ def provide(etcd: Etcd, wanted: Wanted, *, deletes: bool) -> None:
     if not closed:
         if "root" not in roles:
             create(etcd, "auth/role/add", {"name": "root"})
-        provide_user(etcd, "root", root_password, "root", users, closed=False)
+        provide_user(etcd, "root", root_password, "root", users, may_differ=True)
     if wanted.users and MANAGED not in roles:
         create(etcd, "auth/role/add", {"name": MANAGED})
     for user in wanted.users:
         reads = bool(user.get("readOnly", False))
         role = provide_role(etcd, user.get("tenant", ""), roles, read_only=reads)
         password = wanted.passwords[user["name"]]
-        provide_user(etcd, user["name"], password, role, users, closed=closed, only=reads)
-    if deletes:
+        provide_user(etcd, user["name"], password, role, users, may_differ=is_new or not closed, only=reads)
+    if is_new:
         for name in users - {"root", *(user["name"] for user in wanted.users)}:
             delete_if_managed(etcd, name)
     if not closed:
@@ -259,8 +259,8 @@ class Keeper:
         if wanted == self._provided and not is_due and is_closed(self._etcd):
             return
         self._etcd.token = None
-        # The files of another pod may be newer. Therefore a mere review, after which nothing is corrected for long, deletes no user.
-        provide(self._etcd, wanted, deletes=wanted != self._provided)
+        # A mere review deletes no user and changes no password, because the files of another pod may be newer.
+        provide(self._etcd, wanted, is_new=wanted != self._provided)
         self._provided, self._provided_at = wanted, time.monotonic()
         as_server = Etcd(self._etcd.address, accepts=False)
         if any(can_read(as_server, user.get("tenant", "")) for user in wanted.users):
