@@ -1,14 +1,14 @@
-"""The kinds of other controllers as JSON schemas, which are made from the definitions in the controllers' modules.
+"""The kinds of other controllers as JSON schemas for kubeconform, made from the definitions in the controllers' modules.
 
 The schemas are strict. An API server drops a field that it does not know, so the object would have no error and not work as
 described. Rules in CEL and webhooks are not evaluated, because they need a server.
 """
 
+import re
 from functools import cache
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
 
 from chart.tools import FOLDER, skip_without
 
@@ -29,9 +29,18 @@ METADATA = {
 }
 
 
+# A group with a dot belongs to Kubernetes only if it ends with `.k8s.io`.
+_OWN = re.compile(r"([a-z]+|[a-z.]+\.k8s\.io)/|v1$")
+
+
+def is_foreign(version: str) -> bool:
+    """Returns whether the `apiVersion` of an object belongs to another controller."""
+    return _OWN.match(version) is None
+
+
 @cache
-def validator(kind: str, version: str) -> Draft202012Validator:
-    """Returns the validator of a kind in a served version."""
+def schema(kind: str, version: str) -> dict[str, Any]:
+    """Returns the schema of a kind in a served version."""
     group, number = version.split("/")
     for file in sorted(FOLDER.glob(f"definitions-*/{group}_*.yaml")):
         text = file.read_text()
@@ -40,9 +49,9 @@ def validator(kind: str, version: str) -> Draft202012Validator:
             continue
         for served in yaml.load(text, Loader=LOADER)["spec"]["versions"]:
             if served["name"] == number and served["served"]:
-                schema = strict(served["schema"]["openAPIV3Schema"])
-                schema["properties"]["metadata"] = METADATA
-                return Draft202012Validator(schema)
+                found = strict(served["schema"]["openAPIV3Schema"])
+                found["properties"]["metadata"] = METADATA
+                return found
     skip_without(f"the definition of {kind} in {version}")
     raise AssertionError("unreachable")
 

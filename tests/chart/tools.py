@@ -62,8 +62,8 @@ def helm(version: str = NEWEST_HELM) -> Path:
 
 
 def schemas(version: str) -> Path:
-    """Returns the folder with the strict schemas of one release of Kubernetes."""
-    for folder in sorted(FOLDER.glob("schemas-*")):
+    """Returns the folder with the strict schemas of one release of Kubernetes, for kubeconform."""
+    for folder in sorted(FOLDER.glob("kubernetes-schemas-*")):
         if (folder / version).is_dir():
             return folder / version
     skip_without(f"schemas of Kubernetes {version}")
