@@ -249,7 +249,9 @@ def test_repeated_check_of_users_proposes_nothing(
     assert set(logins) == {"root"}, "a review without a change of the Secret checks passwords"
     (tmp_path / "team-7").write_text("of-tomorrow")
     wait_for("a check succeeds", looked, timeout_seconds=60, detail=pod.describe)
-    assert set(logins) >= {"root", "team-0", "team-7", "team-19"}, "passwords are not checked after a change of the Secret"
+    assert set(logins) >= {"root", "team-0", "team-7", "team-19"}, (
+        "passwords are not checked after a change of the Secret"
+    )
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
