@@ -92,6 +92,8 @@ class Cluster:
         self.etcd = etcd
         self.secrets = {name: dict(data) for name, data in secrets.items()}
         self.pods: list[Pod] = []
+        # Whether new pods connect to others from an address that has no name, as behind source NAT or in a service mesh.
+        self.hides_sources = False
         self._prefix = f"rdzv-{os.getpid()}-{uuid.uuid4().hex[:4]}"
         self._count = 0
         self.hosts = folder / "hosts"
@@ -180,6 +182,10 @@ class Cluster:
         _run("ip", "-n", namespace, "link", "set", "eth0", "up")
         # Every real pod has a default route, and etcd looks for it.
         _run("ip", "-n", namespace, "route", "add", "default", "dev", "eth0")
+        if self.hides_sources:
+            source = f"10.213.9.{number}"
+            _run("ip", "-n", namespace, "address", "add", source, "dev", "eth0")
+            _run("ip", "-n", namespace, "route", "replace", "10.213.7.0/24", "dev", "eth0", "src", source)
         return namespace
 
 
