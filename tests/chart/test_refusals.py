@@ -25,6 +25,16 @@ SERVICES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "dashboard.service": lambda service: merged(PAGE, {"dashboard": {"service": service}}),
 }
 
+# The flags that the chart guards. The list is empty if the template has another form.
+GUARDED = re.findall(
+    r"^([a-z0-9-]+): ",
+    (CHART / "templates" / "_flags.tpl")
+    .read_text()
+    .partition('define "lattice.guardedFlags"')[2]
+    .partition("{{- end")[0],
+    re.MULTILINE,
+)
+
 # name in the table of templates/_refusals.tpl: values, what the message must contain, Kubernetes
 REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     "even-members": [
@@ -439,7 +449,35 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
             NOW,
         )
     ],
-    # The checks of single values, which are not in the table.
+    "argument-without-flag": [({"etcd": {"extraArgs": ["-name x"]}}, ["--flag=value", "`-name x`"], NOW)],
+    "argument-that-bypasses-a-value": [
+        (
+            {"etcd": {"extraArgs": [f"--{flag}{value}"]}},
+            [f"remove these flags from `etcd.extraArgs`. `--{flag}`: "],
+            NOW,
+        )
+        for flag in GUARDED
+        for value in ("", "=true")
+    ],
+    "argument-of-the-chart": [
+        ({"etcd": {"extraArgs": ["--data-dir=/tmp", "--name=x"]}}, ["repeats a flag", "`--data-dir`, `--name`"], NOW)
+    ],
+    "experimental-argument-on-new-etcd": [
+        (
+            {**V37, "etcd": {"extraArgs": ["--experimental-initial-corrupt-check=true"]}},
+            ["no experimental flags", "`etcd.extraArgs`", "`--experimental-initial-corrupt-check`"],
+            NOW,
+        )
+    ],
+    "variable-that-bypasses-a-value": [
+        (
+            {"etcd": {"extraEnv": [{"name": variable, "value": "true"}]}},
+            [f"remove these variables from `etcd.extraEnv`. `{variable}`: "],
+            NOW,
+        )
+        for variable in ("ETCD_" + flag.upper().replace("-", "_") for flag in GUARDED)
+    ],
+    # The checks that come before the table.
     "image-as-a-map": [
         (
             {"image": {"repository": "x"}},
@@ -455,15 +493,6 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
         ),
         ({"image": "quay.io/coreos/etcd@sha256:" + "0" * 64}, ["set `etcd.version`", "sha256:"], NOW),
         ({"image": "quay.io/coreos/etcd:latest"}, ["set `etcd.version`"], NOW),
-    ],
-    "extra-args": [
-        (
-            {**V37, "etcd": {"extraArgs": ["--experimental-initial-corrupt-check=true"]}},
-            ["no experimental flags", "`etcd.extraArgs`", "`--experimental-initial-corrupt-check`"],
-            NOW,
-        ),
-        ({"etcd": {"extraArgs": ["--data-dir=/tmp"]}}, ["repeats a flag", "`--data-dir`"], NOW),
-        ({"etcd": {"extraArgs": ["-name x"]}}, ["--flag=value", "`-name x`"], NOW),
     ],
 }
 
@@ -486,7 +515,8 @@ def test_refused(name: str, version: str) -> None:
 def test_every_refusal_of_the_table_is_tested() -> None:
     """tests/e2e covers the refusals that need a running StatefulSet."""
     source = "".join(
-        (CHART / "templates" / name).read_text() for name in ("_refusals.tpl", "_embedded.tpl", "_dashboard.tpl")
+        (CHART / "templates" / name).read_text()
+        for name in ("_refusals.tpl", "_embedded.tpl", "_dashboard.tpl", "_flags.tpl")
     )
     names: set[str] = set()
     for name in re.findall(r"^([^ \n]+|{{ \$\w+ }}-[a-z-]+):\n(?:  {{.*\n)*  when:", source, re.MULTILINE):
@@ -494,28 +524,8 @@ def test_every_refusal_of_the_table_is_tested() -> None:
         variable = next((one for one in sides if name.startswith(one)), None)
         names |= {name} if variable is None else {name.replace(variable, side) for side in sides[variable]}
     assert len(names) > 40
+    assert len(GUARDED) > 20
     assert names - {"live-members", "live-peers"} <= REFUSALS.keys()
-
-
-GUARDED = [
-    "enable-v2",
-    "unsafe-no-fsync",
-    "force-new-cluster",
-    "auto-tls",
-    "peer-auto-tls",
-    "trusted-ca-file",
-    "config-file",
-]
-
-
-@pytest.mark.parametrize("flag", GUARDED)
-def test_extra_arguments_and_variables_cannot_bypass_a_guarded_value(flag: str) -> None:
-    variable = "ETCD_" + flag.upper().replace("-", "_")
-    for values in ({"extraArgs": [f"--{flag}=true"]}, {"extraArgs": [f"--{flag}"]}):
-        with pytest.raises(Refused, match=f"`etcd.extraArgs` must not have `--{flag}`"):
-            Renderer().text({"etcd": values})
-    with pytest.raises(Refused, match=f"`etcd.extraEnv` must not have `{variable}`"):
-        Renderer().text({"etcd": {"extraEnv": [{"name": variable, "value": "true"}]}})
 
 
 def test_mtls_of_several_members_is_accepted_if_the_peer_port_serves_no_clients() -> None:

@@ -1,9 +1,7 @@
 {{/* The arguments of etcd. Releases 3.4 to 3.7 accept all of them, except where a version is compared. */}}
 
 {{- define "lattice.flags" -}}
-{{- $flags := include "lattice.ownFlags" . | fromYamlArray -}}
-{{- include "lattice.refuseExtraArgs" (dict "root" . "flags" $flags) -}}
-{{- concat $flags (default list .Values.etcd.extraArgs) | toYaml -}}
+{{- concat (include "lattice.ownFlags" . | fromYamlArray) (default list .Values.etcd.extraArgs) | toYaml -}}
 {{- end -}}
 
 {{- define "lattice.ownFlags" -}}
@@ -100,33 +98,51 @@ listen-client-urls: set `clientService.internalPort` instead
 listen-client-http-urls: the chart's ports, policies and probes do not cover it
 {{- end -}}
 
-{{/* Rejects flags that would keep etcd from starting, or that another value of the chart sets. */}}
-{{- define "lattice.refuseExtraArgs" -}}
-{{- $root := .root -}}
+{{/* The part of the table in _refusals.tpl for `etcd.extraArgs` and `etcd.extraEnv`. */}}
+{{- define "lattice.argumentRefusals" -}}
 {{- $guarded := include "lattice.guardedFlags" . | fromYaml -}}
-{{- $ours := list -}}
-{{- range .flags -}}{{- $ours = append $ours (regexFind "^--[a-z0-9-]+" .) -}}{{- end -}}
-{{- range $root.Values.etcd.extraArgs -}}
+{{- $own := list -}}
+{{- range include "lattice.ownFlags" . | fromYamlArray -}}{{- $own = append $own (regexFind "^--[a-z0-9-]+" .) -}}{{- end -}}
+{{- $malformed := list -}}
+{{- $bypassing := list -}}
+{{- $repeated := list -}}
+{{- $experimental := list -}}
+{{- range .Values.etcd.extraArgs -}}
 {{- $name := regexFind "^--[a-z0-9-]+" . -}}
-{{- if not $name -}}
-{{- fail (printf "each of `etcd.extraArgs` must be one `--flag=value` of etcd, but one is: `%s`" .) -}}
+{{- if not $name -}}{{- $malformed = append $malformed . -}}{{- end -}}
+{{- if hasKey $guarded (trimPrefix "--" $name) -}}
+{{- $bypassing = append $bypassing (printf "`%s`: %s" $name (get $guarded (trimPrefix "--" $name))) -}}
+{{- else if has $name $own -}}
+{{- $repeated = append $repeated $name -}}
 {{- end -}}
-{{- with get $guarded (trimPrefix "--" $name) -}}
-{{- fail (printf "`etcd.extraArgs` must not have `%s`: %s" $name .) -}}
+{{- if hasPrefix "--experimental-" $name -}}{{- $experimental = append $experimental $name -}}{{- end -}}
 {{- end -}}
-{{- if has $name $ours -}}
-{{- fail (printf "`etcd.extraArgs` repeats a flag that the chart sets from another value; set that value, or remove the flag: `%s`" $name) -}}
-{{- end -}}
-{{- if and (hasPrefix "--experimental-" $name) (include "lattice.versionIs" (dict "root" $root "range" ">=3.7.0")) -}}
-{{- fail (printf "etcd 3.7 has no experimental flags and does not start with one (the image has %s); remove `experimental-` from the flag, or remove the flag from `etcd.extraArgs`: `%s`" (include "lattice.version" $root) $name) -}}
-{{- end -}}
-{{- end -}}
-{{- range $root.Values.etcd.extraEnv -}}
-{{- $flag := .name | trimPrefix "ETCD_" | lower | replace "_" "-" -}}
-{{- if hasPrefix "ETCD_" .name -}}
-{{- with get $guarded $flag -}}
-{{- fail (printf "`etcd.extraEnv` must not have `ETCD_%s`: %s" ($flag | upper | replace "-" "_") .) -}}
+{{- $variables := list -}}
+{{- range .Values.etcd.extraEnv -}}
+{{- $name := .name -}}
+{{- with get $guarded ($name | trimPrefix "ETCD_" | lower | replace "_" "-") -}}
+{{- if hasPrefix "ETCD_" $name -}}{{- $variables = append $variables (printf "`%s`: %s" $name .) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- end -}}
+argument-without-flag:
+  when: {{ gt (len $malformed) 0 }}
+  text: >-
+    each of `etcd.extraArgs` must be one `--flag=value` of etcd; change `{{ join "`, `" $malformed }}`
+argument-that-bypasses-a-value:
+  when: {{ gt (len $bypassing) 0 }}
+  text: >-
+    remove these flags from `etcd.extraArgs`. {{ join "; " $bypassing }}
+argument-of-the-chart:
+  when: {{ gt (len $repeated) 0 }}
+  text: >-
+    `etcd.extraArgs` repeats a flag that the chart sets from another value; set that value, or remove the flag: `{{ join "`, `" $repeated }}`
+experimental-argument-on-new-etcd:
+  when: {{ and (gt (len $experimental) 0) (eq (include "lattice.versionIs" (dict "root" . "range" ">=3.7.0")) "true") }}
+  text: >-
+    etcd 3.7 has no experimental flags and does not start with one (the image has {{ include "lattice.version" . }}); remove `experimental-` from the flag,
+    or remove the flag from `etcd.extraArgs`: `{{ join "`, `" $experimental }}`
+variable-that-bypasses-a-value:
+  when: {{ gt (len $variables) 0 }}
+  text: >-
+    remove these variables from `etcd.extraEnv`. {{ join "; " $variables }}
 {{- end -}}

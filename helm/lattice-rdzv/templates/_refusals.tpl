@@ -1,7 +1,8 @@
 {{/*
 Values that cannot work together fail at render time. "lattice.refusals" is a table: for each refusal its condition and its text, which names
-the value, what it must be, and how to fix it. tests/chart/test_refusals.py reads the names of the table and has a case for each. The table for
-`engine: embedded` is in _embedded.tpl.
+the value, what it must be, and how to fix it. tests/chart/test_refusals.py reads the names of the table and has a case for each. Its parts for
+`engine: embedded`, the dashboard, and etcd's arguments are beside the templates of these. Two checks come before it, because its conditions need their
+results: "lattice.refuseOldValues", and the version of etcd in _version.tpl.
 */}}
 
 {{- define "lattice.refuse" -}}
@@ -186,6 +187,7 @@ serverService-plain-peers:
     `serverService.type` is `{{ $values.serverService.type }}`, which publishes the peer port, which client certificates and passwords do not protect. Set the
     type to `ClusterIP`, or add --set tls.peer.enabled=true with `tls.peer.existingSecret`. If only trusted clients can reach it, add --set
     serverService.allowUnauthenticated=true
+{{ include "lattice.argumentRefusals" . }}
 {{ include "lattice.sharedRefusals" . }}
 {{ include "lattice.liveRefusals" . }}
 {{- end -}}
