@@ -1,4 +1,4 @@
-"""The packaged chart with its index, on a plain web server."""
+"""The packaged chart with its index on a plain web server, and an OCI registry for it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import http.server
 import os
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from chart.tools import ROOT, helm
+from harness.ports import free_port
+from harness.wait import wait_for
+
+from chart.tools import ROOT, helm, tool
 
 SOURCE = "https://example.com/lattice-rendezvous"
 
@@ -41,3 +45,24 @@ def served(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
         thread.join()
+
+
+@contextmanager
+def registry_in_memory() -> Iterator[str]:
+    """Runs an OCI registry without TLS, and yields its address."""
+    address = f"localhost:{free_port()}"
+    process = subprocess.Popen([tool("registry/registry"), address], stderr=subprocess.DEVNULL)
+
+    def responds() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{address}/v2/", timeout=5) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    try:
+        wait_for("the registry responds", responds)
+        yield address
+    finally:
+        process.kill()
+        process.wait()

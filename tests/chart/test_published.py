@@ -6,19 +6,16 @@ import base64
 import os
 import subprocess
 import tarfile
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
-from harness.ports import free_port
-from harness.wait import wait_for
 
 from chart.render import default_values, parse
-from chart.repository import SOURCE, package, served
-from chart.tools import CHART, HELM_VERSIONS, helm, tool
+from chart.repository import SOURCE, package, registry_in_memory, served
+from chart.tools import CHART, HELM_VERSIONS, helm
 
 Run = Callable[..., str]
 
@@ -60,23 +57,9 @@ def web(published: Path) -> Iterator[str]:
 
 @pytest.fixture
 def registry() -> Iterator[str]:
-    """Runs an OCI registry in memory."""
-    address = f"localhost:{free_port()}"
-    process = subprocess.Popen([tool("registry/registry"), address], stderr=subprocess.DEVNULL)
-
-    def responds() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{address}/v2/", timeout=5) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
-
-    try:
-        wait_for("the registry responds", responds)
+    """Runs an OCI registry."""
+    with registry_in_memory() as address:
         yield address
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_helm_repo_add_finds_and_renders_it(run: Run, web: str) -> None:

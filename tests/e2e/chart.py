@@ -36,18 +36,19 @@ class Chart:
         return run(command)
 
     def install(self, values: Mapping[str, Any] | None = None, *arguments: str, patience_seconds: float = 300) -> str:
-        """Runs `helm install`, waits until the service is ready, and returns the notes."""
+        """Runs `helm install`, waits until the service is ready unless `--wait` is among the arguments, and returns the notes."""
         return self._apply("install", values or {}, *arguments, patience_seconds=patience_seconds)
 
     def upgrade(self, values: Mapping[str, Any] | None = None, *arguments: str) -> str:
-        """Runs `helm upgrade` with these values over the previous ones, and waits until the service is ready."""
+        """Runs `helm upgrade` with these values over the previous ones, and waits as `install` does."""
         return self._apply("upgrade", merged(self.values, values or {}), *arguments)
 
     def _apply(self, verb: str, values: Mapping[str, Any], *arguments: str, patience_seconds: float = 300) -> str:
         with values_file(values) as file:
             printed = self.helm(verb, RELEASE, *self.source, f"--values={file}", *arguments)
         self.values = dict(values)
-        self.roll_out(patience_seconds)
+        if "--wait" not in arguments:
+            self.roll_out(patience_seconds)
         return printed
 
     def roll_out(self, patience_seconds: float = 300) -> None:
@@ -63,6 +64,13 @@ class Chart:
     def pods(self) -> list[Object]:
         """Returns the service's pods."""
         return self.kubernetes.list("pods", self.namespace, selector="app=lattice-rdzv")
+
+    def evict(self, pod: str) -> None:
+        """Requests the eviction of a pod from the API server, as a drain does."""
+        metadata = {"name": pod, "namespace": self.namespace}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
+        self.kubernetes("create", "--raw", path, "--filename=-", text=json.dumps(eviction))
 
     def etcdctl(self, *arguments: str, pod: str = "") -> str:
         """Runs etcdctl in a pod of the service. It repeats a read, but not a write, until its time limit."""
@@ -90,3 +98,13 @@ def values_file(values: Mapping[str, Any]) -> Iterator[str]:
         json.dump(values, file)
         file.flush()
         yield file.name
+
+
+def apply_as_gitops(chart: Chart, rendered: str) -> None:
+    """Applies a render on the server side, as a controller does."""
+    chart.kubernetes("apply", "--server-side", "--field-manager=gitops", "--filename=-", text=without_tests(rendered))
+
+
+def without_tests(rendered: str) -> str:
+    """Returns a render without the pods of `helm test`, which controllers leave out."""
+    return "---\n".join(one for one in rendered.split("---\n") if "helm.sh/hook" not in one)

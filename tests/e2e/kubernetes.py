@@ -11,6 +11,8 @@ from typing import Any
 
 Object = dict[str, Any]
 
+# The label with the name of a Kubernetes node.
+HOSTNAME = "kubernetes.io/hostname"
 # The time until an image has started and a probe succeeds, on a machine with two cores that other programs use too.
 PATIENCE_SECONDS = 120.0
 

@@ -13,7 +13,7 @@ from e2e.agents import Job
 from e2e.chart import Chart
 from e2e.cluster import Cluster
 from e2e.conftest import MakeJob
-from e2e.kubernetes import Object, is_ready, takes_pods
+from e2e.kubernetes import HOSTNAME, Object, is_ready, takes_pods
 from e2e.wait import wait_for
 
 NAMES = ("lattice-rdzv-0", "lattice-rdzv-1", "lattice-rdzv-2")
@@ -155,7 +155,7 @@ def train(cluster: Cluster, namespace: str, make_job: MakeJob, *, etcd: str = ""
     first = min(one["metadata"]["name"] for one in nodes)
 
     def on_the_first(manifest: Object) -> None:
-        manifest["spec"]["template"]["spec"]["nodeSelector"] = {"kubernetes.io/hostname": first}
+        manifest["spec"]["template"]["spec"]["nodeSelector"] = {HOSTNAME: first}
 
     # Long enough for renewals to fail over to another member even if processes stall for seconds. The faults last longer.
     one = make_job(namespace, nodes=2, nnodes="2", conf="lease_ttl=30", change=on_the_first)

@@ -7,8 +7,9 @@ import json
 import pytest
 from chart.render import MEMBERS, Renderer
 
-from e2e.chart import RELEASE, Chart
-from e2e.kubernetes import Failed
+from e2e.chart import Chart, apply_as_gitops
+from e2e.cluster import Cluster
+from e2e.kubernetes import Failed, is_ready, takes_pods
 from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(600, func_only=True)
@@ -49,14 +50,26 @@ def cluster_id(chart: Chart) -> int:
     return int(json.loads(chart.etcdctl("get", "none", "--write-out=json"))["header"]["cluster_id"])
 
 
-@pytest.mark.parametrize("helm_version", ["3.22.0", "4.3.1"])
-def test_helm_times_out_if_etcd_never_starts(chart: Chart, helm_version: str) -> None:
-    chart.helm_version = helm_version
-    chart.install()
-    with pytest.raises(Failed, match=r"(?i)timed out|deadline|not ready|failed"):
-        chart.helm(
-            "upgrade", RELEASE, str(Renderer().chart), "--set=image=localhost/etcd:v3.5.6", "--wait", "--timeout=20s"
+def test_member_without_a_quorum_is_not_evicted(cluster: Cluster, chart: Chart) -> None:
+    """A drain would otherwise take the last members of a cluster that only needs the others back."""
+    chart.install(MEMBERS)
+    chart.write("put", KEY, "1")
+    nodes = [one["metadata"]["name"] for one in cluster.kubernetes.list("nodes", "") if takes_pods(one)]
+    try:
+        cluster.kubernetes("cordon", *nodes)
+        lost = [f"lattice-rdzv-{number}" for number in (1, 2)]
+        cluster.kubernetes("delete", "pods", *lost, f"--namespace={chart.namespace}")
+        first = "lattice-rdzv-0"
+        wait_for(
+            "the first member is not ready",
+            lambda: not is_ready(cluster.kubernetes.get("pod", first, chart.namespace)),
         )
+        with pytest.raises(Failed, match="disruption budget"):
+            chart.evict(first)
+    finally:
+        cluster.kubernetes("uncordon", *nodes)
+    chart.roll_out()
+    assert chart.etcdctl("get", KEY, "--print-value-only").strip() == "1"
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -64,18 +77,10 @@ def test_server_side_apply_of_the_same_render_changes_nothing(chart: Chart, memb
     """Some controllers render the chart themselves, without Helm's releases and lookups."""
     generations = []
     for _ in range(2):
-        rendered = Renderer(namespace=chart.namespace).text(MEMBERS if members == 3 else {})
-        chart.kubernetes(
-            "apply", "--server-side", "--field-manager=gitops", "--filename=-", text=without_tests(rendered)
-        )
+        apply_as_gitops(chart, Renderer(namespace=chart.namespace).text(MEMBERS if members == 3 else {}))
         chart.values = MEMBERS if members == 3 else {}
         chart.roll_out()
         one = json.loads(chart.kubernetes("get", chart.workload, f"--namespace={chart.namespace}", "--output=json"))
         generations.append((one["metadata"]["uid"], one["metadata"]["generation"]))
     assert generations[0] == generations[1]
     wait_for("every member serves", lambda: len(chart.pods()) == members)
-
-
-def without_tests(rendered: str) -> str:
-    """Returns a render without the pods of `helm test`, which controllers leave out."""
-    return "---\n".join(one for one in rendered.split("---\n") if "helm.sh/hook" not in one)

@@ -17,14 +17,14 @@ from e2e.agents import START_SECONDS, mount_torch, torch_volume
 from e2e.chart import Chart
 from e2e.cluster import ROOT, Cluster
 from e2e.conftest import MakeNamespace, MakePod, skip
-from e2e.kubernetes import Kubernetes, Object, run, takes_pods
+from e2e.kubernetes import HOSTNAME, Kubernetes, Object, run, takes_pods
 from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
 NAMESPACE = "lattice"
 # The user decides which label names the rack. The second label exists on every Kubernetes node.
-ZONE, MACHINE = "topology.kubernetes.io/zone", "kubernetes.io/hostname"
+ZONE = "topology.kubernetes.io/zone"
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_ranks_follow_a_label_of_the_kubernetes_node(cluster: Cluster, documente
     """The first container reads the label from the API server. Only this container has a token, which allows nothing else."""
     folder = copied(cluster, tmp_path, "topology-from-node")
     label = folder / "label.yaml"
-    label.write_text(label.read_text().replace(ZONE, MACHINE))
+    label.write_text(label.read_text().replace(ZONE, HOSTNAME))
     kubernetes = documented.kubernetes
     try:
         check_topology(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from chart.render import Renderer
-from chart.repository import package, served
+from chart.repository import package, registry_in_memory, served
 
 from e2e.chart import Chart
 from e2e.cluster import Cluster
@@ -83,12 +83,25 @@ def differences(wanted: Any, live: Any, path: str = "") -> list[str]:
 
 @pytest.mark.addresses
 def test_agents_find_the_store(
-    cluster: Cluster, chart: Chart, agent_pod: MakePod, namespaces: MakeNamespace, say: Callable[[str], None]
+    cluster: Cluster,
+    agent_pod: MakePod,
+    namespaces: MakeNamespace,
+    say: Callable[[str], None],
+    tmp_path: Path,
 ) -> None:
     """Agents find it by the variables of service links, and without service links by the ConfigMap, also in another namespace.
-    With neither of them, they find it by the name of the Service in their own namespace."""
+    With neither of them, they find it by the name of the Service in their own namespace. A pod on the host network, whose DNS
+    does not know the names of Services, finds it by the variables, with the ConfigMap, too. The chart is installed from an OCI
+    registry."""
+    # A pod on the host network is not restricted.
+    chart = Chart(cluster.kubernetes, namespaces(enforce="privileged"))
     elsewhere = namespaces("team")
-    chart.install({"agents": {"namespaces": [elsewhere]}})
+    assert package(tmp_path).returncode == 0
+    (archive,) = tmp_path.glob("*.tgz")
+    with registry_in_memory() as registry:
+        chart.helm("push", str(archive), f"oci://{registry}/charts", "--plain-http")
+        chart.source = (f"oci://{registry}/charts/lattice-rdzv", "--plain-http")
+        chart.install({"agents": {"namespaces": [elsewhere]}})
     client = chart.kubernetes.get("service", "lattice-rdzv-client", chart.namespace)["spec"]
     address, port = client["clusterIP"], client["ports"][0]["port"]
     # Before a port, an IPv6 address needs brackets.
@@ -112,5 +125,8 @@ def test_agents_find_the_store(
     assert configured.environment()["LATTICE_RDZV_BACKEND"] == "etcd"
     assert configured.finds() == by_name
     assert agent_pod(elsewhere, "elsewhere").finds() == by_name
+    on_the_host = agent_pod(chart.namespace, "on-the-host", hostNetwork=True)
+    assert on_the_host.environment()["LATTICE_RDZV_ENDPOINTS"] == by_name.removeprefix("http://")
+    assert on_the_host.finds() == f"http://{both}"
     chart.uninstall()
     assert objects_in(cluster, elsewhere) == set()

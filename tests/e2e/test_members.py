@@ -5,7 +5,6 @@ All scenarios of this module share one etcd and one training Job. Each waits unt
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -64,9 +63,9 @@ def test_all_members_are_restarted(whole: Training) -> None:
 
 
 def test_second_eviction_is_refused(whole: Training) -> None:
-    evict(whole, NAMES[0])
+    whole.chart.evict(NAMES[0])
     with pytest.raises(Failed, match="disruption budget"):
-        evict(whole, NAMES[1])
+        whole.chart.evict(NAMES[1])
     whole.whole()
     whole.undisturbed()
 
@@ -125,11 +124,3 @@ def victim_of(training: Training, which: str, *, not_on: str = "") -> str:
 
 def is_ready(cluster: Cluster, node: str) -> bool:
     return holds("Ready", cluster.kubernetes.get("node", node))
-
-
-def evict(training: Training, pod: str) -> None:
-    """Requests an eviction from the API server, as a drain does."""
-    namespace = training.chart.namespace
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
-    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
-    training.cluster.kubernetes("create", "--raw", path, "--filename=-", text=json.dumps(eviction))

@@ -15,7 +15,7 @@ from e2e.agents import AgentPod
 from e2e.chart import Chart
 from e2e.cluster import Cluster
 from e2e.conftest import MakeNamespace, MakePod
-from e2e.kubernetes import Failed
+from e2e.kubernetes import HOSTNAME, Failed, takes_pods
 from e2e.test_policies import helm_test, secret
 from e2e.wait import wait_for
 
@@ -72,6 +72,43 @@ def test_network_policy_admits_only_agents_and_prometheus(
     assert "Phase:          Succeeded" in helm_test(chart)
 
 
+@pytest.mark.addresses
+def test_network_policy_admits_clients_from_outside_by_their_address(
+    cluster: Cluster, namespaces: MakeNamespace, agent_pod: MakePod
+) -> None:
+    """The client is a process of a Kubernetes node, which connects to the port on another one."""
+    chart = Chart(cluster.kubernetes, namespaces(enforce="privileged"))
+    service = {"type": "NodePort", "allowUnauthenticated": True, "externalTrafficPolicy": "Local"}
+    elsewhere = {"cidr": "2001:db8::/32" if cluster.family == "ipv6" else "192.0.2.0/24"}
+    chart.install({"clientService": service, "networkPolicy": {"enabled": True, "ipBlocks": [elsewhere]}})
+    (pod,) = chart.pods()
+    store = cluster.kubernetes.get("node", pod["spec"]["nodeName"])
+    name = store["metadata"]["name"]
+    nodes = [one for one in cluster.kubernetes.list("nodes", "") if takes_pods(one) and one["metadata"]["name"] != name]
+    outside = agent_pod(
+        namespaces("outside", enforce="privileged"),
+        with_config=False,
+        hostNetwork=True,
+        nodeSelector={HOSTNAME: nodes[0]["metadata"]["name"]},
+    )
+    (port,) = cluster.kubernetes.get("service", "lattice-rdzv-client", chart.namespace)["spec"]["ports"]
+
+    def is_admitted() -> bool:
+        return opens(outside, internal_address(store), port["nodePort"])
+
+    wait_for("another address is denied", lambda: not is_admitted())
+    client = internal_address(nodes[0])
+    block = {"cidr": f"{client}/{128 if ':' in client else 32}"}
+    chart.upgrade({"networkPolicy": {"ipBlocks": [block]}})
+    wait_for("its own address is admitted", is_admitted)
+
+
+def internal_address(node: Object) -> str:
+    """Returns the first address of a Kubernetes node in the network of the nodes."""
+    return next(str(one["address"]) for one in node["status"]["addresses"] if one["type"] == "InternalIP")
+
+
+@pytest.mark.addresses
 def test_three_members_form_in_a_namespace_that_denies_egress(cluster: Cluster, chart: Chart) -> None:
     metadata = {"name": "nothing-goes-out", "namespace": chart.namespace}
     nothing = {"podSelector": {}, "policyTypes": ["Egress"], "egress": []}
@@ -96,7 +133,7 @@ CLOSED: dict[str, dict[str, Any]] = {
     "certificates on both sides": MTLS,
     "passwords": AUTH,
 }
-ETCDS = ("v3.4.23", "v3.5.35", "v3.6.16", "v3.7.3")
+ETCDS = ("v3.4.23", pytest.param("v3.5.35", marks=pytest.mark.addresses), "v3.6.16", "v3.7.3")
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ import pytest
 from chart.render import Object, Renderer, parse
 
 from e2e.agents import idle_pod
-from e2e.chart import Chart
+from e2e.chart import Chart, without_tests
 from e2e.cluster import Cluster
 from e2e.kubernetes import Failed
-from e2e.test_claims import without_tests
 from e2e.test_example import copied
 from e2e.test_policies import SMALL
 from e2e.wait import wait_for

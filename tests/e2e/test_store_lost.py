@@ -1,13 +1,17 @@
-"""The only pod of etcd is lost. Training continues, and the nodes restore their round in the new, empty etcd."""
+"""The only pod of etcd is lost, or its machine. Training continues, and the nodes restore their round in the new, empty etcd."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 import pytest
 
 from e2e.chart import Chart
 from e2e.cluster import Cluster
-from e2e.conftest import MakeJob
-from e2e.kubernetes import is_ready
+from e2e.conftest import MakeJob, MakePod
+from e2e.kubernetes import HOSTNAME, is_ready, takes_pods
+from e2e.wait import wait_for
 
 pytestmark = pytest.mark.timeout(600, func_only=True)
 
@@ -35,6 +39,32 @@ def test_stores_pod_is_deleted_and_no_worker_restarts(cluster: Cluster, chart: C
     assert len({line.master_port for line in one.lines()}) == 2
     one.end()
     one.succeeded()
+
+
+def test_stores_machine_is_lost_and_another_one_runs_it(
+    cluster: Cluster, chart: Chart, agent_pod: MakePod, say: Callable[[str], None]
+) -> None:
+    """The pod tolerates the loss for 30 s. By Kubernetes' default it would stay for 300 s."""
+    if cluster.no_faults:
+        pytest.skip(cluster.no_faults)
+    chart.install()
+    (old,) = chart.pods()
+    lost = old["spec"]["nodeName"]
+    others = [one["metadata"]["name"] for one in cluster.kubernetes.list("nodes", "") if takes_pods(one)]
+    agent = agent_pod(chart.namespace, nodeSelector={HOSTNAME: next(name for name in others if name != lost)})
+    began = time.monotonic()
+    cluster.pause(lost)
+    try:
+        wait_for(
+            "another Kubernetes node runs etcd",
+            lambda: [one for one in chart.pods() if is_ready(one) and one["spec"]["nodeName"] != lost],
+            timeout_seconds=240,
+        )
+        say(f"a paused Kubernetes node: another one runs etcd after {time.monotonic() - began:.0f} s")
+        agent.finds()
+    finally:
+        cluster.resume(lost)
+    wait_for("the old pod is gone", lambda: len(chart.pods()) == 1)
 
 
 def nodes(chart: Chart) -> int:
