@@ -126,7 +126,7 @@ def test_agents_find_the_store(
     assert configured.finds() == by_name
     assert agent_pod(elsewhere, "elsewhere").finds() == by_name
     on_the_host = agent_pod(chart.namespace, "on-the-host", hostNetwork=True)
-    assert on_the_host.environment()["LATTICE_RDZV_ENDPOINTS"] == by_name.removeprefix("http://")
+    assert on_the_host.environment()["LATTICE_RDZV_ENDPOINTS"] == by_name
     assert on_the_host.finds() == f"http://{both}"
     chart.uninstall()
     assert objects_in(cluster, elsewhere) == set()
