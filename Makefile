@@ -53,6 +53,8 @@ with_etcd = LATTICE_TEST_ETCD="$$(scripts/etcd $(python) "$(ETCD)")"; export LAT
 
 # Tests wait more than they compute. PYTEST="--numprocesses=0" runs them one after the other, as a debugger needs it.
 at_once := --numprocesses=4 --dist=worksteal
+# The chart's pods wait for probes, elections and time limits.
+chart_at_once := --numprocesses=8 --dist=worksteal
 # They use all cores, which would delay the tests beside them that measure real times.
 simulations := simulation:: network::
 
@@ -82,13 +84,13 @@ test-python: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-too
 	$(with_etcd) $(python) -m pytest $(at_once) $(PYTEST)
 
 test-chart: $(stamps)/package $(stamps)/test-tools $(stamps)/chart-tools ## Run the chart's tests: renders, refusals, and the rendered pods with real etcds
-	$(python) -m pytest tests/chart $(at_once) $(PYTEST)
+	$(python) -m pytest tests/chart $(chart_at_once) $(PYTEST)
 
 test-examples: $(stamps)/package $(stamps)/torch $(stamps)/etcd $(stamps)/test-tools $(stamps)/chart-tools ## Validate and run the examples, and test the agents' image
 	$(with_etcd) $(python) -m pytest tests/examples tests/image $(at_once) --dist=loadfile $(PYTEST)
 
 chart: $(stamps)/package $(stamps)/test-tools $(stamps)/chart-tools ## Lint, test, package and index the chart
-	@scripts/chart $(VENV) "$(CHART)" $(at_once) $(PYTEST)
+	@scripts/chart $(VENV) "$(CHART)" $(chart_at_once) $(PYTEST)
 
 chart-golden: $(stamps)/test-tools $(stamps)/chart-tools ## Update the golden renders of the chart; review the diff
 	LATTICE_CHART_GOLDEN=write $(python) -m pytest tests/chart/test_renders.py tests/chart/test_effects.py -k 'reviewed or has_an_effect' -p no:randomly --quiet

@@ -10,10 +10,8 @@ from typing import Any
 
 import yaml
 
+from chart.render import LOADER
 from chart.tools import FOLDER, skip_without
-
-# It is ten times as fast, but PyYAML may be built without it.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # The metadata of every object. A definition only has the type `object` for it.
 METADATA = {

@@ -12,6 +12,7 @@ import yaml
 
 from chart.render import (
     AUTH,
+    DUMPER,
     MEMBERS,
     MTLS,
     Object,
@@ -299,7 +300,7 @@ def test_value_has_an_effect(path: str) -> None:
     else:
         before = Renderer().text(around)
     after = Renderer().text(merged(around, nested(path, value)))
-    before, after = (yaml.safe_dump_all(yaml.safe_load_all(text)) for text in (before, after))
+    before, after = (yaml.dump_all(parse(text), Dumper=DUMPER) for text in (before, after))
     assert not shown or (shown in after and shown not in before), after
     found = sorted(changed_places(by_name(before), by_name(after)))
     assert found

@@ -35,6 +35,8 @@ GUARDED = re.findall(
     re.MULTILINE,
 )
 
+GUARDED_VARIABLES = ["ETCD_" + flag.upper().replace("-", "_") for flag in GUARDED]
+
 # name in the table of templates/_refusals.tpl: values, what the message must contain, Kubernetes
 REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     "even-members": [
@@ -452,11 +454,10 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     "argument-without-flag": [({"etcd": {"extraArgs": ["-name x"]}}, ["--flag=value", "`-name x`"], NOW)],
     "argument-that-bypasses-a-value": [
         (
-            {"etcd": {"extraArgs": [f"--{flag}{value}"]}},
-            [f"remove these flags from `etcd.extraArgs`. `--{flag}`: "],
+            {"etcd": {"extraArgs": [f"--{flag}{value}" for flag in GUARDED]}},
+            ["remove these flags from `etcd.extraArgs`", *(f"`--{flag}`: " for flag in GUARDED)],
             NOW,
         )
-        for flag in GUARDED
         for value in ("", "=true")
     ],
     "argument-of-the-chart": [
@@ -471,11 +472,10 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
     ],
     "variable-that-bypasses-a-value": [
         (
-            {"etcd": {"extraEnv": [{"name": variable, "value": "true"}]}},
-            [f"remove these variables from `etcd.extraEnv`. `{variable}`: "],
+            {"etcd": {"extraEnv": [{"name": variable, "value": "true"} for variable in GUARDED_VARIABLES]}},
+            ["remove these variables from `etcd.extraEnv`", *(f"`{variable}`: " for variable in GUARDED_VARIABLES)],
             NOW,
         )
-        for variable in ("ETCD_" + flag.upper().replace("-", "_") for flag in GUARDED)
     ],
     # The checks that come before the table.
     "image-as-a-map": [
@@ -503,7 +503,7 @@ def message_of(values: dict[str, Any], version: str, kubernetes: str) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("version", HELM_VERSIONS)
+@pytest.mark.parametrize("version", [HELM_VERSIONS[0], HELM_VERSIONS[-1]])
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refused(name: str, version: str) -> None:
     for values, parts, kubernetes in REFUSALS[name]:
