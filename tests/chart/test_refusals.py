@@ -451,7 +451,9 @@ REFUSALS: dict[str, list[tuple[dict[str, Any], list[str], str]]] = {
             NOW,
         )
     ],
-    "argument-without-flag": [({"etcd": {"extraArgs": ["-name x"]}}, ["--flag=value", "`-name x`"], NOW)],
+    "argument-without-flag": [
+        ({"etcd": {"extraArgs": ["-name x", "a\nb: c"]}}, ["--flag=value", r"change `-name x`, `a\nb: c`"], NOW)
+    ],
     "argument-that-bypasses-a-value": [
         (
             {"etcd": {"extraArgs": [f"--{flag}{value}" for flag in GUARDED]}},

@@ -109,7 +109,7 @@ listen-client-http-urls: the chart's ports, policies and probes do not cover it
 {{- $experimental := list -}}
 {{- range .Values.etcd.extraArgs -}}
 {{- $name := regexFind "^--[a-z0-9-]+" . -}}
-{{- if not $name -}}{{- $malformed = append $malformed . -}}{{- end -}}
+{{- if not $name -}}{{- $malformed = append $malformed (replace "\n" "\\n" .) -}}{{- end -}}
 {{- if hasKey $guarded (trimPrefix "--" $name) -}}
 {{- $bypassing = append $bypassing (printf "`%s`: %s" $name (get $guarded (trimPrefix "--" $name))) -}}
 {{- else if has $name $own -}}
