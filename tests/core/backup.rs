@@ -363,6 +363,12 @@ async fn etcd_that_is_restored_with_a_bumped_revision_loses_and_repeats_no_ackno
 
 async fn nothing_is_lost_or_repeated(backup: Backup) {
     let Some(mut etcd) = Etcd::start().await else { return };
+    if let Backup::Snapshot(options) = backup
+        && !etcd.can_restore_with(options)
+    {
+        println!("skipped: no etcdutl or etcdctl beside etcd has the options {options:?}");
+        return;
+    }
     let mut members = Vec::new();
     for name in ["a", "b", "c"] {
         // A lease that outlives the restarts of etcd on a busy machine.

@@ -250,16 +250,29 @@ impl Etcd {
         self.served().await;
     }
 
-    /// The program that saves and restores snapshots, in the directory of etcd: `etcdutl`, or `etcdctl` if there is no
-    /// `etcdutl`.
-    fn snapshot_tool(&self, name: &str) -> Option<Command> {
+    /// A program in the directory of etcd.
+    fn tool(&self, name: &str) -> Option<Command> {
         let program = self.binary.with_file_name(name);
         program.exists().then(|| Command::new(program))
     }
 
+    /// `snapshot restore` of `etcdutl`, or of `etcdctl` if there is no `etcdutl`.
+    fn restore_tool(&self) -> Option<Command> {
+        let mut tool = self.tool("etcdutl").or_else(|| self.tool("etcdctl"))?;
+        tool.env("ETCDCTL_API", "3").args(["snapshot", "restore"]);
+        Some(tool)
+    }
+
+    /// Whether [`Self::restore_snapshot`] has these options, which newer releases have added.
+    pub(crate) fn can_restore_with(&self, options: &[&str]) -> bool {
+        let Some(mut tool) = self.restore_tool() else { return false };
+        let help = String::from_utf8(tool.arg("--help").output().unwrap().stdout).unwrap();
+        options.iter().all(|option| help.contains(option.split('=').next().unwrap()))
+    }
+
     /// Saves a snapshot of the running etcd, for [`Self::restore_snapshot`]. False if there is no etcdctl.
     pub(crate) fn save_snapshot(&self) -> bool {
-        let Some(mut etcdctl) = self.snapshot_tool("etcdctl") else { return false };
+        let Some(mut etcdctl) = self.tool("etcdctl") else { return false };
         let saved = etcdctl
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints={}", self.client_url))
@@ -277,11 +290,9 @@ impl Etcd {
         self.kill();
         let data = self.directory.path().join("data");
         std::fs::remove_dir_all(&data).unwrap();
-        let tool = self.snapshot_tool("etcdutl").or_else(|| self.snapshot_tool("etcdctl"));
-        let restored = tool
+        let restored = self
+            .restore_tool()
             .unwrap()
-            .env("ETCDCTL_API", "3")
-            .args(["snapshot", "restore"])
             .arg(self.directory.path().join("snapshot"))
             .arg(format!("--name={}", self.name))
             .arg(format!("--data-dir={}", data.display()))
