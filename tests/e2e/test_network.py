@@ -108,7 +108,6 @@ def internal_address(node: Object) -> str:
     return next(str(one["address"]) for one in node["status"]["addresses"] if one["type"] == "InternalIP")
 
 
-@pytest.mark.addresses
 def test_three_members_form_in_a_namespace_that_denies_egress(cluster: Cluster, chart: Chart) -> None:
     metadata = {"name": "nothing-goes-out", "namespace": chart.namespace}
     nothing = {"podSelector": {}, "policyTypes": ["Egress"], "egress": []}
